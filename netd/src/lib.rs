@@ -1,1 +1,19 @@
-//! To be written.
+//! The daemon: who holds which address, which kernel objects that means, and how they come about.
+//!
+//! ```text
+//! door ═ttrpc═▶ server ─▶ owner (Node: pure, serial, journaled) ─▶ executor (kernel work, parallel) ─▶ answer
+//! ```
+//!
+//! Not here: parsing of configuration (netd-config), netlink (netd-kernel), the wire contract (netd-api).
+
+pub mod attachment;
+pub mod desired;
+pub mod executor;
+pub mod ipam;
+pub mod journal;
+pub mod node;
+pub mod owner;
+pub mod reply;
+pub mod reservations;
+pub mod resync;
+pub mod server;

@@ -1,0 +1,216 @@
+//! Which address goes to whom. Pure: no file and no clock; reservations of others come in as an argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netd_config::{NetworkName, Range};
+use thiserror::Error;
+
+use crate::attachment::{AttachmentKey, Lease};
+
+/// Why no address could be leased.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum LeaseError {
+    /// Every address of a range set is held.
+    #[error(
+        "cannot lease an address for {key}: no IP addresses available in range set: {ranges} ({held} leased by netd, \
+         {reserved} reserved in the host-local data directory; `netdctl lease ls` names the holders)"
+    )]
+    Exhausted {
+        /// Who asked.
+        key: String,
+        /// The set, as `start-end` pairs.
+        ranges: String,
+        /// Addresses of this network leased by netd.
+        held: usize,
+        /// Addresses that a host-local data directory reserves.
+        reserved: usize,
+    },
+    /// The asked-for address is somebody else's.
+    #[error("cannot lease {address} for {key}: it is held by {holder}")]
+    Held {
+        /// Who asked.
+        key: String,
+        /// For what.
+        address: IpAddr,
+        /// Who holds it.
+        holder: String,
+    },
+    /// The asked-for address is the gateway's.
+    #[error("cannot lease {address} for {key}: requested ip {address} is subnet's gateway")]
+    Gateway {
+        /// Who asked.
+        key: String,
+        /// For what.
+        address: IpAddr,
+    },
+    /// Asked-for addresses outside every range.
+    #[error("cannot lease for {key}: failed to allocate all requested IPs: {addresses} lie in no range of the network")]
+    OutOfRange {
+        /// Who asked.
+        key: String,
+        /// The addresses, comma-separated.
+        addresses: String,
+    },
+}
+
+/// All addresses held, by network.
+#[derive(Debug, Default)]
+pub struct Leases {
+    held: BTreeMap<NetworkName, BTreeMap<IpAddr, AttachmentKey>>,
+    last: BTreeMap<(NetworkName, usize), IpAddr>,
+}
+
+/// Addresses that somebody other than netd holds.
+pub type Reserved = BTreeSet<IpAddr>;
+
+impl Leases {
+    /// Who holds `address` on `network`.
+    #[must_use]
+    pub fn holder(&self, network: &NetworkName, address: IpAddr) -> Option<&AttachmentKey> {
+        self.held.get(network)?.get(&address)
+    }
+
+    /// Number of addresses held.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.held.values().map(BTreeMap::len).sum()
+    }
+
+    /// Records `address` as held by `key`.
+    pub fn hold(&mut self, key: &AttachmentKey, address: IpAddr) {
+        self.held.entry(key.network.clone()).or_default().insert(address, key.clone());
+    }
+
+    /// Gives `address` back, if `key` holds it.
+    pub fn release(&mut self, key: &AttachmentKey, address: IpAddr) {
+        let Some(held) = self.held.get_mut(&key.network) else { return };
+        if held.get(&address) == Some(key) {
+            held.remove(&address);
+        }
+        if held.is_empty() {
+            self.held.remove(&key.network);
+        }
+    }
+
+    /// Chooses one address from every range set and holds them all, or holds none.
+    ///
+    /// An address that `key` holds already (a draining attachment of its own) is preferred.
+    ///
+    /// # Errors
+    /// See [`LeaseError`]; nothing is held then.
+    pub fn lease(
+        &mut self,
+        key: &AttachmentKey,
+        sets: &[Vec<Range>],
+        requested: &[IpAddr],
+        reserved: &Reserved,
+    ) -> Result<Vec<Lease>, LeaseError> {
+        let mut chosen: Vec<Lease> = Vec::new();
+        let mut cursors = Vec::new();
+        let mut left: Vec<IpAddr> = requested.to_vec();
+        for (index, set) in sets.iter().enumerate() {
+            let wanted = left.iter().position(|ip| set.iter().any(|range| range.contains(*ip)));
+            let address = match wanted {
+                Some(position) => self.requested(key, set, left.remove(position), reserved)?,
+                None => self.own(key, set).map_or_else(|| self.next(key, index, set, reserved), Ok)?,
+            };
+            cursors.push((index, address));
+            chosen.push(lease_of(set, address));
+        }
+        if !left.is_empty() {
+            let addresses = left.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Err(LeaseError::OutOfRange { key: key.to_string(), addresses });
+        }
+        for (index, address) in cursors {
+            self.hold(key, address);
+            self.last.insert((key.network.clone(), index), address);
+        }
+        Ok(chosen)
+    }
+
+    fn requested(
+        &self,
+        key: &AttachmentKey,
+        set: &[Range],
+        address: IpAddr,
+        reserved: &Reserved,
+    ) -> Result<IpAddr, LeaseError> {
+        if set.iter().any(|range| range.gateway == address) {
+            return Err(LeaseError::Gateway { key: key.to_string(), address });
+        }
+        let holder = match self.holder(&key.network, address) {
+            Some(holder) if holder != key => holder.to_string(),
+            None if reserved.contains(&address) => "a reservation in the host-local data directory".to_owned(),
+            Some(_) | None => return Ok(address),
+        };
+        Err(LeaseError::Held { key: key.to_string(), address, holder })
+    }
+
+    fn own(&self, key: &AttachmentKey, set: &[Range]) -> Option<IpAddr> {
+        self.held
+            .get(&key.network)?
+            .iter()
+            .find(|(ip, holder)| *holder == key && set.iter().any(|range| range.contains(**ip)))
+            .map(|(ip, _)| *ip)
+    }
+
+    /// Round robin from the address given out last, as host-local does it.
+    fn next(
+        &self,
+        key: &AttachmentKey,
+        index: usize,
+        set: &[Range],
+        reserved: &Reserved,
+    ) -> Result<IpAddr, LeaseError> {
+        let held = self.held.get(&key.network);
+        let free = |ip: &IpAddr| {
+            !reserved.contains(ip)
+                && !held.is_some_and(|held| held.contains_key(ip))
+                && !set.iter().any(|range| range.gateway == *ip)
+        };
+        let last = self.last.get(&(key.network.clone(), index)).copied();
+        let start = last.and_then(|ip| set.iter().position(|range| range.contains(ip)).map(|at| (at, ip)));
+        let found = match start {
+            None => set.iter().flat_map(|range| span(range.start, range.end)).find(free),
+            Some((at, last)) => {
+                let rest = span(last, set[at].end).skip(1);
+                let after = set[at + 1..].iter().flat_map(|range| span(range.start, range.end));
+                let before = set[..at].iter().flat_map(|range| span(range.start, range.end));
+                let again = span(set[at].start, last);
+                rest.chain(after).chain(before).chain(again).find(free)
+            }
+        };
+        found.ok_or_else(|| LeaseError::Exhausted {
+            key: key.to_string(),
+            ranges: set.iter().map(|r| format!("{}-{}", r.start, r.end)).collect::<Vec<_>>().join(", "),
+            held: held.map_or(0, BTreeMap::len),
+            reserved: reserved.iter().filter(|ip| set.iter().any(|range| range.contains(**ip))).count(),
+        })
+    }
+}
+
+fn lease_of(set: &[Range], address: IpAddr) -> Lease {
+    let range = set.iter().find(|range| range.contains(address));
+    let prefix = range.map_or(if address.is_ipv4() { 32 } else { 128 }, |range| range.subnet.prefix_len());
+    let address = IpNet::new(address, prefix).unwrap_or_else(|_| IpNet::from(address));
+    Lease { address, gateway: range.map(|range| range.gateway) }
+}
+
+/// All addresses from `start` to `end`, both included.
+fn span(start: IpAddr, end: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let (low, high, v4) = match (start, end) {
+        (IpAddr::V4(low), IpAddr::V4(high)) => (u128::from(low.to_bits()), u128::from(high.to_bits()), true),
+        (IpAddr::V6(low), IpAddr::V6(high)) => (low.to_bits(), high.to_bits(), false),
+        // A range never mixes families (netd-config refuses it): nothing to walk.
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => (1, 0, false),
+    };
+    (low..=high).map(move |bits| match u32::try_from(bits) {
+        Ok(bits) if v4 => IpAddr::V4(Ipv4Addr::from_bits(bits)),
+        Ok(_) | Err(_) => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+    })
+}
+
+#[cfg(test)]
+mod tests;

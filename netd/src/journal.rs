@@ -1,0 +1,189 @@
+//! The record that survives a crash of netd: append-only, checked, guarded by the boot id. No decision is made here.
+//!
+//! A file is a header line (`netd-journal VERSION BOOT-ID\n`) and then records: length (u32, little endian), CRC-32 of
+//! the payload, payload (JSON). It lies in `/run`, so it ends with the sandboxes it speaks of.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::attachment::{Attachment, AttachmentKey};
+
+/// Version that this netd writes; it reads this one and the one before.
+pub const VERSION: u16 = 1;
+/// A record larger than this is damage.
+const LARGEST: usize = 1 << 20;
+/// The journal is rewritten when it has grown this far beyond what is alive.
+const COMPACT_RECORDS: usize = 4_096;
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// The attachment is now this.
+    Put(Box<Attachment>),
+    /// The attachment is going: its link is to be deleted, then its addresses are free.
+    Drain(Box<Attachment>),
+    /// The drained link is gone.
+    Reaped(AttachmentKey, String),
+    /// Host link names up to this number were given out.
+    Counter(u64),
+}
+
+/// Why the journal could not be read or written.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// The file system said no.
+    #[error("cannot use the journal {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Written by a netd of another time.
+    #[error("the journal {path} has version {found}; this netd reads {VERSION}: start the netd that wrote it, or stop all containers and remove the file")]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+    },
+}
+
+/// The open journal.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    header: String,
+    records: usize,
+    bytes: u64,
+}
+
+impl Journal {
+    /// Opens the journal, and returns what it holds for this boot: nothing if it is from another.
+    ///
+    /// A torn last record (a crash while writing) is cut off; nobody was answered on its ground.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    pub fn open(path: &Path, boot_id: &str) -> Result<(Self, Vec<Record>), JournalError> {
+        let failed = |source| JournalError::Io { path: path.to_owned(), source };
+        let header = format!("netd-journal {VERSION} {}\n", boot_id.trim());
+        let content = match fs::read(path) {
+            Ok(content) => content,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(failed(error)),
+        };
+        let records = match classify(path, &content, &header)? {
+            Content::Ours => read_records(&content[header.len()..]),
+            Content::OtherBoot => Vec::new(),
+        };
+        let file = File::open("/dev/null").map_err(failed)?;
+        let mut journal = Self { path: path.to_owned(), file, header, records: 0, bytes: 0 };
+        journal.rewrite(&records)?;
+        Ok((journal, records))
+    }
+
+    /// Appends a record; it is in the kernel's hands when this returns.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; the request must then be refused.
+    pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
+        let frame = encode(record).map_err(|source| self.failed(source))?;
+        self.file.write_all(&frame).map_err(|source| self.failed(source))?;
+        self.records += 1;
+        self.bytes += frame.len() as u64;
+        Ok(())
+    }
+
+    /// Whether [`Journal::rewrite`] is worth it with `alive` live records.
+    #[must_use]
+    pub fn is_bloated(&self, alive: usize) -> bool {
+        self.records > COMPACT_RECORDS + 4 * alive
+    }
+
+    /// Size in octets.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Replaces the file by one that holds just `records`, atomically.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]; the old file stays.
+    pub fn rewrite(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        let next = self.path.with_extension("next");
+        let mut content = self.header.clone().into_bytes();
+        for record in records {
+            content.extend(encode(record).map_err(|source| self.failed(source))?);
+        }
+        fs::write(&next, &content).map_err(|source| self.failed(source))?;
+        fs::rename(&next, &self.path).map_err(|source| self.failed(source))?;
+        self.file = OpenOptions::new().append(true).open(&self.path).map_err(|source| self.failed(source))?;
+        self.records = records.len();
+        self.bytes = content.len() as u64;
+        Ok(())
+    }
+
+    fn failed(&self, source: io::Error) -> JournalError {
+        JournalError::Io { path: self.path.clone(), source }
+    }
+}
+
+enum Content {
+    Ours,
+    OtherBoot,
+}
+
+fn classify(path: &Path, content: &[u8], header: &str) -> Result<Content, JournalError> {
+    if content.starts_with(header.as_bytes()) {
+        return Ok(Content::Ours);
+    }
+    let line = content.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = String::from_utf8_lossy(line);
+    match line.split(' ').nth(1) {
+        Some(version) if version != VERSION.to_string() => {
+            Err(JournalError::Version { path: path.to_owned(), found: version.to_owned() })
+        }
+        Some(_) | None => Ok(Content::OtherBoot),
+    }
+}
+
+fn encode(record: &Record) -> io::Result<Vec<u8>> {
+    let payload = serde_json::to_vec(record)?;
+    let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
+    let mut frame = length.to_le_bytes().to_vec();
+    frame.extend(crc32fast::hash(&payload).to_le_bytes());
+    frame.extend(payload);
+    Ok(frame)
+}
+
+/// Reads records up to the first damage.
+#[must_use]
+pub fn read_records(mut bytes: &[u8]) -> Vec<Record> {
+    let mut records = Vec::new();
+    while let Some((record, rest)) = read_record(bytes) {
+        records.push(record);
+        bytes = rest;
+    }
+    records
+}
+
+fn read_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok().filter(|length| *length <= LARGEST)?;
+    let (payload, rest) = rest.split_at_checked(length)?;
+    if crc32fast::hash(payload) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    Some((serde_json::from_slice(payload).ok()?, rest))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! The journal survives what it must and forgets what it must.
+
+use std::fs;
+
+use super::{Journal, JournalError, Record, read_records};
+
+fn counters(records: &[Record]) -> Vec<u64> {
+    let counter = |record: &Record| match record {
+        Record::Counter(counter) => Some(*counter),
+        Record::Put(_) | Record::Drain(_) | Record::Reaped(..) => None,
+    };
+    records.iter().filter_map(counter).collect()
+}
+
+#[test]
+fn what_was_appended_is_there_after_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let (mut journal, records) = Journal::open(&path, "boot-1\n").unwrap();
+    assert!(records.is_empty());
+    for counter in 1..=3 {
+        journal.append(&Record::Counter(counter)).unwrap();
+    }
+    drop(journal);
+    assert_eq!(counters(&Journal::open(&path, "boot-1").unwrap().1), [1, 2, 3]);
+}
+
+#[test]
+fn another_boot_starts_empty() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let (mut journal, _) = Journal::open(&path, "boot-1").unwrap();
+    journal.append(&Record::Counter(7)).unwrap();
+    assert!(Journal::open(&path, "boot-2").unwrap().1.is_empty());
+}
+
+#[test]
+fn a_cut_at_every_byte_loses_only_what_was_not_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let (mut journal, _) = Journal::open(&path, "b").unwrap();
+    for counter in 1..=3 {
+        journal.append(&Record::Counter(counter)).unwrap();
+    }
+    let whole = fs::read(&path).unwrap();
+    let header = "netd-journal 1 b\n".len();
+    let frame = (whole.len() - header) / 3;
+    for end in header..whole.len() {
+        fs::write(&path, &whole[..end]).unwrap();
+        let (_, records) = Journal::open(&path, "b").unwrap();
+        assert_eq!(counters(&records).len(), (end - header) / frame, "cut at {end}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_ends_the_reading_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let (mut journal, _) = Journal::open(&path, "b").unwrap();
+    for counter in 1..=3 {
+        journal.append(&Record::Counter(counter)).unwrap();
+    }
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(counters(&Journal::open(&path, "b").unwrap().1), [1, 2]);
+}
+
+#[test]
+fn a_journal_of_another_version_is_refused_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    fs::write(&path, "netd-journal 9 b\nwhatever").unwrap();
+    let error = Journal::open(&path, "b").unwrap_err();
+    assert!(matches!(error, JournalError::Version { ref found, .. } if found == "9"));
+    assert_eq!(fs::read(&path).unwrap(), b"netd-journal 9 b\nwhatever");
+}
+
+#[test]
+fn compaction_keeps_exactly_what_it_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let (mut journal, _) = Journal::open(&path, "b").unwrap();
+    for counter in 0..5_000 {
+        journal.append(&Record::Counter(counter)).unwrap();
+    }
+    assert!(journal.is_bloated(10));
+    journal.rewrite(&[Record::Counter(5_000)]).unwrap();
+    journal.append(&Record::Counter(5_001)).unwrap();
+    assert_eq!(counters(&Journal::open(&path, "b").unwrap().1), [5_000, 5_001]);
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..512)) {
+        read_records(&bytes);
+    }
+}

@@ -1,0 +1,253 @@
+//! The one owner of [`Node`]: requests come by channel, are decided one after another, and are in the journal before
+//! they are answered. It never waits for the kernel.
+//!
+//! ```text
+//! server, resync ──Request──▶ owner ──append──▶ journal
+//!                ◀──oneshot──
+//! ```
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error};
+
+use crate::attachment::{Attachment, AttachmentKey, Facts, State};
+use crate::journal::{Journal, JournalError, Record};
+use crate::node::{AttachError, Attached, Node, Wanted};
+
+/// Why a request was refused.
+#[derive(Debug, Error)]
+pub enum OwnerError {
+    /// The node said no.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The decision could not be made durable, so it was not made.
+    #[error("cannot record the decision")]
+    Journal(#[from] JournalError),
+    /// The owner is gone: netd is going down.
+    #[error("netd is stopping; try again")]
+    Stopping,
+}
+
+/// A copy of the node's state, for those who list and compare.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// All attachments.
+    pub attachments: Vec<Attachment>,
+    /// Links still to be deleted.
+    pub draining: Vec<Attachment>,
+    /// Addresses held.
+    pub leases: usize,
+    /// Octets.
+    pub journal_bytes: u64,
+}
+
+type Answer<T> = oneshot::Sender<Result<T, OwnerError>>;
+
+#[derive(Debug)]
+enum Request {
+    Attach(Box<Wanted>, Answer<Attached>),
+    Wired(AttachmentKey, Facts, Answer<Attachment>),
+    Drain(AttachmentKey, Answer<Option<Attachment>>),
+    DrainExactly(Box<Attachment>, Answer<Option<Attachment>>),
+    Reaped(Box<Attachment>, Answer<()>),
+    Describe { container: String, name: String, labels: BTreeMap<String, String>, answer: Answer<u32> },
+    Snapshot(Answer<Snapshot>),
+}
+
+/// The way to the owner; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct OwnerHandle {
+    requests: mpsc::Sender<Request>,
+}
+
+/// Starts the owner of a node as the journal left it.
+#[must_use]
+pub fn start(node: Node, journal: Journal) -> OwnerHandle {
+    let (requests, receiver) = mpsc::channel(1_024);
+    tokio::spawn(Owner { node, journal }.run(receiver));
+    OwnerHandle { requests }
+}
+
+impl OwnerHandle {
+    /// Reserves what the attachment needs.
+    ///
+    /// # Errors
+    /// See [`OwnerError`]; nothing is reserved then.
+    pub async fn attach(&self, wanted: Wanted) -> Result<Attached, OwnerError> {
+        self.ask(|answer| Request::Attach(Box::new(wanted), answer)).await
+    }
+
+    /// Records that the attachment stands.
+    ///
+    /// # Errors
+    /// See [`OwnerError`].
+    pub async fn wired(&self, key: AttachmentKey, facts: Facts) -> Result<Attachment, OwnerError> {
+        self.ask(|answer| Request::Wired(key, facts, answer)).await
+    }
+
+    /// Takes the attachment away; what is returned has a link to close and to delete. `None`: there is no such one.
+    ///
+    /// # Errors
+    /// See [`OwnerError`].
+    pub async fn drain(&self, key: AttachmentKey) -> Result<Option<Attachment>, OwnerError> {
+        self.ask(|answer| Request::Drain(key, answer)).await
+    }
+
+    /// As [`OwnerHandle::drain`], but only if the attachment still has this very link, not one made since.
+    ///
+    /// # Errors
+    /// See [`OwnerError`].
+    pub async fn drain_exactly(&self, attachment: Attachment) -> Result<Option<Attachment>, OwnerError> {
+        self.ask(|answer| Request::DrainExactly(Box::new(attachment), answer)).await
+    }
+
+    /// Records that a drained attachment's link is gone; its addresses are free now.
+    ///
+    /// # Errors
+    /// See [`OwnerError`].
+    pub async fn reaped(&self, attachment: Attachment) -> Result<(), OwnerError> {
+        self.ask(|answer| Request::Reaped(Box::new(attachment), answer)).await
+    }
+
+    /// Gives all attachments of a container a name and labels; says how many there are.
+    ///
+    /// # Errors
+    /// See [`OwnerError`].
+    pub async fn describe(
+        &self,
+        container: String,
+        name: String,
+        labels: BTreeMap<String, String>,
+    ) -> Result<u32, OwnerError> {
+        self.ask(|answer| Request::Describe { container, name, labels, answer }).await
+    }
+
+    /// A copy of everything.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn snapshot(&self) -> Result<Snapshot, OwnerError> {
+        self.ask(Request::Snapshot).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, OwnerError> {
+        let (answer, answered) = oneshot::channel();
+        self.requests.send(request(answer)).await.map_err(|_| OwnerError::Stopping)?;
+        answered.await.map_err(|_| OwnerError::Stopping)?
+    }
+}
+
+struct Owner {
+    node: Node,
+    journal: Journal,
+}
+
+impl Owner {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(request) = requests.recv().await {
+            self.serve(request);
+            self.compact();
+        }
+    }
+
+    fn serve(&mut self, request: Request) {
+        // A caller that went away does not need its answer; the decision stands and resync finds it.
+        match request {
+            Request::Attach(wanted, answer) => drop(answer.send(self.attach(*wanted))),
+            Request::Wired(key, facts, answer) => drop(answer.send(self.wired(&key, facts))),
+            Request::Drain(key, answer) => drop(answer.send(self.drain(&key))),
+            Request::DrainExactly(attachment, answer) => drop(answer.send(self.drain_exactly(&attachment))),
+            Request::Reaped(gone, answer) => drop(answer.send(self.reaped(&gone))),
+            Request::Describe { container, name, labels, answer } => {
+                drop(answer.send(self.describe(&container, &name, &labels)));
+            }
+            Request::Snapshot(answer) => drop(answer.send(Ok(self.snapshot()))),
+        }
+    }
+
+    fn attach(&mut self, wanted: Wanted) -> Result<Attached, OwnerError> {
+        let key = wanted.key.clone();
+        let attached = self.node.attach(wanted)?;
+        if let Attached::New { attachment, replaces } = &attached {
+            debug!(%key, leases = ?attachment.leases, "reserved");
+            if let Some(replaced) = replaces {
+                self.record(Record::Drain(replaced.clone()))?;
+            }
+            if let Err(error) = self.record(Record::Put(attachment.clone())) {
+                self.node.forget(attachment);
+                return Err(error);
+            }
+        }
+        Ok(attached)
+    }
+
+    fn wired(&mut self, key: &AttachmentKey, facts: Facts) -> Result<Attachment, OwnerError> {
+        // Detached while it was being wired: the detach has won, and its reaper takes the link away.
+        let mut attachment =
+            self.node.attachment(key).cloned().ok_or_else(|| OwnerError::Attach(AttachError::Busy(key.clone())))?;
+        attachment.state = State::Attached;
+        attachment.facts = facts;
+        self.record(Record::Put(Box::new(attachment.clone())))?;
+        Ok(attachment)
+    }
+
+    fn drain(&mut self, key: &AttachmentKey) -> Result<Option<Attachment>, OwnerError> {
+        let Some(attachment) = self.node.attachment(key).cloned() else { return Ok(None) };
+        self.record(Record::Drain(Box::new(attachment.clone())))?;
+        Ok(Some(attachment))
+    }
+
+    fn drain_exactly(&mut self, attachment: &Attachment) -> Result<Option<Attachment>, OwnerError> {
+        let same = self.node.attachment(&attachment.key).is_some_and(|now| now.wiring == attachment.wiring);
+        if same { self.drain(&attachment.key) } else { Ok(None) }
+    }
+
+    fn reaped(&mut self, gone: &Attachment) -> Result<(), OwnerError> {
+        let Some(wiring) = &gone.wiring else { return Ok(()) };
+        self.record(Record::Reaped(gone.key.clone(), wiring.host_link.to_string()))
+    }
+
+    fn describe(
+        &mut self,
+        container: &str,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<u32, OwnerError> {
+        let named: Vec<Attachment> =
+            self.node.attachments().filter(|attachment| attachment.key.container.as_str() == container).cloned().collect();
+        let count = u32::try_from(named.len()).unwrap_or(u32::MAX);
+        for mut attachment in named {
+            name.clone_into(&mut attachment.name);
+            attachment.labels.clone_from(labels);
+            self.record(Record::Put(Box::new(attachment)))?;
+        }
+        Ok(count)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            attachments: self.node.attachments().cloned().collect(),
+            draining: self.node.draining().cloned().collect(),
+            leases: self.node.lease_count(),
+            journal_bytes: self.journal.bytes(),
+        }
+    }
+
+    /// Journal first, node second: what is not durable did not happen.
+    fn record(&mut self, record: Record) -> Result<(), OwnerError> {
+        self.journal.append(&record)?;
+        self.node.take(record);
+        Ok(())
+    }
+
+    fn compact(&mut self) {
+        let alive = self.node.attachments().count() + self.node.draining().count();
+        if self.journal.is_bloated(alive)
+            && let Err(error) = self.journal.rewrite(&self.node.records())
+        {
+            error!(%error, "cannot compact the journal; it goes on growing");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Answers as the caller expects them: CNI results, and failures with their code. No decision is made here.
+
+use netd_api::v1::{Failure, FailureCode};
+use netd_config::{CniResult, CniVersion, ConfigErrors, Dns, ResultInterface, ResultIp, Route};
+
+use crate::attachment::Attachment;
+
+/// The CNI result of an attachment, in the reference plugins' order: bridge, host end, sandbox end.
+#[must_use]
+pub fn result(attachment: &Attachment, routes: &[Route], dns: &Dns) -> CniResult {
+    let mut interfaces = Vec::new();
+    if let Some(wiring) = &attachment.wiring {
+        let link = |name: &str, mac: &str, sandbox: &str, mtu: Option<u32>| ResultInterface {
+            name: name.to_owned(),
+            mac: mac.to_owned(),
+            mtu,
+            sandbox: sandbox.to_owned(),
+        };
+        let facts = &attachment.facts;
+        let mtu = (facts.mtu > 0).then_some(facts.mtu);
+        interfaces.push(link(wiring.bridge.as_str(), &facts.bridge_mac, "", None));
+        interfaces.push(link(wiring.host_link.as_str(), &facts.host_mac, "", None));
+        interfaces.push(link(attachment.key.interface.as_str(), &facts.mac, &attachment.netns_path, mtu));
+    }
+    let interface = attachment.wiring.is_some().then_some(2);
+    let ips = attachment
+        .leases
+        .iter()
+        .map(|lease| ResultIp { interface, address: lease.address, gateway: lease.gateway })
+        .collect();
+    CniResult { interfaces, ips, routes: routes.to_vec(), dns: dns.clone() }
+}
+
+/// `result` as JSON text in the config's version.
+#[must_use]
+pub fn encode(result: &CniResult, version: CniVersion) -> Vec<u8> {
+    result.to_json(version).to_string().into_bytes()
+}
+
+/// A failure with its whole chain of causes in the message.
+#[must_use]
+pub fn failure(code: FailureCode, error: &dyn std::error::Error) -> Failure {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message.push_str(": ");
+        message.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    Failure { code: code.into(), message, ..Failure::default() }
+}
+
+/// A failure that needs no cause.
+#[must_use]
+pub fn refusal(code: FailureCode, message: impl Into<String>) -> Failure {
+    Failure { code: code.into(), message: message.into(), ..Failure::default() }
+}
+
+/// What is wrong with a document, all of it.
+#[must_use]
+pub fn config_failure(errors: &ConfigErrors) -> Failure {
+    let code = match errors.code() {
+        1 => FailureCode::INCOMPATIBLE_VERSION,
+        2 => FailureCode::UNSUPPORTED_FIELD,
+        4 => FailureCode::BAD_ENVIRONMENT,
+        6 => FailureCode::UNDECODABLE,
+        _ => FailureCode::INVALID_CONFIG,
+    };
+    failure(code, errors)
+}

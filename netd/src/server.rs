@@ -1,0 +1,219 @@
+//! The API: one method a request. It parses, asks the owner, has the kernel work done, and answers.
+
+mod attach;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use netd_api::v1::{
+    self, AttachRequest, AttachResponse, CheckRequest, CheckResponse, DescribeRequest, DescribeResponse, DetachRequest,
+    DetachResponse, FailureCode, GcRequest, GcResponse, ListRequest, ListResponse, ResyncRequest, ResyncResponse,
+    StatusRequest, StatusResponse,
+};
+use netd_config::Document;
+use netd_kernel::Kernel;
+use ttrpc::asynchronous::TtrpcContext;
+
+use crate::attachment::{Attachment, AttachmentKey, State};
+use crate::executor::Executor;
+use crate::owner::OwnerHandle;
+use crate::reply::{config_failure, failure, refusal};
+use crate::reservations::Reservations;
+use crate::resync;
+
+/// What every request needs.
+#[derive(Debug)]
+pub struct Service<K> {
+    /// The owner of Node.
+    pub owner: OwnerHandle,
+    /// Kernel work.
+    pub executor: Arc<Executor<K>>,
+    /// Host-local directories.
+    pub reservations: Arc<Reservations>,
+    /// Where `netd-cni` leaves detaches.
+    pub tombstones: PathBuf,
+    /// This instance's name.
+    pub instance: String,
+}
+
+type Served<T> = ttrpc::Result<T>;
+
+#[async_trait::async_trait]
+impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
+    async fn attach(&self, context: &TtrpcContext, request: AttachRequest) -> Served<AttachResponse> {
+        let call = request.call.unwrap_or_default();
+        let descriptors = netd_api::descriptors(context);
+        let mut response = AttachResponse::new();
+        match self.attach_call(&call, &descriptors).await {
+            Ok(result) => response.result = result,
+            Err(failed) => {
+                tracing::warn!(container = call.container_id, plugin = call.plugin, error = failed.message, "attach failed");
+                response.failure = Some(failed).into();
+            }
+        }
+        Ok(response)
+    }
+
+    async fn detach(&self, context: &TtrpcContext, request: DetachRequest) -> Served<DetachResponse> {
+        let call = request.call.unwrap_or_default();
+        let descriptors = netd_api::descriptors(context);
+        let mut response = DetachResponse::new();
+        if let Err(failed) = self.detach_call(&call, descriptors.sandbox_netns.is_some()).await {
+            tracing::warn!(container = call.container_id, plugin = call.plugin, error = failed.message, "detach failed");
+            response.failure = Some(failed).into();
+        }
+        Ok(response)
+    }
+
+    async fn check(&self, context: &TtrpcContext, request: CheckRequest) -> Served<CheckResponse> {
+        let call = request.call.unwrap_or_default();
+        let descriptors = netd_api::descriptors(context);
+        let mut response = CheckResponse::new();
+        response.failure = self.check_call(&call, &descriptors).await.err().into();
+        Ok(response)
+    }
+
+    async fn describe(&self, _: &TtrpcContext, request: DescribeRequest) -> Served<DescribeResponse> {
+        let mut response = DescribeResponse::new();
+        let labels = request.labels.into_iter().collect();
+        match self.owner.describe(request.container_id, request.name, labels).await {
+            Ok(count) => response.attachments = count,
+            Err(error) => response.failure = Some(failure(FailureCode::INTERNAL, &error)).into(),
+        }
+        Ok(response)
+    }
+
+    async fn status(&self, _: &TtrpcContext, request: StatusRequest) -> Served<StatusResponse> {
+        let mut response = StatusResponse::new();
+        env!("CARGO_PKG_VERSION").clone_into(&mut response.version);
+        self.instance.clone_into(&mut response.instance);
+        if !request.config.is_empty()
+            && let Err(errors) = Document::parse(&request.config, "", "")
+        {
+            response.failure = Some(config_failure(&errors)).into();
+        }
+        match self.owner.snapshot().await {
+            Ok(snapshot) => {
+                response.attachments = snapshot.attachments.len() as u64;
+                response.draining = snapshot.draining.len() as u64;
+                response.leases = snapshot.leases as u64;
+                response.journal_bytes = snapshot.journal_bytes;
+            }
+            Err(error) => response.failure = Some(failure(FailureCode::NOT_AVAILABLE, &error)).into(),
+        }
+        Ok(response)
+    }
+
+    async fn list(&self, _: &TtrpcContext, _: ListRequest) -> Served<ListResponse> {
+        let snapshot = self.owner.snapshot().await.unwrap_or_default();
+        let mut response = ListResponse::new();
+        response.attachments = snapshot
+            .attachments
+            .iter()
+            .map(|attachment| listed(attachment, state_name(attachment.state)))
+            .chain(snapshot.draining.iter().map(|attachment| listed(attachment, "draining")))
+            .collect();
+        Ok(response)
+    }
+
+    async fn gc(&self, _: &TtrpcContext, request: GcRequest) -> Served<GcResponse> {
+        let mut response = GcResponse::new();
+        match self.collect(&request).await {
+            Ok(removed) => response.removed = removed,
+            Err(failed) => response.failure = Some(failed).into(),
+        }
+        Ok(response)
+    }
+
+    async fn resync(&self, _: &TtrpcContext, request: ResyncRequest) -> Served<ResyncResponse> {
+        let mut response = ResyncResponse::new();
+        match resync::run(&self.owner, &self.executor, false, request.dry_run).await {
+            Ok(steps) => response.steps = steps,
+            Err(error) => response.failure = Some(failure(FailureCode::INTERNAL, &error)).into(),
+        }
+        Ok(response)
+    }
+}
+
+impl<K: Kernel + 'static> Service<K> {
+    /// CNI's GC: detaches every attachment of the network that the caller does not list.
+    async fn collect(&self, request: &GcRequest) -> Result<u32, v1::Failure> {
+        let internal = |error| failure(FailureCode::INTERNAL, &error);
+        let mut valid: Vec<(String, String)> =
+            request.valid.iter().map(|id| (id.container_id.clone(), id.interface.clone())).collect();
+        let network = if request.network.is_empty() {
+            let document = Document::parse(&request.config, "", "").map_err(|errors| config_failure(&errors))?;
+            valid.extend(document.valid_attachments.clone());
+            document.name.to_string()
+        } else {
+            request.network.clone()
+        };
+        let snapshot = self.owner.snapshot().await.map_err(internal)?;
+        let is_valid = |key: &AttachmentKey| {
+            valid.iter().any(|(id, interface)| id == key.container.as_str() && interface == key.interface.as_str())
+        };
+        let mut removed = 0;
+        for attachment in snapshot.attachments {
+            if attachment.key.network.as_str() == network && !is_valid(&attachment.key) {
+                self.remove(attachment.key, false).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Detaches. With `wait`, the link is gone before the answer, as the specification wants where a namespace lives;
+    /// without, its port is closed (0.3 ms) and the deletion (20 ms) goes on behind the answer.
+    async fn remove(&self, key: AttachmentKey, wait: bool) -> Result<(), v1::Failure> {
+        let internal = |error| failure(FailureCode::INTERNAL, &error);
+        let Some(gone) = self.owner.drain(key).await.map_err(internal)? else { return Ok(()) };
+        tracing::info!(key = %gone.key, "detached");
+        if gone.wiring.is_none() {
+            return Ok(());
+        }
+        let (owner, executor) = (self.owner.clone(), Arc::clone(&self.executor));
+        if wait {
+            return resync::reap(&owner, &executor, gone)
+                .await
+                .map_err(|error| failure(FailureCode::INTERNAL, &error));
+        }
+        let (worker, closing) = (Arc::clone(&executor), gone.clone());
+        let closed = tokio::task::spawn_blocking(move || worker.close(&closing)).await;
+        match closed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "port not closed; its link goes now"),
+            Err(error) => return Err(refusal(FailureCode::INTERNAL, format!("the worker died: {error}"))),
+        }
+        tokio::spawn(async move {
+            if let Err(error) = resync::reap(&owner, &executor, gone).await {
+                tracing::warn!(%error, "cannot delete a link; resync tries again");
+            }
+        });
+        Ok(())
+    }
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Wiring => "wiring",
+        State::Attached => "attached",
+    }
+}
+
+fn listed(attachment: &Attachment, state: &str) -> v1::Attachment {
+    let mut listed = v1::Attachment::new();
+    listed.network = attachment.key.network.to_string();
+    listed.container_id = attachment.key.container.to_string();
+    listed.interface = attachment.key.interface.to_string();
+    if let Some(wiring) = &attachment.wiring {
+        listed.host_interface = wiring.host_link.to_string();
+        listed.bridge = wiring.bridge.to_string();
+    }
+    listed.addresses = attachment.leases.iter().map(|lease| lease.address.to_string()).collect();
+    attachment.facts.mac.clone_into(&mut listed.mac);
+    attachment.netns_path.clone_into(&mut listed.netns_path);
+    state.clone_into(&mut listed.state);
+    attachment.name.clone_into(&mut listed.name);
+    listed.labels = attachment.labels.clone().into_iter().collect();
+    listed
+}
