@@ -1,1 +1,19 @@
-//! To be written.
+//! The seam to the kernel: objects, the steps between two states, and two kernels that take them.
+//!
+//! ```text
+//! desired ─┐
+//!          ├─▶ plan (pure) ─▶ steps ─▶ Kernel::apply ─▶ LinuxKernel | FakeKernel
+//! observed ┘◀──────────────────────── Kernel::observe
+//! ```
+//!
+//! Not here: who wants which object (netd). Netlink, setns, sysctl and `unsafe` are in `linux` and netd-netlink only.
+
+mod fake;
+mod object;
+mod plan;
+mod seam;
+
+pub use fake::FakeKernel;
+pub use object::{Bridge, Family, Interface, Key, NetnsId, Object, Objects, Port, Route, Step, Veth};
+pub use plan::plan;
+pub use seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};

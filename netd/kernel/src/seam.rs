@@ -1,0 +1,116 @@
+//! The trait that both kernels obey. The vocabulary is in `object`; what steps are needed is `plan`'s question.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use netd_config::LinkName;
+use thiserror::Error;
+
+use crate::object::{NetnsId, Objects, Step};
+
+/// A sandbox's namespace for the length of one request. Nothing may keep it: a held descriptor keeps the namespace alive.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Which one.
+    pub id: NetnsId,
+    /// The namespace itself; the fake kernel has none.
+    pub fd: Option<OwnedFd>,
+}
+
+/// What to observe.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope<'a> {
+    /// Our bridges and veths in the node's namespace.
+    Node,
+    /// One interface of a sandbox.
+    Sandbox(&'a Sandbox, &'a LinkName),
+}
+
+/// What a CNI result says of an attachment's links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkFacts {
+    /// MAC of the sandbox end, as `aa:bb:cc:dd:ee:ff`.
+    pub mac: String,
+    /// MAC of the host end.
+    pub host_mac: String,
+    /// MAC of the bridge.
+    pub bridge_mac: String,
+    /// Octets, of the sandbox end.
+    pub mtu: u32,
+}
+
+/// Why the kernel did not do as told.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// The object is there already.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// The object, or one it needs, is not there.
+    #[error("{0} not found")]
+    NotFound(String),
+    /// A bridge has all its ports.
+    #[error("bridge {0} takes no more ports (the kernel's limit is 1,023)")]
+    Full(LinkName),
+    /// The name belongs to a link of another kind.
+    #[error("{0} exists and is not a bridge: give the network another bridge name")]
+    NotABridge(LinkName),
+    /// Anything else the kernel says.
+    #[error("cannot {action}")]
+    Refused {
+        /// What was attempted.
+        action: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A fault on demand (fake kernel only).
+    #[error("fault injected at step {0}")]
+    Injected(usize),
+}
+
+/// A step that failed. Those before it stay done.
+#[derive(Debug, Error)]
+#[error("step {number} ({step}) failed")]
+pub struct ApplyError {
+    /// Steps done before it.
+    pub number: usize,
+    /// The step, for people.
+    pub step: String,
+    /// Why.
+    pub source: KernelError,
+}
+
+/// A kernel. Two verbs do the work; the other two answer questions that a result needs.
+///
+/// All methods block.
+pub trait Kernel: Send + Sync + std::fmt::Debug {
+    /// What there is, of ours.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn observe(&self, scope: Scope<'_>) -> Result<Objects, KernelError>;
+
+    /// Takes the steps in order, and stops at the first that fails. `sandbox` is the one that veths and interfaces
+    /// name; without it only node-wide steps and deletions can be taken.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    fn apply(&self, steps: &[Step], sandbox: Option<&Sandbox>) -> Result<(), ApplyError>;
+
+    /// Which namespace a descriptor is.
+    ///
+    /// # Errors
+    /// The descriptor is no network namespace.
+    fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError>;
+
+    /// The links of an attachment.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`] names the link that is not there.
+    fn attached(
+        &self,
+        host_link: &LinkName,
+        bridge: &LinkName,
+        interface: &LinkName,
+        sandbox: &Sandbox,
+    ) -> Result<LinkFacts, KernelError>;
+}
