@@ -32,9 +32,8 @@ impl Document {
     /// All mistakes at once; their code is CNI's.
     pub fn parse(text: &[u8], cni_args: &str, plugin: &str) -> Result<Self, ConfigErrors> {
         const SOURCE: &str = "CNI configuration on standard input";
-        let single = |code, message: String| {
-            ConfigErrors::new(SOURCE, vec![Mistake { path: String::new(), message, code }])
-        };
+        let single =
+            |code, message: String| ConfigErrors::new(SOURCE, vec![Mistake { path: String::new(), message, code }]);
         let value: Value = serde_json::from_slice(text)
             .map_err(|error| single(6, format!("failed to decode JSON: {error}; the caller sent a broken file")))?;
         let Some(map) = value.as_object() else {

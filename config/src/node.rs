@@ -39,8 +39,8 @@ impl NodeConfig {
     /// What is wrong, where, and what to write instead.
     pub fn parse(file_name: &str, text: &str) -> Result<Self, ConfigErrors> {
         let mistake = |path: &str, message: String| Mistake { path: path.to_owned(), message, code: 7 };
-        let config: Self = toml::from_str(text)
-            .map_err(|error| ConfigErrors::new(file_name, vec![mistake("", error.to_string())]))?;
+        let config: Self =
+            toml::from_str(text).map_err(|error| ConfigErrors::new(file_name, vec![mistake("", error.to_string())]))?;
         let mut mistakes = Vec::new();
         let prefix = &config.link_prefix;
         if prefix.is_empty() || prefix.len() > 4 || !prefix.chars().all(|c| c.is_ascii_alphanumeric()) {

@@ -155,7 +155,10 @@ pub(crate) fn parse(kind: &str, root: &Object<'_>, arguments: &Arguments) -> Opt
         "tuning" => Stanza::Tuning(tuning(root)),
         other if NOT_YET.contains(&other) => Stanza::NotYet { kind: other.to_owned() },
         other => {
-            root.wrong("type", format!("netd does not know plugin type {other:?}; keep its own binary in the plugin directory"));
+            root.wrong(
+                "type",
+                format!("netd does not know plugin type {other:?}; keep its own binary in the plugin directory"),
+            );
             return None;
         }
     })

@@ -11,7 +11,11 @@ fn main() -> std::io::Result<()> {
             .input("proto/netd.proto")
             .include("proto")
             .rust_protobuf()
-            .customize(ttrpc_codegen::Customize { async_server: is_async, async_client: is_async, ..Default::default() })
+            .customize(ttrpc_codegen::Customize {
+                async_server: is_async,
+                async_client: is_async,
+                ..Default::default()
+            })
             .run()
             .map_err(std::io::Error::other)?;
         for file in ["netd.rs", "netd_ttrpc.rs"] {

@@ -44,7 +44,9 @@ pub enum JournalError {
         source: io::Error,
     },
     /// Written by a netd of another time.
-    #[error("the journal {path} has version {found}; this netd reads {VERSION}: start the netd that wrote it, or stop all containers and remove the file")]
+    #[error(
+        "the journal {path} has version {found}; this netd reads {VERSION}: start the netd that wrote it, or stop all containers and remove the file"
+    )]
     Version {
         /// The file.
         path: PathBuf,

@@ -57,7 +57,9 @@ pub enum AttachError {
         bridge: LinkName,
     },
     /// The bridge carries another gateway and `forceAddress` is off.
-    #[error("cannot attach {key}: {bridge:?} already has an IP address different from {wanted}: it has {found}; give the network another bridge")]
+    #[error(
+        "cannot attach {key}: {bridge:?} already has an IP address different from {wanted}: it has {found}; give the network another bridge"
+    )]
     BridgeAddress {
         /// Who asked.
         key: AttachmentKey,
@@ -206,7 +208,8 @@ impl Node {
         if let Some(wiring) = &attachment.wiring {
             self.counter = self.counter.max(self.number(&wiring.host_link));
             let known = self.gateways.entry(wiring.bridge.clone()).or_default();
-            known.extend(wiring.gateways.iter().filter(|gateway| !known.contains(gateway)).copied().collect::<Vec<_>>());
+            known
+                .extend(wiring.gateways.iter().filter(|gateway| !known.contains(gateway)).copied().collect::<Vec<_>>());
         }
         let bridge = attachment.wiring.as_ref().map(|wiring| wiring.bridge.clone());
         if self.attachments.insert(attachment.key.clone(), attachment).is_none()
@@ -253,8 +256,14 @@ impl Node {
     }
 
     fn release(&mut self, key: &AttachmentKey, leases: &[Lease]) {
-        let kept: Vec<IpAddr> = self.draining.values().filter(|other| other.key == *key).chain(self.attachments.get(key))
-            .flat_map(|other| &other.leases).map(|lease| lease.address.addr()).collect();
+        let kept: Vec<IpAddr> = self
+            .draining
+            .values()
+            .filter(|other| other.key == *key)
+            .chain(self.attachments.get(key))
+            .flat_map(|other| &other.leases)
+            .map(|lease| lease.address.addr())
+            .collect();
         for lease in leases.iter().filter(|lease| !kept.contains(&lease.address.addr())) {
             self.leases.release(key, lease.address.addr());
         }
@@ -362,8 +371,12 @@ fn sysctls_of(interface: &LinkName, bridge: &Bridge) -> BTreeMap<String, String>
 /// Routes of the IPAM section; then, for `isDefaultGateway`, a default route for each family that has none.
 fn routes_of(bridge: &Bridge, leases: &[Lease]) -> Vec<Route> {
     let listed = bridge.ipam.routes();
-    let first_gateway = |v4: bool| leases.iter().filter_map(|lease| lease.gateway).find(|gateway| gateway.is_ipv4() == v4);
-    let route = |route: &ConfigRoute| Route { destination: route.dst, gateway: route.gw.or_else(|| first_gateway(route.dst.addr().is_ipv4())) };
+    let first_gateway =
+        |v4: bool| leases.iter().filter_map(|lease| lease.gateway).find(|gateway| gateway.is_ipv4() == v4);
+    let route = |route: &ConfigRoute| Route {
+        destination: route.dst,
+        gateway: route.gw.or_else(|| first_gateway(route.dst.addr().is_ipv4())),
+    };
     let mut routes: Vec<Route> = listed.iter().map(route).collect();
     if bridge.is_default_gateway {
         for lease in leases {

@@ -209,14 +209,13 @@ impl Owner {
         self.record(Record::Reaped(gone.key.clone(), wiring.host_link.to_string()))
     }
 
-    fn describe(
-        &mut self,
-        container: &str,
-        name: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> Result<u32, OwnerError> {
-        let named: Vec<Attachment> =
-            self.node.attachments().filter(|attachment| attachment.key.container.as_str() == container).cloned().collect();
+    fn describe(&mut self, container: &str, name: &str, labels: &BTreeMap<String, String>) -> Result<u32, OwnerError> {
+        let named: Vec<Attachment> = self
+            .node
+            .attachments()
+            .filter(|attachment| attachment.key.container.as_str() == container)
+            .cloned()
+            .collect();
         let count = u32::try_from(named.len()).unwrap_or(u32::MAX);
         for mut attachment in named {
             name.clone_into(&mut attachment.name);

@@ -66,7 +66,8 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, start
     }
     let kept = |key: &Key| match key {
         Key::Veth(link) => {
-            let is = |attachment: &Attachment| attachment.wiring.as_ref().is_some_and(|wiring| wiring.host_link == *link);
+            let is =
+                |attachment: &Attachment| attachment.wiring.as_ref().is_some_and(|wiring| wiring.host_link == *link);
             snapshot.draining.iter().any(is) || snapshot.attachments.iter().any(is)
         }
         // The reference plugins leave bridges and forwarding, and people count on it.
@@ -172,7 +173,9 @@ pub async fn bury<K: Kernel + 'static>(
                     warn!(path = %path.display(), %error, "cannot remove a tombstone; its detach is done again next time");
                 }
             }
-            Err(error) => warn!(path = %path.display(), %error, "cannot read a tombstone; remove it when its container is gone"),
+            Err(error) => {
+                warn!(path = %path.display(), %error, "cannot read a tombstone; remove it when its container is gone")
+            }
         }
     }
     Ok(())

@@ -47,7 +47,12 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         match self.attach_call(&call, &descriptors).await {
             Ok(result) => response.result = result,
             Err(failed) => {
-                tracing::warn!(container = call.container_id, plugin = call.plugin, error = failed.message, "attach failed");
+                tracing::warn!(
+                    container = call.container_id,
+                    plugin = call.plugin,
+                    error = failed.message,
+                    "attach failed"
+                );
                 response.failure = Some(failed).into();
             }
         }
@@ -59,7 +64,12 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         let descriptors = netd_api::descriptors(context);
         let mut response = DetachResponse::new();
         if let Err(failed) = self.detach_call(&call, descriptors.sandbox_netns.is_some()).await {
-            tracing::warn!(container = call.container_id, plugin = call.plugin, error = failed.message, "detach failed");
+            tracing::warn!(
+                container = call.container_id,
+                plugin = call.plugin,
+                error = failed.message,
+                "detach failed"
+            );
             response.failure = Some(failed).into();
         }
         Ok(response)
@@ -173,9 +183,7 @@ impl<K: Kernel + 'static> Service<K> {
         }
         let (owner, executor) = (self.owner.clone(), Arc::clone(&self.executor));
         if wait {
-            return resync::reap(&owner, &executor, gone)
-                .await
-                .map_err(|error| failure(FailureCode::INTERNAL, &error));
+            return resync::reap(&owner, &executor, gone).await.map_err(|error| failure(FailureCode::INTERNAL, &error));
         }
         let (worker, closing) = (Arc::clone(&executor), gone.clone());
         let closed = tokio::task::spawn_blocking(move || worker.close(&closing)).await;

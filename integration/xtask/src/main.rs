@@ -1,3 +1,51 @@
-//! The one door to building, testing and running netd.
+//! The one door to building and testing: `cargo xtask {test, tidy, ci}`. A laptop and CI run the same.
 
-fn main() {}
+mod tidy;
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage: cargo xtask {test | tidy | ci}\n  test  all tests\n  tidy  the house rules\n  ci    formatting, clippy, tidy, test";
+
+fn main() -> ExitCode {
+    let word = std::env::args().nth(1).unwrap_or_default();
+    let done = match word.as_str() {
+        "test" => test(),
+        "tidy" => tidy::run(),
+        "ci" => ci(),
+        _ => Err(anyhow::anyhow!(USAGE)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("xtask: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> Result<()> {
+    cargo(&["test", "--workspace"])
+}
+
+fn ci() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    tidy::run()?;
+    test()
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let line = format!("cargo {}", arguments.join(" "));
+    say(&format!("== {line}"));
+    if Command::new(env!("CARGO")).args(arguments).status()?.success() {
+        return Ok(());
+    }
+    bail!("`{line}` failed; its output is above")
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where xtask speaks")]
+pub(crate) fn say(line: &str) {
+    eprintln!("{line}");
+}

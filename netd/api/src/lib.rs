@@ -14,7 +14,18 @@ mod client;
 mod preamble;
 
 mod generated {
-    #![allow(warnings, clippy::all, clippy::pedantic, unreachable_pub, missing_debug_implementations, elided_lifetimes_in_paths, unused_qualifications, clippy::allow_attributes_without_reason, clippy::allow_attributes, reason = "generated code")]
+    #![allow(
+        warnings,
+        clippy::all,
+        clippy::pedantic,
+        unreachable_pub,
+        missing_debug_implementations,
+        elided_lifetimes_in_paths,
+        unused_qualifications,
+        clippy::allow_attributes_without_reason,
+        clippy::allow_attributes,
+        reason = "generated code"
+    )]
     pub mod served {
         pub mod netd {
             include!(concat!(env!("OUT_DIR"), "/served/netd.rs"));

@@ -74,7 +74,12 @@ impl Kernel for FakeKernel {
             (Scope::Node, Key::Forwarding(_) | Key::Interface(..))
             | (Scope::Sandbox(..), Key::Forwarding(_) | Key::Bridge(_) | Key::Veth(_)) => false,
         };
-        Ok(state.objects.iter().filter(|(key, _)| seen(key)).map(|(key, object)| (key.clone(), object.clone())).collect())
+        Ok(state
+            .objects
+            .iter()
+            .filter(|(key, _)| seen(key))
+            .map(|(key, object)| (key.clone(), object.clone()))
+            .collect())
     }
 
     fn apply(&self, steps: &[Step], sandbox: Option<&Sandbox>) -> Result<(), ApplyError> {
@@ -97,11 +102,9 @@ impl Kernel for FakeKernel {
         sandbox: &Sandbox,
     ) -> Result<LinkFacts, KernelError> {
         let state = self.state();
-        for key in [
-            Key::Bridge(bridge.clone()),
-            Key::Veth(host_link.clone()),
-            Key::Interface(sandbox.id, interface.clone()),
-        ] {
+        for key in
+            [Key::Bridge(bridge.clone()), Key::Veth(host_link.clone()), Key::Interface(sandbox.id, interface.clone())]
+        {
             if !state.objects.contains_key(&key) {
                 return Err(KernelError::NotFound(format!("{key:?}")));
             }

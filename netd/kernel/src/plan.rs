@@ -9,9 +9,16 @@ use crate::object::{Key, Object, Objects, Port, Step};
 #[must_use]
 pub fn plan(desired: &Objects, observed: &Objects) -> Vec<Step> {
     let gone = |key: &&Key| !desired.contains_key(*key);
-    let closing = desired.iter().filter(|(key, object)| shuts(object) && observed.get(*key).is_some_and(|is| is != *object));
-    let mut steps: Vec<Step> =
-        observed.keys().rev().filter(gone).filter(|key| matches!(key, Key::Interface(..))).cloned().map(Step::Delete).collect();
+    let closing =
+        desired.iter().filter(|(key, object)| shuts(object) && observed.get(*key).is_some_and(|is| is != *object));
+    let mut steps: Vec<Step> = observed
+        .keys()
+        .rev()
+        .filter(gone)
+        .filter(|key| matches!(key, Key::Interface(..)))
+        .cloned()
+        .map(Step::Delete)
+        .collect();
     steps.extend(closing.map(|(key, object)| Step::Replace(key.clone(), object.clone())));
     steps.extend(
         observed.keys().rev().filter(gone).filter(|key| !matches!(key, Key::Interface(..))).cloned().map(Step::Delete),

@@ -34,7 +34,8 @@ impl<K: Kernel + 'static> Service<K> {
                     return Err(unenforced(&key, "ingressPolicy and portMappings"));
                 }
                 let ipam = bridge.ipam.clone();
-                let result = self.attach_new(call, descriptors, key, What::Bridge(bridge.clone()), &ipam, bridge.dns).await?;
+                let result =
+                    self.attach_new(call, descriptors, key, What::Bridge(bridge.clone()), &ipam, bridge.dns).await?;
                 Ok(encode(&result, version))
             }
             Stanza::HostLocal(ipam) => {
@@ -58,7 +59,9 @@ impl<K: Kernel + 'static> Service<K> {
             Stanza::Tuning(_) => Err(unenforced(&key, "tuning's settings")),
             Stanza::NotYet { kind } => Err(refusal(
                 FailureCode::UNSUPPORTED_FIELD,
-                format!("cannot attach {key}: netd does not run plugin type {kind:?} yet; use the official plugin for it"),
+                format!(
+                    "cannot attach {key}: netd does not run plugin type {kind:?} yet; use the official plugin for it"
+                ),
             )),
         }
     }
@@ -87,7 +90,11 @@ impl<K: Kernel + 'static> Service<K> {
         Ok(result(&attachment, &routes_of(ipam, &attachment), &dns.unwrap_or_default()))
     }
 
-    async fn wire(&self, attachment: crate::attachment::Attachment, sandbox: Sandbox) -> Answer<crate::attachment::Attachment> {
+    async fn wire(
+        &self,
+        attachment: crate::attachment::Attachment,
+        sandbox: Sandbox,
+    ) -> Answer<crate::attachment::Attachment> {
         let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
         let wired = tokio::task::spawn_blocking(move || executor.wire(&wanted, &sandbox)).await;
         let failed = match wired {
@@ -131,11 +138,9 @@ impl<K: Kernel + 'static> Service<K> {
                 self.remove(key_of(call, &document)?, alive).await
             }
             // What they asked for is part of the attachment, and goes with it.
-            Stanza::Loopback
-            | Stanza::Portmap(_)
-            | Stanza::Firewall(_)
-            | Stanza::Tuning(_)
-            | Stanza::NotYet { .. } => Ok(()),
+            Stanza::Loopback | Stanza::Portmap(_) | Stanza::Firewall(_) | Stanza::Tuning(_) | Stanza::NotYet { .. } => {
+                Ok(())
+            }
         }
     }
 
@@ -161,7 +166,10 @@ impl<K: Kernel + 'static> Service<K> {
                 if same && facts == expected {
                     Ok(())
                 } else {
-                    Err(refusal(FailureCode::CONFLICT, format!("{key} is not as it was attached; `netdctl resync` repairs it")))
+                    Err(refusal(
+                        FailureCode::CONFLICT,
+                        format!("{key} is not as it was attached; `netdctl resync` repairs it"),
+                    ))
                 }
             }
             Ok(Err(error)) => Err(failure(FailureCode::CONFLICT, &error)),
@@ -194,7 +202,10 @@ impl<K: Kernel + 'static> Service<K> {
         self.reservations.read(descriptors.ipam_dir.as_ref(), path, key.network.as_str()).map_err(|error| {
             refusal(
                 FailureCode::INPUT_OUTPUT,
-                format!("cannot read the reservations in {path}/{}: {error}; make it readable or remove it", key.network),
+                format!(
+                    "cannot read the reservations in {path}/{}: {error}; make it readable or remove it",
+                    key.network
+                ),
             )
         })
     }
@@ -223,10 +234,9 @@ fn key_of(call: &Call, document: &Document) -> Answer<AttachmentKey> {
 }
 
 fn previous(document: &Document) -> Answer<CniResult> {
-    document
-        .prev_result
-        .clone()
-        .ok_or_else(|| refusal(FailureCode::INVALID_CONFIG, "Required prevResult missing: this plugin follows another in a chain"))
+    document.prev_result.clone().ok_or_else(|| {
+        refusal(FailureCode::INVALID_CONFIG, "Required prevResult missing: this plugin follows another in a chain")
+    })
 }
 
 /// Routes of the result: those of the IPAM section, with the gateway filled in where the section leaves it out.
@@ -238,7 +248,9 @@ fn routes_of(ipam: &Ipam, _: &crate::attachment::Attachment) -> Vec<Route> {
 fn unenforced(key: &AttachmentKey, what: &str) -> Failure {
     refusal(
         FailureCode::UNSUPPORTED_FIELD,
-        format!("cannot attach {key}: {what} is not enforced by this netd yet; remove it from the network, or use the official plugins for it"),
+        format!(
+            "cannot attach {key}: {what} is not enforced by this netd yet; remove it from the network, or use the official plugins for it"
+        ),
     )
 }
 
