@@ -392,4 +392,4 @@ fn routes_of(bridge: &Bridge, leases: &[Lease]) -> Vec<Route> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,1 +1,98 @@
-//! To come.
+//! CNI documents: what Go would read is read, and each kind of mistake has its text in `tests/golden`.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::Document;
+use crate::stanza::Stanza;
+
+fn parse(text: &str) -> Document {
+    Document::parse(text.as_bytes(), "", "bridge").unwrap()
+}
+
+#[test]
+fn keys_match_without_case_null_is_absent_and_the_last_duplicate_wins() {
+    let document = parse(
+        r#"{"CNIVERSION":"1.0.0","Name":"web","type":"portmap","ipam":null,"runtimeConfig":{"portMappings":
+            [{"HostPort":8080,"ContainerPort":80,"Protocol":"tcp","HostIP":""}]},"name":"last"}"#,
+    );
+    assert_eq!(document.name.as_str(), "last");
+    let Stanza::Portmap(portmap) = document.stanza else { panic!("not portmap") };
+    assert_eq!((portmap.ports[0].host, portmap.ports[0].container), (8080, 80));
+}
+
+#[test]
+fn nerdctls_default_bridge_is_read_whole() {
+    let document = parse(
+        r#"{"cniVersion":"1.0.0","name":"bridge","type":"bridge","bridge":"nerdctl0","isGateway":true,"ipMasq":true,
+            "hairpinMode":true,"ipam":{"type":"host-local","routes":[{"dst":"0.0.0.0/0"}],
+            "ranges":[[{"subnet":"10.4.0.0/24","gateway":"10.4.0.1"}]]}}"#,
+    );
+    let Stanza::Bridge(bridge) = document.stanza else { panic!("not a bridge") };
+    assert_eq!(bridge.bridge.as_str(), "nerdctl0");
+    assert!(bridge.is_gateway && bridge.ip_masq && bridge.hairpin_mode && !bridge.is_default_gateway);
+    let crate::Ipam::HostLocal(ipam) = bridge.ipam else { panic!("not host-local") };
+    assert_eq!(ipam.range_sets[0][0].start.to_string(), "10.4.0.1");
+    assert_eq!(ipam.range_sets[0][0].end.to_string(), "10.4.0.254");
+}
+
+#[test]
+fn results_keep_the_official_key_order_in_every_version() {
+    let previous = r#"{"interfaces":[{"name":"cni0","mac":"aa"},{"name":"eth0","sandbox":"/n"}],
+        "ips":[{"interface":1,"address":"10.4.0.2/24","gateway":"10.4.0.1"}],"routes":[{"dst":"0.0.0.0/0"}]}"#;
+    let text = format!(r#"{{"cniVersion":"1.0.0","name":"web","type":"tuning","prevResult":{previous}}}"#);
+    let result = parse(&text).prev_result.unwrap();
+    assert_eq!(
+        result.to_json(crate::CniVersion::V1_0_0).to_string(),
+        r#"{"cniVersion":"1.0.0","interfaces":[{"name":"cni0","mac":"aa"},{"name":"eth0","sandbox":"/n"}],"ips":[{"interface":1,"address":"10.4.0.2/24","gateway":"10.4.0.1"}],"routes":[{"dst":"0.0.0.0/0"}]}"#
+    );
+    assert_eq!(
+        result.to_json(crate::CniVersion::V0_2_0),
+        json!({"cniVersion":"0.2.0","ip4":{"ip":"10.4.0.2/24","gateway":"10.4.0.1","routes":[{"dst":"0.0.0.0/0"}]},"dns":{}})
+    );
+    let old = result.to_json(crate::CniVersion::V0_4_0).to_string();
+    assert!(old.contains(r#"{"version":"4","interface":1"#) && old.ends_with(r#""dns":{}}"#), "{old}");
+}
+
+/// Each `NAME.json` has its `NAME.error`; `UPDATE_GOLDEN=1` rewrites them.
+#[test]
+fn every_broken_document_says_what_is_wrong() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    names.sort();
+    assert!(names.len() >= 30, "{} broken documents", names.len());
+    let mut texts = std::collections::BTreeSet::new();
+    for path in names {
+        let error = Document::parse(&fs::read(&path).unwrap(), "", "bridge").unwrap_err();
+        let text = format!("code {}: {error}\n", error.code());
+        let golden = path.with_extension("error");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&golden, &text).unwrap();
+        }
+        assert_eq!(text, fs::read_to_string(&golden).unwrap_or_default(), "{}", path.display());
+        assert!(texts.insert(text), "{} says what another one says", path.display());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+        drop(Document::parse(&bytes, "", "bridge"));
+    }
+
+    #[test]
+    fn any_value_under_any_known_key_is_read_without_panic(
+        key in prop::sample::select(vec!["cniVersion", "name", "type", "bridge", "mtu", "ipam", "vlan", "dns",
+            "runtimeConfig", "prevResult", "args", "ingressPolicy", "sysctl"]),
+        value in prop::sample::select(vec!["null", "true", "-1", "1e99", "\"x\"", "[]", "[[]]", "[null]", "{}",
+            "{\"type\":\"host-local\",\"ranges\":[[{\"subnet\":\"::/0\"}]]}", "{\"type\":\"static\",\"addresses\":[[]]}",
+            "{\"portMappings\":[{\"hostPort\":-1}]}", "{\"ips\":[3]}"]),
+    ) {
+        let text = format!(r#"{{"cniVersion":"1.0.0","name":"web","type":"bridge","{key}":{value}}}"#);
+        drop(Document::parse(text.as_bytes(), "IP=x;MAC=y", "bridge"));
+    }
+}

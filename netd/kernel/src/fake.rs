@@ -69,9 +69,9 @@ impl Kernel for FakeKernel {
     fn observe(&self, scope: Scope<'_>) -> Result<Objects, KernelError> {
         let state = self.state();
         let seen = |key: &Key| match (scope, key) {
-            (Scope::Node, Key::Bridge(_) | Key::Veth(_)) => true,
+            (Scope::Node, Key::Forwarding(_) | Key::Bridge(_) | Key::Veth(_)) => true,
             (Scope::Sandbox(sandbox, name), Key::Interface(netns, found)) => *netns == sandbox.id && found == name,
-            (Scope::Node, Key::Forwarding(_) | Key::Interface(..))
+            (Scope::Node, Key::Interface(..))
             | (Scope::Sandbox(..), Key::Forwarding(_) | Key::Bridge(_) | Key::Veth(_)) => false,
         };
         Ok(state

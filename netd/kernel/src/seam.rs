@@ -20,7 +20,7 @@ pub struct Sandbox {
 /// What to observe.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope<'a> {
-    /// Our bridges and veths in the node's namespace.
+    /// Forwarding, and our bridges and veths in the node's namespace.
     Node,
     /// One interface of a sandbox.
     Sandbox(&'a Sandbox, &'a LinkName),

@@ -1,1 +1,150 @@
-//! Scenarios of the node: to come.
+//! What the node decides, and that replaying its records gives the same node.
+
+use netd_config::{ContainerId, Document, LinkName, NetworkName, Stanza};
+use netd_kernel::NetnsId;
+
+use super::{AttachError, Attached, Node, Wanted, What};
+use crate::attachment::{Attachment, AttachmentKey, State};
+use crate::ipam::Reserved;
+use crate::journal::Record;
+
+const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isDefaultGateway":true,
+    "ipam":{"type":"host-local","ranges":[[{"subnet":"10.4.0.0/24"}]]}}"#;
+
+pub(crate) fn wanted(config: &str, container: &str, netns: u64) -> Wanted {
+    let document = Document::parse(config.as_bytes(), "", "bridge").unwrap();
+    let Stanza::Bridge(bridge) = document.stanza else { panic!("not a bridge") };
+    let key = AttachmentKey {
+        network: NetworkName::new(document.name.as_str()).unwrap(),
+        container: ContainerId::new(container).unwrap(),
+        interface: LinkName::new("eth0").unwrap(),
+    };
+    let netns_path = format!("/run/netns/{netns}");
+    Wanted { key, netns: NetnsId(netns), netns_path, what: What::Bridge(bridge), reserved: Reserved::new() }
+}
+
+fn attach(node: &mut Node, container: &str, netns: u64) -> Attachment {
+    let Attached::New { attachment, replaces } = node.attach(wanted(WEB, container, netns)).unwrap() else {
+        panic!("already there")
+    };
+    if let Some(replaced) = replaces {
+        node.take(Record::Drain(replaced));
+    }
+    let mut attachment = *attachment;
+    attachment.state = State::Attached;
+    node.take(Record::Put(Box::new(attachment.clone())));
+    attachment
+}
+
+fn address(attachment: &Attachment) -> String {
+    attachment.leases[0].address.to_string()
+}
+
+fn reaped(attachment: &Attachment) -> Record {
+    let link = attachment.wiring.as_ref().unwrap().host_link.to_string();
+    Record::Reaped(attachment.key.clone(), link)
+}
+
+#[test]
+fn a_repeated_attach_is_answered_from_the_record() {
+    let mut node = Node::new("nd");
+    let first = attach(&mut node, "a", 1);
+    let Attached::Already(again) = node.attach(wanted(WEB, "a", 1)).unwrap() else { panic!("attached twice") };
+    assert_eq!(*again, first);
+    assert_eq!(node.lease_count(), 1);
+}
+
+#[test]
+fn an_attach_under_way_makes_its_twin_wait() {
+    let mut node = Node::new("nd");
+    let Attached::New { attachment, .. } = node.attach(wanted(WEB, "a", 1)).unwrap() else { panic!() };
+    node.take(Record::Put(attachment));
+    assert!(matches!(node.attach(wanted(WEB, "a", 1)), Err(AttachError::Busy(_))));
+}
+
+#[test]
+fn a_draining_address_is_free_at_once_to_its_own_container_and_to_nobody_else() {
+    let mut node = Node::new("nd");
+    let first = attach(&mut node, "a", 1);
+    node.take(Record::Drain(Box::new(first.clone())));
+    let other = attach(&mut node, "b", 2);
+    assert_ne!(address(&other), address(&first));
+    let again = attach(&mut node, "a", 3);
+    assert_eq!(address(&again), address(&first));
+    assert_ne!(again.wiring.as_ref().unwrap().host_link, first.wiring.as_ref().unwrap().host_link);
+    node.take(reaped(&first));
+    assert_eq!(node.lease_count(), 2, "the old link's end does not free the address in use");
+    node.take(Record::Drain(Box::new(again.clone())));
+    node.take(reaped(&again));
+    assert_eq!(node.lease_count(), 1);
+}
+
+#[test]
+fn another_sandbox_under_the_same_key_replaces_the_first() {
+    let mut node = Node::new("nd");
+    let first = attach(&mut node, "a", 1);
+    let second = attach(&mut node, "a", 2);
+    assert_eq!(address(&second), address(&first));
+    assert_eq!(node.draining().count(), 1);
+    assert_eq!(node.attachments().count(), 1);
+}
+
+#[test]
+fn the_1024th_port_is_refused_before_the_kernel_does() {
+    let wide = WEB.replace("10.4.0.0/24", "10.4.0.0/16");
+    let mut node = Node::new("nd");
+    for number in 0..1_023 {
+        let Attached::New { attachment, .. } = node.attach(wanted(&wide, &format!("c{number}"), number)).unwrap()
+        else {
+            panic!()
+        };
+        node.take(Record::Put(attachment));
+    }
+    let error = node.attach(wanted(&wide, "last", 9_999)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot attach last/eth0 on network web: bridge br0 has 1023 ports, the kernel's limit; use a second network"
+    );
+    assert_eq!(node.lease_count(), 1_023, "a refused attach holds nothing");
+}
+
+#[test]
+fn a_second_gateway_of_the_same_family_is_refused_without_force_address() {
+    let mut node = Node::new("nd");
+    attach(&mut node, "a", 1);
+    let other = WEB.replace("10.4.0.0/24", "10.5.0.0/24").replace("\"web\"", "\"db\"");
+    assert!(matches!(node.attach(wanted(&other, "b", 2)), Err(AttachError::BridgeAddress { .. })));
+    assert_eq!(node.lease_count(), 1);
+    let forced = other.replace("\"bridge\":", "\"forceAddress\":true,\"bridge\":");
+    assert!(node.attach(wanted(&forced, "b", 2)).is_ok());
+}
+
+#[test]
+fn replaying_the_records_gives_the_same_node_at_every_point() {
+    let mut node = Node::new("nd");
+    for number in 0..20_u64 {
+        let attachment = attach(&mut node, &format!("c{}", number % 7), number);
+        if number % 3 == 0 {
+            node.take(Record::Drain(Box::new(attachment.clone())));
+        }
+        if number % 6 == 0 {
+            node.take(reaped(&attachment));
+        }
+        let mut replayed = Node::new("nd");
+        node.records().into_iter().for_each(|record| replayed.take(record));
+        assert_eq!(replayed.records(), node.records());
+        assert_eq!(replayed.lease_count(), node.lease_count());
+    }
+}
+
+#[test]
+fn host_links_are_never_named_twice() {
+    let mut node = Node::new("nd");
+    let first = attach(&mut node, "a", 1);
+    node.take(Record::Drain(Box::new(first.clone())));
+    node.take(reaped(&first));
+    let mut replayed = Node::new("nd");
+    node.records().into_iter().for_each(|record| replayed.take(record));
+    let second = attach(&mut replayed, "a", 2);
+    assert_ne!(second.wiring.unwrap().host_link, first.wiring.unwrap().host_link);
+}
