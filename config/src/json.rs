@@ -43,8 +43,8 @@ impl<'a> Object<'a> {
 
     /// The value of the last key that matches, `null` left out.
     pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
-        let found = self.map.iter().filter(|(name, value)| name.eq_ignore_ascii_case(key) && !value.is_null());
-        found.last().map(|(_, value)| value)
+        let mut found = self.map.iter().filter(|(name, value)| name.eq_ignore_ascii_case(key) && !value.is_null());
+        found.next_back().map(|(_, value)| value)
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {

@@ -193,7 +193,8 @@ impl Leases {
 
 fn lease_of(set: &[Range], address: IpAddr) -> Lease {
     let range = set.iter().find(|range| range.contains(address));
-    let prefix = range.map_or(if address.is_ipv4() { 32 } else { 128 }, |range| range.subnet.prefix_len());
+    let whole = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = range.map_or(whole, |range| range.subnet.prefix_len());
     let address = IpNet::new(address, prefix).unwrap_or_else(|_| IpNet::from(address));
     Lease { address, gateway: range.map(|range| range.gateway) }
 }

@@ -47,12 +47,12 @@ pub enum AttachError {
     Lease(#[from] LeaseError),
     /// IPAM gave none.
     #[error("cannot attach {0}: IPAM plugin returned missing IP config")]
-    NoAddress(AttachmentKey),
+    NoAddress(Box<AttachmentKey>),
     /// The bridge is full.
     #[error("cannot attach {key}: bridge {bridge} has {BRIDGE_PORTS} ports, the kernel's limit; use a second network")]
     BridgeFull {
         /// Who asked.
-        key: AttachmentKey,
+        key: Box<AttachmentKey>,
         /// Which.
         bridge: LinkName,
     },
@@ -62,7 +62,7 @@ pub enum AttachError {
     )]
     BridgeAddress {
         /// Who asked.
-        key: AttachmentKey,
+        key: Box<AttachmentKey>,
         /// Which.
         bridge: String,
         /// What the network needs.
@@ -72,12 +72,12 @@ pub enum AttachError {
     },
     /// The same attachment is in the making.
     #[error("{0} is being attached by another request; try again")]
-    Busy(AttachmentKey),
+    Busy(Box<AttachmentKey>),
     /// A host link name could not be formed.
     #[error("cannot name the host end of {key}'s link; shorten link_prefix in netd.toml")]
     Name {
         /// Who asked.
-        key: AttachmentKey,
+        key: Box<AttachmentKey>,
         /// Why.
         source: NameError,
     },
@@ -161,7 +161,7 @@ impl Node {
     /// See [`AttachError`].
     pub fn attach(&mut self, wanted: Wanted) -> Result<Attached, AttachError> {
         let replaces = match self.attachments.get(&wanted.key) {
-            Some(found) if found.state == State::Wiring => return Err(AttachError::Busy(wanted.key)),
+            Some(found) if found.state == State::Wiring => return Err(AttachError::Busy(Box::new(wanted.key))),
             Some(found) if found.netns == wanted.netns => return Ok(Attached::Already(Box::new(found.clone()))),
             found => found.cloned().map(Box::new),
         };
@@ -272,7 +272,7 @@ impl Node {
     fn next_link(&mut self, key: &AttachmentKey) -> Result<LinkName, AttachError> {
         self.counter += 1;
         LinkName::new(format!("{}{:08x}", self.link_prefix, self.counter))
-            .map_err(|source| AttachError::Name { key: key.clone(), source })
+            .map_err(|source| AttachError::Name { key: Box::new(key.clone()), source })
     }
 
     fn number(&self, link: &LinkName) -> u64 {
@@ -293,7 +293,7 @@ impl Node {
             Ipam::Static(fixed) => self.fixed(&wanted.key, fixed)?,
         };
         if leases.is_empty() && !matches!(ipam, Ipam::None) {
-            return Err(AttachError::NoAddress(wanted.key.clone()));
+            return Err(AttachError::NoAddress(Box::new(wanted.key.clone())));
         }
         Ok(leases)
     }
@@ -320,7 +320,7 @@ impl Node {
         leases: &[Lease],
     ) -> Result<Wiring, AttachError> {
         if self.ports.get(&bridge.bridge).is_some_and(|ports| *ports >= BRIDGE_PORTS) {
-            return Err(AttachError::BridgeFull { key: key.clone(), bridge: bridge.bridge.clone() });
+            return Err(AttachError::BridgeFull { key: Box::new(key.clone()), bridge: bridge.bridge.clone() });
         }
         let gateways = if bridge.is_gateway { gateways_of(leases) } else { Vec::new() };
         self.agree(key, bridge, &gateways)?;
@@ -348,7 +348,7 @@ impl Node {
         match clash {
             Some((wanted, found)) if !bridge.force_address && wanted.addr().is_ipv4() => {
                 let bridge = bridge.bridge.to_string();
-                Err(AttachError::BridgeAddress { key: key.clone(), bridge, wanted, found })
+                Err(AttachError::BridgeAddress { key: Box::new(key.clone()), bridge, wanted, found })
             }
             Some(_) | None => Ok(()),
         }

@@ -185,8 +185,11 @@ impl Owner {
 
     fn wired(&mut self, key: &AttachmentKey, facts: Facts) -> Result<Attachment, OwnerError> {
         // Detached while it was being wired: the detach has won, and its reaper takes the link away.
-        let mut attachment =
-            self.node.attachment(key).cloned().ok_or_else(|| OwnerError::Attach(AttachError::Busy(key.clone())))?;
+        let mut attachment = self
+            .node
+            .attachment(key)
+            .cloned()
+            .ok_or_else(|| OwnerError::Attach(AttachError::Busy(Box::new(key.clone()))))?;
         attachment.state = State::Attached;
         attachment.facts = facts;
         self.record(Record::Put(Box::new(attachment.clone())))?;

@@ -1,5 +1,7 @@
 //! The laws of a kernel, one suite for every implementation. Today it runs on the fake one.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
 use std::collections::BTreeMap;
 
 use netd_config::LinkName;

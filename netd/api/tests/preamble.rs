@@ -1,0 +1,92 @@
+//! Descriptors reach the handler, and a stranger on the socket disturbs nobody.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use netd_api::server::Netd;
+use netd_api::{Client, Tag, blocking, v1};
+use ttrpc::asynchronous::TtrpcContext;
+
+/// Answers a status with the inode of the sandbox descriptor that came with the connection.
+struct Inode;
+
+#[async_trait::async_trait]
+impl Netd for Inode {
+    async fn status(&self, context: &TtrpcContext, _: v1::StatusRequest) -> ttrpc::Result<v1::StatusResponse> {
+        let descriptors = netd_api::descriptors(context);
+        let mut response = v1::StatusResponse::new();
+        if let Some(fd) = &descriptors.sandbox_netns {
+            response.attachments = File::from(fd.try_clone().unwrap()).metadata().unwrap().ino();
+        }
+        Ok(response)
+    }
+}
+
+fn inode_seen(socket: &Path, file: Option<&File>) -> u64 {
+    let descriptors: Vec<_> = file.iter().map(|file| (Tag::SandboxNetns, file.as_fd())).collect();
+    let client = Client::connect(socket, &descriptors).unwrap();
+    client.status(&blocking::StatusRequest::new()).unwrap().attachments
+}
+
+fn serve(folder: &Path) -> (tokio::runtime::Runtime, ttrpc::asynchronous::Server, PathBuf) {
+    let socket = folder.join("netd.sock");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let server = runtime.block_on(async {
+        let mut server = netd_api::listen(&socket, Arc::new(Inode)).unwrap();
+        server.start().await.unwrap();
+        server
+    });
+    (runtime, server, socket)
+}
+
+#[test]
+fn the_handler_has_the_very_file_that_the_door_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_runtime, _server, socket) = serve(folder.path());
+    for name in ["a", "b"] {
+        let file = File::create(folder.path().join(name)).unwrap();
+        assert_eq!(inode_seen(&socket, Some(&file)), file.metadata().unwrap().ino());
+    }
+    assert_eq!(inode_seen(&socket, None), 0, "no descriptor is no error");
+}
+
+#[test]
+fn who_sends_something_else_is_dropped_and_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_runtime, _server, socket) = serve(folder.path());
+    let silent = UnixStream::connect(&socket).unwrap();
+    let mut stranger = UnixStream::connect(&socket).unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut left = Vec::new();
+    // The server hangs up with our bytes unread, which the kernel may report as a reset.
+    drop(stranger.read_to_end(&mut left));
+    assert!(left.is_empty(), "the stranger was answered");
+    let file = File::create(folder.path().join("a")).unwrap();
+    assert_eq!(inode_seen(&socket, Some(&file)), file.metadata().unwrap().ino());
+    drop(silent);
+}
+
+#[test]
+fn a_dead_netds_socket_is_replaced_and_another_file_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(std::os::unix::net::UnixListener::bind(folder.path().join("netd.sock")).unwrap());
+    let (_runtime, _server, socket) = serve(folder.path());
+    assert_eq!(inode_seen(&socket, None), 0);
+    let other = folder.path().join("precious");
+    std::fs::write(&other, "mine").unwrap();
+    assert!(netd_api::listen(&other, Arc::new(Inode)).is_err());
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "mine");
+}
+
+#[test]
+fn an_absent_netd_is_named_with_its_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let Err(error) = Client::connect(&folder.path().join("none.sock"), &[]) else { panic!("connected") };
+    assert!(error.to_string().ends_with("none.sock; is it running? (`systemctl start netd`)"), "{error}");
+}
