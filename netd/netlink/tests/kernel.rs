@@ -1,0 +1,84 @@
+//! Against the real kernel, in a namespace that dies with its thread. Needs root, and fails without.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
+use netd_netlink::{NetlinkError, Socket};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs `test` on a thread of its own in a network namespace of its own.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+        test();
+    });
+    thread.join().unwrap();
+}
+
+fn bridge(name: &str) -> (RouteNetlinkMessage, u16) {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+    (RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+fn names(socket: &mut Socket) -> Vec<String> {
+    let links = socket.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default())).unwrap();
+    let name = |object: RouteNetlinkMessage| match object {
+        RouteNetlinkMessage::NewLink(link) => link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        }),
+        _ => None,
+    };
+    let mut names: Vec<String> = links.into_iter().filter_map(name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_batch_is_done_when_it_says_so() {
+    in_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        socket.execute((0..50).map(|number| bridge(&format!("br{number:02}"))).collect()).unwrap();
+        let found = names(&mut socket);
+        assert_eq!(found.iter().filter(|name| name.starts_with("br")).count(), 50);
+        socket.execute(Vec::new()).unwrap();
+    });
+}
+
+#[test]
+fn the_refused_message_is_named_and_those_behind_it_were_tried() {
+    in_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let error = socket.execute(vec![bridge("br0"), bridge("br0"), bridge("br1")]).unwrap_err();
+        let NetlinkError::Refused { index, source, .. } = error else { panic!("{error:?}") };
+        assert_eq!((index, source.raw_os_error()), (1, Some(17)), "EEXIST of the second");
+        let found = names(&mut socket);
+        assert!(found.contains(&"br0".to_owned()) && found.contains(&"br1".to_owned()), "{found:?}");
+    });
+}
+
+#[test]
+fn the_kernels_explanation_is_in_the_error() {
+    in_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName("x0".to_owned()));
+        link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Other("nosuchkind".to_owned()))]));
+        let error = socket.execute(vec![(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE)]).unwrap_err();
+        assert_eq!(error.to_string(), "message 0 of the batch was refused (Unknown device type)");
+    });
+}
+
+#[test]
+fn a_socket_stays_in_the_namespace_it_was_opened_in() {
+    in_namespace(|| {
+        let mut first = Socket::open().unwrap();
+        first.execute(vec![bridge("br-first")]).unwrap();
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        assert!(names(&mut first).contains(&"br-first".to_owned()));
+        assert!(!names(&mut Socket::open().unwrap()).contains(&"br-first".to_owned()));
+    });
+}
