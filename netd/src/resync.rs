@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use netd_kernel::{Kernel, Key, Object, Objects, Step};
+use netd_kernel::{Kernel, Key, Objects, Step};
 use serde::Deserialize;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -76,12 +76,8 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, start
     };
     let mut target = wanted;
     for (key, object) in observed.iter().filter(|(key, _)| kept(key)) {
-        if !target.contains_key(key) {
-            target.insert(key.clone(), object.clone());
-        }
-        if let (Some(Object::Bridge(wanted)), Object::Bridge(found)) = (target.get_mut(key), object) {
-            wanted.mtu = wanted.mtu.or(found.mtu);
-        }
+        // What somebody else added to a bridge stays: the two are united, never cut down.
+        desired::merge(&mut target, Objects::from([(key.clone(), object.clone())]));
     }
     resync.steps = netd_kernel::plan(&target, observed);
     resync

@@ -16,7 +16,7 @@ const LONGEST_ARCHITECTURE: usize = 200;
 /// Crates that each crate may use. An arrow that is not here points upwards.
 const ARROWS: [(&str, &[&str]); 6] = [
     ("netd-config", &[]),
-    ("netd-kernel", &["netd-config"]),
+    ("netd-kernel", &["netd-config", "netd-netlink"]),
     ("netd-netlink", &[]),
     ("netd-api", &[]),
     ("netd", &["netd-api", "netd-config", "netd-kernel"]),

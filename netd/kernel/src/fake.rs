@@ -1,4 +1,4 @@
-//! A kernel that keeps state, obeys the laws of the real one, and fails on demand. The contract suite holds both to them.
+//! A kernel that keeps state, obeys the laws of the real one, and fails on demand. The tests hold both to them.
 
 use std::collections::BTreeSet;
 use std::fmt;

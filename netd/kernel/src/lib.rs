@@ -9,11 +9,13 @@
 //! Not here: who wants which object (netd). Netlink, setns, sysctl and `unsafe` are in `linux` and netd-netlink only.
 
 mod fake;
+mod linux;
 mod object;
 mod plan;
 mod seam;
 
 pub use fake::FakeKernel;
+pub use linux::LinuxKernel;
 pub use object::{Bridge, Family, Interface, Key, NetnsId, Object, Objects, Port, Route, Step, Veth};
 pub use plan::plan;
 pub use seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};

@@ -1,4 +1,4 @@
-//! The laws of a kernel, one suite for every implementation. Today it runs on the fake one.
+//! The laws of a kernel, put to the fake one, and the plan's properties. `linux.rs` puts them to the real one.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 

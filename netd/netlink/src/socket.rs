@@ -64,8 +64,9 @@ impl Socket {
         socket.set_cap_ack(true)?;
         socket.set_ext_ack(true)?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(DEADLINE_S))?;
-        // Without CAP_NET_ADMIN over the first namespace the default stays, and batches must be small.
-        drop(setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER));
+        // Without CAP_NET_ADMIN over the first namespace: as much as `net.core.wmem_max` allows.
+        setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)
+            .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER))?;
         Ok(Self { socket, sequence: 0 })
     }
 
@@ -194,8 +195,6 @@ impl Socket {
 
 fn decode(message: &[u8]) -> io::Result<Option<RouteNetlinkMessage>> {
     let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map_err(io::Error::other)?;
-    match message.payload {
-        NetlinkPayload::InnerMessage(object) => Ok(Some(object)),
-        _ => Ok(None),
-    }
+    let NetlinkPayload::InnerMessage(object) = message.payload else { return Ok(None) };
+    Ok(Some(object))
 }

@@ -1,5 +1,6 @@
 //! Against the real kernel, in a namespace that dies with its thread. Needs root, and fails without.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "the kernel has many attributes, a test wants one")]
 
 use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};

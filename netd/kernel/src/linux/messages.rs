@@ -1,0 +1,140 @@
+//! The rtnetlink messages that netd sends. Pure; sending is the socket's.
+
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use ipnet::IpNet;
+use netd_config::LinkName;
+use netlink_packet_core::DefaultNla;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
+
+use crate::object::{Bridge, Route, Veth};
+
+/// First letters of the alias of every veth that is ours.
+pub(super) const MARK: &str = "netd:";
+
+fn link(attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.attributes = attributes;
+    link
+}
+
+pub(super) fn by_name(name: &LinkName) -> Message {
+    Message::GetLink(link(vec![LinkAttribute::IfName(name.to_string())]))
+}
+
+pub(super) fn delete(name: &LinkName) -> Message {
+    Message::DelLink(link(vec![LinkAttribute::IfName(name.to_string())]))
+}
+
+pub(super) fn bridge(name: &LinkName, bridge: &Bridge) -> Message {
+    let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]);
+    let mut message = link(vec![LinkAttribute::IfName(name.to_string()), kind]);
+    message.attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
+    message.header.flags = if bridge.promisc { LinkFlags::Up | LinkFlags::Promisc } else { LinkFlags::Up };
+    message.header.change_mask = message.header.flags;
+    Message::NewLink(message)
+}
+
+pub(super) fn pin(index: u32, mac: &[u8]) -> Message {
+    let mut message = link(vec![LinkAttribute::Address(mac.to_vec())]);
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    Message::SetLink(message)
+}
+
+/// One message: the pair, its host end up and a port of the bridge, its other end in the sandbox with name and MAC.
+pub(super) fn veth(name: &LinkName, veth: &Veth, bridge: Option<u32>, netns: &OwnedFd) -> Message {
+    let peer_name = &veth.peer.1;
+    let mut peer = link(vec![LinkAttribute::IfName(peer_name.to_string()), LinkAttribute::NetNsFd(netns.as_raw_fd())]);
+    peer.attributes.extend(veth.peer_mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+    peer.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
+    let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
+    let mut message = link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::LinkInfo(info)]);
+    message.attributes.extend(bridge.map(LinkAttribute::Controller));
+    message.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    Message::NewLink(message)
+}
+
+/// Our mark, with the sandbox and the interface it was made for. A message of its own: the kernel passes over
+/// `IFLA_IFALIAS` when it creates a link (`rtnl_create_link`, net/core/rtnetlink.c).
+pub(super) fn mark(name: &LinkName, veth: &Veth) -> Message {
+    let alias = format!("{MARK}{:x}:{}", veth.peer.0.0, veth.peer.1);
+    Message::SetLink(link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::IfAlias(alias)]))
+}
+
+pub(super) fn port(index: u32, veth: &Veth) -> Message {
+    let data = vec![InfoBridgePort::HairpinMode(veth.hairpin), InfoBridgePort::Isolated(veth.isolated)];
+    let info = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(InfoPortData::BridgePort(data))];
+    let mut message = link(vec![LinkAttribute::LinkInfo(info)]);
+    message.header.index = index;
+    Message::NewLink(message)
+}
+
+/// Shuts a bridge port: `IFLA_PROTINFO` with `IFLA_BRPORT_STATE` 0, of the bridge family. By way of the link's own
+/// options it would not last: the notice of that change makes the bridge enable the port again
+/// (`br_port_carrier_check`, net/bridge/br_if.c).
+pub(super) fn shut(index: u32) -> Message {
+    const IFLA_PROTINFO: u16 = 12;
+    const NESTED: u16 = 0x8000;
+    let state = vec![5, 0, 1, 0, 0, 0, 0, 0];
+    let mut message = link(vec![LinkAttribute::Other(DefaultNla::new(IFLA_PROTINFO | NESTED, state))]);
+    message.header.interface_family = AddressFamily::Bridge;
+    message.header.index = index;
+    Message::SetLink(message)
+}
+
+pub(super) fn up(index: u32) -> Message {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    Message::SetLink(message)
+}
+
+/// Addresses are netd's to give: IPv6 ones skip duplicate address detection.
+pub(super) fn address(index: u32, address: IpNet) -> Message {
+    let mut message = AddressMessage::default();
+    message.header.family = if address.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.prefix_len = address.prefix_len();
+    message.header.index = index;
+    message.header.scope = AddressScope::Universe;
+    message.attributes = vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+    match address {
+        IpNet::V4(v4) => message.attributes.push(AddressAttribute::Broadcast(v4.broadcast())),
+        IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
+    }
+    Message::NewAddress(message)
+}
+
+pub(super) fn route(index: u32, route: &Route) -> Message {
+    let v4 = route.destination.addr().is_ipv4();
+    let mut message = RouteMessage::default();
+    message.header.address_family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = route.destination.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    message.header.kind = RouteType::Unicast;
+    let target = |address: IpAddr| match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    };
+    message.attributes = vec![RouteAttribute::Oif(index)];
+    if route.destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(target(route.destination.network())));
+    }
+    message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(target(gateway))));
+    Message::NewRoute(message)
+}

@@ -1,0 +1,206 @@
+//! The laws of `contract.rs` that can be put to the real kernel, and packets. Needs root, and fails without.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use netd_config::LinkName;
+use netd_kernel::{
+    Bridge, Interface, Kernel, KernelError, Key, LinuxKernel, NetnsId, Object, Objects, Port, Route, Sandbox, Scope,
+    Step, Veth, plan,
+};
+use nix::sched::{CloneFlags, unshare};
+
+fn link(name: &str) -> LinkName {
+    LinkName::new(name).unwrap()
+}
+
+fn enter_new_namespace() {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+}
+
+/// Runs `test` as a node: a thread in a namespace that dies with it.
+fn on_a_node(test: impl FnOnce(&LinuxKernel) + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        enter_new_namespace();
+        test(&LinuxKernel::new().unwrap());
+    });
+    thread.join().unwrap();
+}
+
+/// A sandbox: a namespace held by a thread, which sends and receives for it.
+struct Room {
+    orders: mpsc::Sender<Box<dyn FnOnce() + Send>>,
+    thread: JoinHandle<()>,
+    fd: OwnedFd,
+}
+
+impl Room {
+    fn new() -> Self {
+        let (orders, inbox) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (opened, fd) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            enter_new_namespace();
+            opened.send(OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())).unwrap();
+            inbox.into_iter().for_each(|order| order());
+        });
+        Self { orders, thread, fd: fd.recv().unwrap() }
+    }
+
+    fn sandbox(&self, kernel: &LinuxKernel) -> Sandbox {
+        kernel.identify(self.fd.try_clone().unwrap()).unwrap()
+    }
+
+    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, answer) = mpsc::channel();
+        self.orders.send(Box::new(move || drop(done.send(work())))).unwrap();
+        answer.recv().unwrap()
+    }
+
+    fn die(self) {
+        drop((self.orders, self.fd));
+        self.thread.join().unwrap();
+    }
+}
+
+fn bridge() -> (Key, Object) {
+    let addresses = vec!["10.4.0.1/24".parse().unwrap(), "fd00::1/64".parse().unwrap()];
+    (Key::Bridge(link("br0")), Object::Bridge(Bridge { addresses, mtu: Some(1_400), promisc: false }))
+}
+
+fn veth(id: NetnsId, number: u8, port: Port) -> (Key, Object) {
+    let veth = Veth {
+        bridge: Some(link("br0")),
+        peer: (id, link("eth0")),
+        peer_mac: None,
+        mtu: Some(1_400),
+        hairpin: true,
+        isolated: false,
+        port,
+    };
+    (Key::Veth(link(&format!("nd{number}"))), Object::Veth(veth))
+}
+
+fn attachment(id: NetnsId, number: u8) -> Objects {
+    let addresses = vec![format!("10.4.0.{number}/24").parse().unwrap(), format!("fd00::{number}/64").parse().unwrap()];
+    let default = Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: Some("10.4.0.1".parse().unwrap()) };
+    let sysctls = BTreeMap::from([("net.ipv4.conf.eth0.arp_notify".to_owned(), "1".to_owned())]);
+    let interface = Object::Interface(Interface { addresses, routes: vec![default], sysctls });
+    Objects::from([bridge(), veth(id, number, Port::Open), (Key::Interface(id, link("eth0")), interface)])
+}
+
+fn attach(kernel: &LinuxKernel, room: &Room, number: u8) -> Sandbox {
+    let sandbox = room.sandbox(kernel);
+    kernel.apply(&plan(&attachment(sandbox.id, number), &Objects::new()), Some(&sandbox)).unwrap();
+    sandbox
+}
+
+/// Whether a datagram from `from` reaches `address` in `to` within a second.
+fn reaches(from: &Room, to: &Room, address: &'static str) -> bool {
+    let any = if address.contains(':') { "[::]:7777" } else { "0.0.0.0:7777" };
+    let receiver = to.run(move || UdpSocket::bind(any).unwrap());
+    receiver.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    let sender = from.run(move || UdpSocket::bind(any.replace("7777", "0")).unwrap());
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(1) {
+        // A refusal here is an answer too: nothing arrives.
+        drop(sender.send_to(b"hello", format!("{address}:7777")));
+        if receiver.recv(&mut [0; 16]).is_ok() {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn what_was_planned_is_observed_and_a_second_plan_is_empty() {
+    on_a_node(|kernel| {
+        let room = Room::new();
+        let sandbox = attach(kernel, &room, 2);
+        let observed = kernel.observe(Scope::Node).unwrap();
+        let wanted = Objects::from([bridge(), veth(sandbox.id, 2, Port::Open)]);
+        assert_eq!(observed, wanted);
+        assert!(plan(&wanted, &observed).is_empty());
+        let inside = kernel.observe(Scope::Sandbox(&sandbox, &link("eth0"))).unwrap();
+        let Some(Object::Interface(interface)) = inside.into_values().next() else { panic!("no interface") };
+        assert_eq!(format!("{:?}", interface.addresses), "[10.4.0.2/24, fd00::2/64]");
+        let facts = kernel.attached(&link("nd2"), &link("br0"), &link("eth0"), &sandbox).unwrap();
+        assert_eq!((facts.mtu, facts.mac.len(), facts.host_mac.len()), (1_400, 17, 17));
+    });
+}
+
+#[test]
+fn packets_pass_until_the_port_is_closed() {
+    on_a_node(|kernel| {
+        let (one, two) = (Room::new(), Room::new());
+        attach(kernel, &one, 2);
+        let sandbox = attach(kernel, &two, 3);
+        assert!(reaches(&one, &two, "10.4.0.3"));
+        assert!(reaches(&one, &two, "[fd00::3]"));
+        let (key, object) = veth(sandbox.id, 3, Port::Closed);
+        kernel.apply(&[Step::Replace(key.clone(), object.clone())], None).unwrap();
+        assert_eq!(kernel.observe(Scope::Node).unwrap().get(&key), Some(&object));
+        assert!(!reaches(&one, &two, "10.4.0.3"));
+    });
+}
+
+#[test]
+fn the_laws_of_the_fake_are_the_kernels() {
+    on_a_node(|kernel| {
+        let room = Room::new();
+        let sandbox = room.sandbox(kernel);
+        let (key, object) = veth(sandbox.id, 2, Port::Open);
+        let create = [Step::Create(key.clone(), object)];
+        let error = kernel.apply(&create, Some(&sandbox)).unwrap_err();
+        assert!(matches!(error.source, KernelError::NotFound(_)), "a veth needs its bridge: {error:?}");
+        let (bridge_key, bridge_object) = bridge();
+        let bridge_step = [Step::Create(bridge_key, bridge_object)];
+        kernel.apply(&bridge_step, None).unwrap();
+        kernel.apply(&bridge_step, None).unwrap();
+        assert!(kernel.apply(&create, None).is_err(), "a veth needs its sandbox");
+        let interface: Vec<Step> = attachment(sandbox.id, 2)
+            .into_iter()
+            .filter(|(key, _)| matches!(key, Key::Interface(..)))
+            .map(|(key, object)| Step::Create(key, object))
+            .collect();
+        let error = kernel.apply(&interface, Some(&sandbox)).unwrap_err();
+        assert!(matches!(error.source, KernelError::NotFound(_)), "an interface needs its veth: {error:?}");
+        kernel.apply(&create, Some(&sandbox)).unwrap();
+        let error = kernel.apply(&create, Some(&sandbox)).unwrap_err();
+        assert!(matches!(error.source, KernelError::Exists(_)), "{error:?}");
+        let delete = [Step::Delete(key)];
+        kernel.apply(&delete, None).unwrap();
+        kernel.apply(&delete, None).unwrap();
+        assert!(kernel.observe(Scope::Sandbox(&sandbox, &link("eth0"))).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_link_of_another_kind_is_not_taken_for_a_bridge() {
+    on_a_node(|kernel| {
+        let (_, object) = bridge();
+        let error = kernel.apply(&[Step::Create(Key::Bridge(link("lo")), object)], None).unwrap_err();
+        assert!(matches!(error.source, KernelError::NotABridge(_)), "{error:?}");
+    });
+}
+
+#[test]
+fn the_host_end_dies_with_its_sandbox() {
+    on_a_node(|kernel| {
+        let room = Room::new();
+        drop(attach(kernel, &room, 2));
+        let gone = || kernel.observe(Scope::Node).unwrap().keys().all(|key| !matches!(key, Key::Veth(_)));
+        assert!(!gone());
+        room.die();
+        let start = Instant::now();
+        while !gone() {
+            assert!(start.elapsed() < Duration::from_secs(10), "the veth outlives its sandbox");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+}
