@@ -78,7 +78,7 @@ fn with_netd(test: impl FnOnce(&Path)) {
             server
         });
         ready.send(()).unwrap();
-        drop(stopped.recv());
+        assert!(stopped.recv().is_ok());
         runtime.block_on(server.shutdown()).unwrap();
     });
     is_ready.recv().unwrap();

@@ -1,0 +1,114 @@
+//! The daemon's start: arguments, settings, the real kernel, run. Decisions are in the library.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use netd::executor::Executor;
+use netd::journal::Journal;
+use netd::node::Node;
+use netd::reservations::Reservations;
+use netd::server::Service;
+use netd::{owner, resync};
+use netd_config::NodeConfig;
+use netd_kernel::LinuxKernel;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How often record and kernel are compared without being asked.
+const RESYNC_EVERY: Duration = Duration::from_secs(30);
+
+/// Container networking for containerd nodes.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The node's settings; defaults hold where the file is missing.
+    #[arg(long, default_value = "/etc/netd/netd.toml")]
+    config: PathBuf,
+}
+
+fn main() -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("NETD_LOG").unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    let config = settings(&Arguments::parse().config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers).enable_all().build()?;
+    runtime.block_on(run(config))
+}
+
+fn settings(path: &Path) -> Result<NodeConfig> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(NodeConfig::parse(&path.display().to_string(), &text)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(NodeConfig::default()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+async fn run(config: NodeConfig) -> Result<()> {
+    let run_dir = PathBuf::from(&config.run_dir);
+    let tombstones = run_dir.join("tombstones");
+    fs::create_dir_all(&tombstones).with_context(|| format!("cannot make {}", tombstones.display()))?;
+    fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o700))?;
+    let _lock = lock(&run_dir)?;
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
+    let (journal, records) = Journal::open(&run_dir.join("journal"), &boot_id)?;
+    let mut node = Node::new(&config.link_prefix);
+    records.into_iter().for_each(|record| node.take(record));
+    let kernel = LinuxKernel::new().context("cannot open the kernel's interfaces")?;
+    let executor = Arc::new(Executor::new(Arc::new(kernel)));
+    let owner = owner::start(node, journal);
+    resync::run(&owner, &executor, true, false).await?;
+    resync::bury(&owner, &executor, &tombstones).await?;
+
+    let service = Arc::new(Service {
+        owner: owner.clone(),
+        executor: Arc::clone(&executor),
+        reservations: Arc::new(Reservations::default()),
+        tombstones: tombstones.clone(),
+        instance: config.instance.clone(),
+    });
+    let mut server = netd_api::listen(Path::new(&config.socket), service)
+        .with_context(|| format!("cannot listen on {}", config.socket))?;
+    server.start().await.context("cannot serve")?;
+    tracing::info!(socket = config.socket, instance = config.instance, "ready");
+    // Outside systemd there is nobody to tell.
+    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    until_stopped(async {
+        loop {
+            tokio::time::sleep(RESYNC_EVERY).await;
+            if let Err(error) = resync::bury(&owner, &executor, &tombstones).await {
+                tracing::warn!(%error, "tombstones remain");
+            }
+            if let Err(error) = resync::run(&owner, &executor, false, false).await {
+                tracing::warn!(%error, "resync failed; the next one tries again");
+            }
+        }
+    })
+    .await?;
+    server.shutdown().await.context("cannot stop serving")
+}
+
+/// One netd an instance.
+fn lock(run_dir: &Path) -> Result<Flock<fs::File>> {
+    let path = run_dir.join("lock");
+    let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("another netd uses {}; give this one its own instance and run_dir", run_dir.display()))
+}
+
+async fn until_stopped(work: impl Future<Output = ()>) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        () = work => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
