@@ -26,7 +26,8 @@ fn main() -> ExitCode {
 }
 
 fn test() -> Result<()> {
-    cargo(&["test", "--workspace"])
+    cargo(&["test", "--workspace", "--doc"])?;
+    cargo(&["test", "--workspace", "--all-targets"])
 }
 
 fn ci() -> Result<()> {
