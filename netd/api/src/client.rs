@@ -70,6 +70,9 @@ macro_rules! calls {
 calls! {
     attach(AttachRequest) -> AttachResponse: "Attaches a sandbox to a network.";
     detach(DetachRequest) -> DetachResponse: "Takes an attachment away.";
+    describe(DescribeRequest) -> DescribeResponse: "Says what a sandbox is.";
+    gc(GcRequest) -> GcResponse: "Detaches what the caller does not list.";
+    networks(NetworksRequest) -> NetworksResponse: "The configuration files of the watched directories.";
     check(CheckRequest) -> CheckResponse: "Compares an attachment with its record.";
     status(StatusRequest) -> StatusResponse: "What netd holds, in numbers.";
     list(ListRequest) -> ListResponse: "All attachments.";
