@@ -69,10 +69,9 @@ impl Kernel for FakeKernel {
     fn observe(&self, scope: Scope<'_>) -> Result<Objects, KernelError> {
         let state = self.state();
         let seen = |key: &Key| match (scope, key) {
-            (Scope::Node, Key::Forwarding(_) | Key::Bridge(_) | Key::Veth(_)) => true,
             (Scope::Sandbox(sandbox, name), Key::Interface(netns, found)) => *netns == sandbox.id && found == name,
-            (Scope::Node, Key::Interface(..))
-            | (Scope::Sandbox(..), Key::Forwarding(_) | Key::Bridge(_) | Key::Veth(_)) => false,
+            (Scope::Node, key) => !matches!(key, Key::Interface(..)),
+            (Scope::Sandbox(..), _) => false,
         };
         Ok(state
             .objects
@@ -128,6 +127,9 @@ impl State {
             Step::Replace(key, object) => {
                 let found = self.objects.get_mut(key).ok_or_else(|| KernelError::NotFound(format!("{key:?}")))?;
                 object.clone_into(found);
+                if *key == Key::Ruleset {
+                    self.objects.retain(|key, _| !is_element(key));
+                }
                 Ok(())
             }
             Step::Delete(key) => {
@@ -139,12 +141,17 @@ impl State {
 
     fn create(&mut self, key: &Key, object: &Object, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
         if let Some(found) = self.objects.get(key) {
-            // Forwarding is on or off, and an existing bridge is adopted; any other object is somebody's.
+            // Forwarding is on or off, an existing bridge is adopted, and an element may be added again with the same
+            // value; any other object is somebody's.
             return match (key, found) {
                 (Key::Forwarding(_), _) => Ok(()),
-                (Key::Bridge(_), _) => {
+                (Key::Bridge(_) | Key::Ruleset, _) => {
                     self.objects.insert(key.clone(), object.clone());
                     Ok(())
+                }
+                (key, found) if is_element(key) && found == object => Ok(()),
+                (Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_), _) => {
+                    Err(KernelError::Exists(format!("{key:?}")))
                 }
                 (Key::Veth(_) | Key::Interface(..), _) => Err(KernelError::Exists(format!("{key:?}"))),
             };
@@ -157,6 +164,9 @@ impl State {
                 if name.as_str() != "lo" && !self.objects.values().any(is_host_end) {
                     return Err(KernelError::NotFound(format!("interface {name}")));
                 }
+            }
+            (key, _) if is_element(key) && !self.objects.contains_key(&Key::Ruleset) => {
+                return Err(KernelError::NotFound("the ruleset".to_owned()));
             }
             _ => {}
         }
@@ -194,11 +204,22 @@ impl State {
             for object in self.objects.values_mut() {
                 match object {
                     Object::Veth(veth) if veth.bridge.as_ref() == Some(name) => veth.bridge = None,
-                    Object::Veth(_) | Object::Forwarding | Object::Bridge(_) | Object::Interface(_) => {}
+                    Object::Veth(_)
+                    | Object::Bridge(_)
+                    | Object::Ruleset(_)
+                    | Object::Forwarding { .. }
+                    | Object::Set
+                    | Object::Target(_)
+                    | Object::Interface(_) => {}
                 }
             }
         }
     }
+}
+
+/// An element of the ruleset's sets.
+fn is_element(key: &Key) -> bool {
+    matches!(key, Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_))
 }
 
 impl fmt::Display for FakeKernel {

@@ -15,7 +15,7 @@ mod plan;
 mod seam;
 
 pub use fake::FakeKernel;
-pub use linux::LinuxKernel;
-pub use object::{Bridge, Family, Interface, Key, NetnsId, Object, Objects, Port, Route, Step, Veth};
+pub use linux::{LinuxKernel, fixed_ruleset};
+pub use object::{Bridge, Family, Interface, Key, NetnsId, Object, Objects, Port, Publication, Route, Step, Veth};
 pub use plan::plan;
 pub use seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};

@@ -1,8 +1,9 @@
-//! The real kernel, by rtnetlink, setns and sysctl. No fork, no exec. Which steps are needed is `plan`'s question.
+//! The real kernel, by rtnetlink, nf_tables, setns and sysctl. No fork, no exec. Which steps are needed is `plan`'s question.
 
 mod messages;
 mod namespace;
 mod observe;
+mod ruleset;
 
 use std::fs;
 use std::io;
@@ -16,22 +17,31 @@ use nix::net::if_::if_nametoindex;
 
 use crate::object::{Bridge, Family, Interface, Key, Object, Objects, Port, Step, Veth};
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
+use ruleset::Ruleset;
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
+/// The one ruleset that every node of ours has; what varies are elements of its sets.
+#[must_use]
+pub fn fixed_ruleset() -> (Key, Object) {
+    (Key::Ruleset, Object::Ruleset(*ruleset::MARK))
+}
 
 /// The kernel of the namespace that it was made in.
 #[derive(Debug)]
 pub struct LinuxKernel {
     socket: Mutex<Socket>,
+    ruleset: Ruleset,
 }
 
 impl LinuxKernel {
     /// Opens the kernel of the calling thread's network namespace. Sysctls are those of the thread that applies.
+    /// The nftables tables bear the name `instance`; links that start with `link_prefix` are ports of sandboxes.
     ///
     /// # Errors
-    /// The kernel's.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { socket: Mutex::new(Socket::open()?) })
+    /// The kernel's; `EPERM` where another netd of this instance lives.
+    pub fn new(instance: &str, link_prefix: &str) -> io::Result<Self> {
+        Ok(Self { socket: Mutex::new(Socket::open()?), ruleset: Ruleset::open(instance, link_prefix)? })
     }
 
     fn socket(&self) -> MutexGuard<'_, Socket> {
@@ -40,7 +50,6 @@ impl LinuxKernel {
 
     fn take(&self, step: &Step, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
         match step {
-            Step::Create(Key::Forwarding(family), _) | Step::Replace(Key::Forwarding(family), _) => forward(*family),
             Step::Create(Key::Bridge(name), Object::Bridge(bridge))
             | Step::Replace(Key::Bridge(name), Object::Bridge(bridge)) => self.bridge(name, bridge),
             Step::Create(Key::Veth(name), Object::Veth(veth)) => self.veth(name, veth, sandbox),
@@ -50,9 +59,10 @@ impl LinuxKernel {
                 self::interface(name, interface, sandbox)
             }
             Step::Delete(Key::Veth(name) | Key::Bridge(name)) => self.delete(name),
-            // The sandbox end goes with the host end, and forwarding stays on: others may count on it.
-            Step::Delete(Key::Interface(..) | Key::Forwarding(_)) => Ok(()),
-            Step::Create(..) | Step::Replace(..) => {
+            // The sandbox end goes with the host end.
+            Step::Delete(Key::Interface(..)) => Ok(()),
+            // The ruleset's steps go another way; an object that does not fit its key is nobody's.
+            Step::Create(..) | Step::Replace(..) | Step::Delete(_) => {
                 let source = io::ErrorKind::Unsupported.into();
                 Err(KernelError::Refused { action: format!("take the step {step:?}"), source })
             }
@@ -74,6 +84,7 @@ impl LinuxKernel {
             Err(error) => return Err(refused(action(), error)),
         }
         let link = socket.fetch(messages::by_name(name)).map_err(|error| refused(action(), error))?;
+        bridge_sysctls(name)?;
         // A bridge that was given its MAC keeps it when a port with a lower one comes or goes.
         let index = index(name)?;
         let mut batch = vec![(messages::pin(index, &observe::mac_octets(&link)), 0)];
@@ -127,9 +138,13 @@ impl Kernel for LinuxKernel {
         match scope {
             Scope::Node => {
                 let mut objects = observe::node(&mut self.socket()).map_err(failed)?;
+                objects.extend(self.ruleset.observe().map_err(failed)?);
                 for family in [Family::V4, Family::V6] {
-                    if fs::read_to_string(switch(family)).is_ok_and(|text| text.trim() == "1") {
-                        objects.insert(Key::Forwarding(family), Object::Forwarding);
+                    let key = Key::Forwarding(family);
+                    if is_forwarding(family) {
+                        objects.entry(key).or_insert(Object::Forwarding { guarded: false });
+                    } else {
+                        objects.remove(&key);
                     }
                 }
                 Ok(objects)
@@ -148,8 +163,14 @@ impl Kernel for LinuxKernel {
     }
 
     fn apply(&self, steps: &[Step], sandbox: Option<&Sandbox>) -> Result<(), ApplyError> {
-        for (number, step) in steps.iter().enumerate() {
-            self.take(step, sandbox).map_err(|source| ApplyError { number, step: format!("{step:?}"), source })?;
+        let mut number = 0;
+        for run in steps.chunk_by(|one, next| ruleset::is_ours(one) && ruleset::is_ours(next)) {
+            let done = match run {
+                [step] if !ruleset::is_ours(step) => self.take(step, sandbox),
+                run => self.ruleset.apply(run).and_then(|()| run.iter().try_for_each(switch_forwarding)),
+            };
+            done.map_err(|source| ApplyError { number, step: format!("{run:?}"), source })?;
+            number += run.len();
         }
         Ok(())
     }
@@ -216,9 +237,35 @@ fn switch(family: Family) -> &'static str {
     }
 }
 
-fn forward(family: Family) -> Result<(), KernelError> {
-    fs::write(switch(family), "1")
-        .map_err(|source| KernelError::Refused { action: format!("switch {} on", switch(family)), source })
+/// The node takes no router's word from its sandboxes; replies may come by another way than the routes say; and 127/8
+/// reaches published ports (the ruleset drops it from everywhere else).
+fn bridge_sysctls(name: &LinkName) -> Result<(), KernelError> {
+    const SWITCHES: [(&str, &str, &str); 3] =
+        [("ipv4", "route_localnet", "1"), ("ipv4", "rp_filter", "2"), ("ipv6", "accept_ra", "0")];
+    for (version, switch, value) in SWITCHES {
+        let path = format!("/proc/sys/net/{version}/conf/{name}/{switch}");
+        match fs::write(&path, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && version == "ipv6" => {}
+            written => written.map_err(|source| KernelError::Refused { action: format!("write {path}"), source })?,
+        }
+    }
+    Ok(())
+}
+
+fn is_forwarding(family: Family) -> bool {
+    fs::read_to_string(switch(family)).is_ok_and(|text| text.trim() == "1")
+}
+
+/// On, once its guard stands. It is never switched off: others may count on it.
+fn switch_forwarding(step: &Step) -> Result<(), KernelError> {
+    let (Step::Create(Key::Forwarding(family), _) | Step::Replace(Key::Forwarding(family), _)) = step else {
+        return Ok(());
+    };
+    if is_forwarding(*family) {
+        return Ok(());
+    }
+    fs::write(switch(*family), "1")
+        .map_err(|source| KernelError::Refused { action: format!("switch {} on", switch(*family)), source })
 }
 
 fn index(name: &LinkName) -> Result<u32, KernelError> {

@@ -1,10 +1,11 @@
 //! The vocabulary of the seam: kernel objects, their keys, and the steps between two states. No system call is here.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use netd_config::LinkName;
+use netd_config::{LinkName, Protocol};
 use serde::{Deserialize, Serialize};
 
 /// A network namespace by identity, never by path: the netns cookie (`SO_NETNS_COOKIE`, Linux 5.14), unique within a boot.
@@ -14,14 +15,41 @@ pub struct NetnsId(pub u64);
 /// Names one kernel object. Declaration order is dependency order: created downwards, deleted upwards.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Key {
-    /// `net.ipv4.ip_forward` or `net.ipv6.conf.all.forwarding`.
-    Forwarding(Family),
     /// A bridge in the node's namespace.
     Bridge(LinkName),
+    /// The fixed part of our nftables: tables, chains, rules, empty sets. The keys from here to `Published` fill its sets.
+    Ruleset,
+    /// `net.ipv4.ip_forward` or `net.ipv6.conf.all.forwarding`.
+    Forwarding(Family),
+    /// The ruleset knows the bridge as ours.
+    Admitted(LinkName),
+    /// Sandboxes of other fenced bridges do not reach the bridge's (`ingressPolicy` `same-bridge` and `isolated`).
+    Fenced(LinkName),
+    /// What this address sends beyond its own bridge takes the node's address.
+    Masquerade(IpAddr, LinkName),
+    /// A port of the node that leads to a sandbox.
+    Published(Publication),
     /// The host end of a veth pair. Deleting it removes the sandbox end too, so only the host end is an object.
     Veth(LinkName),
     /// The sandbox end: addresses, routes, link up. Last, so that everything stands before the first packet.
     Interface(NetnsId, LinkName),
+}
+
+/// Where a port is published. An unspecified address stands for all addresses of its family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Publication {
+    /// Of the node.
+    pub address: IpAddr,
+    /// Transport.
+    pub protocol: Protocol,
+    /// On the node.
+    pub port: u16,
+}
+
+impl fmt::Display for Publication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", SocketAddr::new(self.address, self.port), self.protocol)
+    }
 }
 
 /// An address family.
@@ -36,8 +64,17 @@ pub enum Family {
 /// What a key's object should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Object {
-    /// Forwarding is on.
-    Forwarding,
+    /// The ruleset's mark: two rulesets with the same mark are the same.
+    Ruleset(u64),
+    /// Forwarding is on. `guarded`: netd switched it on, so only what comes from or goes to our bridges is forwarded.
+    Forwarding {
+        /// Whether others' packets are dropped.
+        guarded: bool,
+    },
+    /// It is so; there is no more to say.
+    Set,
+    /// Where a published port leads.
+    Target(SocketAddr),
     /// See [`Bridge`].
     Bridge(Bridge),
     /// See [`Veth`].

@@ -28,7 +28,7 @@ fn enter_new_namespace() {
 fn on_a_node(test: impl FnOnce(&LinuxKernel) + Send + 'static) {
     let thread = std::thread::spawn(|| {
         enter_new_namespace();
-        test(&LinuxKernel::new().unwrap());
+        test(&LinuxKernel::new("netd", "nd").unwrap());
     });
     thread.join().unwrap();
 }

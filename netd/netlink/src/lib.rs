@@ -1,9 +1,14 @@
-//! Executes rtnetlink messages: one send for many, one acknowledgement counted for each, the kernel's own words on an error.
+//! Executes netlink messages: one send for many, one acknowledgement counted for each, the kernel's own words on an error.
 //!
+//! Links, addresses and routes come as netlink-packet-route's messages; nf_tables and conntrack are encoded here.
 //! Not here: which messages. An answer that does not come is an error here, never success.
 
 mod answer;
+mod attributes;
+pub mod conntrack;
+pub mod nft;
 mod socket;
 
 pub use answer::{Answer, answers};
+pub use attributes::{Attributes, attribute, attributes};
 pub use socket::{NetlinkError, Socket};

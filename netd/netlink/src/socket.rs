@@ -1,16 +1,20 @@
 //! The socket: sends a batch, and waits until every message of it is answered.
+//!
+//! What the messages say is built elsewhere: by netlink-packet-route for links, by `nft` and `conntrack` for netfilter.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::SocketAddr;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use thiserror::Error;
 
 use crate::answer::{Answer, answers};
+use crate::nft::{BATCH_BEGIN, BATCH_END, Request};
 
 /// Room for the largest batch (octets); the default 212,992 ends a large one with `ENOBUFS`.
 const SEND_BUFFER: usize = 4 << 20;
@@ -45,7 +49,12 @@ pub enum NetlinkError {
     Restless,
 }
 
-/// An rtnetlink socket of the namespace that it was opened in, whatever its thread does later.
+/// Header of a netfilter message (`struct nfgenmsg`): family, version, subsystem.
+const NETFILTER_HEADER: usize = 4;
+/// Header of a netlink message.
+const HEADER: usize = 16;
+
+/// A netlink socket of the namespace that it was opened in, whatever its thread does later.
 #[derive(Debug)]
 pub struct Socket {
     socket: netlink_sys::Socket,
@@ -53,12 +62,24 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Opens one in the calling thread's network namespace.
+    /// Opens an rtnetlink socket in the calling thread's network namespace.
     ///
     /// # Errors
     /// The kernel's.
     pub fn open() -> io::Result<Self> {
-        let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+        Self::open_protocol(NETLINK_ROUTE)
+    }
+
+    /// Opens a netfilter socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_netfilter() -> io::Result<Self> {
+        Self::open_protocol(NETLINK_NETFILTER)
+    }
+
+    fn open_protocol(protocol: isize) -> io::Result<Self> {
+        let mut socket = netlink_sys::Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_cap_ack(true)?;
@@ -106,6 +127,71 @@ impl Socket {
         }
     }
 
+    /// Carries out all requests as one transaction: all, or none and the first refusal.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn transact(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
+        let Some((last, others)) = requests.split_last() else { return Ok(()) };
+        let failed = |source| NetlinkError::Socket { unanswered: requests.len(), source };
+        let mut bytes = Vec::new();
+        self.append_netfilter(&mut bytes, BATCH_BEGIN, NLM_F_REQUEST, [0, 0], &[]);
+        let begin = self.sequence;
+        for request in others {
+            self.append_request(&mut bytes, request, NLM_F_REQUEST);
+        }
+        // Refusals come in any case; of what went well, the last one speaks for all.
+        self.append_request(&mut bytes, last, NLM_F_REQUEST | NLM_F_ACK);
+        let end = self.sequence;
+        self.append_netfilter(&mut bytes, BATCH_END, NLM_F_REQUEST, [0, 0], &[]);
+        self.socket.send(&bytes, 0).map_err(failed)?;
+        let mut refused: Option<NetlinkError> = None;
+        loop {
+            let (datagram, _) = self.socket.recv_from_full().map_err(failed)?;
+            for answer in answers(&datagram) {
+                let Answer::Ack { sequence, errno, text } = answer else { continue };
+                if errno != 0
+                    && (begin..=end).contains(&sequence)
+                    && let Ok(index) = usize::try_from(sequence.saturating_sub(begin + 1))
+                {
+                    let source = io::Error::from_raw_os_error(errno);
+                    refused.get_or_insert(NetlinkError::Refused { index, text, source });
+                }
+                // An error of the first message speaks for the whole transaction: nothing may follow it.
+                if sequence == end || (sequence == begin && errno != 0) {
+                    return refused.map_or(Ok(()), Err);
+                }
+            }
+        }
+    }
+
+    /// Carries out one request that stands outside of any transaction.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn command(&mut self, request: &Request) -> Result<(), NetlinkError> {
+        let mut bytes = Vec::new();
+        self.append_request(&mut bytes, request, NLM_F_REQUEST | NLM_F_ACK);
+        self.read_objects(&bytes, false).map(drop)
+    }
+
+    /// The bodies, behind the netfilter header, of all objects that `request` asks for. With `one`, of the one object.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`]; an absent object is a refusal (`ENOENT`).
+    pub fn read_netfilter(&mut self, request: &Request, one: bool) -> Result<Vec<Vec<u8>>, NetlinkError> {
+        let flags = if one { NLM_F_REQUEST } else { NLM_F_REQUEST | NLM_F_DUMP };
+        for _ in 0..DUMPS {
+            let mut bytes = Vec::new();
+            self.append_request(&mut bytes, request, flags);
+            if let Some(objects) = self.read_objects(&bytes, one)? {
+                let body = |object: Vec<u8>| object.get(HEADER + NETFILTER_HEADER..).unwrap_or_default().to_vec();
+                return Ok(objects.into_iter().map(body).collect());
+            }
+        }
+        Err(NetlinkError::Restless)
+    }
+
     /// The one object that `request` asks for.
     ///
     /// # Errors
@@ -114,27 +200,9 @@ impl Socket {
         let failed = |source| NetlinkError::Socket { unanswered: 1, source };
         let mut bytes = Vec::new();
         self.append(&mut bytes, request, NLM_F_REQUEST);
-        self.socket.send(&bytes, 0).map_err(failed)?;
-        loop {
-            let (datagram, _) = self.socket.recv_from_full().map_err(failed)?;
-            for answer in answers(&datagram) {
-                match answer {
-                    Answer::Object { sequence, message, .. } if sequence == self.sequence => {
-                        if let Some(object) = decode(&message).map_err(failed)? {
-                            return Ok(object);
-                        }
-                    }
-                    Answer::Ack { sequence, errno, text } if sequence == self.sequence => {
-                        return Err(NetlinkError::Refused {
-                            index: 0,
-                            text,
-                            source: io::Error::from_raw_os_error(errno),
-                        });
-                    }
-                    Answer::Object { .. } | Answer::Done { .. } | Answer::Ack { .. } => {}
-                }
-            }
-        }
+        let objects = self.read_objects(&bytes, true)?.unwrap_or_default();
+        let decoded = objects.first().map(|object| decode(object)).transpose().map_err(failed)?;
+        decoded.flatten().ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
     }
 
     /// All objects that `request` asks for.
@@ -142,20 +210,23 @@ impl Socket {
     /// # Errors
     /// See [`NetlinkError`].
     pub fn dump(&mut self, request: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        let failed = |source| NetlinkError::Socket { unanswered: 1, source };
         for _ in 0..DUMPS {
-            if let Some(objects) = self.dump_once(request.clone())? {
-                return Ok(objects);
+            let mut bytes = Vec::new();
+            self.append(&mut bytes, request.clone(), NLM_F_REQUEST | NLM_F_DUMP);
+            if let Some(objects) = self.read_objects(&bytes, false)? {
+                let decoded: io::Result<Vec<_>> = objects.iter().filter_map(|one| decode(one).transpose()).collect();
+                return decoded.map_err(failed);
             }
         }
         Err(NetlinkError::Restless)
     }
 
-    /// `None`: the dump changed while it was made.
-    fn dump_once(&mut self, request: RouteNetlinkMessage) -> Result<Option<Vec<RouteNetlinkMessage>>, NetlinkError> {
+    /// Sends a request and reads its objects: until the end of the dump, or just `one`. `None`: the dump changed while
+    /// it was made.
+    fn read_objects(&mut self, request: &[u8], one: bool) -> Result<Option<Vec<Vec<u8>>>, NetlinkError> {
         let failed = |source| NetlinkError::Socket { unanswered: 1, source };
-        let mut bytes = Vec::new();
-        self.append(&mut bytes, request, NLM_F_REQUEST | NLM_F_DUMP);
-        self.socket.send(&bytes, 0).map_err(failed)?;
+        self.socket.send(request, 0).map_err(failed)?;
         let (mut objects, mut restless) = (Vec::new(), false);
         loop {
             let (datagram, _) = self.socket.recv_from_full().map_err(failed)?;
@@ -163,21 +234,49 @@ impl Socket {
                 match answer {
                     Answer::Object { sequence, interrupted, message } if sequence == self.sequence => {
                         restless |= interrupted;
-                        objects.extend(decode(&message).map_err(failed)?);
+                        objects.push(message);
+                        if one {
+                            return Ok(Some(objects));
+                        }
                     }
-                    Answer::Done { sequence, errno } | Answer::Ack { sequence, errno, .. }
+                    Answer::Done { sequence, errno: 0 } | Answer::Ack { sequence, errno: 0, .. }
                         if sequence == self.sequence =>
                     {
-                        return match errno {
-                            0 => Ok((!restless).then_some(objects)),
-                            errno => Err(failed(io::Error::from_raw_os_error(errno))),
-                        };
+                        return Ok((!restless).then_some(objects));
+                    }
+                    Answer::Done { sequence, errno } if sequence == self.sequence => {
+                        return Err(failed(io::Error::from_raw_os_error(errno)));
+                    }
+                    Answer::Ack { sequence, errno, text } if sequence == self.sequence => {
+                        let source = io::Error::from_raw_os_error(errno);
+                        return Err(NetlinkError::Refused { index: 0, text, source });
                     }
                     // Of a request that was given up before.
                     Answer::Object { .. } | Answer::Done { .. } | Answer::Ack { .. } => {}
                 }
             }
         }
+    }
+
+    fn append_request(&mut self, bytes: &mut Vec<u8>, request: &Request, flags: u16) {
+        let body = request.body.as_bytes();
+        self.append_netfilter(bytes, request.kind, flags | request.flags, [request.family, 0], body);
+    }
+
+    /// Header, netfilter header, body. A batch's own marks name the subsystem, nf_tables (10).
+    fn append_netfilter(&mut self, bytes: &mut Vec<u8>, kind: u16, flags: u16, family: [u8; 2], body: &[u8]) {
+        const NF_TABLES: u16 = 10;
+        self.sequence += 1;
+        let length = u32::try_from(HEADER + NETFILTER_HEADER + body.len()).unwrap_or(u32::MAX);
+        let resource = if matches!(kind, BATCH_BEGIN | BATCH_END) { NF_TABLES } else { 0 };
+        bytes.extend(length.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(self.sequence.to_ne_bytes());
+        bytes.extend(0_u32.to_ne_bytes());
+        bytes.extend(family);
+        bytes.extend(resource.to_be_bytes());
+        bytes.extend(body);
     }
 
     fn append(&mut self, bytes: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {

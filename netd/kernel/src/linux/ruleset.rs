@@ -1,0 +1,219 @@
+//! Our nftables: a fixed skeleton, and objects as elements of its sets. Changes of concurrent attaches share one transaction.
+//!
+//! ```text
+//! prerouting, output   address of this node . protocol . port ─▶ ports4, ports6, host_ports4, host_ports6 ─▶ dnat
+//! forward              known, dnat ─▶ accept; fenced bridge to another ─▶ drop; neither ours (where guarded) ─▶ drop
+//! postrouting          masq4, masq6, unless it stays on its own bridge (home4, home6) ─▶ masquerade
+//! ```
+//!
+//! A packet is looked up in hash sets by its address, port or interface: its cost does not grow with the attachments.
+
+mod elements;
+mod group;
+mod skeleton;
+
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use netd_netlink::nft::{self, Element, Family, Request};
+use netd_netlink::{NetlinkError, Socket};
+
+use crate::object::{Key, Object, Objects, Step};
+use crate::seam::KernelError;
+use group::Group;
+pub(crate) use skeleton::MARK;
+
+/// The tables of one instance, and the socket that owns them.
+#[derive(Debug)]
+pub(super) struct Ruleset {
+    table: String,
+    link_prefix: String,
+    flags: u32,
+    has_destroy: bool,
+    writer: Group,
+    /// A dump and a transaction cannot share a socket while the dump runs.
+    reader: Mutex<Socket>,
+}
+
+const FAMILIES: [Family; 2] = [Family::Inet, Family::Bridge];
+
+impl Ruleset {
+    /// Takes over the tables that a netd of this instance left behind.
+    ///
+    /// # Errors
+    /// The kernel's; `EPERM` where the tables belong to a process that lives.
+    pub(super) fn open(instance: &str, link_prefix: &str) -> io::Result<Self> {
+        let mut writer = Socket::open_netfilter()?;
+        let flags = owner_flags(&mut writer);
+        let has_destroy = has_destroy(&mut writer);
+        let mut reader = Socket::open_netfilter()?;
+        for family in FAMILIES {
+            if exists(&mut reader, family, instance).map_err(io::Error::other)? {
+                adopt(&mut writer, family, instance, flags)?;
+            }
+        }
+        Ok(Self {
+            table: instance.to_owned(),
+            link_prefix: link_prefix.to_owned(),
+            flags,
+            has_destroy,
+            writer: Group::new(writer),
+            reader: Mutex::new(reader),
+        })
+    }
+
+    /// Takes the steps that are the ruleset's, all in one transaction.
+    pub(super) fn apply(&self, steps: &[Step]) -> Result<(), KernelError> {
+        let failed = |error| KernelError::Refused {
+            action: format!("change nftables table {}", self.table),
+            source: io::Error::other(error),
+        };
+        let mut requests = Vec::new();
+        for step in steps {
+            requests.extend(self.requests(step).map_err(failed)?);
+        }
+        self.writer.commit(requests).map_err(failed)
+    }
+
+    fn requests(&self, step: &Step) -> Result<Vec<Request>, NetlinkError> {
+        Ok(match step {
+            Step::Create(Key::Ruleset, _) | Step::Replace(Key::Ruleset, _) => self.rebuild()?,
+            Step::Delete(Key::Ruleset) => self.demolish()?,
+            Step::Create(key, object) => self.with(key, object),
+            // A map's element with another value is refused: the old one goes in the same transaction.
+            Step::Replace(key, object) => {
+                let mut requests = self.requests(&Step::Delete(key.clone()))?;
+                requests.extend(self.with(key, object));
+                requests
+            }
+            Step::Delete(key) => elements::of(key, &Object::Set)
+                .into_iter()
+                .flat_map(|(set, element)| self.without(set, element))
+                .collect(),
+        })
+    }
+
+    fn with(&self, key: &Key, object: &Object) -> Vec<Request> {
+        let elements = elements::of(key, object).into_iter();
+        elements.flat_map(|(set, element)| nft::elements(Family::Inet, &self.table, set, &[element])).collect()
+    }
+
+    /// Takes an element away, present or not. A kernel that cannot say so adds it first, in the same transaction.
+    fn without(&self, set: &str, element: Element) -> Vec<Request> {
+        let list = [element];
+        if self.has_destroy {
+            return nft::destroy_elements(Family::Inet, &self.table, set, &list);
+        }
+        let mut requests = nft::elements(Family::Inet, &self.table, set, &list);
+        requests.extend(nft::delete_elements(Family::Inet, &self.table, set, &list));
+        requests
+    }
+
+    /// What stands there goes in the same transaction, so that no packet meets neither the old nor the new.
+    fn rebuild(&self) -> Result<Vec<Request>, NetlinkError> {
+        let mut requests = self.demolish()?;
+        requests.extend(skeleton::requests(&self.table, &self.link_prefix, self.flags));
+        Ok(requests)
+    }
+
+    fn demolish(&self) -> Result<Vec<Request>, NetlinkError> {
+        let mut reader = self.reader();
+        let mut requests = Vec::new();
+        for family in FAMILIES {
+            if exists(&mut reader, family, &self.table)? {
+                requests.push(nft::delete_table(family, &self.table));
+            }
+        }
+        Ok(requests)
+    }
+
+    /// Our objects in the kernel. Where the skeleton is not the one desired, its elements do not count: they go with it.
+    pub(super) fn observe(&self) -> Result<Objects, NetlinkError> {
+        let mut reader = self.reader();
+        let mut objects = Objects::new();
+        let Some(mark) = self.read_mark(&mut reader)? else { return Ok(objects) };
+        objects.insert(Key::Ruleset, Object::Ruleset(mark));
+        if mark != *MARK {
+            return Ok(objects);
+        }
+        for set in skeleton::SETS {
+            for body in reader.read_netfilter(&nft::get_elements(Family::Inet, &self.table, set.name), false)? {
+                for element in nft::read_element(&body) {
+                    elements::read(&mut objects, set.name, &element);
+                }
+            }
+        }
+        Ok(objects)
+    }
+
+    /// The mark in the kernel; one that lost rules has a mark that nobody desires.
+    fn read_mark(&self, reader: &mut Socket) -> Result<Option<u64>, NetlinkError> {
+        if !exists(reader, Family::Inet, &self.table)? {
+            return Ok(None);
+        }
+        let tables = reader.read_netfilter(&nft::get_table(Family::Inet, &self.table), true)?;
+        let mark = tables.first().and_then(|body| nft::read_userdata(body)).and_then(skeleton::read_mark);
+        let mut rules = 0;
+        for family in FAMILIES {
+            if exists(reader, family, &self.table)? {
+                rules += reader.read_netfilter(&nft::get_rules(family, &self.table), false)?.len();
+            }
+        }
+        Ok(Some(mark.filter(|_| rules == skeleton::rule_count()).unwrap_or_default()))
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Socket> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether this key's objects are made by [`Ruleset::apply`]. Forwarding is, as far as its guard goes.
+pub(super) fn is_ours(step: &Step) -> bool {
+    let (Step::Create(key, _) | Step::Replace(key, _) | Step::Delete(key)) = step;
+    match key {
+        Key::Ruleset
+        | Key::Forwarding(_)
+        | Key::Admitted(_)
+        | Key::Fenced(_)
+        | Key::Masquerade(..)
+        | Key::Published(_) => true,
+        Key::Bridge(_) | Key::Veth(_) | Key::Interface(..) => false,
+    }
+}
+
+fn exists(reader: &mut Socket, family: Family, table: &str) -> Result<bool, NetlinkError> {
+    match reader.read_netfilter(&nft::get_table(family, table), true) {
+        Ok(_) => Ok(true),
+        Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn adopt(writer: &mut Socket, family: Family, table: &str, flags: u32) -> io::Result<()> {
+    match writer.transact(&[nft::table(family, table, flags, &[])]) {
+        Ok(()) => Ok(()),
+        // Made where the kernel had no owners: it stays open to all until it is made anew.
+        Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+        Err(NetlinkError::Refused { source, .. }) => Err(source),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+const PROBE: &str = "netd-probe";
+
+/// Owned and persistent where the kernel has it; a kernel that has not refuses the flags.
+fn owner_flags(socket: &mut Socket) -> u32 {
+    let flags = nft::TABLE_OWNER | nft::TABLE_PERSIST;
+    let probe = [nft::table(Family::Inet, PROBE, flags, &[]), nft::delete_table(Family::Inet, PROBE)];
+    if socket.transact(&probe).is_ok() { flags } else { 0 }
+}
+
+/// Whether the kernel takes away what may be absent: it refuses an unknown request with `EINVAL`, this one for lack of a table.
+fn has_destroy(socket: &mut Socket) -> bool {
+    let element = Element { key: vec![0; 4], data: Vec::new() };
+    match socket.transact(&nft::destroy_elements(Family::Inet, PROBE, PROBE, &[element])) {
+        Ok(()) => true,
+        Err(NetlinkError::Refused { source, .. }) => source.raw_os_error() == Some(libc::ENOENT),
+        Err(_) => false,
+    }
+}

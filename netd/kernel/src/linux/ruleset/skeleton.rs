@@ -1,0 +1,261 @@
+//! The fixed part of the ruleset, as data: sets, chains, rules. It never changes while netd runs; elements do.
+
+use std::sync::LazyLock;
+
+use netd_netlink::nft::{
+    self, Chain, ChainKind, Expression, Family, Hook, Meta, Register, Request, Set, Status, Verdict,
+};
+
+/// `nft`'s numbers of types, for its display. A concatenation shifts by 6 bits.
+const NFPROTO: u32 = 2;
+const IPV4: u32 = 7;
+const IPV6: u32 = 8;
+const PROTOCOL: u32 = 12;
+const SERVICE: u32 = 13;
+const IFNAME: u32 = 41;
+/// Length of an interface name in a register (`IFNAMSIZ`).
+pub(super) const NAME: u32 = 16;
+
+pub(super) const BRIDGES: &str = "bridges";
+pub(super) const FENCED: &str = "fenced";
+pub(super) const SAME: &str = "same_bridge";
+pub(super) const GUARDED: &str = "guarded";
+pub(super) const MASQ: [&str; 2] = ["masq4", "masq6"];
+pub(super) const HOME: [&str; 2] = ["home4", "home6"];
+pub(super) const PORTS: [&str; 2] = ["ports4", "ports6"];
+pub(super) const HOST_PORTS: [&str; 2] = ["host_ports4", "host_ports6"];
+
+const PORT_KEY: (u32, u32) = (PROTOCOL << 6 | SERVICE, 8);
+const TARGET4: (u32, u32) = (IPV4 << 6 | SERVICE, 8);
+const TARGET6: (u32, u32) = (IPV6 << 6 | SERVICE, 20);
+
+/// All sets, in the order in which they are made.
+pub(super) const SETS: [Set; 12] = [
+    Set { name: BRIDGES, key: (IFNAME, NAME), data: None },
+    Set { name: FENCED, key: (IFNAME, NAME), data: None },
+    Set { name: SAME, key: (IFNAME << 6 | IFNAME, 2 * NAME), data: None },
+    Set { name: GUARDED, key: (NFPROTO, 1), data: None },
+    Set { name: MASQ[0], key: (IPV4, 4), data: None },
+    Set { name: MASQ[1], key: (IPV6, 16), data: None },
+    Set { name: HOME[0], key: (IPV4 << 6 | IFNAME, 4 + NAME), data: None },
+    Set { name: HOME[1], key: (IPV6 << 6 | IFNAME, 16 + NAME), data: None },
+    Set { name: PORTS[0], key: PORT_KEY, data: Some(TARGET4) },
+    Set { name: PORTS[1], key: PORT_KEY, data: Some(TARGET6) },
+    Set { name: HOST_PORTS[0], key: ((IPV4 << 6 | PROTOCOL) << 6 | SERVICE, 12), data: Some(TARGET4) },
+    Set { name: HOST_PORTS[1], key: ((IPV6 << 6 | PROTOCOL) << 6 | SERVICE, 24), data: Some(TARGET6) },
+];
+
+const PREROUTING: Chain = Chain { name: "prerouting", kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -100 };
+const OUTPUT: Chain = Chain { name: "output", kind: ChainKind::Nat, hook: Hook::Output, priority: -100 };
+const POSTROUTING: Chain = Chain { name: "postrouting", kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100 };
+const FORWARD: Chain = Chain { name: "forward", kind: ChainKind::Filter, hook: Hook::Forward, priority: 0 };
+const RAW: Chain = Chain { name: "raw_prerouting", kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300 };
+/// In the bridge family, before the bridge looks at a frame.
+const PORT_IN: Chain = Chain { name: "prerouting", kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300 };
+
+/// An IP version, with what differs between the two.
+struct Version {
+    index: usize,
+    family: u8,
+    source: (u32, u32),
+    destination: (u32, u32),
+}
+
+const VERSIONS: [Version; 2] = [
+    Version { index: 0, family: 2, source: (12, 4), destination: (16, 4) },
+    Version { index: 1, family: 10, source: (8, 16), destination: (24, 16) },
+];
+
+type Rule = (Chain, Vec<Expression>);
+
+/// Two skeletons with the same mark are the same.
+pub(crate) static MARK: LazyLock<u64> = LazyLock::new(|| {
+    // FNV-1a over what is sent: any change of a set, chain or rule gives another mark.
+    let text = format!("{:?}", build("", "", 0, &[]));
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+});
+
+/// The skeleton, with its mark.
+pub(super) fn requests(table: &str, link_prefix: &str, flags: u32) -> Vec<Request> {
+    build(table, link_prefix, flags, &MARK.to_ne_bytes())
+}
+
+pub(super) fn read_mark(userdata: &[u8]) -> Option<u64> {
+    userdata.first_chunk().map(|mark| u64::from_ne_bytes(*mark))
+}
+
+pub(super) fn rule_count() -> usize {
+    rules().len() + port_rules("").len()
+}
+
+fn build(table: &str, link_prefix: &str, flags: u32, mark: &[u8]) -> Vec<Request> {
+    let mut requests = vec![nft::table(Family::Inet, table, flags, mark)];
+    requests.extend((1..).zip(SETS).map(|(id, set)| nft::set(Family::Inet, table, set, id)));
+    requests.extend([RAW, PREROUTING, OUTPUT, FORWARD, POSTROUTING].map(|one| nft::chain(Family::Inet, table, one)));
+    requests.extend(rules().iter().map(|(chain, rule)| nft::rule(Family::Inet, table, chain.name, rule)));
+    requests.push(nft::table(Family::Bridge, table, flags, mark));
+    requests.push(nft::chain(Family::Bridge, table, PORT_IN));
+    let port_rules = port_rules(link_prefix);
+    requests.extend(port_rules.iter().map(|rule| nft::rule(Family::Bridge, table, PORT_IN.name, rule)));
+    requests
+}
+
+fn rules() -> Vec<Rule> {
+    let mut rules = vec![(RAW, no_loopback_from_a_sandbox())];
+    for version in &VERSIONS {
+        for chain in [PREROUTING, OUTPUT] {
+            rules.push((chain, to_published(version, chain, true)));
+            rules.push((chain, to_published(version, chain, false)));
+        }
+    }
+    rules.extend(forward());
+    for version in &VERSIONS {
+        rules.push((POSTROUTING, published_on_its_own_bridge(version)));
+        rules.push((POSTROUTING, masquerade(version)));
+    }
+    rules.push((POSTROUTING, published_from_loopback()));
+    rules
+}
+
+/// 127/8 leads into our bridges only for what the node itself sends: `route_localnet` stands on them.
+fn no_loopback_from_a_sandbox() -> Vec<Expression> {
+    let mut rule = in_names(Meta::InputName, BRIDGES);
+    rule.extend(is_version(&VERSIONS[0]));
+    rule.extend([
+        Expression::network(VERSIONS[0].destination.0, 4, Register(0)),
+        Expression::mask(Register(0), [0xff, 0, 0, 0]),
+        Expression::is(Register(0), &[127, 0, 0, 0]),
+        Expression::verdict(Verdict::Drop),
+    ]);
+    rule
+}
+
+/// `fib daddr type local dnat to [address .] protocol . port map @...`
+fn to_published(version: &Version, chain: Chain, by_address: bool) -> Vec<Expression> {
+    let mut rule = is_version(version);
+    let (offset, length) = version.destination;
+    if version.family == 10 && chain == OUTPUT {
+        // Answers to ::1 would come from another address than it: netd accepts there itself.
+        let mut loopback = [0; 16];
+        loopback[15] = 1;
+        rule.push(Expression::network(offset, length, Register(0)));
+        rule.push(Expression::is_not(Register(0), &loopback));
+    }
+    rule.extend(Expression::destined_here(Register(0)));
+    let mut next = 0;
+    if by_address {
+        rule.push(Expression::network(offset, length, Register(0)));
+        next = length / 4;
+    }
+    rule.push(Expression::meta(Meta::Transport, Register(next)));
+    rule.push(Expression::transport(2, 2, Register(next + 1)));
+    let map = if by_address { HOST_PORTS[version.index] } else { PORTS[version.index] };
+    rule.push(Expression::map(map, Register(0), Register(0)));
+    rule.push(Expression::destination_nat(version.family.into(), Register(0), Register(length / 4)));
+    rule
+}
+
+fn forward() -> Vec<Rule> {
+    let accept = |mut rule: Vec<Expression>, verdict| {
+        rule.push(Expression::verdict(verdict));
+        (FORWARD, rule)
+    };
+    let same = vec![
+        Expression::meta(Meta::InputName, Register(0)),
+        Expression::meta(Meta::OutputName, Register(4)),
+        Expression::in_set(SAME, Register(0)),
+    ];
+    let mut fenced = in_names(Meta::InputName, FENCED);
+    fenced.extend(in_names(Meta::OutputName, FENCED));
+    let mut guarded = vec![Expression::meta(Meta::Family, Register(0)), Expression::in_set(GUARDED, Register(0))];
+    for name in [Meta::InputName, Meta::OutputName] {
+        guarded.extend([Expression::meta(name, Register(0)), Expression::not_in_set(BRIDGES, Register(0))]);
+    }
+    vec![
+        accept(Expression::connection(Status::Known, Register(0)).into(), Verdict::Accept),
+        accept(Expression::connection(Status::DestinationChanged, Register(0)).into(), Verdict::Accept),
+        accept(same, Verdict::Accept),
+        accept(fenced, Verdict::Drop),
+        accept(guarded, Verdict::Drop),
+    ]
+}
+
+/// A sandbox that comes back to its own bridge by a published port must hear the answer from where it asked.
+fn published_on_its_own_bridge(version: &Version) -> Vec<Expression> {
+    let mut rule = is_version(version);
+    rule.extend(Expression::connection(Status::DestinationChanged, Register(0)));
+    rule.extend(at_home(version));
+    rule.extend([Expression::in_set(HOME[version.index], Register(0)), Expression::masquerade()]);
+    rule
+}
+
+/// What the node sends from 127/8 to a published port.
+fn published_from_loopback() -> Vec<Expression> {
+    let mut rule = is_version(&VERSIONS[0]);
+    rule.extend([
+        Expression::network(VERSIONS[0].source.0, 4, Register(0)),
+        Expression::mask(Register(0), [0xff, 0, 0, 0]),
+        Expression::is(Register(0), &[127, 0, 0, 0]),
+    ]);
+    rule.extend(in_names(Meta::OutputName, BRIDGES));
+    rule.push(Expression::masquerade());
+    rule
+}
+
+fn masquerade(version: &Version) -> Vec<Expression> {
+    let mut rule = is_version(version);
+    rule.push(Expression::network(version.source.0, version.source.1, Register(0)));
+    rule.push(Expression::in_set(MASQ[version.index], Register(0)));
+    rule.extend(at_home(version));
+    rule.push(Expression::not_in_set(HOME[version.index], Register(0)));
+    // Multicast: 224/4 and ff00::/8.
+    let (mask, prefix) = if version.family == 2 { (0xf0, 0xe0) } else { (0xff, 0xff) };
+    rule.extend([
+        Expression::network(version.destination.0, 4, Register(0)),
+        Expression::mask(Register(0), [mask, 0, 0, 0]),
+        Expression::is_not(Register(0), &[prefix, 0, 0, 0]),
+        Expression::masquerade(),
+    ]);
+    rule
+}
+
+/// Loads source address and outgoing interface, as the sets `home4` and `home6` have them.
+fn at_home(version: &Version) -> [Expression; 2] {
+    let (offset, length) = version.source;
+    [Expression::network(offset, length, Register(0)), Expression::meta(Meta::OutputName, Register(length / 4))]
+}
+
+fn in_names(name: Meta, set: &str) -> Vec<Expression> {
+    vec![Expression::meta(name, Register(0)), Expression::in_set(set, Register(0))]
+}
+
+fn is_version(version: &Version) -> Vec<Expression> {
+    vec![Expression::meta(Meta::Family, Register(0)), Expression::is(Register(0), &[version.family])]
+}
+
+/// Multicast listener reports, router solicitations and duplicate address probes of a sandbox flood every port of its
+/// bridge, so that an attach costs the more the more ports there are. Nobody on the bridge needs them: netd gives the
+/// addresses, and the bridge floods multicast without reports.
+fn port_rules(link_prefix: &str) -> Vec<Vec<Expression>> {
+    const ICMPV6: u8 = 58;
+    const LISTENER_REPORT: u8 = 143;
+    const ROUTER_SOLICITATION: u8 = 133;
+    const NEIGHBOUR_SOLICITATION: u8 = 135;
+    let of_ours = |kind: u8, unspecified: bool| {
+        let mut rule = vec![
+            Expression::meta(Meta::InputName, Register(0)),
+            Expression::is(Register(0), link_prefix.as_bytes()),
+            Expression::meta(Meta::Transport, Register(0)),
+            Expression::is(Register(0), &[ICMPV6]),
+            Expression::transport(0, 1, Register(0)),
+            Expression::is(Register(0), &[kind]),
+        ];
+        if unspecified {
+            rule.push(Expression::network(VERSIONS[1].source.0, 16, Register(0)));
+            rule.push(Expression::is(Register(0), &[0; 16]));
+        }
+        rule.push(Expression::verdict(Verdict::Drop));
+        rule
+    };
+    vec![of_ours(LISTENER_REPORT, false), of_ours(ROUTER_SOLICITATION, false), of_ours(NEIGHBOUR_SOLICITATION, true)]
+}

@@ -1,0 +1,151 @@
+//! The ruleset on the real kernel: read back as it was made, made anew when it was damaged, readable by `nft`. Needs root.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
+use std::net::IpAddr;
+use std::process::Command;
+
+use netd_config::{LinkName, Protocol};
+use netd_kernel::{Family, Kernel, Key, LinuxKernel, Object, Objects, Publication, Scope, Step, fixed_ruleset, plan};
+use nix::sched::{CloneFlags, unshare};
+
+fn on_a_node(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+        test();
+    });
+    thread.join().unwrap();
+}
+
+fn kernel() -> LinuxKernel {
+    LinuxKernel::new("netd", "nd").unwrap()
+}
+
+fn publication(address: &str, port: u16) -> Key {
+    Key::Published(Publication { address: address.parse().unwrap(), protocol: Protocol::Tcp, port })
+}
+
+fn objects() -> Objects {
+    let bridge = || LinkName::new("br0").unwrap();
+    let masquerade = |address: &str| (Key::Masquerade(address.parse::<IpAddr>().unwrap(), bridge()), Object::Set);
+    let target = |text: &str| Object::Target(text.parse().unwrap());
+    Objects::from([
+        fixed_ruleset(),
+        (Key::Forwarding(Family::V4), Object::Forwarding { guarded: true }),
+        (Key::Forwarding(Family::V6), Object::Forwarding { guarded: true }),
+        (Key::Admitted(bridge()), Object::Set),
+        (Key::Fenced(bridge()), Object::Set),
+        masquerade("10.4.0.2"),
+        masquerade("fd00::2"),
+        (publication("0.0.0.0", 8080), target("10.4.0.2:80")),
+        (publication("::", 8080), target("[fd00::2]:80")),
+        (publication("192.0.2.1", 8081), target("10.4.0.2:81")),
+        (publication("2001:db8::1", 8081), target("[fd00::2]:81")),
+    ])
+}
+
+fn nft(arguments: &str) -> (bool, String) {
+    let output = Command::new("nft").args(arguments.split(' ')).output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn it_is_read_back_as_it_was_made_and_goes_wholly() {
+    on_a_node(|| {
+        let kernel = kernel();
+        let wanted = objects();
+        kernel.apply(&plan(&wanted, &Objects::new()), None).unwrap();
+        let observed = kernel.observe(Scope::Node).unwrap();
+        assert_eq!(observed, wanted);
+        // Again is no error, and another target for a port is one step.
+        kernel.apply(&plan(&wanted, &Objects::new()), None).unwrap();
+        let mut changed = wanted.clone();
+        changed.insert(publication("::", 8080), Object::Target("[fd00::3]:80".parse().unwrap()));
+        kernel.apply(&plan(&changed, &observed), None).unwrap();
+        assert_eq!(kernel.observe(Scope::Node).unwrap(), changed);
+        kernel.apply(&plan(&Objects::from([fixed_ruleset()]), &changed), None).unwrap();
+        let left = kernel.observe(Scope::Node).unwrap();
+        let forwarding = |key: &Key| matches!(key, Key::Forwarding(_));
+        assert!(left.keys().all(|key| *key == Key::Ruleset || forwarding(key)), "{left:?}");
+        // What is absent is deleted without an error.
+        kernel.apply(&plan(&Objects::from([fixed_ruleset()]), &changed), None).unwrap();
+    });
+}
+
+#[test]
+fn nft_can_show_it() {
+    on_a_node(|| {
+        let kernel = kernel();
+        kernel.apply(&plan(&objects(), &Objects::new()), None).unwrap();
+        let (done, text) = nft("list table inet netd");
+        assert!(done);
+        for line in [
+            "10.4.0.2 . \"br0\"",
+            "tcp . 8080 : 10.4.0.2 . 80",
+            "ip saddr @masq4",
+            "masquerade",
+            "iifname @fenced oifname @fenced drop",
+            "ct state established,related accept",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(nft("list table bridge netd").0);
+    });
+}
+
+#[test]
+fn nobody_else_flushes_it_and_the_next_netd_takes_it_over() {
+    on_a_node(|| {
+        let wanted = objects();
+        let first = kernel();
+        first.apply(&plan(&wanted, &Objects::new()), None).unwrap();
+        assert!(nft("flush ruleset").0);
+        assert_eq!(first.observe(Scope::Node).unwrap(), wanted, "flushed");
+        assert!(LinuxKernel::new("netd", "nd").is_err(), "two owners");
+        drop(first);
+        let second = kernel();
+        assert_eq!(second.observe(Scope::Node).unwrap(), wanted, "lost with its owner");
+        assert!(!nft("delete table inet netd").0, "not owned again");
+        second.apply(&[Step::Delete(publication("::", 8080))], None).unwrap();
+    });
+}
+
+#[test]
+fn a_damaged_ruleset_is_made_anew_with_its_elements() {
+    on_a_node(|| {
+        let wanted = objects();
+        let first = kernel();
+        first.apply(&plan(&wanted, &Objects::new()), None).unwrap();
+        drop(first);
+        assert!(nft("flush chain inet netd forward").0);
+        let second = kernel();
+        let observed = second.observe(Scope::Node).unwrap();
+        assert_ne!(observed.get(&Key::Ruleset), wanted.get(&Key::Ruleset));
+        second.apply(&plan(&wanted, &observed), None).unwrap();
+        assert_eq!(second.observe(Scope::Node).unwrap(), wanted);
+    });
+}
+
+#[test]
+fn transactions_that_meet_all_take_hold_though_one_is_refused() {
+    on_a_node(|| {
+        let kernel = kernel();
+        kernel.apply(&plan(&objects(), &Objects::new()), None).unwrap();
+        let target = |port| Object::Target(format!("10.4.0.9:{port}").parse().unwrap());
+        let outcomes: Vec<bool> = std::thread::scope(|scope| {
+            let add = |port: u16| {
+                let kernel = &kernel;
+                // 8080 leads elsewhere already: adding it is refused.
+                scope.spawn(move || {
+                    kernel.apply(&[Step::Create(publication("0.0.0.0", port), target(port))], None).is_ok()
+                })
+            };
+            let threads: Vec<_> = (8_050..8_120).map(add).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(outcomes.iter().filter(|done| !**done).count(), 1);
+        assert_eq!(outcomes.iter().position(|done| !done), Some(30));
+        let observed = kernel.observe(Scope::Node).unwrap();
+        assert_eq!(observed.get(&publication("0.0.0.0", 8_119)), Some(&target(8_119)));
+        assert_eq!(observed.get(&publication("0.0.0.0", 8_080)), objects().get(&publication("0.0.0.0", 8_080)));
+    });
+}

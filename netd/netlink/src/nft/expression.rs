@@ -1,0 +1,216 @@
+//! The expressions of a rule, as the kernel's virtual machine takes them: each reads or writes registers, or ends the rule.
+
+use crate::attributes::Attributes;
+
+/// A register of 4 octets; longer values take those that follow. `Register(0)` is `NFT_REG32_00`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Register(pub u32);
+
+impl Register {
+    /// `NFT_REG32_00`: the kernel's number of the first 4-octet register.
+    const FIRST: u32 = 8;
+
+    fn number(self) -> u32 {
+        Self::FIRST + self.0
+    }
+}
+
+/// What a packet's metadata holds (`enum nft_meta_keys`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meta {
+    /// Name of the interface it came in by, 16 octets.
+    InputName = 6,
+    /// Name of the interface it leaves by, 16 octets.
+    OutputName = 7,
+    /// The netfilter family, 1 octet.
+    Family = 15,
+    /// The transport protocol, 1 octet.
+    Transport = 16,
+}
+
+/// Where a base chain is hooked (`enum nf_inet_hooks`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Before routing.
+    Prerouting = 0,
+    /// To this node.
+    Input = 1,
+    /// Through this node.
+    Forward = 2,
+    /// From this node.
+    Output = 3,
+    /// After routing.
+    Postrouting = 4,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// `NF_DROP`.
+    Drop = 0,
+    /// `NF_ACCEPT`: ends this chain's hook only; other tables are still asked.
+    Accept = 1,
+}
+
+/// How a packet is refused (`enum nft_reject_types`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reject {
+    /// By a TCP reset.
+    TcpReset = 1,
+}
+
+/// Bits of a connection's state and status, as `ct` loads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// `ct state established,related`.
+    Known,
+    /// `ct status dnat` (`IPS_DST_NAT`).
+    DestinationChanged,
+}
+
+/// One expression of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expression(Attributes);
+
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
+const EQUAL: u32 = 0;
+const UNEQUAL: u32 = 1;
+
+impl Expression {
+    fn new(name: &str, data: &Attributes) -> Self {
+        Self(Attributes::new().text(1, name).nested(2, data))
+    }
+
+    pub(super) fn attributes(&self) -> &Attributes {
+        &self.0
+    }
+
+    /// Loads metadata.
+    #[must_use]
+    pub fn meta(key: Meta, to: Register) -> Self {
+        Self::new("meta", &Attributes::new().number(1, to.number()).number(2, key as u32))
+    }
+
+    /// Loads octets of the network header.
+    #[must_use]
+    pub fn network(offset: u32, length: u32, to: Register) -> Self {
+        Self::payload(NETWORK, offset, length, to)
+    }
+
+    /// Loads octets of the transport header.
+    #[must_use]
+    pub fn transport(offset: u32, length: u32, to: Register) -> Self {
+        Self::payload(TRANSPORT, offset, length, to)
+    }
+
+    fn payload(base: u32, offset: u32, length: u32, to: Register) -> Self {
+        let data = Attributes::new().number(1, to.number()).number(2, base).number(3, offset).number(4, length);
+        Self::new("payload", &data)
+    }
+
+    /// Goes on if the register holds these octets.
+    #[must_use]
+    pub fn is(from: Register, value: &[u8]) -> Self {
+        Self::compare(from, EQUAL, value)
+    }
+
+    /// Goes on if the register does not hold these octets.
+    #[must_use]
+    pub fn is_not(from: Register, value: &[u8]) -> Self {
+        Self::compare(from, UNEQUAL, value)
+    }
+
+    fn compare(from: Register, operator: u32, value: &[u8]) -> Self {
+        let value = Attributes::new().bytes(1, value);
+        Self::new("cmp", &Attributes::new().number(1, from.number()).number(2, operator).nested(3, &value))
+    }
+
+    /// Keeps only the bits of `mask` in a register of 4 octets.
+    #[must_use]
+    pub fn mask(register: Register, mask: [u8; 4]) -> Self {
+        let data = Attributes::new()
+            .number(1, register.number())
+            .number(2, register.number())
+            .number(3, 4)
+            .nested(4, &Attributes::new().bytes(1, &mask))
+            .nested(5, &Attributes::new().bytes(1, &[0; 4]));
+        Self::new("bitwise", &data)
+    }
+
+    /// Goes on if the set has what stands from the register on.
+    #[must_use]
+    pub fn in_set(set: &str, from: Register) -> Self {
+        Self::new("lookup", &Attributes::new().text(1, set).number(2, from.number()))
+    }
+
+    /// Goes on if the set lacks what stands from the register on.
+    #[must_use]
+    pub fn not_in_set(set: &str, from: Register) -> Self {
+        const INVERTED: u32 = 1;
+        Self::new("lookup", &Attributes::new().text(1, set).number(2, from.number()).number(5, INVERTED))
+    }
+
+    /// Loads the map's value for what stands from the register on; goes on only if there is one.
+    #[must_use]
+    pub fn map(map: &str, from: Register, to: Register) -> Self {
+        Self::new("lookup", &Attributes::new().text(1, map).number(2, from.number()).number(3, to.number()))
+    }
+
+    /// Goes on if the packet is for an address of this node (`fib daddr type local`).
+    #[must_use]
+    pub fn destined_here(scratch: Register) -> [Self; 2] {
+        const ADDRESS_TYPE: u32 = 3;
+        const BY_DESTINATION: u32 = 2;
+        const LOCAL: u32 = 2;
+        let data = Attributes::new().number(1, scratch.number()).number(2, ADDRESS_TYPE).number(3, BY_DESTINATION);
+        [Self::new("fib", &data), Self::is(scratch, &LOCAL.to_ne_bytes())]
+    }
+
+    /// Goes on if the connection has one of the bits of `status`.
+    #[must_use]
+    pub fn connection(status: Status, scratch: Register) -> [Self; 3] {
+        const STATE: u32 = 0;
+        const STATUS: u32 = 2;
+        const ESTABLISHED_RELATED: u32 = 2 | 4;
+        const DESTINATION_NAT: u32 = 1 << 5;
+        let (key, bits) = match status {
+            Status::Known => (STATE, ESTABLISHED_RELATED),
+            Status::DestinationChanged => (STATUS, DESTINATION_NAT),
+        };
+        let load = Self::new("ct", &Attributes::new().number(1, scratch.number()).number(2, key));
+        [load, Self::mask(scratch, bits.to_ne_bytes()), Self::is_not(scratch, &[0; 4])]
+    }
+
+    /// Sends the packet to the address and port in the registers; `family` is that of the address (2 or 10).
+    #[must_use]
+    pub fn destination_nat(family: u32, address: Register, port: Register) -> Self {
+        const DESTINATION: u32 = 1;
+        let data = Attributes::new()
+            .number(1, DESTINATION)
+            .number(2, family)
+            .number(3, address.number())
+            .number(5, port.number());
+        Self::new("nat", &data)
+    }
+
+    /// Gives the packet the address of the interface it leaves by.
+    #[must_use]
+    pub fn masquerade() -> Self {
+        Self::new("masq", &Attributes::new())
+    }
+
+    /// Refuses the packet.
+    #[must_use]
+    pub fn reject(how: Reject) -> Self {
+        Self::new("reject", &Attributes::new().number(1, how as u32))
+    }
+
+    /// Ends the rule.
+    #[must_use]
+    pub fn verdict(verdict: Verdict) -> Self {
+        let code = Attributes::new().number(1, verdict as u32);
+        let data = Attributes::new().nested(2, &code);
+        Self::new("immediate", &Attributes::new().number(1, 0).nested(2, &data))
+    }
+}
