@@ -79,7 +79,7 @@ pub struct Portmap {
 }
 
 /// One published port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
     /// On the node.
     pub host: u16,
@@ -151,17 +151,25 @@ pub enum IngressPolicy {
 /// The `tuning` plugin's settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tuning {
-    /// Sysctls below `net.`.
+    /// Sysctls below `net.`; `IFNAME` stands for the interface.
     pub sysctl: BTreeMap<String, String>,
-    /// Whether anything else is set.
-    pub others: bool,
+    /// MAC of the sandbox end.
+    pub mac: Option<[u8; 6]>,
+    /// Octets.
+    pub mtu: Option<u32>,
+    /// Promiscuous mode.
+    pub promisc: bool,
+    /// All multicast is received.
+    pub all_multicast: bool,
+    /// Packets in the transmit queue.
+    pub queue_length: Option<u32>,
 }
 
 impl Tuning {
     /// Whether there is nothing to do; nerdctl and podman always add such a stanza.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.sysctl.is_empty() && !self.others
+        *self == Self::default()
     }
 }
 
@@ -183,7 +191,7 @@ pub(crate) fn parse(kind: &str, root: &Object<'_>, arguments: &Arguments) -> Opt
         },
         "portmap" => Stanza::Portmap(Portmap { ports: ports(root) }),
         "firewall" => Stanza::Firewall(Firewall { ingress_policy: ingress_policy(root) }),
-        "tuning" => Stanza::Tuning(tuning(root)),
+        "tuning" => Stanza::Tuning(tuning(root, arguments)),
         other if NOT_YET.contains(&other) => Stanza::NotYet { kind: other.to_owned() },
         other => {
             root.wrong(
@@ -238,6 +246,10 @@ fn mac(root: &Object<'_>, arguments: &Arguments) -> Option<[u8; 6]> {
     let capability = root.object("runtimeConfig").and_then(|object| object.string("mac").map(str::to_owned));
     let cni = root.object("args").and_then(|args| args.object("cni"));
     let text = capability.or_else(|| cni?.string("mac").map(str::to_owned)).or_else(|| arguments.mac.clone())?;
+    read_mac(root, &text)
+}
+
+fn read_mac(root: &Object<'_>, text: &str) -> Option<[u8; 6]> {
     let octets: Vec<u8> = text.split([':', '-']).filter_map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
     let parsed = octets.try_into().ok().filter(|_| text.len() == 17);
     if parsed.is_none() {
@@ -286,26 +298,29 @@ fn ingress_policy(root: &Object<'_>) -> IngressPolicy {
     }
 }
 
-fn tuning(root: &Object<'_>) -> Tuning {
-    let mut tuning = Tuning::default();
-    if let Some(sysctl) = root.object("sysctl") {
-        for (key, value) in sysctl.entries() {
-            let name = key.replace('/', ".");
-            match value.as_str() {
-                Some(text) if name.starts_with("net.") && !name.contains("..") => {
-                    tuning.sysctl.insert(name, text.to_owned());
-                }
-                Some(_) => sysctl.wrong(key, "only sysctls below net. belong to a network"),
-                None => sysctl.wrong(key, format!("{value} is not a string; put it in quotes")),
+fn tuning(root: &Object<'_>, arguments: &Arguments) -> Tuning {
+    let own = root.string("mac").filter(|text| !text.is_empty()).and_then(|text| read_mac(root, text));
+    Tuning {
+        sysctl: root.object("sysctl").map(|sysctl| sysctls(&sysctl)).unwrap_or_default(),
+        mac: mac(root, arguments).or(own),
+        mtu: root.number("mtu").filter(|mtu| *mtu != 0),
+        promisc: root.flag("promisc"),
+        all_multicast: root.flag("allmulti"),
+        queue_length: root.number("txQLen"),
+    }
+}
+
+fn sysctls(object: &Object<'_>) -> BTreeMap<String, String> {
+    let mut sysctls = BTreeMap::new();
+    for (key, value) in object.entries() {
+        let name = key.replace('/', ".");
+        match value.as_str() {
+            Some(text) if name.starts_with("net.") && !name.contains("..") => {
+                sysctls.insert(name, text.to_owned());
             }
+            Some(_) => object.wrong(key, "only sysctls below net. belong to a network"),
+            None => object.wrong(key, format!("{value} is not a string; put it in quotes")),
         }
     }
-    let capability = root.object("runtimeConfig").is_some_and(|object| object.string("mac").is_some());
-    tuning.others = capability
-        || root.flag("promisc")
-        || root.flag("allmulti")
-        || root.number("mtu").is_some_and(|mtu| mtu != 0)
-        || root.number("txQLen").is_some()
-        || root.string("mac").is_some_and(|mac| !mac.is_empty());
-    tuning
+    sysctls
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
-use netd_config::{ContainerId, LinkName, NetworkName};
-use netd_kernel::{NetnsId, Route};
+use netd_config::{ContainerId, LinkName, NetworkName, PortMapping};
+use netd_kernel::{LinkSettings, NetnsId, Publication, Route};
 use serde::{Deserialize, Serialize};
 
 /// Identity of an attachment, as the CNI specification has it.
@@ -67,6 +67,12 @@ pub struct Wiring {
     pub routes: Vec<Route>,
     /// Sysctls inside the sandbox.
     pub sysctls: BTreeMap<String, String>,
+    /// What is sent beyond the bridge takes the node's address.
+    pub ip_masq: bool,
+    /// The bridge is fenced off from other fenced bridges.
+    pub fenced: bool,
+    /// Settings of the sandbox end, from `tuning`.
+    pub tuned: LinkSettings,
 }
 
 /// What the kernel made of it, for the result.
@@ -95,12 +101,42 @@ pub struct Attachment {
     pub state: State,
     /// Addresses held.
     pub leases: Vec<Lease>,
-    /// `None` where only addresses are held (host-local called by a foreign main plugin).
+    /// `None` where only addresses are held (host-local called by a foreign main plugin), or only ports are published.
     pub wiring: Option<Wiring>,
+    /// Addresses that a foreign main plugin gave to the interface; published ports lead there.
+    pub foreign: Vec<IpAddr>,
+    /// Published ports.
+    pub ports: Vec<PortMapping>,
     /// Filled when wired.
     pub facts: Facts,
     /// Name given by whoever described it.
     pub name: String,
     /// Labels given by whoever described it.
     pub labels: BTreeMap<String, String>,
+}
+
+impl Attachment {
+    /// The addresses of the interface, whoever gave them.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.leases.iter().map(|lease| lease.address.addr()).chain(self.foreign.iter().copied())
+    }
+
+    /// Each published port with where it leads: the first address of each family, as the `portmap` plugin does it. A
+    /// host address of another family is passed over.
+    #[must_use]
+    pub fn publications(&self) -> Vec<(Publication, SocketAddr)> {
+        let first = |v4: bool| self.addresses().find(|address| address.is_ipv4() == v4);
+        let mut publications = Vec::new();
+        for target in [first(true), first(false)].into_iter().flatten() {
+            for port in &self.ports {
+                let any = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                let address = port.host_ip.unwrap_or(any);
+                if address.is_ipv4() == target.is_ipv4() {
+                    let publication = Publication { address, protocol: port.protocol, port: port.host };
+                    publications.push((publication, SocketAddr::new(target, port.container)));
+                }
+            }
+        }
+        publications
+    }
 }

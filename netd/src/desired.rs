@@ -1,37 +1,65 @@
 //! Which kernel objects the record means. Pure; `netd_kernel::plan` compares them with what is there.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
-use netd_kernel::{Bridge, Family, Interface, Key, Object, Objects, Port, Veth};
+use netd_kernel::{Bridge, Family, Interface, Key, Object, Objects, Port, Veth, fixed_ruleset};
 
 use crate::attachment::{Attachment, Wiring};
-use crate::node::Node;
 
-/// Objects that several attachments share: forwarding and bridges.
+/// Objects that several attachments share: ruleset, forwarding and bridges. `guarded`: families whose forwarding netd
+/// switched on.
 #[must_use]
-pub fn shared(attachment: &Attachment) -> Objects {
-    let mut objects = Objects::new();
+pub fn shared(attachment: &Attachment, guarded: &BTreeSet<Family>) -> Objects {
+    let mut objects = Objects::from([fixed_ruleset()]);
     let Some(wiring) = &attachment.wiring else { return objects };
-    for gateway in &wiring.gateways {
-        let family = if gateway.addr().is_ipv4() { Family::V4 } else { Family::V6 };
-        objects.insert(Key::Forwarding(family), Object::Forwarding);
+    for family in families(attachment) {
+        objects.insert(Key::Forwarding(family), Object::Forwarding { guarded: guarded.contains(&family) });
     }
     objects.insert(Key::Bridge(wiring.bridge.clone()), Object::Bridge(bridge(wiring)));
+    objects.insert(Key::Admitted(wiring.bridge.clone()), Object::Set);
+    if wiring.fenced {
+        objects.insert(Key::Fenced(wiring.bridge.clone()), Object::Set);
+    }
     objects
+}
+
+/// Families that are to be forwarded for this attachment.
+#[must_use]
+pub fn families(attachment: &Attachment) -> BTreeSet<Family> {
+    let gateways = attachment.wiring.iter().flat_map(|wiring| &wiring.gateways);
+    gateways.map(|gateway| if gateway.addr().is_ipv4() { Family::V4 } else { Family::V6 }).collect()
 }
 
 /// Objects of this attachment alone.
 #[must_use]
 pub fn own(attachment: &Attachment) -> Objects {
-    let mut objects = Objects::new();
+    let mut objects = ruled(attachment);
     let Some(wiring) = &attachment.wiring else { return objects };
     let interface = Interface {
         addresses: attachment.leases.iter().map(|lease| lease.address).collect(),
         routes: wiring.routes.clone(),
         sysctls: wiring.sysctls.clone(),
+        settings: wiring.tuned.clone(),
     };
     objects.insert(Key::Veth(wiring.host_link.clone()), Object::Veth(veth(attachment, wiring, Port::Open)));
     let name = attachment.key.interface.clone();
     objects.insert(Key::Interface(attachment.netns, name), Object::Interface(interface));
+    objects
+}
+
+/// What the ruleset holds of this attachment alone.
+#[must_use]
+pub fn ruled(attachment: &Attachment) -> Objects {
+    let mut objects = Objects::new();
+    for (publication, target) in attachment.publications() {
+        objects.insert(Key::Published(publication), Object::Target(target));
+    }
+    if let Some(wiring) = attachment.wiring.as_ref().filter(|wiring| wiring.ip_masq) {
+        for lease in &attachment.leases {
+            objects.insert(Key::Masquerade(lease.address.addr(), wiring.bridge.clone()), Object::Set);
+        }
+    }
     objects
 }
 
@@ -41,17 +69,6 @@ pub fn drained(attachment: &Attachment) -> Objects {
     let Some(wiring) = &attachment.wiring else { return Objects::new() };
     let veth = Object::Veth(veth(attachment, wiring, Port::Closed));
     Objects::from([(Key::Veth(wiring.host_link.clone()), veth)])
-}
-
-/// Everything in the node's own namespace.
-#[must_use]
-pub fn node(node: &Node) -> Objects {
-    let mut objects = Objects::new();
-    for attachment in node.attachments() {
-        merge(&mut objects, shared(attachment));
-        objects.extend(own(attachment).into_iter().filter(|(key, _)| matches!(key, Key::Veth(_))));
-    }
-    objects
 }
 
 /// Adds `more`: a bridge named twice gets the addresses of both. The order does not matter.

@@ -1,9 +1,12 @@
 //! Kernel work on behalf of requests. Everything here blocks: it runs on the blocking pool, never on the owner's task.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use netd_kernel::{ApplyError, Kernel, KernelError, Key, Object, Objects, Port, Sandbox, Scope, Step, plan};
+use ipnet::IpNet;
+use netd_config::Protocol;
+use netd_kernel::{ApplyError, Family, Kernel, KernelError, Key, Object, Objects, Sandbox, Scope, Step, plan};
 use thiserror::Error;
 
 use crate::attachment::{Attachment, Facts};
@@ -25,12 +28,32 @@ pub enum ExecutorError {
 pub struct Executor<K> {
     kernel: Arc<K>,
     standing: Mutex<Objects>,
+    guarded: Mutex<BTreeSet<Family>>,
 }
 
 impl<K: Kernel> Executor<K> {
-    /// An executor that assumes no shared object stands.
-    pub fn new(kernel: Arc<K>) -> Self {
-        Self { kernel, standing: Mutex::new(Objects::new()) }
+    /// An executor that assumes no shared object stands. `guarded`: families whose forwarding netd switched on.
+    pub fn new(kernel: Arc<K>, guarded: BTreeSet<Family>) -> Self {
+        Self { kernel, standing: Mutex::new(Objects::new()), guarded: Mutex::new(guarded) }
+    }
+
+    /// Families that the attachment needs forwarded and that nobody has switched on.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn unswitched(&self, attachment: &Attachment) -> Result<BTreeSet<Family>, ExecutorError> {
+        let mut families = desired::families(attachment);
+        families.retain(|family| !lock(&self.standing).contains_key(&Key::Forwarding(*family)));
+        if !families.is_empty() {
+            let on = self.kernel.observe(Scope::Forwarding)?;
+            families.retain(|family| !on.contains_key(&Key::Forwarding(*family)));
+        }
+        Ok(families)
+    }
+
+    /// From now on netd is the one who switches this family on; it is recorded by then.
+    pub fn guard(&self, family: Family) {
+        lock(&self.guarded).insert(family);
     }
 
     /// Which namespace a descriptor is.
@@ -46,31 +69,73 @@ impl<K: Kernel> Executor<K> {
     /// # Errors
     /// See [`ExecutorError`].
     pub fn wire(&self, attachment: &Attachment, sandbox: &Sandbox) -> Result<Facts, ExecutorError> {
-        self.ensure(desired::shared(attachment))?;
+        self.ensure(desired::shared(attachment, &lock(&self.guarded)))?;
+        self.forget_senders(attachment)?;
         let steps = plan(&desired::own(attachment), &Objects::new());
         let wired = self.kernel.apply(&steps, Some(sandbox)).map_err(ExecutorError::from);
         wired.and_then(|()| self.facts(attachment, sandbox)).inspect_err(|_| {
-            // The first error is the one to report; what this one leaves behind, resync takes away.
+            // The first error is the one to report; what these leave behind, resync takes away.
+            drop(self.close(attachment, None));
             drop(self.unlink(attachment));
         })
     }
 
-    /// Raises the loopback link of a sandbox.
+    /// Makes the difference between two states of an attachment. Its first error leaves it in between: the caller goes
+    /// back by the same way.
     ///
     /// # Errors
     /// See [`ExecutorError`].
-    pub fn raise(&self, steps: &[Step], sandbox: &Sandbox) -> Result<(), ExecutorError> {
+    pub fn extend(&self, before: &Attachment, after: &Attachment, sandbox: &Sandbox) -> Result<Facts, ExecutorError> {
+        self.ensure(desired::shared(after, &lock(&self.guarded)))?;
+        self.forget_senders(after)?;
+        self.kernel.apply(&plan(&desired::own(after), &desired::own(before)), Some(sandbox))?;
+        self.facts(after, sandbox)
+    }
+
+    /// Takes steps inside a sandbox.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn within(&self, steps: &[Step], sandbox: &Sandbox) -> Result<(), ExecutorError> {
         Ok(self.kernel.apply(steps, Some(sandbox))?)
     }
 
-    /// Lets no packet pass any more; cheap. The link itself goes later, by [`Executor::unlink`].
+    /// Lets no packet pass any more, and takes from the ruleset what is not also `current`'s, the attachment that has the
+    /// key now. Cheap; the link itself goes later, by [`Executor::unlink`].
+    ///
+    /// # Errors
+    /// See [`ExecutorError`]. Without an error the ruleset holds nothing of the attachment.
+    pub fn close(&self, attachment: &Attachment, current: Option<&Attachment>) -> Result<(), ExecutorError> {
+        let shut: Vec<Step> =
+            desired::drained(attachment).into_iter().map(|(key, object)| Step::Replace(key, object)).collect();
+        if let Err(error) = self.kernel.apply(&shut, None) {
+            // It is gone with its sandbox, as a rule; if it is not, it goes now.
+            tracing::debug!(key = %attachment.key, error = %error.source, "port not shut");
+        }
+        let kept = current.map(desired::ruled).unwrap_or_default();
+        let ruled = desired::ruled(attachment).into_iter().rev().filter(|(key, object)| kept.get(key) != Some(object));
+        Ok(self.kernel.apply(&ruled.map(|(key, _)| Step::Delete(key)).collect::<Vec<_>>(), None)?)
+    }
+
+    /// Makes the ruleset hold of an attachment what it held before, after an extension that failed somewhere.
     ///
     /// # Errors
     /// See [`ExecutorError`].
-    pub fn close(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
-        let steps: Vec<Step> =
-            desired::drained(attachment).into_iter().map(|(key, object)| Step::Replace(key, object)).collect();
-        Ok(self.kernel.apply(&steps, None)?)
+    pub fn restore(&self, before: &Attachment, after: &Attachment) -> Result<(), ExecutorError> {
+        Ok(self.kernel.apply(&plan(&desired::ruled(before), &desired::ruled(after)), None)?)
+    }
+
+    /// Drops what conntrack remembers of an attachment's addresses.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn forget(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
+        attachment.leases.iter().try_for_each(|lease| Ok(self.kernel.forget(lease.address.addr())?))
+    }
+
+    fn forget_senders(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
+        let udp = attachment.ports.iter().filter(|port| port.protocol == Protocol::Udp);
+        udp.into_iter().try_for_each(|port| Ok(self.kernel.forget_port(port.host)?))
     }
 
     /// Deletes the link. Gone already is success.
@@ -100,12 +165,21 @@ impl<K: Kernel> Executor<K> {
         Ok(self.kernel.observe(Scope::Node)?)
     }
 
-    /// Whether the sandbox end is as it should be.
+    /// Whether the attachment is as it was made.
     ///
     /// # Errors
     /// See [`ExecutorError`].
-    pub fn observe_interface(&self, attachment: &Attachment, sandbox: &Sandbox) -> Result<Objects, ExecutorError> {
-        Ok(self.kernel.observe(Scope::Sandbox(sandbox, &attachment.key.interface))?)
+    pub fn is_whole(&self, attachment: &Attachment, sandbox: &Sandbox) -> Result<bool, ExecutorError> {
+        let facts = self.facts(attachment, sandbox)?;
+        let inside = self.kernel.observe(Scope::Sandbox(sandbox, &attachment.key.interface))?;
+        let addresses = |objects: &Objects| {
+            let of =
+                |object: &Object| if let Object::Interface(one) = object { one.addresses.clone() } else { Vec::new() };
+            let mut addresses: Vec<IpNet> = objects.values().flat_map(of).collect();
+            addresses.sort();
+            addresses
+        };
+        Ok(facts == attachment.facts && addresses(&inside) == addresses(&desired::own(attachment)))
     }
 
     /// Takes steps of a resync, and forgets what is believed to stand.
@@ -113,14 +187,14 @@ impl<K: Kernel> Executor<K> {
     /// # Errors
     /// See [`ExecutorError`].
     pub fn repair(&self, steps: &[Step]) -> Result<(), ExecutorError> {
-        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = lock(&self.standing);
         standing.clear();
         Ok(self.kernel.apply(steps, None)?)
     }
 
     /// Makes shared objects stand. Two attaches that need the same new bridge meet here, one after the other.
     fn ensure(&self, wanted: Objects) -> Result<(), ExecutorError> {
-        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = lock(&self.standing);
         let mut united = standing.clone();
         desired::merge(&mut united, wanted);
         if united == *standing {
@@ -133,8 +207,6 @@ impl<K: Kernel> Executor<K> {
     }
 }
 
-/// Whether `object` is a veth that is shut.
-#[must_use]
-pub fn is_closed(key: &Key, object: &Object) -> bool {
-    matches!((key, object), (Key::Veth(_), Object::Veth(veth)) if veth.port == Port::Closed)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

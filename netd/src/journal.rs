@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use netd_kernel::Family;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -30,6 +31,8 @@ pub enum Record {
     Reaped(AttachmentKey, String),
     /// Host link names up to this number were given out.
     Counter(u64),
+    /// netd switches this family's forwarding on: the ruleset guards it.
+    Guard(Family),
 }
 
 /// Why the journal could not be read or written.

@@ -10,8 +10,10 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use netd::executor::Executor;
 use netd::journal::Journal;
+use netd::lifecycle::Lifecycle;
 use netd::node::Node;
 use netd::reservations::Reservations;
+use netd::resync::Watch;
 use netd::server::Service;
 use netd::{owner, resync};
 use netd_config::NodeConfig;
@@ -57,17 +59,17 @@ async fn run(config: NodeConfig) -> Result<()> {
     let _lock = lock(&run_dir)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
     let (journal, records) = Journal::open(&run_dir.join("journal"), &boot_id)?;
-    let mut node = Node::new(&config.link_prefix);
-    records.into_iter().for_each(|record| node.take(record));
-    let kernel = LinuxKernel::new().context("cannot open the kernel's interfaces")?;
-    let executor = Arc::new(Executor::new(Arc::new(kernel)));
-    let owner = owner::start(node, journal);
-    resync::run(&owner, &executor, true, false).await?;
-    resync::bury(&owner, &executor, &tombstones).await?;
+    let node = Node::replay(&config.link_prefix, records);
+    let kernel = LinuxKernel::new(&config.instance, &config.link_prefix)
+        .with_context(|| format!("cannot open the kernel's interfaces, or nftables table {}", config.instance))?;
+    let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
+    let lifecycle = Lifecycle::new(owner::start(node, journal), executor);
+    resync::run(&lifecycle, Watch::Alone, false).await?;
+    resync::bury(&lifecycle, &tombstones).await?;
+    hold_ports(&lifecycle).await?;
 
     let service = Arc::new(Service {
-        owner: owner.clone(),
-        executor: Arc::clone(&executor),
+        lifecycle: lifecycle.clone(),
         reservations: Arc::new(Reservations::default()),
         tombstones: tombstones.clone(),
         instance: config.instance.clone(),
@@ -81,16 +83,38 @@ async fn run(config: NodeConfig) -> Result<()> {
     until_stopped(async {
         loop {
             tokio::time::sleep(RESYNC_EVERY).await;
-            if let Err(error) = resync::bury(&owner, &executor, &tombstones).await {
+            if let Err(error) = resync::bury(&lifecycle, &tombstones).await {
                 tracing::warn!(%error, "tombstones remain");
             }
-            if let Err(error) = resync::run(&owner, &executor, false, false).await {
+            take_over_ports(&lifecycle).await;
+            if let Err(error) = resync::run(&lifecycle, Watch::Running, false).await {
                 tracing::warn!(%error, "resync failed; the next one tries again");
             }
         }
     })
     .await?;
     server.shutdown().await.context("cannot stop serving")
+}
+
+/// The sockets ended with the last netd. What another process took meanwhile stays published, and is reported.
+async fn hold_ports(lifecycle: &Lifecycle<LinuxKernel>) -> Result<()> {
+    for attachment in lifecycle.owner.snapshot().await?.attachments {
+        if let Err(error) = lifecycle.ports.hold(&attachment).await {
+            tracing::warn!(%error, "port not reserved; packets still go to the sandbox");
+        }
+    }
+    Ok(())
+}
+
+/// What a reserver of nerdctl's held becomes ours when it has died; while it lives, nothing changes.
+async fn take_over_ports(lifecycle: &Lifecycle<LinuxKernel>) {
+    for key in lifecycle.ports.borrowed() {
+        if let Ok(Some(attachment)) = lifecycle.owner.one(key).await
+            && let Err(error) = lifecycle.ports.hold(&attachment).await
+        {
+            tracing::warn!(%error, "port not reserved; packets still go to the sandbox");
+        }
+    }
 }
 
 /// One netd an instance.

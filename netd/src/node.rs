@@ -1,101 +1,23 @@
 //! The node: every attachment, every lease. Pure decisions, microseconds each; `owner` makes them serial and durable.
 
-use std::collections::BTreeMap;
+mod request;
+mod wiring;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netd_config::{Bridge, HostLocal, Ipam, LinkName, NameError, Route as ConfigRoute, StaticIpam};
-use netd_kernel::{NetnsId, Route};
-use thiserror::Error;
+use netd_config::{Bridge, HostLocal, Ipam, LinkName, StaticIpam};
+use netd_kernel::{Family, Publication};
 
 use crate::attachment::{Attachment, AttachmentKey, Facts, Lease, State, Wiring};
-use crate::ipam::{LeaseError, Leases, Reserved};
+use crate::ipam::{LeaseError, Leases};
 use crate::journal::Record;
+pub use request::{AttachError, Attached, Extended, Extension, Follower, Wanted, What};
+pub use wiring::settings_of;
 
 /// The kernel's limit: a bridge has 1,023 ports, then "exchange full" (`BR_MAX_PORTS`, net/bridge/br_private.h).
 pub const BRIDGE_PORTS: usize = 1_023;
-
-/// What an attach wants; parsed, and with everything read that had to be read.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    /// Identity.
-    pub key: AttachmentKey,
-    /// The sandbox.
-    pub netns: NetnsId,
-    /// As the caller wrote it.
-    pub netns_path: String,
-    /// What to make.
-    pub what: What,
-    /// Addresses that others hold.
-    pub reserved: Reserved,
-}
-
-/// The kinds of attachment that netd makes.
-#[derive(Debug, Clone)]
-pub enum What {
-    /// A veth to a bridge.
-    Bridge(Box<Bridge>),
-    /// Only addresses, for a foreign main plugin that calls us as its IPAM.
-    Addresses(Ipam),
-}
-
-/// Why an attach was refused.
-#[derive(Debug, Error)]
-pub enum AttachError {
-    /// No address.
-    #[error(transparent)]
-    Lease(#[from] LeaseError),
-    /// IPAM gave none.
-    #[error("cannot attach {0}: IPAM plugin returned missing IP config")]
-    NoAddress(Box<AttachmentKey>),
-    /// The bridge is full.
-    #[error("cannot attach {key}: bridge {bridge} has {BRIDGE_PORTS} ports, the kernel's limit; use a second network")]
-    BridgeFull {
-        /// Who asked.
-        key: Box<AttachmentKey>,
-        /// Which.
-        bridge: LinkName,
-    },
-    /// The bridge carries another gateway and `forceAddress` is off.
-    #[error(
-        "cannot attach {key}: {bridge:?} already has an IP address different from {wanted}: it has {found}; give the network another bridge"
-    )]
-    BridgeAddress {
-        /// Who asked.
-        key: Box<AttachmentKey>,
-        /// Which.
-        bridge: String,
-        /// What the network needs.
-        wanted: IpNet,
-        /// What stands there.
-        found: IpNet,
-    },
-    /// The same attachment is in the making.
-    #[error("{0} is being attached by another request; try again")]
-    Busy(Box<AttachmentKey>),
-    /// A host link name could not be formed.
-    #[error("cannot name the host end of {key}'s link; shorten link_prefix in netd.toml")]
-    Name {
-        /// Who asked.
-        key: Box<AttachmentKey>,
-        /// Why.
-        source: NameError,
-    },
-}
-
-/// The answer to an attach.
-#[derive(Debug)]
-pub enum Attached {
-    /// To be wired. `replaces` is what the same key held in another sandbox and must go.
-    New {
-        /// What to make.
-        attachment: Box<Attachment>,
-        /// What to drain first.
-        replaces: Option<Box<Attachment>>,
-    },
-    /// It stands.
-    Already(Box<Attachment>),
-}
 
 /// All that netd knows of this node.
 #[derive(Debug)]
@@ -107,6 +29,8 @@ pub struct Node {
     leases: Leases,
     ports: BTreeMap<LinkName, usize>,
     gateways: BTreeMap<LinkName, Vec<IpNet>>,
+    publications: BTreeMap<Publication, AttachmentKey>,
+    guarded: BTreeSet<Family>,
 }
 
 impl Node {
@@ -121,7 +45,20 @@ impl Node {
             leases: Leases::default(),
             ports: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            publications: BTreeMap::new(),
+            guarded: BTreeSet::new(),
         }
+    }
+
+    /// The node that these records left behind. Nothing publishes a port any more but what is attached.
+    #[must_use]
+    pub fn replay(link_prefix: &str, records: Vec<Record>) -> Self {
+        let mut node = Self::new(link_prefix);
+        records.into_iter().for_each(|record| node.take(record));
+        node.publications.clear();
+        let claims: Vec<_> = node.attachments.values().map(claims).collect();
+        node.publications.extend(claims.into_iter().flatten());
+        node
     }
 
     /// All attachments.
@@ -140,6 +77,12 @@ impl Node {
         self.attachments.get(key)
     }
 
+    /// Families whose forwarding netd switched on.
+    #[must_use]
+    pub fn guarded(&self) -> &BTreeSet<Family> {
+        &self.guarded
+    }
+
     /// Number of addresses held.
     #[must_use]
     pub fn lease_count(&self) -> usize {
@@ -150,6 +93,7 @@ impl Node {
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
         let mut records = vec![Record::Counter(self.counter)];
+        records.extend(self.guarded.iter().copied().map(Record::Guard));
         records.extend(self.draining.values().cloned().map(Box::new).map(Record::Drain));
         records.extend(self.attachments.values().cloned().map(Box::new).map(Record::Put));
         records
@@ -161,29 +105,50 @@ impl Node {
     /// See [`AttachError`].
     pub fn attach(&mut self, wanted: Wanted) -> Result<Attached, AttachError> {
         let replaces = match self.attachments.get(&wanted.key) {
-            Some(found) if found.state == State::Wiring => return Err(AttachError::Busy(Box::new(wanted.key))),
-            Some(found) if found.netns == wanted.netns => return Ok(Attached::Already(Box::new(found.clone()))),
+            // One that is being wired was left by a request that was cut off: requests for one key take turns.
+            Some(found) if found.netns == wanted.netns && found.state == State::Attached => {
+                return Ok(Attached::Already(Box::new(found.clone())));
+            }
             found => found.cloned().map(Box::new),
         };
         let link = self.next_link(&wanted.key)?;
         let leases = self.lease(&wanted)?;
-        let wiring = match &wanted.what {
-            What::Addresses(_) => Ok(None),
-            What::Bridge(bridge) => self.wire(&wanted.key, bridge, link, &leases).map(Some),
-        };
-        let wiring = wiring.inspect_err(|_| self.release(&wanted.key, &leases))?;
-        let attachment = Attachment {
-            key: wanted.key,
-            netns: wanted.netns,
-            netns_path: wanted.netns_path,
-            state: State::Wiring,
-            leases,
-            wiring,
-            facts: Facts::default(),
-            name: String::new(),
-            labels: BTreeMap::new(),
-        };
+        let key = wanted.key.clone();
+        let drafted = self.draft(wanted, link, leases.clone());
+        let drafted = drafted.and_then(|attachment| self.unclaimed(&attachment).map(|()| attachment));
+        let attachment = drafted.inspect_err(|_| self.release(&key, &leases))?;
         Ok(Attached::New { attachment: Box::new(attachment), replaces })
+    }
+
+    /// Decides what a later stanza of a chain adds. Where another plugin made the interface, only ports can be published.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn extend(&self, wanted: Follower, extension: &Extension) -> Result<Extended, AttachError> {
+        let known = self.attachments.get(&wanted.key).filter(|found| found.netns == wanted.netns);
+        let before = known.cloned().unwrap_or_else(|| wanted.blank());
+        let mut after = before.clone();
+        let foreign = |what| AttachError::Foreign { key: Box::new(before.key.clone()), what };
+        match extension {
+            Extension::Ports(ports) => {
+                after.ports.clone_from(ports);
+                if after.wiring.is_none() {
+                    after.foreign = wanted.addresses;
+                }
+            }
+            Extension::Ingress(policy) => {
+                wiring::restrict(after.wiring.as_mut().ok_or_else(|| foreign("ingressPolicy"))?, *policy);
+            }
+            Extension::Tuning(tuning) => {
+                let wiring = after.wiring.as_mut().ok_or_else(|| foreign("tuning"))?;
+                wiring::tune(wiring, &before.key.interface, tuning);
+            }
+        }
+        self.unclaimed(&after)?;
+        if after == before && known.is_some() {
+            return Ok(Extended::Already(Box::new(after)));
+        }
+        Ok(Extended::Changed { before: Box::new(before), after: Box::new(after) })
     }
 
     /// Takes a record in. This is the only way the node changes, when it is replayed and when it is decided.
@@ -193,6 +158,20 @@ impl Node {
             Record::Put(attachment) => self.put(*attachment),
             Record::Drain(attachment) => self.drain(*attachment),
             Record::Reaped(key, link) => self.reaped(&key, &link),
+            Record::Guard(family) => {
+                self.guarded.insert(family);
+            }
+        }
+    }
+
+    /// The ruleset leads no port to a drained attachment any more: others may publish them.
+    pub fn closed(&mut self, gone: &Attachment) {
+        let kept: Vec<Publication> =
+            self.attachments.get(&gone.key).into_iter().flat_map(claims).map(|(publication, _)| publication).collect();
+        for (publication, key) in claims(gone) {
+            if self.publications.get(&publication) == Some(&key) && !kept.contains(&publication) {
+                self.publications.remove(&publication);
+            }
         }
     }
 
@@ -205,6 +184,7 @@ impl Node {
         for lease in &attachment.leases {
             self.leases.hold(&attachment.key, lease.address.addr());
         }
+        self.publications.extend(claims(&attachment));
         if let Some(wiring) = &attachment.wiring {
             self.counter = self.counter.max(self.number(&wiring.host_link));
             let known = self.gateways.entry(wiring.bridge.clone()).or_default();
@@ -312,6 +292,36 @@ impl Node {
         Ok(leases)
     }
 
+    fn draft(&self, wanted: Wanted, link: LinkName, leases: Vec<Lease>) -> Result<Attachment, AttachError> {
+        let (wiring, ports) = match &wanted.what {
+            What::Addresses(_) => (None, Vec::new()),
+            What::Bridge(bridge) => (Some(self.wire(&wanted.key, bridge, link, &leases)?), bridge.ports.clone()),
+        };
+        Ok(Attachment {
+            key: wanted.key,
+            netns: wanted.netns,
+            netns_path: wanted.netns_path,
+            state: State::Wiring,
+            leases,
+            wiring,
+            foreign: Vec::new(),
+            ports,
+            facts: Facts::default(),
+            name: String::new(),
+            labels: BTreeMap::new(),
+        })
+    }
+
+    fn unclaimed(&self, attachment: &Attachment) -> Result<(), AttachError> {
+        for (publication, key) in claims(attachment) {
+            if let Some(holder) = self.publications.get(&publication).filter(|holder| **holder != key) {
+                let (key, holder) = (Box::new(key), Box::new(holder.clone()));
+                return Err(AttachError::PortTaken { key, publication, holder });
+            }
+        }
+        Ok(())
+    }
+
     fn wire(
         &self,
         key: &AttachmentKey,
@@ -322,21 +332,9 @@ impl Node {
         if self.ports.get(&bridge.bridge).is_some_and(|ports| *ports >= BRIDGE_PORTS) {
             return Err(AttachError::BridgeFull { key: Box::new(key.clone()), bridge: bridge.bridge.clone() });
         }
-        let gateways = if bridge.is_gateway { gateways_of(leases) } else { Vec::new() };
-        self.agree(key, bridge, &gateways)?;
-        let sysctls = sysctls_of(&key.interface, bridge);
-        Ok(Wiring {
-            host_link,
-            bridge: bridge.bridge.clone(),
-            gateways,
-            mtu: bridge.mtu,
-            promisc: bridge.promisc_mode,
-            hairpin: bridge.hairpin_mode,
-            isolated: bridge.port_isolation,
-            mac: bridge.mac,
-            routes: routes_of(bridge, leases),
-            sysctls,
-        })
+        let wiring = wiring::of_bridge(bridge, &key.interface, host_link, leases);
+        self.agree(key, bridge, &wiring.gateways)?;
+        Ok(wiring)
     }
 
     fn agree(&self, key: &AttachmentKey, bridge: &Bridge, gateways: &[IpNet]) -> Result<(), AttachError> {
@@ -355,40 +353,9 @@ impl Node {
     }
 }
 
-fn gateways_of(leases: &[Lease]) -> Vec<IpNet> {
-    let gateway = |lease: &Lease| IpNet::new(lease.gateway?, lease.address.prefix_len()).ok();
-    leases.iter().filter_map(gateway).collect()
-}
-
-/// `arp_notify` announces the address when the link goes up; without DAD an address that netd alone gives out works at once.
-fn sysctls_of(interface: &LinkName, bridge: &Bridge) -> BTreeMap<String, String> {
-    let mut sysctls = BTreeMap::from([(format!("net.ipv4.conf.{interface}.arp_notify"), "1".to_owned())]);
-    let dad = if bridge.enabledad { "1" } else { "0" };
-    sysctls.insert(format!("net.ipv6.conf.{interface}.accept_dad"), dad.to_owned());
-    sysctls
-}
-
-/// Routes of the IPAM section; then, for `isDefaultGateway`, a default route for each family that has none.
-fn routes_of(bridge: &Bridge, leases: &[Lease]) -> Vec<Route> {
-    let listed = bridge.ipam.routes();
-    let first_gateway =
-        |v4: bool| leases.iter().filter_map(|lease| lease.gateway).find(|gateway| gateway.is_ipv4() == v4);
-    let route = |route: &ConfigRoute| Route {
-        destination: route.dst,
-        gateway: route.gw.or_else(|| first_gateway(route.dst.addr().is_ipv4())),
-    };
-    let mut routes: Vec<Route> = listed.iter().map(route).collect();
-    if bridge.is_default_gateway {
-        for lease in leases {
-            let Some(gateway) = lease.gateway else { continue };
-            let default = IpNet::from(if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) });
-            let destination = IpNet::new(default.addr(), 0).unwrap_or(default);
-            if !routes.iter().any(|route| route.destination == destination) {
-                routes.push(Route { destination, gateway: Some(gateway) });
-            }
-        }
-    }
-    routes
+/// The ports that an attachment publishes, each with whose it is.
+fn claims(attachment: &Attachment) -> impl Iterator<Item = (Publication, AttachmentKey)> {
+    attachment.publications().into_iter().map(|(publication, _)| (publication, attachment.key.clone()))
 }
 
 #[cfg(test)]

@@ -6,15 +6,16 @@
 //!                ◀──oneshot──
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use netd_kernel::Family;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error};
 
 use crate::attachment::{Attachment, AttachmentKey, Facts, State};
 use crate::journal::{Journal, JournalError, Record};
-use crate::node::{AttachError, Attached, Node, Wanted};
+use crate::node::{AttachError, Attached, Extended, Extension, Follower, Node, Wanted};
 
 /// Why a request was refused.
 #[derive(Debug, Error)]
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub attachments: Vec<Attachment>,
     /// Links still to be deleted.
     pub draining: Vec<Attachment>,
+    /// Families whose forwarding netd switched on.
+    pub guarded: BTreeSet<Family>,
     /// Addresses held.
     pub leases: usize,
     /// Octets.
@@ -49,6 +52,11 @@ type Answer<T> = oneshot::Sender<Result<T, OwnerError>>;
 enum Request {
     Attach(Box<Wanted>, Answer<Attached>),
     Wired(AttachmentKey, Facts, Answer<Attachment>),
+    Extend(Box<Follower>, Box<Extension>, Answer<Extended>),
+    Put(Box<Attachment>, Answer<()>),
+    One(AttachmentKey, Answer<Option<Attachment>>),
+    Closed(Box<Attachment>, Answer<()>),
+    Guard(Family, Answer<()>),
     Drain(AttachmentKey, Answer<Option<Attachment>>),
     DrainExactly(Box<Attachment>, Answer<Option<Attachment>>),
     Reaped(Box<Attachment>, Answer<()>),
@@ -85,6 +93,46 @@ impl OwnerHandle {
     /// See [`OwnerError`].
     pub async fn wired(&self, key: AttachmentKey, facts: Facts) -> Result<Attachment, OwnerError> {
         self.ask(|answer| Request::Wired(key, facts, answer)).await
+    }
+
+    /// Records what a later stanza of a chain adds.
+    ///
+    /// # Errors
+    /// See [`OwnerError`]; nothing is recorded then.
+    pub async fn extend(&self, follower: Follower, extension: Extension) -> Result<Extended, OwnerError> {
+        self.ask(|answer| Request::Extend(Box::new(follower), Box::new(extension), answer)).await
+    }
+
+    /// Records the attachment as it is given here, whatever it was before.
+    ///
+    /// # Errors
+    /// See [`OwnerError`].
+    pub async fn put(&self, attachment: Attachment) -> Result<(), OwnerError> {
+        self.ask(|answer| Request::Put(Box::new(attachment), answer)).await
+    }
+
+    /// One attachment, if it stands.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn one(&self, key: AttachmentKey) -> Result<Option<Attachment>, OwnerError> {
+        self.ask(|answer| Request::One(key, answer)).await
+    }
+
+    /// The ruleset knows nothing of a drained attachment any more: its ports are free.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn closed(&self, attachment: Attachment) -> Result<(), OwnerError> {
+        self.ask(|answer| Request::Closed(Box::new(attachment), answer)).await
+    }
+
+    /// Records that netd switches a family's forwarding on.
+    ///
+    /// # Errors
+    /// See [`OwnerError`].
+    pub async fn guard(&self, family: Family) -> Result<(), OwnerError> {
+        self.ask(|answer| Request::Guard(family, answer)).await
     }
 
     /// Takes the attachment away; what is returned has a link to close and to delete. `None`: there is no such one.
@@ -157,6 +205,16 @@ impl Owner {
         match request {
             Request::Attach(wanted, answer) => drop(answer.send(self.attach(*wanted))),
             Request::Wired(key, facts, answer) => drop(answer.send(self.wired(&key, facts))),
+            Request::Extend(follower, extension, answer) => {
+                drop(answer.send(self.extend(*follower, &extension)));
+            }
+            Request::Put(attachment, answer) => drop(answer.send(self.record(Record::Put(attachment)))),
+            Request::One(key, answer) => drop(answer.send(Ok(self.node.attachment(&key).cloned()))),
+            Request::Closed(gone, answer) => {
+                self.node.closed(&gone);
+                drop(answer.send(Ok(())));
+            }
+            Request::Guard(family, answer) => drop(answer.send(self.record(Record::Guard(family)))),
             Request::Drain(key, answer) => drop(answer.send(self.drain(&key))),
             Request::DrainExactly(attachment, answer) => drop(answer.send(self.drain_exactly(&attachment))),
             Request::Reaped(gone, answer) => drop(answer.send(self.reaped(&gone))),
@@ -189,11 +247,20 @@ impl Owner {
             .node
             .attachment(key)
             .cloned()
-            .ok_or_else(|| OwnerError::Attach(AttachError::Busy(Box::new(key.clone()))))?;
+            .ok_or_else(|| OwnerError::Attach(AttachError::Gone(Box::new(key.clone()))))?;
         attachment.state = State::Attached;
         attachment.facts = facts;
         self.record(Record::Put(Box::new(attachment.clone())))?;
         Ok(attachment)
+    }
+
+    /// The record comes before the difference is made; a crash in between leaves it to resync.
+    fn extend(&mut self, follower: Follower, extension: &Extension) -> Result<Extended, OwnerError> {
+        let extended = self.node.extend(follower, extension)?;
+        if let Extended::Changed { after, .. } = &extended {
+            self.record(Record::Put(after.clone()))?;
+        }
+        Ok(extended)
     }
 
     fn drain(&mut self, key: &AttachmentKey) -> Result<Option<Attachment>, OwnerError> {
@@ -232,6 +299,7 @@ impl Owner {
         Snapshot {
             attachments: self.node.attachments().cloned().collect(),
             draining: self.node.draining().cloned().collect(),
+            guarded: self.node.guarded().clone(),
             leases: self.node.lease_count(),
             journal_bytes: self.journal.bytes(),
         }

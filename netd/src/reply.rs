@@ -4,6 +4,9 @@ use netd_api::v1::{Failure, FailureCode};
 use netd_config::{CniResult, CniVersion, ConfigErrors, Dns, ResultInterface, ResultIp, Route};
 
 use crate::attachment::Attachment;
+use crate::lifecycle::LifecycleError;
+use crate::node::AttachError;
+use crate::owner::OwnerError;
 
 /// The CNI result of an attachment, in the reference plugins' order: bridge, host end, sandbox end.
 #[must_use]
@@ -48,6 +51,27 @@ pub fn failure(code: FailureCode, error: &dyn std::error::Error) -> Failure {
         source = cause.source();
     }
     Failure { code: code.into(), message, ..Failure::default() }
+}
+
+/// What went wrong with a request, with the code that its caller can act on.
+#[must_use]
+pub fn lifecycle_failure(error: &LifecycleError) -> Failure {
+    let code = match error {
+        LifecycleError::Owner(OwnerError::Stopping) => FailureCode::TRY_AGAIN,
+        LifecycleError::Owner(OwnerError::Journal(_)) => FailureCode::INPUT_OUTPUT,
+        LifecycleError::Owner(OwnerError::Attach(error)) => match error {
+            AttachError::Lease(_) | AttachError::NoAddress(_) | AttachError::BridgeFull { .. } => {
+                FailureCode::EXHAUSTED
+            }
+            AttachError::BridgeAddress { .. } | AttachError::PortTaken { .. } => FailureCode::CONFLICT,
+            AttachError::Foreign { .. } => FailureCode::UNSUPPORTED_FIELD,
+            AttachError::Gone(_) => FailureCode::TRY_AGAIN,
+            AttachError::Name { .. } => FailureCode::INTERNAL,
+        },
+        LifecycleError::Port(_) => FailureCode::CONFLICT,
+        LifecycleError::Kernel { .. } | LifecycleError::Executor(_) | LifecycleError::Cut(_) => FailureCode::INTERNAL,
+    };
+    failure(code, error)
 }
 
 /// A failure that needs no cause.

@@ -1,19 +1,23 @@
 //! Makes kernel and record agree: at start, on request and from time to time. Deletes only what is ours and unreferenced.
+//!
+//! A look costs nobody anything. Only where it finds a difference that is no attachment's own affair are all attachments'
+//! requests made to wait, and the look repeated.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use netd_kernel::{Kernel, Key, Objects, Step};
+use netd_kernel::{Kernel, Key, Object, Objects, Step, fixed_ruleset};
 use serde::Deserialize;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use crate::attachment::{Attachment, AttachmentKey, State};
 use crate::desired;
-use crate::executor::{Executor, ExecutorError};
-use crate::owner::{OwnerError, OwnerHandle, Snapshot};
+use crate::executor::ExecutorError;
+use crate::lifecycle::{Lifecycle, LifecycleError};
+use crate::owner::{OwnerError, Snapshot};
 
 /// Why a resync ended early. What was done before it stays done; the next one goes on.
 #[derive(Debug, Error)]
@@ -24,9 +28,21 @@ pub enum ResyncError {
     /// The kernel said no.
     #[error("resync cannot read or change the kernel")]
     Executor(#[from] ExecutorError),
+    /// An attachment could not be taken away.
+    #[error("resync cannot take an attachment away")]
+    Lifecycle(#[from] LifecycleError),
     /// The worker died.
     #[error("resync was cut off")]
     Cut(#[from] tokio::task::JoinError),
+}
+
+/// Whether requests go on while kernel and record are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// Attachments come and go: what is seen may be about to be recorded, or just have been.
+    Running,
+    /// Nobody else works: what is not recorded is nobody's, and what is being wired was given up.
+    Alone,
 }
 
 /// What a resync would do, or did.
@@ -44,27 +60,40 @@ pub struct Resync {
 ///
 /// `before` was taken before the kernel was observed, `snapshot` after it: an attachment is dead only if both have it and
 /// its link was not seen, a link is stale only if it was seen and `snapshot` does not have it (an attach is recorded before
-/// its first step). An attachment being wired is left alone, unless `starting`: then nobody waits for it any more.
+/// its first step).
 #[must_use]
-pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, starting: bool) -> Resync {
+pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> Resync {
     let mut resync = Resync { drained: snapshot.draining.clone(), ..Resync::default() };
     let old = |attachment: &Attachment| before.attachments.iter().any(|old| old == attachment);
-    let mut wanted = Objects::new();
+    let mut target = Objects::from([fixed_ruleset()]);
     for attachment in &snapshot.attachments {
         let veth = attachment.wiring.as_ref().map(|wiring| Key::Veth(wiring.host_link.clone()));
         let stands = veth.as_ref().is_none_or(|key| observed.contains_key(key));
         let alive = match attachment.state {
             State::Attached => stands || !old(attachment),
-            State::Wiring => !starting,
+            State::Wiring => watch == Watch::Running,
         };
-        if alive {
-            desired::merge(&mut wanted, desired::shared(attachment));
-            wanted.extend(veth.and_then(|key| observed.get(&key).map(|object| (key, object.clone()))));
-        } else {
+        if !alive {
             resync.dead.push(attachment.clone());
+        } else if attachment.state == State::Attached && (watch == Watch::Alone || old(attachment)) {
+            desired::merge(&mut target, desired::shared(attachment, &snapshot.guarded));
+            target.extend(desired::ruled(attachment));
         }
     }
-    let kept = |key: &Key| match key {
+    for (key, object) in observed.iter().filter(|(key, _)| stays(key, snapshot, observed, watch)) {
+        // What somebody else added to a bridge stays: the two are united, never cut down. A guard stays too.
+        let is_guard = *object == Object::Forwarding { guarded: true };
+        if matches!(key, Key::Bridge(_)) || is_guard || !target.contains_key(key) {
+            desired::merge(&mut target, Objects::from([(key.clone(), object.clone())]));
+        }
+    }
+    resync.steps = netd_kernel::plan(&target, observed);
+    resync
+}
+
+/// Whether what was observed stays though no attachment asks for it.
+fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bool {
+    match key {
         Key::Veth(link) => {
             let is =
                 |attachment: &Attachment| attachment.wiring.as_ref().is_some_and(|wiring| wiring.host_link == *link);
@@ -72,15 +101,11 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, start
         }
         // The reference plugins leave bridges and forwarding, and people count on it.
         Key::Bridge(_) | Key::Forwarding(_) => true,
-        Key::Interface(..) => false,
-    };
-    let mut target = wanted;
-    for (key, object) in observed.iter().filter(|(key, _)| kept(key)) {
-        // What somebody else added to a bridge stays: the two are united, never cut down.
-        desired::merge(&mut target, Objects::from([(key.clone(), object.clone())]));
+        Key::Admitted(bridge) => observed.contains_key(&Key::Bridge(bridge.clone())),
+        // A detach takes its own away, and an attach adds some before it is recorded as whole.
+        Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) => watch == Watch::Running,
+        Key::Ruleset | Key::Interface(..) => false,
     }
-    resync.steps = netd_kernel::plan(&target, observed);
-    resync
 }
 
 /// Runs one resync and says what it did; with `dry_run`, what it would do.
@@ -88,50 +113,46 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, start
 /// # Errors
 /// See [`ResyncError`].
 pub async fn run<K: Kernel + 'static>(
-    owner: &OwnerHandle,
-    executor: &Arc<Executor<K>>,
-    starting: bool,
+    lifecycle: &Lifecycle<K>,
+    watch: Watch,
     dry_run: bool,
 ) -> Result<Vec<String>, ResyncError> {
-    let worker = Arc::clone(executor);
-    let before = owner.snapshot().await?;
-    let observed = tokio::task::spawn_blocking(move || worker.observe()).await??;
-    let snapshot = owner.snapshot().await?;
-    let resync = compare(&before, &snapshot, &observed, starting);
+    let resync = look(lifecycle, watch).await?;
     let told = tell(&resync);
-    if dry_run {
+    if dry_run || told.is_empty() {
         return Ok(told);
     }
-    for line in &told {
-        info!(step = line, "resync");
+    told.iter().for_each(|line| info!(step = line, "resync"));
+    for gone in resync.drained {
+        lifecycle.finish(gone).await?;
     }
-    let mut gone = resync.drained;
-    for attachment in resync.dead {
-        gone.extend(owner.drain_exactly(attachment).await?);
-    }
-    for attachment in gone {
-        reap(owner, executor, attachment).await?;
-    }
+    let mut dead = resync.dead;
     if !resync.steps.is_empty() {
-        let worker = Arc::clone(executor);
-        tokio::task::spawn_blocking(move || worker.repair(&resync.steps)).await??;
+        dead.extend(repair(lifecycle).await?);
+    }
+    for attachment in dead {
+        lifecycle.bury(attachment).await?;
     }
     Ok(told)
 }
 
-/// Deletes a drained attachment's link, then frees its addresses.
-///
-/// # Errors
-/// See [`ResyncError`].
-pub async fn reap<K: Kernel + 'static>(
-    owner: &OwnerHandle,
-    executor: &Arc<Executor<K>>,
-    attachment: Attachment,
-) -> Result<(), ResyncError> {
-    let worker = Arc::clone(executor);
-    let gone = attachment.clone();
-    tokio::task::spawn_blocking(move || worker.unlink(&gone)).await??;
-    Ok(owner.reaped(attachment).await?)
+/// Looks again while nobody works on any attachment, and changes what still differs. Returns whose sandbox is gone.
+async fn repair<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<Vec<Attachment>, ResyncError> {
+    let _alone = lifecycle.turns.whole_node().await;
+    let resync = look(lifecycle, Watch::Alone).await?;
+    if !resync.steps.is_empty() {
+        let worker = Arc::clone(&lifecycle.executor);
+        tokio::task::spawn_blocking(move || worker.repair(&resync.steps)).await??;
+    }
+    Ok(resync.dead)
+}
+
+async fn look<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, watch: Watch) -> Result<Resync, ResyncError> {
+    let worker = Arc::clone(&lifecycle.executor);
+    let before = lifecycle.owner.snapshot().await?;
+    let observed = tokio::task::spawn_blocking(move || worker.observe()).await??;
+    let snapshot = lifecycle.owner.snapshot().await?;
+    Ok(compare(&before, &snapshot, &observed, watch))
 }
 
 fn tell(resync: &Resync) -> Vec<String> {
@@ -153,17 +174,12 @@ struct Tombstone {
 ///
 /// # Errors
 /// See [`ResyncError`].
-pub async fn bury<K: Kernel + 'static>(
-    owner: &OwnerHandle,
-    executor: &Arc<Executor<K>>,
-    directory: &Path,
-) -> Result<(), ResyncError> {
+pub async fn bury<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, directory: &Path) -> Result<(), ResyncError> {
     for path in tombstones(directory) {
         match read_tombstone(&path) {
             Ok(key) => {
-                if let Some(attachment) = owner.drain(key).await? {
-                    info!(key = %attachment.key, "detached by tombstone");
-                    reap(owner, executor, attachment).await?;
+                if lifecycle.detach(key.clone(), true).await? {
+                    info!(%key, "detached by tombstone");
                 }
                 if let Err(error) = fs::remove_file(&path) {
                     warn!(path = %path.display(), %error, "cannot remove a tombstone; its detach is done again next time");

@@ -10,24 +10,21 @@ use netd_api::v1::{
     DetachResponse, FailureCode, GcRequest, GcResponse, ListRequest, ListResponse, ResyncRequest, ResyncResponse,
     StatusRequest, StatusResponse,
 };
-use netd_config::Document;
+use netd_config::{Document, PortMapping};
 use netd_kernel::Kernel;
 use ttrpc::asynchronous::TtrpcContext;
 
 use crate::attachment::{Attachment, AttachmentKey, State};
-use crate::executor::Executor;
-use crate::owner::OwnerHandle;
-use crate::reply::{config_failure, failure, refusal};
+use crate::lifecycle::Lifecycle;
+use crate::reply::{config_failure, failure, lifecycle_failure};
 use crate::reservations::Reservations;
-use crate::resync;
+use crate::resync::{self, Watch};
 
 /// What every request needs.
 #[derive(Debug)]
 pub struct Service<K> {
-    /// The owner of Node.
-    pub owner: OwnerHandle,
-    /// Kernel work.
-    pub executor: Arc<Executor<K>>,
+    /// What works on attachments.
+    pub lifecycle: Lifecycle<K>,
     /// Host-local directories.
     pub reservations: Arc<Reservations>,
     /// Where `netd-cni` leaves detaches.
@@ -86,7 +83,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
     async fn describe(&self, _: &TtrpcContext, request: DescribeRequest) -> Served<DescribeResponse> {
         let mut response = DescribeResponse::new();
         let labels = request.labels.into_iter().collect();
-        match self.owner.describe(request.container_id, request.name, labels).await {
+        match self.lifecycle.owner.describe(request.container_id, request.name, labels).await {
             Ok(count) => response.attachments = count,
             Err(error) => response.failure = Some(failure(FailureCode::INTERNAL, &error)).into(),
         }
@@ -102,12 +99,14 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         {
             response.failure = Some(config_failure(&errors)).into();
         }
-        match self.owner.snapshot().await {
+        match self.lifecycle.owner.snapshot().await {
             Ok(snapshot) => {
                 response.attachments = snapshot.attachments.len() as u64;
                 response.draining = snapshot.draining.len() as u64;
                 response.leases = snapshot.leases as u64;
                 response.journal_bytes = snapshot.journal_bytes;
+                let ports = snapshot.attachments.iter().map(|attachment| attachment.ports.len() as u64);
+                response.published_ports = ports.sum();
             }
             Err(error) => response.failure = Some(failure(FailureCode::NOT_AVAILABLE, &error)).into(),
         }
@@ -115,7 +114,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
     }
 
     async fn list(&self, _: &TtrpcContext, _: ListRequest) -> Served<ListResponse> {
-        let snapshot = self.owner.snapshot().await.unwrap_or_default();
+        let snapshot = self.lifecycle.owner.snapshot().await.unwrap_or_default();
         let mut response = ListResponse::new();
         response.attachments = snapshot
             .attachments
@@ -137,7 +136,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
 
     async fn resync(&self, _: &TtrpcContext, request: ResyncRequest) -> Served<ResyncResponse> {
         let mut response = ResyncResponse::new();
-        match resync::run(&self.owner, &self.executor, false, request.dry_run).await {
+        match resync::run(&self.lifecycle, Watch::Running, request.dry_run).await {
             Ok(steps) => response.steps = steps,
             Err(error) => response.failure = Some(failure(FailureCode::INTERNAL, &error)).into(),
         }
@@ -158,46 +157,18 @@ impl<K: Kernel + 'static> Service<K> {
         } else {
             request.network.clone()
         };
-        let snapshot = self.owner.snapshot().await.map_err(internal)?;
+        let snapshot = self.lifecycle.owner.snapshot().await.map_err(internal)?;
         let is_valid = |key: &AttachmentKey| {
             valid.iter().any(|(id, interface)| id == key.container.as_str() && interface == key.interface.as_str())
         };
         let mut removed = 0;
         for attachment in snapshot.attachments {
             if attachment.key.network.as_str() == network && !is_valid(&attachment.key) {
-                self.remove(attachment.key, false).await?;
+                self.lifecycle.detach(attachment.key, false).await.map_err(|error| lifecycle_failure(&error))?;
                 removed += 1;
             }
         }
         Ok(removed)
-    }
-
-    /// Detaches. With `wait`, the link is gone before the answer, as the specification wants where a namespace lives;
-    /// without, its port is closed (0.3 ms) and the deletion (20 ms) goes on behind the answer.
-    async fn remove(&self, key: AttachmentKey, wait: bool) -> Result<(), v1::Failure> {
-        let internal = |error| failure(FailureCode::INTERNAL, &error);
-        let Some(gone) = self.owner.drain(key).await.map_err(internal)? else { return Ok(()) };
-        tracing::info!(key = %gone.key, "detached");
-        if gone.wiring.is_none() {
-            return Ok(());
-        }
-        let (owner, executor) = (self.owner.clone(), Arc::clone(&self.executor));
-        if wait {
-            return resync::reap(&owner, &executor, gone).await.map_err(|error| failure(FailureCode::INTERNAL, &error));
-        }
-        let (worker, closing) = (Arc::clone(&executor), gone.clone());
-        let closed = tokio::task::spawn_blocking(move || worker.close(&closing)).await;
-        match closed {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "port not closed; its link goes now"),
-            Err(error) => return Err(refusal(FailureCode::INTERNAL, format!("the worker died: {error}"))),
-        }
-        tokio::spawn(async move {
-            if let Err(error) = resync::reap(&owner, &executor, gone).await {
-                tracing::warn!(%error, "cannot delete a link; resync tries again");
-            }
-        });
-        Ok(())
     }
 }
 
@@ -223,5 +194,15 @@ fn listed(attachment: &Attachment, state: &str) -> v1::Attachment {
     state.clone_into(&mut listed.state);
     attachment.name.clone_into(&mut listed.name);
     listed.labels = attachment.labels.clone().into_iter().collect();
+    listed.ports = attachment.ports.iter().map(published).collect();
     listed
+}
+
+fn published(port: &PortMapping) -> v1::PublishedPort {
+    let mut published = v1::PublishedPort::new();
+    published.protocol = port.protocol.to_string();
+    published.host_ip = port.host_ip.map(|address| address.to_string()).unwrap_or_default();
+    published.host_port = port.host.into();
+    published.container_port = port.container.into();
+    published
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +19,7 @@ struct State {
     objects: Objects,
     dead: BTreeSet<NetnsId>,
     fail_at: Option<usize>,
+    die_at: Option<usize>,
 }
 
 /// A kernel in memory.
@@ -44,9 +46,15 @@ impl FakeKernel {
         self.state().fail_at = Some(step);
     }
 
+    /// The `step`th step from now on fails, counted from 0, and all after it: whoever takes steps has died.
+    pub fn die_at(&self, step: usize) {
+        self.state().die_at = Some(step);
+    }
+
     /// No step fails on demand any more.
     pub fn heal(&self) {
-        self.state().fail_at = None;
+        let mut state = self.state();
+        (state.fail_at, state.die_at) = (None, None);
     }
 
     /// The namespace dies, and takes its interfaces and with them their host ends.
@@ -71,6 +79,7 @@ impl Kernel for FakeKernel {
         let seen = |key: &Key| match (scope, key) {
             (Scope::Sandbox(sandbox, name), Key::Interface(netns, found)) => *netns == sandbox.id && found == name,
             (Scope::Node, key) => !matches!(key, Key::Interface(..)),
+            (Scope::Forwarding, key) => matches!(key, Key::Forwarding(_)),
             (Scope::Sandbox(..), _) => false,
         };
         Ok(state
@@ -86,6 +95,14 @@ impl Kernel for FakeKernel {
         for (number, step) in steps.iter().enumerate() {
             state.take(step, sandbox).map_err(|source| ApplyError { number, step: format!("{step:?}"), source })?;
         }
+        Ok(())
+    }
+
+    fn forget(&self, _: IpAddr) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn forget_port(&self, _: u16) -> Result<(), KernelError> {
         Ok(())
     }
 
@@ -118,6 +135,12 @@ impl State {
         if let Some(left) = self.fail_at.as_mut() {
             if *left == 0 {
                 self.fail_at = None;
+                return Err(KernelError::Injected(0));
+            }
+            *left -= 1;
+        }
+        if let Some(left) = self.die_at.as_mut() {
+            if *left == 0 {
                 return Err(KernelError::Injected(0));
             }
             *left -= 1;

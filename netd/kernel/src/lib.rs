@@ -16,6 +16,8 @@ mod seam;
 
 pub use fake::FakeKernel;
 pub use linux::{LinuxKernel, fixed_ruleset};
-pub use object::{Bridge, Family, Interface, Key, NetnsId, Object, Objects, Port, Publication, Route, Step, Veth};
+pub use object::{
+    Bridge, Family, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Publication, Route, Step, Veth,
+};
 pub use plan::plan;
 pub use seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};

@@ -7,12 +7,14 @@ mod ruleset;
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netd_config::LinkName;
+use netd_netlink::conntrack::{self, End};
 use netd_netlink::{NetlinkError, Socket};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use nix::net::if_::if_nametoindex;
 
 use crate::object::{Bridge, Family, Interface, Key, Object, Objects, Port, Step, Veth};
@@ -56,7 +58,12 @@ impl LinuxKernel {
             Step::Replace(Key::Veth(name), Object::Veth(veth)) => self.port(name, veth),
             Step::Create(Key::Interface(id, name), Object::Interface(interface)) => {
                 let sandbox = sandbox.filter(|sandbox| sandbox.id == *id).ok_or_else(no_sandbox)?;
-                self::interface(name, interface, sandbox)
+                self::interface(name, interface, sandbox, CREATE)
+            }
+            // What is there stays; what is missing or different is set.
+            Step::Replace(Key::Interface(id, name), Object::Interface(interface)) => {
+                let sandbox = sandbox.filter(|sandbox| sandbox.id == *id).ok_or_else(no_sandbox)?;
+                self::interface(name, interface, sandbox, NLM_F_CREATE | NLM_F_REPLACE)
             }
             Step::Delete(Key::Veth(name) | Key::Bridge(name)) => self.delete(name),
             // The sandbox end goes with the host end.
@@ -139,14 +146,12 @@ impl Kernel for LinuxKernel {
             Scope::Node => {
                 let mut objects = observe::node(&mut self.socket()).map_err(failed)?;
                 objects.extend(self.ruleset.observe().map_err(failed)?);
-                for family in [Family::V4, Family::V6] {
-                    let key = Key::Forwarding(family);
-                    if is_forwarding(family) {
-                        objects.entry(key).or_insert(Object::Forwarding { guarded: false });
-                    } else {
-                        objects.remove(&key);
-                    }
-                }
+                observe_forwarding(&mut objects);
+                Ok(objects)
+            }
+            Scope::Forwarding => {
+                let mut objects = Objects::new();
+                observe_forwarding(&mut objects);
                 Ok(objects)
             }
             Scope::Sandbox(sandbox, name) => {
@@ -173,6 +178,14 @@ impl Kernel for LinuxKernel {
             number += run.len();
         }
         Ok(())
+    }
+
+    fn forget(&self, address: IpAddr) -> Result<(), KernelError> {
+        self.ruleset.forget(&[conntrack::forget(address, End::Opener), conntrack::forget(address, End::Answerer)])
+    }
+
+    fn forget_port(&self, port: u16) -> Result<(), KernelError> {
+        self.ruleset.forget(&conntrack::forget_udp_port(port))
     }
 
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError> {
@@ -206,7 +219,7 @@ impl Kernel for LinuxKernel {
 }
 
 /// Sysctls first, then addresses, then links up, then routes: no packet before all stands.
-fn interface(name: &LinkName, interface: &Interface, sandbox: &Sandbox) -> Result<(), KernelError> {
+fn interface(name: &LinkName, interface: &Interface, sandbox: &Sandbox, flags: u16) -> Result<(), KernelError> {
     let fd = sandbox.fd.as_ref().ok_or_else(no_sandbox)?;
     let done = namespace::within(fd.as_fd(), || {
         let index = if_nametoindex(name.as_str())?;
@@ -218,10 +231,10 @@ fn interface(name: &LinkName, interface: &Interface, sandbox: &Sandbox) -> Resul
                 written => written?,
             }
         }
-        let mut batch: Vec<_> =
-            interface.addresses.iter().map(|address| (messages::address(index, *address), CREATE)).collect();
-        batch.extend([(messages::up(1), 0), (messages::up(index), 0)]);
-        batch.extend(interface.routes.iter().map(|route| (messages::route(index, route), CREATE)));
+        let addresses = interface.addresses.iter().map(|address| (messages::address(index, *address), flags));
+        let mut batch: Vec<_> = addresses.collect();
+        batch.extend([(messages::up(1), 0), (messages::settings(index, &interface.settings), 0)]);
+        batch.extend(interface.routes.iter().map(|route| (messages::route(index, route), flags)));
         Socket::open()?.execute(batch).map_err(io::Error::other)
     });
     done.and_then(|done| done).map_err(|source| match source.raw_os_error() {
@@ -250,6 +263,18 @@ fn bridge_sysctls(name: &LinkName) -> Result<(), KernelError> {
         }
     }
     Ok(())
+}
+
+/// The switch decides whether it is on, the guard's element (if it was seen) whether it is guarded.
+fn observe_forwarding(objects: &mut Objects) {
+    for family in [Family::V4, Family::V6] {
+        let key = Key::Forwarding(family);
+        if is_forwarding(family) {
+            objects.entry(key).or_insert(Object::Forwarding { guarded: false });
+        } else {
+            objects.remove(&key);
+        }
+    }
 }
 
 fn is_forwarding(family: Family) -> bool {

@@ -131,6 +131,23 @@ pub struct Interface {
     pub routes: Vec<Route>,
     /// `net.*` sysctls of the namespace, dots in names, written before the link goes up.
     pub sysctls: BTreeMap<String, String>,
+    /// Set before the link goes up.
+    pub settings: LinkSettings,
+}
+
+/// Settings of a link; those that are absent are left alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkSettings {
+    /// MAC address.
+    pub mac: Option<[u8; 6]>,
+    /// Octets.
+    pub mtu: Option<u32>,
+    /// Promiscuous mode is on.
+    pub promisc: bool,
+    /// All multicast is received.
+    pub all_multicast: bool,
+    /// Packets in the transmit queue.
+    pub queue_length: Option<u32>,
 }
 
 /// One route in a sandbox.

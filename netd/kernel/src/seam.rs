@@ -1,6 +1,7 @@
 //! The trait that both kernels obey. The vocabulary is in `object`; what steps are needed is `plan`'s question.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use netd_config::LinkName;
@@ -20,8 +21,10 @@ pub struct Sandbox {
 /// What to observe.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope<'a> {
-    /// Forwarding, and our bridges and veths in the node's namespace.
+    /// All of ours in the node's namespace: bridges, ruleset, forwarding, veths.
     Node,
+    /// Forwarding alone; cheap.
+    Forwarding,
     /// One interface of a sandbox.
     Sandbox(&'a Sandbox, &'a LinkName),
 }
@@ -79,7 +82,7 @@ pub struct ApplyError {
     pub source: KernelError,
 }
 
-/// A kernel. Two verbs do the work; the other two answer questions that a result needs.
+/// A kernel. Two verbs do the work; two drop what conntrack remembers; two answer questions that a result needs.
 ///
 /// All methods block.
 pub trait Kernel: Send + Sync + std::fmt::Debug {
@@ -95,6 +98,18 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// See [`ApplyError`].
     fn apply(&self, steps: &[Step], sandbox: Option<&Sandbox>) -> Result<(), ApplyError>;
+
+    /// Forgets the connections of an address, so that its next holder does not get the last one's answers.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn forget(&self, address: IpAddr) -> Result<(), KernelError>;
+
+    /// Forgets the connections to a UDP port of the node: a sender that goes on would never meet a port published since.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn forget_port(&self, port: u16) -> Result<(), KernelError>;
 
     /// Which namespace a descriptor is.
     ///

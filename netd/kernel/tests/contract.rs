@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use netd_config::LinkName;
 use netd_kernel::{
-    Bridge, FakeKernel, Interface, Kernel, KernelError, Key, NetnsId, Object, Objects, Port, Sandbox, Scope, Step,
-    Veth, plan,
+    Bridge, FakeKernel, Interface, Kernel, KernelError, Key, LinkSettings, NetnsId, Object, Objects, Port, Sandbox,
+    Scope, Step, Veth, plan,
 };
 use proptest::prelude::*;
 
@@ -35,7 +35,8 @@ fn veth(number: u64, port: Port) -> (Key, Object) {
 
 fn interface(number: u64) -> (Key, Object) {
     let addresses = vec![format!("10.4.0.{}/24", number + 1).parse().unwrap()];
-    let interface = Interface { addresses, routes: Vec::new(), sysctls: BTreeMap::new() };
+    let interface =
+        Interface { addresses, routes: Vec::new(), sysctls: BTreeMap::new(), settings: LinkSettings::default() };
     (Key::Interface(NetnsId(number), link("eth0")), Object::Interface(interface))
 }
 

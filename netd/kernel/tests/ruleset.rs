@@ -58,7 +58,7 @@ fn it_is_read_back_as_it_was_made_and_goes_wholly() {
         assert_eq!(observed, wanted);
         // Again is no error, and another target for a port is one step.
         kernel.apply(&plan(&wanted, &Objects::new()), None).unwrap();
-        let mut changed = wanted.clone();
+        let mut changed = wanted;
         changed.insert(publication("::", 8080), Object::Target("[fd00::3]:80".parse().unwrap()));
         kernel.apply(&plan(&changed, &observed), None).unwrap();
         assert_eq!(kernel.observe(Scope::Node).unwrap(), changed);

@@ -37,3 +37,15 @@ pub fn forget(address: IpAddr, end: End) -> Request {
     let body = Attributes::new().nested(tuple, &Attributes::new().nested(1, &source)).nested(FILTER, &filter);
     Request { kind: DELETE, flags: 0, family, body }
 }
+
+/// Forgets all connections to a UDP port, by IPv4 and by IPv6.
+#[must_use]
+pub fn forget_udp_port(port: u16) -> [Request; 2] {
+    const UDP: u8 = 17;
+    const FILTER_PROTOCOL: u32 = 1 << 3;
+    const FILTER_DESTINATION_PORT: u32 = 1 << 5;
+    let protocol = Attributes::new().bytes(1, &[UDP]).bytes(3, &port.to_be_bytes());
+    let filter = Attributes::new().bytes(1, &(FILTER_PROTOCOL | FILTER_DESTINATION_PORT).to_ne_bytes());
+    let body = Attributes::new().nested(ORIGINAL, &Attributes::new().nested(2, &protocol)).nested(FILTER, &filter);
+    [2, 10].map(|family| Request { kind: DELETE, flags: 0, family, body: body.clone() })
+}

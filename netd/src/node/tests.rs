@@ -1,9 +1,9 @@
 //! What the node decides, and that replaying its records gives the same node.
 
-use netd_config::{ContainerId, Document, LinkName, NetworkName, Stanza};
+use netd_config::{ContainerId, Document, IngressPolicy, LinkName, NetworkName, PortMapping, Protocol, Stanza};
 use netd_kernel::NetnsId;
 
-use super::{AttachError, Attached, Node, Wanted, What};
+use super::{AttachError, Attached, Extended, Extension, Follower, Node, Wanted, What};
 use crate::attachment::{Attachment, AttachmentKey, State};
 use crate::ipam::Reserved;
 use crate::journal::Record;
@@ -55,11 +55,82 @@ fn a_repeated_attach_is_answered_from_the_record() {
 }
 
 #[test]
-fn an_attach_under_way_makes_its_twin_wait() {
+fn an_attach_that_was_cut_off_is_made_anew() {
     let mut node = Node::new("nd");
     let Attached::New { attachment, .. } = node.attach(wanted(WEB, "a", 1)).unwrap() else { panic!() };
-    node.take(Record::Put(attachment));
-    assert!(matches!(node.attach(wanted(WEB, "a", 1)), Err(AttachError::Busy(_))));
+    node.take(Record::Put(attachment.clone()));
+    let Attached::New { attachment: again, replaces } = node.attach(wanted(WEB, "a", 1)).unwrap() else { panic!() };
+    assert_eq!(replaces.as_deref(), Some(&*attachment));
+    assert_eq!(address(&again), address(&attachment));
+}
+
+fn follower(container: &str, netns: u64) -> Follower {
+    let key = wanted(WEB, container, netns).key;
+    let addresses = vec!["192.0.2.9".parse().unwrap()];
+    Follower { key, netns: NetnsId(netns), netns_path: String::new(), addresses }
+}
+
+fn port(host: u16, host_ip: Option<&str>) -> PortMapping {
+    let host_ip = host_ip.map(|address| address.parse().unwrap());
+    PortMapping { host, container: 80, protocol: Protocol::Tcp, host_ip }
+}
+
+fn publish(node: &mut Node, container: &str, netns: u64, ports: Vec<PortMapping>) -> Result<Extended, AttachError> {
+    let extended = node.extend(follower(container, netns), &Extension::Ports(ports))?;
+    if let Extended::Changed { after, .. } = &extended {
+        node.take(Record::Put(after.clone()));
+    }
+    Ok(extended)
+}
+
+#[test]
+fn a_port_leads_to_one_sandbox_until_it_is_closed() {
+    let mut node = Node::new("nd");
+    attach(&mut node, "a", 1);
+    attach(&mut node, "b", 2);
+    publish(&mut node, "a", 1, vec![port(8080, None)]).unwrap();
+    assert!(matches!(publish(&mut node, "a", 1, vec![port(8080, None)]), Ok(Extended::Already(_))));
+    let error = publish(&mut node, "b", 2, vec![port(8080, None)]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot publish 0.0.0.0:8080/tcp for b/eth0 on network web: it leads to a/eth0 on network web; take another port, or remove that container"
+    );
+    publish(&mut node, "b", 2, vec![port(8081, Some("192.0.2.1")), port(8082, Some("2001:db8::1"))]).unwrap();
+    let gone = node.attachment(&follower("a", 1).key).unwrap().clone();
+    node.take(Record::Drain(Box::new(gone.clone())));
+    assert!(publish(&mut node, "b", 2, vec![port(8080, None)]).is_err(), "the ruleset still leads it to a");
+    node.closed(&gone);
+    publish(&mut node, "b", 2, vec![port(8080, None)]).unwrap();
+    let replayed = Node::replay("nd", node.records());
+    assert!(matches!(
+        replayed.extend(follower("b", 2), &Extension::Ports(vec![port(8080, None)])),
+        Ok(Extended::Already(_))
+    ));
+}
+
+#[test]
+fn a_host_address_of_a_family_that_the_sandbox_lacks_is_passed_over() {
+    let mut node = Node::new("nd");
+    attach(&mut node, "a", 1);
+    publish(&mut node, "a", 1, vec![port(8080, None), port(81, Some("192.0.2.1")), port(82, Some("2001:db8::1"))])
+        .unwrap();
+    let attachment = node.attachment(&follower("a", 1).key).unwrap();
+    let published: Vec<String> = attachment.publications().iter().map(|(at, to)| format!("{at} {to}")).collect();
+    assert_eq!(published, ["0.0.0.0:8080/tcp 10.4.0.2:80", "192.0.2.1:81/tcp 10.4.0.2:80"]);
+}
+
+#[test]
+fn behind_another_plugin_ports_are_published_and_nothing_else() {
+    let mut node = Node::new("nd");
+    publish(&mut node, "a", 1, vec![port(8080, None)]).unwrap();
+    let attachment = node.attachment(&follower("a", 1).key).unwrap().clone();
+    assert_eq!(attachment.publications()[0].1.to_string(), "192.0.2.9:80");
+    let error = node.extend(follower("a", 1), &Extension::Ingress(IngressPolicy::Isolated)).unwrap_err();
+    assert!(error.to_string().contains("ingressPolicy needs an interface that netd made"), "{error}");
+    node.take(Record::Drain(Box::new(attachment.clone())));
+    node.closed(&attachment);
+    assert!(node.attachment(&attachment.key).is_none());
+    publish(&mut node, "b", 2, vec![port(8080, None)]).unwrap();
 }
 
 #[test]
@@ -130,8 +201,7 @@ fn replaying_the_records_gives_the_same_node_at_every_point() {
         if number % 6 == 0 {
             node.take(reaped(&attachment));
         }
-        let mut replayed = Node::new("nd");
-        node.records().into_iter().for_each(|record| replayed.take(record));
+        let replayed = Node::replay("nd", node.records());
         assert_eq!(replayed.records(), node.records());
         assert_eq!(replayed.lease_count(), node.lease_count());
     }
@@ -143,8 +213,7 @@ fn host_links_are_never_named_twice() {
     let first = attach(&mut node, "a", 1);
     node.take(Record::Drain(Box::new(first.clone())));
     node.take(reaped(&first));
-    let mut replayed = Node::new("nd");
-    node.records().into_iter().for_each(|record| replayed.take(record));
+    let mut replayed = Node::replay("nd", node.records());
     let second = attach(&mut replayed, "a", 2);
     assert_ne!(second.wiring.unwrap().host_link, first.wiring.unwrap().host_link);
 }

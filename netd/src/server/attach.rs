@@ -1,22 +1,21 @@
 //! Attach, detach and check of one CNI stanza. The first stanza of a chain attaches; those that follow extend it.
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use netd_api::Descriptors;
 use netd_api::v1::{Call, Failure, FailureCode};
-use netd_config::{
-    CniResult, ConfigErrors, ContainerId, Dns, Document, Firewall, IngressPolicy, Ipam, LinkName, Route, Stanza,
-};
-use netd_kernel::{Interface, Kernel, Key, Object, Sandbox, Step};
+use netd_config::{CniResult, ConfigErrors, ContainerId, Dns, Document, IngressPolicy, Ipam, LinkName, Stanza, Tuning};
+use netd_kernel::{Interface, Kernel, Key, LinkSettings, Object, Sandbox, Step};
 
 use super::Service;
-use crate::attachment::{AttachmentKey, State};
+use crate::attachment::{Attachment, AttachmentKey, State};
 use crate::ipam::Reserved;
-use crate::node::{AttachError, Attached, Wanted, What};
+use crate::node::{Extension, Follower, Wanted, What, settings_of};
 use crate::owner::OwnerError;
-use crate::reply::{config_failure, encode, failure, refusal, result};
+use crate::reply::{config_failure, encode, failure, lifecycle_failure, refusal, result};
 
 type Answer<T> = Result<T, Failure>;
 
@@ -24,46 +23,42 @@ impl<K: Kernel + 'static> Service<K> {
     pub(super) async fn attach_call(&self, call: &Call, descriptors: &Descriptors) -> Answer<Vec<u8>> {
         let document = parse(call)?;
         let key = key_of(call, &document)?;
-        let version = document.cni_version;
-        match document.stanza.clone() {
+        let result = match document.stanza.clone() {
             Stanza::Bridge(bridge) => {
-                if bridge.ip_masq {
-                    return Err(unenforced(&key, "ipMasq"));
-                }
-                if bridge.ingress_policy != IngressPolicy::Open || !bridge.ports.is_empty() {
-                    return Err(unenforced(&key, "ingressPolicy and portMappings"));
-                }
-                let ipam = bridge.ipam.clone();
-                let result =
-                    self.attach_new(call, descriptors, key, What::Bridge(bridge.clone()), &ipam, bridge.dns).await?;
-                Ok(encode(&result, version))
+                let (ipam, dns) = (bridge.ipam.clone(), bridge.dns.clone());
+                self.attach_new(call, descriptors, key, What::Bridge(bridge), &ipam, dns).await?
             }
-            Stanza::HostLocal(ipam) => {
-                let ipam = Ipam::HostLocal(ipam);
-                let what = What::Addresses(ipam.clone());
-                Ok(encode(&self.attach_new(call, descriptors, key, what, &ipam, None).await?, version))
+            Stanza::HostLocal(ipam) => self.attach_addresses(call, descriptors, key, Ipam::HostLocal(ipam)).await?,
+            Stanza::Static(ipam) => self.attach_addresses(call, descriptors, key, Ipam::Static(ipam)).await?,
+            Stanza::Loopback => self.attach_loopback(call, descriptors, &document).await?,
+            Stanza::Portmap(portmap) if portmap.ports.is_empty() => previous(&document)?,
+            Stanza::Portmap(portmap) => {
+                self.follow(call, descriptors, &document, key, Extension::Ports(portmap.ports)).await?
             }
-            Stanza::Static(ipam) => {
-                let ipam = Ipam::Static(ipam);
-                let what = What::Addresses(ipam.clone());
-                Ok(encode(&self.attach_new(call, descriptors, key, what, &ipam, None).await?, version))
+            Stanza::Firewall(firewall) if firewall.ingress_policy == IngressPolicy::Open => previous(&document)?,
+            Stanza::Firewall(firewall) => {
+                self.follow(call, descriptors, &document, key, Extension::Ingress(firewall.ingress_policy)).await?
             }
-            Stanza::Loopback => self.attach_loopback(call, descriptors, &document).await,
-            Stanza::Portmap(portmap) if portmap.ports.is_empty() => Ok(encode(&previous(&document)?, version)),
-            Stanza::Portmap(_) => Err(unenforced(&key, "portMappings")),
-            Stanza::Firewall(Firewall { ingress_policy: IngressPolicy::Open, .. }) => {
-                Ok(encode(&previous(&document)?, version))
-            }
-            Stanza::Firewall(_) => Err(unenforced(&key, "ingressPolicy")),
-            Stanza::Tuning(tuning) if tuning.is_empty() => Ok(encode(&previous(&document)?, version)),
-            Stanza::Tuning(_) => Err(unenforced(&key, "tuning's settings")),
-            Stanza::NotYet { kind } => Err(refusal(
-                FailureCode::UNSUPPORTED_FIELD,
-                format!(
+            Stanza::Tuning(tuning) if tuning.is_empty() => previous(&document)?,
+            Stanza::Tuning(tuning) => self.tune(call, descriptors, &document, key, tuning).await?,
+            Stanza::NotYet { kind } => {
+                let message = format!(
                     "cannot attach {key}: netd does not run plugin type {kind:?} yet; use the official plugin for it"
-                ),
-            )),
-        }
+                );
+                return Err(refusal(FailureCode::UNSUPPORTED_FIELD, message));
+            }
+        };
+        Ok(encode(&result, document.cni_version))
+    }
+
+    async fn attach_addresses(
+        &self,
+        call: &Call,
+        descriptors: &Descriptors,
+        key: AttachmentKey,
+        ipam: Ipam,
+    ) -> Answer<CniResult> {
+        self.attach_new(call, descriptors, key, What::Addresses(ipam.clone()), &ipam, None).await
     }
 
     async fn attach_new(
@@ -78,70 +73,95 @@ impl<K: Kernel + 'static> Service<K> {
         let sandbox = self.sandbox(call, descriptors).await?;
         let reserved = self.reserved(&key, ipam, descriptors)?;
         let wanted = Wanted { key, netns: sandbox.id, netns_path: call.netns_path.clone(), what, reserved };
-        let attachment = match self.owner.attach(wanted).await.map_err(owner_failure)? {
-            Attached::Already(attachment) => *attachment,
-            Attached::New { attachment, replaces } => {
-                if let Some(replaced) = replaces {
-                    self.reap_behind(*replaced);
-                }
-                self.wire(*attachment, sandbox).await?
-            }
-        };
-        Ok(result(&attachment, &routes_of(ipam, &attachment), &dns.unwrap_or_default()))
+        let attached = self.lifecycle.attach(wanted, sandbox).await;
+        let attachment = attached.map_err(|error| lifecycle_failure(&error))?;
+        Ok(result(&attachment, ipam.routes(), &dns.unwrap_or_default()))
     }
 
-    async fn wire(
+    /// A later stanza of the chain. Its result is the one before it: what it adds is on the node.
+    async fn follow(
         &self,
-        attachment: crate::attachment::Attachment,
-        sandbox: Sandbox,
-    ) -> Answer<crate::attachment::Attachment> {
-        let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
-        let wired = tokio::task::spawn_blocking(move || executor.wire(&wanted, &sandbox)).await;
-        let failed = match wired {
-            Ok(Ok(facts)) => {
-                let attachment = self.owner.wired(attachment.key, facts).await.map_err(owner_failure)?;
-                tracing::info!(key = %attachment.key, leases = ?attachment.leases, "attached");
-                return Ok(attachment);
-            }
-            Ok(Err(error)) => failure(FailureCode::INTERNAL, &error),
-            Err(error) => refusal(FailureCode::INTERNAL, format!("the worker died: {error}")),
-        };
-        let message = format!("cannot attach {}: {}", attachment.key, failed.message);
-        self.remove(attachment.key, true).await?;
-        Err(refusal(FailureCode::INTERNAL, message))
+        call: &Call,
+        descriptors: &Descriptors,
+        document: &Document,
+        key: AttachmentKey,
+        extension: Extension,
+    ) -> Answer<CniResult> {
+        let mut result = previous(document)?;
+        let sandbox = self.sandbox(call, descriptors).await?;
+        let addresses = addresses_of(&result, call.interface.as_str());
+        let follower = Follower { key, netns: sandbox.id, netns_path: call.netns_path.clone(), addresses };
+        let extended = self.lifecycle.extend(follower, extension, sandbox).await;
+        let attachment = extended.map_err(|error| lifecycle_failure(&error))?;
+        retell(&mut result, &attachment);
+        Ok(result)
+    }
+
+    /// `tuning` also follows other plugins: then it is done and nothing is recorded, since it ends with the sandbox.
+    async fn tune(
+        &self,
+        call: &Call,
+        descriptors: &Descriptors,
+        document: &Document,
+        key: AttachmentKey,
+        tuning: Tuning,
+    ) -> Answer<CniResult> {
+        let known = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
+        if known.is_some_and(|known| known.wiring.is_some()) {
+            return self.follow(call, descriptors, document, key, Extension::Tuning(tuning)).await;
+        }
+        let result = previous(document)?;
+        let named = |name: &String| name.replace("IFNAME", key.interface.as_str());
+        let sysctls = tuning.sysctl.iter().map(|(name, value)| (named(name), value.clone())).collect();
+        let settings = settings_of(&tuning);
+        let interface = Interface { addresses: Vec::new(), routes: Vec::new(), sysctls, settings };
+        self.within(call, descriptors, key.interface, |key| Step::Replace(key, Object::Interface(interface))).await?;
+        Ok(result)
     }
 
     /// Raises `lo`; the kernel gives it its addresses.
-    async fn attach_loopback(&self, call: &Call, descriptors: &Descriptors, document: &Document) -> Answer<Vec<u8>> {
-        let sandbox = self.sandbox(call, descriptors).await?;
+    async fn attach_loopback(&self, call: &Call, descriptors: &Descriptors, document: &Document) -> Answer<CniResult> {
         let name = LinkName::new("lo").map_err(|error| failure(FailureCode::INTERNAL, &error))?;
-        let lo = Interface { addresses: Vec::new(), routes: Vec::new(), sysctls: std::collections::BTreeMap::new() };
-        let steps = vec![Step::Create(Key::Interface(sandbox.id, name), Object::Interface(lo))];
-        let executor = Arc::clone(&self.executor);
-        let raised = tokio::task::spawn_blocking(move || executor.raise(&steps, &sandbox)).await;
-        match raised {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(failure(FailureCode::INTERNAL, &error)),
-            Err(error) => return Err(refusal(FailureCode::INTERNAL, format!("the worker died: {error}"))),
+        let (addresses, routes, settings) = (Vec::new(), Vec::new(), LinkSettings::default());
+        let lo = Interface { addresses, routes, sysctls: std::collections::BTreeMap::new(), settings };
+        self.within(call, descriptors, name, |key| Step::Create(key, Object::Interface(lo))).await?;
+        Ok(document.prev_result.clone().unwrap_or_else(|| CniResult::loopback(&call.netns_path)))
+    }
+
+    /// Takes one step on an interface that is already in the sandbox.
+    async fn within(
+        &self,
+        call: &Call,
+        descriptors: &Descriptors,
+        name: LinkName,
+        step: impl FnOnce(Key) -> Step,
+    ) -> Answer<()> {
+        let sandbox = self.sandbox(call, descriptors).await?;
+        let steps = vec![step(Key::Interface(sandbox.id, name))];
+        let executor = Arc::clone(&self.lifecycle.executor);
+        match tokio::task::spawn_blocking(move || executor.within(&steps, &sandbox)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(failure(FailureCode::INTERNAL, &error)),
+            Err(error) => Err(refusal(FailureCode::INTERNAL, format!("the worker died: {error}"))),
         }
-        let result = match &document.prev_result {
-            Some(previous) => previous.clone(),
-            None => CniResult::loopback(&call.netns_path),
-        };
-        Ok(encode(&result, document.cni_version))
     }
 
     pub(super) async fn detach_call(&self, call: &Call, alive: bool) -> Answer<()> {
         let document = parse(call)?;
-        match document.stanza {
-            Stanza::Bridge(_) | Stanza::HostLocal(_) | Stanza::Static(_) => {
-                self.remove(key_of(call, &document)?, alive).await
+        let key = key_of(call, &document)?;
+        let is_first = match document.stanza {
+            Stanza::Bridge(_) | Stanza::HostLocal(_) | Stanza::Static(_) => true,
+            // What they asked for is part of the attachment and goes with it, unless another plugin made the interface.
+            Stanza::Portmap(_) | Stanza::Firewall(_) | Stanza::Tuning(_) => {
+                let known = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
+                known.is_some_and(|known| known.wiring.is_none() && known.leases.is_empty())
             }
-            // What they asked for is part of the attachment, and goes with it.
-            Stanza::Loopback | Stanza::Portmap(_) | Stanza::Firewall(_) | Stanza::Tuning(_) | Stanza::NotYet { .. } => {
-                Ok(())
-            }
+            Stanza::Loopback | Stanza::NotYet { .. } => false,
+        };
+        if is_first {
+            self.lifecycle.detach(key, alive).await.map_err(|error| lifecycle_failure(&error))?;
         }
+        Ok(())
     }
 
     pub(super) async fn check_call(&self, call: &Call, descriptors: &Descriptors) -> Answer<()> {
@@ -149,29 +169,19 @@ impl<K: Kernel + 'static> Service<K> {
         let key = key_of(call, &document)?;
         let Stanza::Bridge(_) = document.stanza else { return Ok(()) };
         let sandbox = self.sandbox(call, descriptors).await?;
-        let snapshot = self.owner.snapshot().await.map_err(owner_failure)?;
-        let found = snapshot.attachments.into_iter().find(|found| found.key == key && found.state == State::Attached);
-        let Some(attachment) = found.filter(|found| found.netns == sandbox.id) else {
+        let found = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
+        let found = found.filter(|found| found.state == State::Attached && found.netns == sandbox.id);
+        let Some(attachment) = found else {
             return Err(refusal(FailureCode::UNKNOWN_SANDBOX, format!("{key} is not attached to this sandbox")));
         };
-        let (executor, expected) = (Arc::clone(&self.executor), attachment.facts.clone());
-        let facts = tokio::task::spawn_blocking(move || {
-            let wanted = crate::desired::own(&attachment);
-            let facts = executor.facts(&attachment, &sandbox)?;
-            Ok::<_, crate::executor::ExecutorError>((wanted, executor.observe_interface(&attachment, &sandbox)?, facts))
-        });
-        match facts.await {
-            Ok(Ok((wanted, observed, facts))) => {
-                let same = observed.iter().all(|(key, object)| wanted.get(key) == Some(object));
-                if same && facts == expected {
-                    Ok(())
-                } else {
-                    Err(refusal(
-                        FailureCode::CONFLICT,
-                        format!("{key} is not as it was attached; `netdctl resync` repairs it"),
-                    ))
-                }
-            }
+        let executor = Arc::clone(&self.lifecycle.executor);
+        let whole = tokio::task::spawn_blocking(move || executor.is_whole(&attachment, &sandbox));
+        match whole.await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(refusal(
+                FailureCode::CONFLICT,
+                format!("{key} is not as it was attached; detach the container and attach it again"),
+            )),
             Ok(Err(error)) => Err(failure(FailureCode::CONFLICT, &error)),
             Err(error) => Err(refusal(FailureCode::INTERNAL, format!("the worker died: {error}"))),
         }
@@ -187,11 +197,11 @@ impl<K: Kernel + 'static> Service<K> {
             None => File::open(&call.netns_path).map(OwnedFd::from),
         };
         let fd = fd.map_err(|error| invalid(error.to_string()))?;
-        let executor = Arc::clone(&self.executor);
+        let executor = Arc::clone(&self.lifecycle.executor);
         let identified = tokio::task::spawn_blocking(move || executor.identify(fd)).await;
         match identified {
             Ok(Ok(sandbox)) => Ok(sandbox),
-            Ok(Err(error)) => Err(invalid(error.to_string())),
+            Ok(Err(error)) => Err(invalid(failure(FailureCode::INVALID_NETNS, &error).message)),
             Err(error) => Err(invalid(error.to_string())),
         }
     }
@@ -208,15 +218,6 @@ impl<K: Kernel + 'static> Service<K> {
                 ),
             )
         })
-    }
-
-    fn reap_behind(&self, gone: crate::attachment::Attachment) {
-        let (owner, executor) = (self.owner.clone(), Arc::clone(&self.executor));
-        tokio::spawn(async move {
-            if let Err(error) = crate::resync::reap(&owner, &executor, gone).await {
-                tracing::warn!(%error, "cannot delete a link; resync tries again");
-            }
-        });
     }
 }
 
@@ -239,27 +240,26 @@ fn previous(document: &Document) -> Answer<CniResult> {
     })
 }
 
-/// Routes of the result: those of the IPAM section, with the gateway filled in where the section leaves it out.
-fn routes_of(ipam: &Ipam, _: &crate::attachment::Attachment) -> Vec<Route> {
-    ipam.routes().to_vec()
-}
-
-/// Fail closed: what would not be enforced is refused, never accepted in silence.
-fn unenforced(key: &AttachmentKey, what: &str) -> Failure {
-    refusal(
-        FailureCode::UNSUPPORTED_FIELD,
-        format!(
-            "cannot attach {key}: {what} is not enforced by this netd yet; remove it from the network, or use the official plugins for it"
-        ),
-    )
-}
-
-fn owner_failure(error: OwnerError) -> Failure {
-    let code = match &error {
-        OwnerError::Attach(AttachError::Busy(_)) | OwnerError::Stopping => FailureCode::TRY_AGAIN,
-        OwnerError::Attach(AttachError::BridgeAddress { .. }) => FailureCode::CONFLICT,
-        OwnerError::Attach(_) => FailureCode::EXHAUSTED,
-        OwnerError::Journal(_) => FailureCode::INPUT_OUTPUT,
+/// The addresses that a result gives to the sandbox's interface. One without an interface is taken to be its.
+fn addresses_of(result: &CniResult, interface: &str) -> Vec<IpAddr> {
+    let is_of = |index: u32| {
+        let found = usize::try_from(index).ok().and_then(|index| result.interfaces.get(index));
+        found.is_some_and(|found| found.name == interface && !found.sandbox.is_empty())
     };
-    failure(code, &error)
+    let ours = result.ips.iter().filter(|ip| ip.interface.is_none_or(is_of));
+    ours.map(|ip| ip.address.addr()).collect()
+}
+
+/// `tuning` may have changed the MAC of the sandbox end.
+fn retell(result: &mut CniResult, attachment: &Attachment) {
+    let interface = attachment.key.interface.as_str();
+    for link in result.interfaces.iter_mut().filter(|link| link.name == interface && !link.sandbox.is_empty()) {
+        if !attachment.facts.mac.is_empty() {
+            attachment.facts.mac.clone_into(&mut link.mac);
+        }
+    }
+}
+
+fn owner_failure(error: &OwnerError) -> Failure {
+    failure(FailureCode::TRY_AGAIN, error)
 }

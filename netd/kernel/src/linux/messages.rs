@@ -16,7 +16,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use crate::object::{Bridge, Route, Veth};
+use crate::object::{Bridge, LinkSettings, Route, Veth};
 
 /// First letters of the alias of every veth that is ours.
 pub(super) const MARK: &str = "netd:";
@@ -96,10 +96,29 @@ pub(super) fn shut(index: u32) -> Message {
 }
 
 pub(super) fn up(index: u32) -> Message {
+    Message::SetLink(raised(index))
+}
+
+fn raised(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
+    message
+}
+
+/// The link up, with its settings.
+pub(super) fn settings(index: u32, settings: &LinkSettings) -> Message {
+    let mut message = raised(index);
+    message.attributes.extend(settings.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+    message.attributes.extend(settings.mtu.map(LinkAttribute::Mtu));
+    message.attributes.extend(settings.queue_length.map(LinkAttribute::TxQueueLen));
+    for (is_on, flag) in [(settings.promisc, LinkFlags::Promisc), (settings.all_multicast, LinkFlags::Allmulti)] {
+        if is_on {
+            message.header.flags |= flag;
+            message.header.change_mask |= flag;
+        }
+    }
     Message::SetLink(message)
 }
 

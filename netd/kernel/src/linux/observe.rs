@@ -13,7 +13,7 @@ use netlink_packet_route::link::{
 };
 
 use super::messages::MARK;
-use crate::object::{Bridge, Interface, Key, NetnsId, Object, Objects, Port, Veth};
+use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Veth};
 
 /// All bridges, and the veths that carry our mark.
 pub(super) fn node(socket: &mut Socket) -> Result<Objects, NetlinkError> {
@@ -42,7 +42,7 @@ pub(super) fn node(socket: &mut Socket) -> Result<Objects, NetlinkError> {
     Ok(objects)
 }
 
-/// The addresses of a sandbox's interface. Routes and sysctls are not read back: they are empty in the answer.
+/// The addresses of a sandbox's interface. Routes, sysctls and settings are not read back: they are empty in the answer.
 pub(super) fn interface(socket: &mut Socket, name: &LinkName) -> io::Result<Option<Interface>> {
     let index = match nix::net::if_::if_nametoindex(name.as_str()) {
         Ok(index) => index,
@@ -50,7 +50,8 @@ pub(super) fn interface(socket: &mut Socket, name: &LinkName) -> io::Result<Opti
         Err(error) => return Err(error.into()),
     };
     let addresses = addresses(socket).map_err(io::Error::other)?.remove(&index).unwrap_or_default();
-    Ok(Some(Interface { addresses, routes: Vec::new(), sysctls: BTreeMap::new() }))
+    let (routes, sysctls) = (Vec::new(), BTreeMap::new());
+    Ok(Some(Interface { addresses, routes, sysctls, settings: LinkSettings::default() }))
 }
 
 pub(super) fn is_bridge(object: &Message) -> bool {

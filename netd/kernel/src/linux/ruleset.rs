@@ -127,6 +127,22 @@ impl Ruleset {
         Ok(requests)
     }
 
+    /// Drops connections from conntrack. None to drop is success.
+    pub(super) fn forget(&self, requests: &[Request]) -> Result<(), KernelError> {
+        let mut reader = self.reader();
+        for request in requests {
+            match reader.command(request) {
+                Ok(()) => {}
+                Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(error) => {
+                    let source = io::Error::other(error);
+                    return Err(KernelError::Refused { action: "drop connections from conntrack".to_owned(), source });
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Our objects in the kernel. Where the skeleton is not the one desired, its elements do not count: they go with it.
     pub(super) fn observe(&self) -> Result<Objects, NetlinkError> {
         let mut reader = self.reader();

@@ -1,0 +1,280 @@
+//! What becomes of an attachment once it is asked for: decided by the owner, made by the executor, each attachment's
+//! requests one after another. What is begun is finished, though its caller goes away.
+//!
+//! ```text
+//! attach   reserve ─▶ record ─▶ sockets of ports ─▶ rules ─▶ links ─▶ record ─▶ answer
+//! detach   record ─▶ port shut, rules away ─▶ sockets away ─▶ answer ─▶ (link away ─▶ addresses free)
+//! ```
+
+use std::sync::Arc;
+
+use netd_kernel::{Kernel, Sandbox};
+use thiserror::Error;
+use tokio::task::JoinError;
+use tracing::{info, warn};
+
+use crate::attachment::{Attachment, AttachmentKey, Facts};
+use crate::executor::{Executor, ExecutorError};
+use crate::node::{Attached, Extended, Extension, Follower, Wanted};
+use crate::owner::{OwnerError, OwnerHandle};
+use crate::ports::{PortError, Ports};
+use crate::turns::Turns;
+
+/// Why a request was not carried out. What it had begun was taken back.
+#[derive(Debug, Error)]
+pub enum LifecycleError {
+    /// The owner said no.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// A port is taken.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The kernel said no.
+    #[error("cannot attach {key}")]
+    Kernel {
+        /// Whose.
+        key: Box<AttachmentKey>,
+        /// Why.
+        source: ExecutorError,
+    },
+    /// The kernel could not be read or changed.
+    #[error("cannot work on the kernel")]
+    Executor(#[from] ExecutorError),
+    /// The worker died.
+    #[error("the worker died")]
+    Cut(#[from] JoinError),
+}
+
+type Done<T> = Result<T, LifecycleError>;
+
+/// Everything that works on attachments.
+#[derive(Debug)]
+pub struct Lifecycle<K> {
+    /// The owner of Node.
+    pub owner: OwnerHandle,
+    /// Kernel work.
+    pub executor: Arc<Executor<K>>,
+    /// Sockets of published ports.
+    pub ports: Arc<Ports>,
+    /// Who works on what.
+    pub turns: Arc<Turns>,
+}
+
+impl<K> Clone for Lifecycle<K> {
+    fn clone(&self) -> Self {
+        Self {
+            owner: self.owner.clone(),
+            executor: Arc::clone(&self.executor),
+            ports: Arc::clone(&self.ports),
+            turns: Arc::clone(&self.turns),
+        }
+    }
+}
+
+impl<K: Kernel + 'static> Lifecycle<K> {
+    /// All of them around one owner and one executor.
+    #[must_use]
+    pub fn new(owner: OwnerHandle, executor: Arc<Executor<K>>) -> Self {
+        Self { owner, executor, ports: Arc::default(), turns: Arc::default() }
+    }
+
+    /// Attaches, or answers from the record.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn attach(&self, wanted: Wanted, sandbox: Sandbox) -> Done<Attachment> {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _turn = this.turns.take(&wanted.key).await;
+            match this.owner.attach(wanted).await? {
+                Attached::Already(attachment) => Ok(*attachment),
+                Attached::New { attachment, replaces } => {
+                    if let Some(replaced) = replaces {
+                        this.close(&replaced).await?;
+                        this.reap_behind(*replaced);
+                    }
+                    this.make(*attachment, sandbox).await
+                }
+            }
+        })
+        .await?
+    }
+
+    async fn make(&self, attachment: Attachment, sandbox: Sandbox) -> Done<Attachment> {
+        let made = match self.prepare(&attachment).await {
+            Ok(()) => self.wire(&attachment, sandbox).await,
+            Err(error) => Err(error),
+        };
+        match made {
+            Ok(facts) => {
+                let attachment = self.owner.wired(attachment.key, facts).await?;
+                info!(key = %attachment.key, leases = ?attachment.leases, "attached");
+                Ok(attachment)
+            }
+            Err(error) => {
+                if let Some(gone) = self.owner.drain(attachment.key).await? {
+                    self.close(&gone).await?;
+                    self.reap(gone).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What has to be so before the first kernel step.
+    async fn prepare(&self, attachment: &Attachment) -> Done<()> {
+        for family in self.executor.unswitched(attachment)? {
+            self.owner.guard(family).await?;
+            self.executor.guard(family);
+            info!(?family, "switching forwarding on, for what comes from or goes to a sandbox only");
+        }
+        Ok(self.ports.hold(attachment).await?)
+    }
+
+    async fn wire(&self, attachment: &Attachment, sandbox: Sandbox) -> Done<Facts> {
+        let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
+        let wired = tokio::task::spawn_blocking(move || executor.wire(&wanted, &sandbox)).await?;
+        wired.map_err(|source| LifecycleError::Kernel { key: Box::new(attachment.key.clone()), source })
+    }
+
+    /// Adds what a later stanza of a chain asks for.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`]; the attachment is then as it was.
+    pub async fn extend(&self, follower: Follower, extension: Extension, sandbox: Sandbox) -> Done<Attachment> {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _turn = this.turns.take(&follower.key).await;
+            match this.owner.extend(follower, extension).await? {
+                Extended::Already(attachment) => Ok(*attachment),
+                Extended::Changed { before, after } => this.change(*before, *after, sandbox).await,
+            }
+        })
+        .await?
+    }
+
+    async fn change(&self, before: Attachment, mut after: Attachment, sandbox: Sandbox) -> Done<Attachment> {
+        let is_new = before.wiring.is_none() && before.leases.is_empty() && before.ports.is_empty();
+        let made = match self.ports.hold(&after).await {
+            Ok(()) => self.extend_in_kernel(before.clone(), after.clone(), sandbox).await,
+            Err(error) => Err(error.into()),
+        };
+        match made {
+            Ok(facts) => {
+                if facts != after.facts && after.wiring.is_some() {
+                    after.facts = facts;
+                    self.owner.put(after.clone()).await?;
+                }
+                info!(key = %after.key, "extended");
+                Ok(after)
+            }
+            Err(error) => {
+                self.go_back(before, after, is_new).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn extend_in_kernel(&self, before: Attachment, after: Attachment, sandbox: Sandbox) -> Done<Facts> {
+        let (executor, key) = (Arc::clone(&self.executor), Box::new(after.key.clone()));
+        let made = tokio::task::spawn_blocking(move || executor.extend(&before, &after, &sandbox)).await?;
+        made.map_err(|source| LifecycleError::Kernel { key, source })
+    }
+
+    /// An extension failed. The rules it made go; what it did inside the sandbox stays, and ends with the sandbox.
+    async fn go_back(&self, before: Attachment, after: Attachment, is_new: bool) -> Done<()> {
+        let (executor, old, new) = (Arc::clone(&self.executor), before.clone(), after.clone());
+        tokio::task::spawn_blocking(move || executor.restore(&old, &new)).await??;
+        if is_new {
+            drop(self.owner.drain(after.key.clone()).await?);
+            self.ports.release(&after.key).await;
+        } else {
+            self.owner.put(before.clone()).await?;
+            self.ports.hold(&before).await?;
+        }
+        self.owner.closed(after).await?;
+        Ok(())
+    }
+
+    /// Detaches. With `wait`, the link is gone before the answer, as the specification wants where a namespace lives;
+    /// without, its port is shut and its rules are gone (0.3 ms), and the deletion of the link (20 ms) goes on behind the
+    /// answer. Nothing to detach is success; says whether there was something.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn detach(&self, key: AttachmentKey, wait: bool) -> Done<bool> {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _turn = this.turns.take(&key).await;
+            let Some(gone) = this.owner.drain(key).await? else { return Ok(false) };
+            this.close(&gone).await?;
+            info!(key = %gone.key, "detached");
+            if wait {
+                this.reap(gone).await?;
+            } else {
+                this.reap_behind(gone);
+            }
+            Ok(true)
+        })
+        .await?
+    }
+
+    /// Detaches an attachment whose sandbox is gone, unless it has been attached anew since.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn bury(&self, dead: Attachment) -> Done<()> {
+        let _turn = self.turns.take(&dead.key).await;
+        if let Some(gone) = self.owner.drain_exactly(dead).await? {
+            self.close(&gone).await?;
+            self.reap(gone).await?;
+        }
+        Ok(())
+    }
+
+    /// Does again what is left to do for a drained attachment.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn finish(&self, gone: Attachment) -> Done<()> {
+        let _turn = self.turns.take(&gone.key).await;
+        self.close(&gone).await?;
+        self.reap(gone).await
+    }
+
+    /// No packet passes any more, and the ports are free.
+    async fn close(&self, gone: &Attachment) -> Done<()> {
+        let current = self.owner.one(gone.key.clone()).await?;
+        let is_replaced = current.is_some();
+        let (executor, closing) = (Arc::clone(&self.executor), gone.clone());
+        tokio::task::spawn_blocking(move || executor.close(&closing, current.as_ref())).await??;
+        if !gone.ports.is_empty() {
+            if !is_replaced {
+                self.ports.release(&gone.key).await;
+            }
+            self.owner.closed(gone.clone()).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a drained attachment's link, then frees its addresses.
+    async fn reap(&self, gone: Attachment) -> Done<()> {
+        let (executor, reaped) = (Arc::clone(&self.executor), gone.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            executor.unlink(&reaped)?;
+            executor.forget(&reaped)
+        });
+        done.await??;
+        Ok(self.owner.reaped(gone).await?)
+    }
+
+    fn reap_behind(&self, gone: Attachment) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let key = gone.key.clone();
+            if let Err(error) = this.reap(gone).await {
+                warn!(%key, %error, "cannot delete a link; resync tries again");
+            }
+        });
+    }
+}

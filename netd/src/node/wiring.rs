@@ -1,0 +1,103 @@
+//! From a stanza's settings to what one attachment needs of kernel objects. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netd_config::{Bridge, IngressPolicy, LinkName, Route as ConfigRoute, Tuning};
+use netd_kernel::{LinkSettings, Route};
+
+use crate::attachment::{Lease, Wiring};
+
+/// What a bridge stanza asks for, with the addresses that were leased.
+pub(super) fn of_bridge(bridge: &Bridge, interface: &LinkName, host_link: LinkName, leases: &[Lease]) -> Wiring {
+    let mut wiring = Wiring {
+        host_link,
+        bridge: bridge.bridge.clone(),
+        gateways: if bridge.is_gateway { gateways_of(leases) } else { Vec::new() },
+        mtu: bridge.mtu,
+        promisc: bridge.promisc_mode,
+        hairpin: bridge.hairpin_mode,
+        isolated: bridge.port_isolation,
+        mac: bridge.mac,
+        routes: routes_of(bridge, leases),
+        sysctls: sysctls_of(interface, bridge),
+        ip_masq: bridge.ip_masq,
+        fenced: false,
+        tuned: LinkSettings::default(),
+    };
+    restrict(&mut wiring, bridge.ingress_policy);
+    wiring
+}
+
+/// `ingressPolicy`: fences the bridge off, and for `isolated` shuts its ports off from each other.
+pub(super) fn restrict(wiring: &mut Wiring, policy: IngressPolicy) {
+    match policy {
+        IngressPolicy::Open => {}
+        IngressPolicy::SameBridge => wiring.fenced = true,
+        IngressPolicy::Isolated => {
+            wiring.fenced = true;
+            wiring.isolated = true;
+        }
+    }
+}
+
+/// Adds `tuning`'s settings. `IFNAME` stands for the interface.
+pub(super) fn tune(wiring: &mut Wiring, interface: &LinkName, tuning: &Tuning) {
+    let named = |name: &String| name.replace("IFNAME", interface.as_str());
+    wiring.sysctls.extend(tuning.sysctl.iter().map(|(name, value)| (named(name), value.clone())));
+    let settings = settings_of(tuning);
+    wiring.tuned.mac = settings.mac.or(wiring.tuned.mac);
+    wiring.tuned.mtu = settings.mtu.or(wiring.tuned.mtu);
+    wiring.tuned.queue_length = settings.queue_length.or(wiring.tuned.queue_length);
+    wiring.tuned.promisc |= settings.promisc;
+    wiring.tuned.all_multicast |= settings.all_multicast;
+}
+
+/// `tuning`'s settings of the link itself.
+#[must_use]
+pub fn settings_of(tuning: &Tuning) -> LinkSettings {
+    LinkSettings {
+        mac: tuning.mac,
+        mtu: tuning.mtu,
+        promisc: tuning.promisc,
+        all_multicast: tuning.all_multicast,
+        queue_length: tuning.queue_length,
+    }
+}
+
+fn gateways_of(leases: &[Lease]) -> Vec<IpNet> {
+    let gateway = |lease: &Lease| IpNet::new(lease.gateway?, lease.address.prefix_len()).ok();
+    leases.iter().filter_map(gateway).collect()
+}
+
+/// `arp_notify` announces the address when the link goes up; without DAD an address that netd alone gives out works at once.
+fn sysctls_of(interface: &LinkName, bridge: &Bridge) -> BTreeMap<String, String> {
+    let mut sysctls = BTreeMap::from([(format!("net.ipv4.conf.{interface}.arp_notify"), "1".to_owned())]);
+    let dad = if bridge.enabledad { "1" } else { "0" };
+    sysctls.insert(format!("net.ipv6.conf.{interface}.accept_dad"), dad.to_owned());
+    sysctls
+}
+
+/// Routes of the IPAM section; then, for `isDefaultGateway`, a default route for each family that has none.
+fn routes_of(bridge: &Bridge, leases: &[Lease]) -> Vec<Route> {
+    let listed = bridge.ipam.routes();
+    let first_gateway =
+        |v4: bool| leases.iter().filter_map(|lease| lease.gateway).find(|gateway| gateway.is_ipv4() == v4);
+    let route = |route: &ConfigRoute| Route {
+        destination: route.dst,
+        gateway: route.gw.or_else(|| first_gateway(route.dst.addr().is_ipv4())),
+    };
+    let mut routes: Vec<Route> = listed.iter().map(route).collect();
+    if bridge.is_default_gateway {
+        for lease in leases {
+            let Some(gateway) = lease.gateway else { continue };
+            let default = IpNet::from(if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) });
+            let destination = IpNet::new(default.addr(), 0).unwrap_or(default);
+            if !routes.iter().any(|route| route.destination == destination) {
+                routes.push(Route { destination, gateway: Some(gateway) });
+            }
+        }
+    }
+    routes
+}

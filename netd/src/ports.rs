@@ -1,0 +1,245 @@
+//! The node's side of published ports: one listening socket each, so that nobody else takes the port and port pickers see
+//! it. The ruleset leads packets to the sandbox before they get here; what comes here is [`proxy`]'s.
+//!
+//! The sockets end with netd. Another process may then take a port; the ruleset still leads it to its sandbox.
+
+mod proxy;
+mod reserver;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use netd_config::{PortMapping, Protocol};
+use netd_kernel::Publication;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+    sockopt,
+};
+use thiserror::Error;
+use tokio::task::JoinHandle;
+
+use crate::attachment::{Attachment, AttachmentKey};
+
+/// An attachment that publishes more ports than this has no sockets: at two a port, a range would use up descriptors.
+pub const MOST_HELD: usize = 256;
+
+/// Why a port cannot be published.
+#[derive(Debug, Error)]
+pub enum PortError {
+    /// Somebody listens there.
+    #[error(
+        "cannot publish {publication} for {key}: another process of this node uses the port; `ss -lnp` names it: stop it, or take another port"
+    )]
+    Taken {
+        /// Who asked.
+        key: Box<AttachmentKey>,
+        /// Which.
+        publication: Publication,
+    },
+    /// The kernel said no.
+    #[error("cannot reserve {publication} for {key}")]
+    Io {
+        /// Who asked.
+        key: Box<AttachmentKey>,
+        /// Which.
+        publication: Publication,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// One reserved port.
+#[derive(Debug)]
+enum Held {
+    /// A TCP socket that listens; the task accepts on it.
+    Accepting(JoinHandle<()>),
+    /// A socket that is only there.
+    Bound(#[expect(dead_code, reason = "held for its drop")] OwnedFd),
+    /// nerdctl's hook holds it while the container runs.
+    ByReserver,
+}
+
+impl Held {
+    /// Lets go: the port is free when this returns.
+    async fn end(self) {
+        if let Self::Accepting(task) = self {
+            task.abort();
+            // It was told to end, and says so.
+            drop(task.await);
+        }
+    }
+}
+
+type Sockets = BTreeMap<Publication, Held>;
+
+/// All reserved ports of this node.
+#[derive(Debug)]
+pub struct Ports {
+    held: Mutex<BTreeMap<AttachmentKey, Sockets>>,
+    nerdctl: PathBuf,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self::new(Path::new("/run/nerdctl"))
+    }
+}
+
+impl Ports {
+    /// None yet. `nerdctl`: where nerdctl keeps the process ids of its port reservers.
+    #[must_use]
+    pub fn new(nerdctl: &Path) -> Self {
+        Self { held: Mutex::default(), nerdctl: nerdctl.to_owned() }
+    }
+
+    /// Reserves what the attachment publishes, and lets go of what it published before. Reserved already is success.
+    ///
+    /// # Errors
+    /// See [`PortError`]; what was reserved before stays, nothing new does.
+    pub async fn hold(&self, attachment: &Attachment) -> Result<(), PortError> {
+        let wanted = sockets(attachment);
+        let mut new = Sockets::new();
+        for publication in self.missing(&attachment.key, &wanted) {
+            match self.reserve(attachment, publication) {
+                Ok(held) => drop(new.insert(publication, held)),
+                Err(error) => {
+                    end(new).await;
+                    return Err(error);
+                }
+            }
+        }
+        end(self.exchange(&attachment.key, &wanted, new)).await;
+        Ok(())
+    }
+
+    /// Lets go of all ports of an attachment.
+    pub async fn release(&self, key: &AttachmentKey) {
+        let held = self.lock().remove(key);
+        end(held.unwrap_or_default()).await;
+    }
+
+    fn missing(&self, key: &AttachmentKey, wanted: &[Publication]) -> Vec<Publication> {
+        let all = self.lock();
+        let known = all.get(key);
+        let has = |publication: &Publication| {
+            known.and_then(|held| held.get(publication)).is_some_and(|held| !matches!(held, Held::ByReserver))
+        };
+        wanted.iter().filter(|publication| !has(publication)).copied().collect()
+    }
+
+    /// Puts new sockets beside those that are still wanted; returns the others.
+    fn exchange(&self, key: &AttachmentKey, wanted: &[Publication], new: Sockets) -> Sockets {
+        let mut all = self.lock();
+        let (mut kept, old) =
+            all.remove(key).unwrap_or_default().into_iter().partition::<Sockets, _>(|(one, _)| wanted.contains(one));
+        kept.extend(new);
+        if !kept.is_empty() {
+            all.insert(key.clone(), kept);
+        }
+        old
+    }
+
+    /// Attachments with ports that nerdctl's reserver held when they were asked for.
+    #[must_use]
+    pub fn borrowed(&self) -> Vec<AttachmentKey> {
+        let is_borrowed = |held: &BTreeMap<_, Held>| held.values().any(|one| matches!(one, Held::ByReserver));
+        self.lock().iter().filter(|(_, held)| is_borrowed(held)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Number of reserved ports, one an address family.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.lock().values().map(BTreeMap::len).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<AttachmentKey, Sockets>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reserve(&self, attachment: &Attachment, publication: Publication) -> Result<Held, PortError> {
+        let key = || Box::new(attachment.key.clone());
+        match open(publication) {
+            Ok(socket) if publication.protocol == Protocol::Tcp => {
+                let target = proxy_target(attachment, publication);
+                let task = proxy::accept(socket, target).map_err(|source| PortError::Io {
+                    key: key(),
+                    publication,
+                    source,
+                })?;
+                Ok(Held::Accepting(task))
+            }
+            Ok(socket) => Ok(Held::Bound(socket)),
+            Err(Errno::EADDRINUSE) if reserver::holds(&self.nerdctl, &attachment.key.container, publication) => {
+                Ok(Held::ByReserver)
+            }
+            Err(Errno::EADDRINUSE) => Err(PortError::Taken { key: key(), publication }),
+            Err(error) => Err(PortError::Io { key: key(), publication, source: error.into() }),
+        }
+    }
+}
+
+async fn end(sockets: Sockets) {
+    for held in sockets.into_values() {
+        held.end().await;
+    }
+}
+
+/// The sockets that reserve an attachment's ports: on both families for a port without host address, since what comes by
+/// a family that the sandbox lacks is proxied.
+fn sockets(attachment: &Attachment) -> Vec<Publication> {
+    if attachment.ports.len() > MOST_HELD {
+        return Vec::new();
+    }
+    let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+    let addresses = |port: &PortMapping| port.host_ip.map_or_else(|| any.to_vec(), |address| vec![address]);
+    let of = |port: &PortMapping| {
+        let (protocol, port_number) = (port.protocol, port.host);
+        addresses(port).into_iter().map(move |address| Publication { address, protocol, port: port_number })
+    };
+    // Not every kernel has SCTP sockets; the ruleset publishes such ports all the same.
+    attachment.ports.iter().filter(|port| port.protocol != Protocol::Sctp).flat_map(of).collect()
+}
+
+/// Where a connection that comes to our socket goes: to the sandbox's address of the same family, else to its other one.
+/// IPv4 is the ruleset's alone: nothing of it may come here.
+fn proxy_target(attachment: &Attachment, publication: Publication) -> Option<SocketAddr> {
+    if publication.address.is_ipv4() {
+        return None;
+    }
+    let same = |port: &&PortMapping| port.host == publication.port && port.protocol == publication.protocol;
+    let port = attachment.ports.iter().find(same)?;
+    let mut addresses: Vec<IpAddr> = attachment.addresses().collect();
+    addresses.sort_by_key(IpAddr::is_ipv4);
+    addresses.first().map(|address| SocketAddr::new(*address, port.container))
+}
+
+fn open(publication: Publication) -> nix::Result<OwnedFd> {
+    let address = SockaddrStorage::from(SocketAddr::new(publication.address, publication.port));
+    let family = if publication.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let (kind, protocol) = match publication.protocol {
+        Protocol::Tcp => (SockType::Stream, Some(SockProtocol::Tcp)),
+        Protocol::Udp => (SockType::Datagram, Some(SockProtocol::Udp)),
+        Protocol::Sctp => (SockType::Stream, None),
+    };
+    let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, protocol)?;
+    if publication.address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    if publication.protocol == Protocol::Tcp {
+        // A connection of ours that lingers in TIME_WAIT is no user of the port.
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    }
+    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &address)?;
+    if publication.protocol == Protocol::Tcp {
+        listen(&fd, Backlog::new(64)?)?;
+    }
+    Ok(fd)
+}
+
+#[cfg(test)]
+mod tests;

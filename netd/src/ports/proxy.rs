@@ -1,0 +1,46 @@
+//! What comes to the socket of a published port. To `[::1]`, and to an IPv6 address where the sandbox has only IPv4, no
+//! packet can be led by the ruleset: netd accepts and passes the bytes on. Everything else missed the ruleset, and is reset.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// A sandbox that does not answer within this refuses.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Out of descriptors, accepting again at once would only spin.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts on `socket` for as long as the task lives. Connections already accepted outlive it.
+pub(super) fn accept(socket: OwnedFd, target: Option<SocketAddr>) -> io::Result<JoinHandle<()>> {
+    let listener = TcpListener::from_std(StdListener::from(socket))?;
+    Ok(tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(serve(stream, target))),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept on a published port");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }))
+}
+
+async fn serve(mut stream: TcpStream, target: Option<SocketAddr>) {
+    let connected = match target {
+        Some(target) => tokio::time::timeout(CONNECT, TcpStream::connect(target)).await.ok().and_then(Result::ok),
+        None => None,
+    };
+    let Some(mut inside) = connected else {
+        // Closing with this option resets: the opener hears at once that nobody is there.
+        drop(stream.set_zero_linger());
+        return;
+    };
+    // An end that breaks ends both; there is nobody to tell.
+    drop(copy_bidirectional(&mut stream, &mut inside).await);
+}

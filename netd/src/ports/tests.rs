@@ -1,0 +1,102 @@
+//! Sockets of published ports, in a namespace of the test's own. Needs root.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+
+use netd_config::{ContainerId, LinkName, NetworkName, PortMapping, Protocol};
+use netd_kernel::NetnsId;
+use nix::sched::{CloneFlags, unshare};
+
+use super::{PortError, Ports};
+use crate::attachment::{Attachment, AttachmentKey, Facts, State};
+
+fn attachment(container: &str, ports: &[(u16, Protocol)]) -> Attachment {
+    let key = AttachmentKey {
+        network: NetworkName::new("web").unwrap(),
+        container: ContainerId::new(container).unwrap(),
+        interface: LinkName::new("eth0").unwrap(),
+    };
+    let port = |(host, protocol): &(u16, Protocol)| PortMapping {
+        host: *host,
+        container: 80,
+        protocol: *protocol,
+        host_ip: None,
+    };
+    Attachment {
+        key,
+        netns: NetnsId(1),
+        netns_path: String::new(),
+        state: State::Attached,
+        leases: Vec::new(),
+        wiring: None,
+        foreign: vec!["10.4.0.2".parse().unwrap()],
+        ports: ports.iter().map(port).collect(),
+        facts: Facts::default(),
+        name: String::new(),
+        labels: BTreeMap::new(),
+    }
+}
+
+/// Runs `test` on a runtime in a namespace of its own: its ports are all free.
+fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let thread = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test());
+    });
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_held_port_is_taken_for_others_and_free_when_it_is_let_go() {
+    on_a_node(async || {
+        let ports = Ports::default();
+        let web = attachment("web", &[(8080, Protocol::Tcp), (53, Protocol::Udp)]);
+        ports.hold(&web).await.unwrap();
+        ports.hold(&web).await.unwrap();
+        assert_eq!(ports.count(), 4);
+        assert!(TcpListener::bind("0.0.0.0:8080").is_err() && TcpListener::bind("[::]:8080").is_err());
+        ports.hold(&attachment("web", &[(53, Protocol::Udp)])).await.unwrap();
+        assert!(TcpListener::bind("0.0.0.0:8080").is_ok(), "a port that is published no more");
+        ports.release(&web.key).await;
+        assert_eq!(ports.count(), 0);
+    });
+}
+
+#[test]
+fn a_taken_port_is_named_and_nothing_new_is_held() {
+    on_a_node(async || {
+        let _other = TcpListener::bind("0.0.0.0:8081").unwrap();
+        let ports = Ports::default();
+        let error = ports.hold(&attachment("web", &[(8080, Protocol::Tcp), (8081, Protocol::Tcp)])).await.unwrap_err();
+        assert!(matches!(error, PortError::Taken { .. }));
+        assert_eq!(
+            error.to_string(),
+            "cannot publish 0.0.0.0:8081/tcp for web/eth0 on network web: another process of this node uses the port; `ss -lnp` names it: stop it, or take another port"
+        );
+        assert_eq!(ports.count(), 0);
+        assert!(TcpListener::bind("0.0.0.0:8080").is_ok());
+    });
+}
+
+#[test]
+fn a_port_that_the_containers_own_reserver_holds_is_accepted_and_taken_over_later() {
+    on_a_node(async || {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("default/abc");
+        std::fs::create_dir_all(&state).unwrap();
+        // This thread stands for the reserver: the test's other threads are in other namespaces.
+        std::fs::write(state.join("port-reserver.pid"), nix::unistd::gettid().to_string()).unwrap();
+        let reserver = TcpListener::bind("0.0.0.0:8080").unwrap();
+        let ports = Ports::new(folder.path());
+        let own = attachment("default-abc", &[(8080, Protocol::Tcp)]);
+        assert!(
+            ports.hold(&attachment("default-abd", &[(8080, Protocol::Tcp)])).await.is_err(),
+            "of another container"
+        );
+        ports.hold(&own).await.unwrap();
+        drop(reserver);
+        ports.hold(&own).await.unwrap();
+        assert!(TcpListener::bind("0.0.0.0:8080").is_err(), "not taken over");
+    });
+}

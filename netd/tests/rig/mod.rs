@@ -1,0 +1,273 @@
+//! A node for tests: a network namespace with netd's service on the real kernel in it, sandboxes, and an outside.
+//!
+//! ```text
+//! sandbox eth0 ── nd… br0 [ node ] up0 192.0.2.1, 2001:db8::1 ── out0 192.0.2.9, 2001:db8::9 [ outside ]
+//! ```
+#![expect(clippy::unwrap_used, clippy::unwrap_in_result, reason = "helpers of tests stand outside of them")]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part of the rig")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use netd::executor::Executor;
+use netd::journal::Journal;
+use netd::lifecycle::Lifecycle;
+use netd::node::Node as NodeRecord;
+use netd::reservations::Reservations;
+use netd::resync::{self, Watch};
+use netd::server::Service;
+use netd_api::{Client, Tag, blocking};
+use netd_kernel::LinuxKernel;
+use nix::sched::{CloneFlags, unshare};
+
+const PATIENCE: Duration = Duration::from_millis(1000);
+
+type Order = Box<dyn FnOnce() + Send>;
+
+/// A network namespace, held by a thread that works in it.
+pub(crate) struct Space {
+    orders: Option<mpsc::Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+    pub(crate) fd: File,
+}
+
+impl Space {
+    pub(crate) fn new() -> Self {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        let (opened, fd) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+            opened.send(File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
+            inbox.into_iter().for_each(|order| order());
+        });
+        Self { orders: Some(orders), thread: Some(thread), fd: fd.recv().unwrap() }
+    }
+
+    /// Does `work` in the namespace.
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, answer) = mpsc::channel();
+        self.orders.as_ref().unwrap().send(Box::new(move || drop(done.send(work())))).unwrap();
+        answer.recv().unwrap()
+    }
+
+    pub(crate) fn command(&self, line: &str) -> String {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let line = line.to_owned();
+        self.run(move || {
+            let output = Command::new(&words[0]).args(&words[1..]).output().unwrap();
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        })
+    }
+
+    /// Serves TCP on a port: each connection hears who it is taken for.
+    pub(crate) fn serve(&self, port: u16) {
+        self.run(move || {
+            let listener = TcpListener::bind(("::", port)).unwrap();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    let peer = stream.peer_addr().unwrap().ip().to_canonical().to_string();
+                    drop(stream.write_all(peer.as_bytes()));
+                }
+            });
+        });
+    }
+
+    /// Serves UDP in the same way.
+    pub(crate) fn serve_udp(&self, port: u16) {
+        self.run(move || {
+            let socket = UdpSocket::bind(("::", port)).unwrap();
+            std::thread::spawn(move || {
+                while let Ok((_, peer)) = socket.recv_from(&mut [0; 64]) {
+                    drop(socket.send_to(peer.ip().to_canonical().to_string().as_bytes(), peer));
+                }
+            });
+        });
+    }
+
+    /// What a connection to `address` hears; why not, otherwise.
+    pub(crate) fn hears(&self, address: &str) -> Result<String, String> {
+        let address: SocketAddr = address.parse().unwrap();
+        self.run(move || {
+            let mut stream =
+                TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| error.kind().to_string())?;
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map_err(|error| error.kind().to_string())?;
+            Ok(text)
+        })
+    }
+
+    pub(crate) fn hears_udp(&self, address: &str) -> Option<String> {
+        let address: SocketAddr = address.parse().unwrap();
+        self.run(move || {
+            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.send_to(b"?", address).ok()?;
+            let mut bytes = [0; 64];
+            let length = socket.recv(&mut bytes).ok()?;
+            Some(String::from_utf8_lossy(&bytes[..length]).into_owned())
+        })
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// A node with netd in it.
+pub(crate) struct Node {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) space: Space,
+    stop: Option<mpsc::Sender<()>>,
+    daemon: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        let mut node = Self { folder: tempfile::tempdir().unwrap(), space: Space::new(), stop: None, daemon: None };
+        node.start();
+        node
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("netd.sock")
+    }
+
+    /// Starts the service as the daemon does; the runtime's threads inherit the namespace.
+    pub(crate) fn start(&mut self) {
+        let (socket, journal) = (self.socket(), self.folder.path().join("journal"));
+        let (ready, is_ready) = mpsc::channel();
+        let (stop, stopped) = mpsc::channel::<()>();
+        let daemon = self.space.run(move || {
+            std::thread::spawn(move || {
+                let runtime =
+                    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+                let mut server = runtime.block_on(serve(&socket, &journal));
+                ready.send(()).unwrap();
+                // The other end is dropped to stop.
+                assert!(stopped.recv().is_err());
+                runtime.block_on(server.shutdown()).unwrap();
+                runtime.shutdown_background();
+            })
+        });
+        is_ready.recv().unwrap();
+        (self.stop, self.daemon) = (Some(stop), Some(daemon));
+    }
+
+    pub(crate) fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(daemon) = self.daemon.take() {
+            daemon.join().unwrap();
+        }
+    }
+
+    /// Links the node to an outside; forwarding is off before netd switches it on.
+    pub(crate) fn outside(&self) -> Space {
+        let outside = Space::new();
+        let node = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&self.space.fd));
+        outside.command(&format!("ip link add out0 type veth peer name up0 netns {node}"));
+        for (space, link, number) in [(&outside, "out0", 9), (&self.space, "up0", 1)] {
+            space.command(&format!("ip addr add 192.0.2.{number}/24 dev {link}"));
+            space.command(&format!("ip addr add 2001:db8::{number}/64 dev {link} nodad"));
+            // Without it, the link's own address is tried out for a second, and nobody answers meanwhile.
+            space.run(move || std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/accept_dad"), "0").unwrap());
+            space.command(&format!("ip link set {link} up"));
+            space.command("ip link set lo up");
+        }
+        outside
+    }
+
+    /// Attaches `space` by one stanza.
+    pub(crate) fn call(&self, space: &Space, call: blocking::Call) -> Result<serde_json::Value, String> {
+        let client = Client::connect(&self.socket(), &[(Tag::SandboxNetns, space.fd.as_fd())]).unwrap();
+        let mut request = blocking::AttachRequest::new();
+        request.call = Some(call).into();
+        let response = client.attach(&request).unwrap();
+        if let Some(failure) = response.failure.as_ref() {
+            return Err(failure.message.clone());
+        }
+        Ok(serde_json::from_slice(&response.result).unwrap())
+    }
+
+    /// Attaches `space` by a chain, as libcni does: each stanza with name, version and the result before it.
+    pub(crate) fn attach(&self, space: &Space, container: &str, chain: &[&str]) -> Result<serde_json::Value, String> {
+        let mut result = serde_json::Value::Null;
+        for stanza in chain {
+            let mut config: serde_json::Value = serde_json::from_str(stanza).unwrap();
+            config["cniVersion"] = "1.0.0".into();
+            if config["name"].is_null() {
+                config["name"] = "web".into();
+            }
+            if !result.is_null() {
+                config["prevResult"] = result;
+            }
+            result = self.call(space, call(&config.to_string(), container, &format!("/run/netns/{container}")))?;
+        }
+        Ok(result)
+    }
+
+    pub(crate) fn detach(&self, container: &str, stanza: &str) {
+        let mut config: serde_json::Value = serde_json::from_str(stanza).unwrap();
+        config["cniVersion"] = "1.0.0".into();
+        config["name"] = "web".into();
+        let mut request = blocking::DetachRequest::new();
+        request.call = Some(call(&config.to_string(), container, "")).into();
+        let response = Client::connect(&self.socket(), &[]).unwrap().detach(&request).unwrap();
+        assert!(response.failure.is_none(), "{response:?}");
+    }
+
+    pub(crate) fn status(&self) -> blocking::StatusResponse {
+        Client::connect(&self.socket(), &[]).unwrap().status(&blocking::StatusRequest::new()).unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+pub(crate) fn call(config: &str, container: &str, netns_path: &str) -> blocking::Call {
+    let mut call = blocking::Call::new();
+    call.container_id = container.to_owned();
+    call.interface = "eth0".to_owned();
+    call.netns_path = netns_path.to_owned();
+    call.config = config.as_bytes().to_vec();
+    call
+}
+
+async fn serve(socket: &Path, journal: &Path) -> ttrpc::asynchronous::Server {
+    let (journal, records) = Journal::open(journal, "boot").unwrap();
+    let record = NodeRecord::replay("nd", records);
+    let kernel = LinuxKernel::new("netd", "nd").unwrap();
+    let executor = Arc::new(Executor::new(Arc::new(kernel), record.guarded().clone()));
+    let lifecycle = Lifecycle::new(netd::owner::start(record, journal), executor);
+    resync::run(&lifecycle, Watch::Alone, false).await.unwrap();
+    for attachment in lifecycle.owner.snapshot().await.unwrap().attachments {
+        lifecycle.ports.hold(&attachment).await.unwrap();
+    }
+    let service = Service {
+        lifecycle,
+        reservations: Arc::new(Reservations::default()),
+        tombstones: socket.with_file_name("tombstones"),
+        instance: "test".to_owned(),
+    };
+    let mut server = netd_api::listen(socket, Arc::new(service)).unwrap();
+    server.start().await.unwrap();
+    server
+}
