@@ -94,7 +94,7 @@ impl LinuxKernel {
         bridge_sysctls(name)?;
         // A bridge that was given its MAC keeps it when a port with a lower one comes or goes.
         let index = index(name)?;
-        let mut batch = vec![(messages::pin(index, &observe::mac_octets(&link)), 0)];
+        let mut batch = vec![(messages::pin(index, bridge, &observe::mac_octets(&link)), 0)];
         batch.extend(bridge.addresses.iter().map(|address| (messages::address(index, *address), NLM_F_CREATE)));
         let failed = |error| refused(format!("give bridge {name} its addresses"), error);
         match socket.execute(batch) {
@@ -250,11 +250,16 @@ fn switch(family: Family) -> &'static str {
     }
 }
 
-/// The node takes no router's word from its sandboxes; replies may come by another way than the routes say; and 127/8
-/// reaches published ports (the ruleset drops it from everywhere else).
+/// Set before the bridge goes up. The node takes no router's word from its sandboxes; its own link-local address works at
+/// once (the first packet to a sandbox would wait for it, 1 to 2 s); replies may come by another way than the routes say;
+/// and 127/8 reaches published ports (the ruleset drops it from everywhere else).
 fn bridge_sysctls(name: &LinkName) -> Result<(), KernelError> {
-    const SWITCHES: [(&str, &str, &str); 3] =
-        [("ipv4", "route_localnet", "1"), ("ipv4", "rp_filter", "2"), ("ipv6", "accept_ra", "0")];
+    const SWITCHES: [(&str, &str, &str); 4] = [
+        ("ipv4", "route_localnet", "1"),
+        ("ipv4", "rp_filter", "2"),
+        ("ipv6", "accept_ra", "0"),
+        ("ipv6", "accept_dad", "0"),
+    ];
     for (version, switch, value) in SWITCHES {
         let path = format!("/proc/sys/net/{version}/conf/{name}/{switch}");
         match fs::write(&path, value) {

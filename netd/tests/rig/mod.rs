@@ -189,6 +189,8 @@ impl Node {
             space.command(&format!("ip link set {link} up"));
             space.command("ip link set lo up");
         }
+        // The kernel looks at a carrier that has just come once a second.
+        while outside.hears("[2001:db8::1]:9") != Err(std::io::ErrorKind::ConnectionRefused.to_string()) {}
         outside
     }
 

@@ -39,16 +39,17 @@ pub(super) fn bridge(name: &LinkName, bridge: &Bridge) -> Message {
     let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]);
     let mut message = link(vec![LinkAttribute::IfName(name.to_string()), kind]);
     message.attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
-    message.header.flags = if bridge.promisc { LinkFlags::Up | LinkFlags::Promisc } else { LinkFlags::Up };
-    message.header.change_mask = message.header.flags;
     Message::NewLink(message)
 }
 
-pub(super) fn pin(index: u32, mac: &[u8]) -> Message {
-    let mut message = link(vec![LinkAttribute::Address(mac.to_vec())]);
-    message.header.index = index;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
+/// The bridge up, with its own MAC as a set one: the kernel changes it no more.
+pub(super) fn pin(index: u32, bridge: &Bridge, mac: &[u8]) -> Message {
+    let mut message = raised(index);
+    message.attributes.push(LinkAttribute::Address(mac.to_vec()));
+    if bridge.promisc {
+        message.header.flags |= LinkFlags::Promisc;
+        message.header.change_mask |= LinkFlags::Promisc;
+    }
     Message::SetLink(message)
 }
 
