@@ -29,8 +29,8 @@ use keys::Place;
 pub struct PluginFile {
     /// The file, as errors name it.
     pub file: String,
-    /// Its text.
-    pub text: Vec<u8>,
+    /// Its text, or why it cannot be read.
+    pub text: Result<Vec<u8>, String>,
 }
 
 /// The plugin files of each folder, by the folder's name.
@@ -142,7 +142,9 @@ impl Reading {
     /// A plugin in a file of its own; mistakes and unknown keys name that file.
     fn in_folder(&mut self, one: &PluginFile) -> Option<Plugin> {
         let (outer, seen) = (std::mem::take(&mut self.mistakes), self.unknown_keys.len());
-        let plugin = decode(&one.text, &self.mistakes)
+        let text = one.text.as_ref().map_err(|error| self.mistakes.add("", 5, error)).ok();
+        let plugin = text
+            .and_then(|text| decode(text, &self.mistakes))
             .and_then(|map| self.plugin(&Object::root(&map, self.mistakes.clone()), Place::Listed));
         let place = |path: &str| if path.is_empty() { one.file.clone() } else { format!("{}: {path}", one.file) };
         for mistake in std::mem::replace(&mut self.mistakes, outer).take() {

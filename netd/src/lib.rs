@@ -11,6 +11,7 @@ pub mod desired;
 pub mod executor;
 pub mod ipam;
 pub mod journal;
+pub mod networks;
 pub mod node;
 pub mod owner;
 pub mod reply;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use netd::executor::Executor;
 use netd::journal::Journal;
+use netd::networks::Networks;
 use netd::node::Node;
 use netd::reservations::Reservations;
 use netd::server::Service;
@@ -65,10 +66,13 @@ async fn run(config: NodeConfig) -> Result<()> {
     resync::run(&owner, &executor, true, false).await?;
     resync::bury(&owner, &executor, &tombstones).await?;
 
+    let networks = Networks::watch(config.conf_dirs.iter().map(PathBuf::from).collect())
+        .context("cannot watch the network directories")?;
     let service = Arc::new(Service {
         owner: owner.clone(),
         executor: Arc::clone(&executor),
         reservations: Arc::new(Reservations::default()),
+        networks,
         tombstones: tombstones.clone(),
         instance: config.instance.clone(),
     });

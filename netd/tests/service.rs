@@ -8,6 +8,7 @@ use std::sync::{Arc, mpsc};
 
 use netd::executor::Executor;
 use netd::journal::Journal;
+use netd::networks::Networks;
 use netd::node::Node;
 use netd::owner;
 use netd::reservations::Reservations;
@@ -58,6 +59,7 @@ fn new_sandbox() -> File {
 fn with_netd(test: impl FnOnce(&Path)) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("netd.sock");
+    let conf_dir = folder.path().join("net.d");
     let (journal_path, listening) = (folder.path().join("journal"), socket.clone());
     let (ready, is_ready) = mpsc::channel();
     let (stop, stopped) = mpsc::channel::<()>();
@@ -70,6 +72,7 @@ fn with_netd(test: impl FnOnce(&Path)) {
                 owner: owner::start(Node::new("nd"), journal),
                 executor: Arc::new(Executor::new(Arc::new(LinuxKernel::new().unwrap()))),
                 reservations: Arc::new(Reservations::default()),
+                networks: Networks::watch(vec![conf_dir]).unwrap(),
                 tombstones: journal_path.with_file_name("tombstones"),
                 instance: "test".to_owned(),
             };
@@ -128,4 +131,48 @@ fn a_file_that_is_no_namespace_is_refused_by_name() {
         let refused = attach(socket, &file, call(WEB, "a", "/run/netns/a"));
         assert!(refused.failure.message.starts_with("cannot use network namespace \"/run/netns/a\""), "{refused:?}");
     });
+}
+
+#[test]
+fn networks_of_the_watched_directory_are_listed_with_their_attachments_and_mistakes() {
+    with_netd(|socket| {
+        let folder = socket.with_file_name("net.d");
+        std::fs::create_dir(&folder).unwrap();
+        let plugin = WEB.replace("\"cniVersion\":\"1.0.0\",\"name\":\"web\",", "");
+        let list = format!(r#"{{"cniVersion":"1.0.0","name":"web","plugins":[{plugin}],"colour":1}}"#);
+        std::fs::write(folder.join("10-web.conflist"), &list).unwrap();
+        std::fs::write(folder.join("20-bad.conflist"), "{").unwrap();
+        let sandbox = new_sandbox();
+        let attached = attach(socket, &sandbox, call(WEB, "a", "/run/netns/a"));
+        assert!(attached.failure.is_none(), "{attached:?}");
+        let networks = listed(socket, 2).networks;
+        let web = &networks[0];
+        assert_eq!((web.name.as_str(), web.cni_version.as_str(), web.bridge.as_str()), ("web", "1.0.0", "br0"));
+        assert_eq!(
+            (web.types.join(" "), web.subnets.join(" "), web.attachments),
+            ("bridge".into(), "10.4.0.0/24".into(), 1)
+        );
+        assert_eq!(
+            (web.unknown_keys.join(" "), web.config.as_slice(), web.error.as_str()),
+            ("colour".into(), list.as_bytes(), "")
+        );
+        let bad = &networks[1];
+        assert!(bad.error.contains("20-bad.conflist: not JSON: ") && bad.name.is_empty(), "{bad:?}");
+        let status = Client::connect(socket, &[]).unwrap().status(&blocking::StatusRequest::new()).unwrap();
+        assert_eq!(status.networks, 1);
+    });
+}
+
+/// The networks once there are `count` files.
+fn listed(socket: &Path, count: usize) -> blocking::NetworksResponse {
+    let client = Client::connect(socket, &[]).unwrap();
+    let start = std::time::Instant::now();
+    loop {
+        let response = client.networks(&blocking::NetworksRequest::new()).unwrap();
+        if response.networks.len() == count {
+            return response;
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{response:?}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }

@@ -85,9 +85,9 @@ impl Walk {
 
     /// A set, or a lone range: go-cni sends the sets of a capability without their inner lists.
     fn range_set(&mut self, path: &str, set: &Value) {
-        match set {
-            Value::Object(range) => self.object(path, range, &[known::RANGE]),
-            other => self.value(path, other, Kind::Objects(known::RANGE)),
+        match set.as_object() {
+            Some(range) => self.object(path, range, &[known::RANGE]),
+            None => self.value(path, set, Kind::Objects(known::RANGE)),
         }
     }
 

@@ -132,7 +132,7 @@ fn a_lone_plugin_is_a_list_of_one_and_keeps_its_own_keys() {
 #[test]
 fn plugins_in_the_networks_folder_follow_those_in_its_file() {
     let folder = |text: &str| {
-        let file = PluginFile { file: "web/10-tune.conf".to_owned(), text: text.as_bytes().to_vec() };
+        let file = PluginFile { file: "web/10-tune.conf".to_owned(), text: Ok(text.as_bytes().to_vec()) };
         Folders::from([("web".to_owned(), vec![file])])
     };
     let text = r#"{"cniVersion":"1.1.0","name":"web","plugins":[{"type":"bridge"}]}"#;
