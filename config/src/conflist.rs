@@ -100,14 +100,15 @@ struct Reading {
 
 impl Reading {
     fn network(&mut self, file: &str, map: &Map<String, Value>, folders: &Folders) -> Option<Network> {
-        let root = Object::root(map, self.mistakes.clone());
+        let single = Object::root(map, self.mistakes.clone());
+        let is_single = single.value("plugins").is_none() && !file.ends_with(".conflist");
+        let root = if is_single { single } else { Object::list_root(map, self.mistakes.clone()) };
         self.name = name(&root);
         self.cni_version = version(&root);
         let only_inlined = switch(&root, "loadOnlyInlinedPlugins");
         let (disable_check, disable_gc) = (switch(&root, "disableCheck"), switch(&root, "disableGC"));
         let folder = self.name.as_ref().filter(|_| !only_inlined).and_then(|name| folders.get(name.as_str()));
         let files = folder.map_or(&[][..], Vec::as_slice);
-        let is_single = root.value("plugins").is_none() && !file.ends_with(".conflist");
         let mut plugins =
             if is_single { vec![self.plugin(&root, Place::Single)] } else { self.listed(&root, !files.is_empty()) };
         plugins.extend(files.iter().map(|one| self.in_folder(one)));

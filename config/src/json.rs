@@ -47,12 +47,18 @@ pub(crate) fn quote(value: &Value) -> String {
 pub(crate) struct Object<'a> {
     map: &'a Map<String, Value>,
     path: String,
+    is_list: bool,
     pub(crate) mistakes: Mistakes,
 }
 
 impl<'a> Object<'a> {
     pub(crate) fn root(map: &'a Map<String, Value>, mistakes: Mistakes) -> Self {
-        Self { map, path: String::new(), mistakes }
+        Self { map, path: String::new(), is_list: false, mistakes }
+    }
+
+    /// The top of a list of plugins. libcni reads it without a Go type, so a key that is written exactly beats all others.
+    pub(crate) fn list_root(map: &'a Map<String, Value>, mistakes: Mistakes) -> Self {
+        Self { is_list: true, ..Self::root(map, mistakes) }
     }
 
     /// Where the object stands; empty for the document as a whole.
@@ -70,8 +76,9 @@ impl<'a> Object<'a> {
 
     /// The value of the last key that matches, `null` left out.
     pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
+        let exact = self.map.get(key).filter(|value| self.is_list && !value.is_null());
         let mut found = self.map.iter().filter(|(name, value)| name.eq_ignore_ascii_case(key) && !value.is_null());
-        found.next_back().map(|(_, value)| value)
+        exact.or_else(|| found.next_back().map(|(_, value)| value))
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
@@ -135,7 +142,7 @@ impl<'a> Object<'a> {
             self.mistakes.add(&path, 7, format!("{} is not an object {{...}}", quote(value)));
             return None;
         };
-        Some(Self { map, path, mistakes: self.mistakes.clone() })
+        Some(Self { map, path, is_list: false, mistakes: self.mistakes.clone() })
     }
 
     fn mismatch<T>(&self, key: &str, value: &Value, wanted: &str) -> Option<T> {
