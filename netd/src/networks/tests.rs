@@ -235,6 +235,13 @@ async fn a_namespaces_directory_is_followed_and_so_is_one_that_replaces_another(
     watched.put("f.conflist", &bridge("f", "br0"));
     let after = watched.until(any, |now| now.lookup("f").is_some()).await;
     assert!(after.lookup("e").is_none() && after.generation > before);
+    // A link put in the place of the link says nothing to whoever watches what it led to.
+    let third = watched.directory.with_file_name("third");
+    fs::create_dir(&third).unwrap();
+    fs::write(third.join("g.conflist"), bridge("g", "br0")).unwrap();
+    symlink(&third, watched.directory.with_file_name("link")).unwrap();
+    fs::rename(watched.directory.with_file_name("link"), &watched.directory).unwrap();
+    watched.until(any, |now| now.lookup("g").is_some() && now.lookup("f").is_none()).await;
 }
 
 #[tokio::test]
