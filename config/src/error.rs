@@ -31,6 +31,12 @@ impl ConfigErrors {
         self.mistakes.first().map_or(999, |mistake| mistake.code)
     }
 
+    /// Whether the text is right, and asks for plugins that netd does not run.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        self.mistakes.iter().all(|mistake| mistake.code == 2)
+    }
+
     /// The mistakes, in the order of the text.
     #[must_use]
     pub fn mistakes(&self) -> &[Mistake] {

@@ -206,7 +206,7 @@ fn requested(root: &Object<'_>, arguments: &Arguments) -> Vec<IpAddr> {
     }
     let address = |text: &String| {
         let bare = text.split('/').next().unwrap_or_default();
-        bare.parse().map_err(|_| root.mistakes.add("ips", 7, format!("{text:?} is no address to ask for"))).ok()
+        bare.parse().map_err(|_| root.wrong("ips", format!("{text:?} is no address to ask for"))).ok()
     };
     texts.iter().filter_map(address).collect()
 }

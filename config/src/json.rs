@@ -2,7 +2,6 @@
 //! regard to case, the last duplicate wins, `null` means absent. What a value means is the caller's.
 
 use std::cell::RefCell;
-use std::fmt::Display;
 use std::rc::Rc;
 use std::str::FromStr;
 
@@ -22,6 +21,25 @@ impl Mistakes {
     pub(crate) fn take(&self) -> Vec<Mistake> {
         self.0.take()
     }
+
+    /// Whether a mistake stands at `path` or above it.
+    pub(crate) fn blame(&self, path: &str) -> bool {
+        let covers = |above: &str| {
+            let start = path.get(..above.len()).is_some_and(|start| start.eq_ignore_ascii_case(above));
+            start && matches!(path.as_bytes().get(above.len()), None | Some(b'.' | b'['))
+        };
+        self.0.borrow().iter().any(|mistake| covers(&mistake.path))
+    }
+}
+
+/// A value as an error shows it: its beginning, where it is long.
+pub(crate) fn quote(value: &Value) -> String {
+    const LONGEST: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
 }
 
 /// One object of the document, with its path.
@@ -29,12 +47,27 @@ impl Mistakes {
 pub(crate) struct Object<'a> {
     map: &'a Map<String, Value>,
     path: String,
+    is_list: bool,
     pub(crate) mistakes: Mistakes,
 }
 
 impl<'a> Object<'a> {
     pub(crate) fn root(map: &'a Map<String, Value>, mistakes: Mistakes) -> Self {
-        Self { map, path: String::new(), mistakes }
+        Self { map, path: String::new(), is_list: false, mistakes }
+    }
+
+    /// The top of a list of plugins. libcni reads it without a Go type, so a key that is written exactly beats all others.
+    pub(crate) fn list_root(map: &'a Map<String, Value>, mistakes: Mistakes) -> Self {
+        Self { is_list: true, ..Self::root(map, mistakes) }
+    }
+
+    /// Where the object stands; empty for the document as a whole.
+    pub(crate) fn place(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) fn map(&self) -> &'a Map<String, Value> {
+        self.map
     }
 
     pub(crate) fn path(&self, key: &str) -> String {
@@ -43,8 +76,9 @@ impl<'a> Object<'a> {
 
     /// The value of the last key that matches, `null` left out.
     pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
+        let exact = self.map.get(key).filter(|value| self.is_list && !value.is_null());
         let mut found = self.map.iter().filter(|(name, value)| name.eq_ignore_ascii_case(key) && !value.is_null());
-        found.next_back().map(|(_, value)| value)
+        exact.or_else(|| found.next_back().map(|(_, value)| value))
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
@@ -105,14 +139,14 @@ impl<'a> Object<'a> {
 
     fn nested(&self, path: String, value: &'a Value) -> Option<Self> {
         let Some(map) = value.as_object() else {
-            self.mistakes.add(&path, 7, format!("{value} is not an object {{...}}"));
+            self.mistakes.add(&path, 7, format!("{} is not an object {{...}}", quote(value)));
             return None;
         };
-        Some(Self { map, path, mistakes: self.mistakes.clone() })
+        Some(Self { map, path, is_list: false, mistakes: self.mistakes.clone() })
     }
 
-    fn mismatch<T>(&self, key: &str, value: &impl Display, wanted: &str) -> Option<T> {
-        self.wrong(key, format!("{value} is not {wanted}"));
+    fn mismatch<T>(&self, key: &str, value: &Value, wanted: &str) -> Option<T> {
+        self.wrong(key, format!("{} is not {wanted}", quote(value)));
         None
     }
 }

@@ -1,13 +1,15 @@
-//! Text to model: CNI stdin documents and `netd.toml`, as values that are right by construction.
+//! Text to model: CNI stdin documents, network configuration files and `netd.toml`, as values that are right by construction.
 //!
 //! ```text
 //! stdin ─▶ json (Go's rules) ─▶ Document { version, name, Stanza, prevResult }
+//! file  ─▶ json (Go's rules) ─▶ Conflist { name, types, Network { name, version, plugins } or what is wrong }
 //! netd.toml ─▶ NodeConfig
 //! ```
 //!
 //! Not here: any file, socket or kernel. What a stanza means for the node is netd's business.
 
 mod arguments;
+mod conflist;
 mod document;
 mod error;
 mod ipam;
@@ -18,6 +20,7 @@ mod result;
 mod stanza;
 mod version;
 
+pub use conflist::{Conflist, Folders, Network, Plugin, PluginFile};
 pub use document::Document;
 pub use error::{ConfigErrors, Mistake};
 pub use ipam::{HostLocal, Ipam, Range, Route, StaticIpam};

@@ -1,12 +1,13 @@
 //! `netd.toml`: the node's settings.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use toml::de::DeTable;
 
 use crate::error::{ConfigErrors, Mistake};
 
 /// The node's settings, each with its default.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NodeConfig {
     /// Two instances on one node need two names.
     pub instance: String,
@@ -18,7 +19,11 @@ pub struct NodeConfig {
     pub link_prefix: String,
     /// Threads of the daemon's runtime.
     pub workers: usize,
+    /// Directories of network configuration files, which are watched; of two networks of one name the first holds.
+    pub conf_dirs: Vec<String>,
 }
+
+const KEYS: [&str; 6] = ["instance", "run_dir", "socket", "link_prefix", "workers", "conf_dirs"];
 
 impl Default for NodeConfig {
     fn default() -> Self {
@@ -28,6 +33,7 @@ impl Default for NodeConfig {
             socket: "/run/netd/netd.sock".to_owned(),
             link_prefix: "nd".to_owned(),
             workers: 2,
+            conf_dirs: vec!["/etc/cni/net.d".to_owned()],
         }
     }
 }
@@ -38,22 +44,115 @@ impl NodeConfig {
     /// # Errors
     /// What is wrong, where, and what to write instead.
     pub fn parse(file_name: &str, text: &str) -> Result<Self, ConfigErrors> {
-        let mistake = |path: &str, message: String| Mistake { path: path.to_owned(), message, code: 7 };
-        let config: Self =
-            toml::from_str(text).map_err(|error| ConfigErrors::new(file_name, vec![mistake("", error.to_string())]))?;
+        let mut mistakes = unknown_keys(text);
+        match toml::from_str::<Self>(text) {
+            Ok(config) => {
+                mistakes.extend(config.mistakes());
+                if mistakes.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file_name, mistakes)) }
+            }
+            Err(error) => {
+                mistakes.push(unreadable(text, &error));
+                Err(ConfigErrors::new(file_name, mistakes))
+            }
+        }
+    }
+
+    fn mistakes(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
-        let prefix = &config.link_prefix;
+        let prefix = &self.link_prefix;
         if prefix.is_empty() || prefix.len() > 4 || !prefix.chars().all(|c| c.is_ascii_alphanumeric()) {
             mistakes.push(mistake("link_prefix", format!("{prefix:?} must be 1 to 4 letters or digits")));
         }
-        if config.workers == 0 {
+        if self.workers == 0 {
             mistakes.push(mistake("workers", "0 threads do no work; use 1 or more".to_owned()));
         }
-        for (key, path) in [("run_dir", &config.run_dir), ("socket", &config.socket)] {
+        let folders = self.conf_dirs.iter().enumerate().map(|(at, path)| (format!("conf_dirs[{at}]"), path));
+        let fixed = [("run_dir".to_owned(), &self.run_dir), ("socket".to_owned(), &self.socket)];
+        for (key, path) in fixed.into_iter().chain(folders) {
             if !path.starts_with('/') {
-                mistakes.push(mistake(key, format!("{path:?} is not absolute; start it with /")));
+                mistakes.push(mistake(&key, format!("{path:?} is not absolute; start it with /")));
             }
         }
-        if mistakes.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file_name, mistakes)) }
+        mistakes
+    }
+}
+
+fn mistake(path: &str, message: String) -> Mistake {
+    Mistake { path: path.to_owned(), message, code: 7 }
+}
+
+/// Nothing where the text is no TOML: that is said once, by whoever reads the values.
+fn unknown_keys(text: &str) -> Vec<Mistake> {
+    let Ok(table) = DeTable::parse(text) else { return Vec::new() };
+    let unknown = table.get_ref().keys().filter(|key| !KEYS.contains(&key.get_ref().as_ref()));
+    let mut unknown: Vec<_> = unknown.map(|key| (key.span().start, key.get_ref().to_string())).collect();
+    unknown.sort();
+    let told = |(start, key): (usize, String)| {
+        let known = KEYS.join(", ");
+        mistake(&key, format!("unknown key in line {}; use one of {known}, or remove it", line(text, start)))
+    };
+    unknown.into_iter().map(told).collect()
+}
+
+fn unreadable(text: &str, error: &toml::de::Error) -> Mistake {
+    let place = error.span().map_or_else(String::new, |span| format!("line {}: ", line(text, span.start)));
+    // The library breaks its text into lines.
+    let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    mistake("", format!("{place}{message}; correct it there"))
+}
+
+/// Counted from 1.
+fn line(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KEYS, NodeConfig};
+
+    fn error(text: &str) -> String {
+        NodeConfig::parse("netd.toml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_list_of_keys_is_whole() {
+        let table = toml::Table::try_from(NodeConfig::default()).unwrap();
+        let mut keys = KEYS.to_vec();
+        keys.sort_unstable();
+        assert_eq!(table.keys().map(String::as_str).collect::<Vec<_>>(), keys);
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let config = NodeConfig::parse("netd.toml", "workers = 4\n").unwrap();
+        assert_eq!(config, NodeConfig { workers: 4, ..NodeConfig::default() });
+        assert_eq!(config.conf_dirs, ["/etc/cni/net.d"]);
+        let two = NodeConfig::parse("netd.toml", "conf_dirs = ['/a', '/b']").unwrap();
+        assert_eq!(two.conf_dirs, ["/a", "/b"]);
+        assert!(NodeConfig::parse("netd.toml", "conf_dirs = []").unwrap().conf_dirs.is_empty());
+    }
+
+    #[test]
+    fn all_mistakes_are_told_with_their_place() {
+        assert_eq!(
+            error("# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\n[shade]\nx = 1\n"),
+            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, or remove it; \
+             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, or remove it; \
+             netd.toml: workers: 0 threads do no work; use 1 or more; \
+             netd.toml: socket: \"a\" is not absolute; start it with /; \
+             netd.toml: conf_dirs[1]: \"b\" is not absolute; start it with /"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_with_its_line() {
+        let text = error("\nworkers = \"many\"\n");
+        assert!(text.starts_with("netd.toml: line 2: ") && text.contains("expected usize"), "{text}");
+        let text = error("instance = 'a'\n\nsocket = \n");
+        assert!(text.starts_with("netd.toml: line 3: ") && !text.contains('\n'), "{text}");
+        let text = error("workers = 1\nworkers = 2\n");
+        assert!(text.starts_with("netd.toml: line 2: duplicate key"), "{text}");
+        let text = error("shade = 1\nconf_dirs = '/etc'\n");
+        assert!(text.contains("shade: unknown key in line 1") && text.contains("netd.toml: line 2: "), "{text}");
     }
 }

@@ -29,7 +29,7 @@ pub enum Stanza {
     Firewall(Firewall),
     /// `tuning`.
     Tuning(Tuning),
-    /// An official type that netd does not run yet.
+    /// A type that netd is to run and does not yet.
     NotYet {
         /// The type's name.
         kind: String,
@@ -173,8 +173,33 @@ impl Tuning {
     }
 }
 
-const NOT_YET: [&str; 11] =
-    ["ptp", "macvlan", "ipvlan", "vlan", "host-device", "dummy", "tap", "dhcp", "bandwidth", "sbr", "vrf"];
+const EXECUTED: [&str; 9] =
+    ["bridge", "netd", "loopback", "host-local", "static", "portmap", "firewall", "isolation", "tuning"];
+
+/// Official types, and two that netd is to run itself although they are not.
+const NOT_YET: [&str; 13] = [
+    "ptp",
+    "macvlan",
+    "ipvlan",
+    "vlan",
+    "host-device",
+    "dummy",
+    "tap",
+    "dhcp",
+    "bandwidth",
+    "sbr",
+    "vrf",
+    "flannel",
+    "dnsname",
+];
+
+/// The types that netd runs, and those that it means to.
+pub(crate) const ALL: [&[&str]; 2] = [&EXECUTED, &NOT_YET];
+
+/// Whether netd runs this plugin type, or means to.
+pub(crate) fn is_known(kind: &str) -> bool {
+    ALL.iter().any(|kinds| kinds.contains(&kind))
+}
 
 /// Reads the stanza of type `kind`. `None`: the mistakes say why.
 pub(crate) fn parse(kind: &str, root: &Object<'_>, arguments: &Arguments) -> Option<Stanza> {
@@ -192,6 +217,8 @@ pub(crate) fn parse(kind: &str, root: &Object<'_>, arguments: &Arguments) -> Opt
         "portmap" => Stanza::Portmap(Portmap { ports: ports(root) }),
         "firewall" => Stanza::Firewall(Firewall { ingress_policy: ingress_policy(root) }),
         "tuning" => Stanza::Tuning(tuning(root, arguments)),
+        // What nerdctl up to 0.17 wrote before `firewall` had the policy.
+        "isolation" => Stanza::Firewall(Firewall { ingress_policy: IngressPolicy::SameBridge }),
         other if NOT_YET.contains(&other) => Stanza::NotYet { kind: other.to_owned() },
         other => {
             root.wrong(

@@ -12,6 +12,7 @@ pub mod executor;
 pub mod ipam;
 pub mod journal;
 pub mod lifecycle;
+pub mod networks;
 pub mod node;
 pub mod owner;
 pub mod ports;

@@ -11,6 +11,7 @@ use clap::Parser;
 use netd::executor::Executor;
 use netd::journal::Journal;
 use netd::lifecycle::Lifecycle;
+use netd::networks::Networks;
 use netd::node::Node;
 use netd::reservations::Reservations;
 use netd::resync::Watch;
@@ -68,9 +69,12 @@ async fn run(config: NodeConfig) -> Result<()> {
     resync::bury(&lifecycle, &tombstones).await?;
     hold_ports(&lifecycle).await?;
 
+    let networks = Networks::watch(config.conf_dirs.iter().map(PathBuf::from).collect())
+        .context("cannot watch the network directories")?;
     let service = Arc::new(Service {
         lifecycle: lifecycle.clone(),
         reservations: Arc::new(Reservations::default()),
+        networks,
         tombstones: tombstones.clone(),
         instance: config.instance.clone(),
     });

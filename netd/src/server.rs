@@ -1,14 +1,15 @@
 //! The API: one method a request. It parses, asks the owner, has the kernel work done, and answers.
 
 mod attach;
+mod networks;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use netd_api::v1::{
     self, AttachRequest, AttachResponse, CheckRequest, CheckResponse, DescribeRequest, DescribeResponse, DetachRequest,
-    DetachResponse, FailureCode, GcRequest, GcResponse, ListRequest, ListResponse, ResyncRequest, ResyncResponse,
-    StatusRequest, StatusResponse,
+    DetachResponse, FailureCode, GcRequest, GcResponse, ListRequest, ListResponse, NetworksRequest, NetworksResponse,
+    ResyncRequest, ResyncResponse, StatusRequest, StatusResponse,
 };
 use netd_config::{Document, PortMapping};
 use netd_kernel::Kernel;
@@ -16,6 +17,7 @@ use ttrpc::asynchronous::TtrpcContext;
 
 use crate::attachment::{Attachment, AttachmentKey, State};
 use crate::lifecycle::Lifecycle;
+use crate::networks::Networks;
 use crate::reply::{config_failure, failure, lifecycle_failure};
 use crate::reservations::Reservations;
 use crate::resync::{self, Watch};
@@ -27,6 +29,8 @@ pub struct Service<K> {
     pub lifecycle: Lifecycle<K>,
     /// Host-local directories.
     pub reservations: Arc<Reservations>,
+    /// The networks of the watched directories.
+    pub networks: Networks,
     /// Where `netd-cni` leaves detaches.
     pub tombstones: PathBuf,
     /// This instance's name.
@@ -99,6 +103,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         {
             response.failure = Some(config_failure(&errors)).into();
         }
+        response.networks = self.networks.snapshot().networks().count() as u64;
         match self.lifecycle.owner.snapshot().await {
             Ok(snapshot) => {
                 response.attachments = snapshot.attachments.len() as u64;
@@ -129,6 +134,15 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         let mut response = GcResponse::new();
         match self.collect(&request).await {
             Ok(removed) => response.removed = removed,
+            Err(failed) => response.failure = Some(failed).into(),
+        }
+        Ok(response)
+    }
+
+    async fn networks(&self, _: &TtrpcContext, _: NetworksRequest) -> Served<NetworksResponse> {
+        let mut response = NetworksResponse::new();
+        match self.listed_networks().await {
+            Ok(networks) => response.networks = networks,
             Err(failed) => response.failure = Some(failed).into(),
         }
         Ok(response)

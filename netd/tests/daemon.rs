@@ -24,7 +24,11 @@ impl Drop for Daemon {
 fn spawn(folder: &Path) -> Child {
     let config = folder.join("netd.toml");
     let run_dir = folder.join("run");
-    std::fs::write(&config, format!("run_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\n", run_dir.display())).unwrap();
+    std::fs::write(
+        &config,
+        format!("run_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\n", run_dir.display()),
+    )
+    .unwrap();
     // The child is made on a thread in a namespace of its own, and inherits it.
     std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));

@@ -1,5 +1,7 @@
 //! A whole request: client, descriptors, API, owner, journal, real kernel. In namespaces of its own; needs root.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
 mod rig;
 
 use std::os::fd::AsFd;
@@ -46,4 +48,44 @@ fn a_file_that_is_no_namespace_is_refused_by_name() {
     request.call = Some(call(&config, "a", "/run/netns/a")).into();
     let refused = client.attach(&request).unwrap();
     assert!(refused.failure.message.starts_with("cannot use network namespace \"/run/netns/a\""), "{refused:?}");
+}
+
+#[test]
+fn networks_of_the_watched_directory_are_listed_with_their_attachments_and_mistakes() {
+    let node = Node::new();
+    let folder = node.conf_dir();
+    std::fs::create_dir(&folder).unwrap();
+    let list = format!(r#"{{"cniVersion":"1.0.0","name":"web","plugins":[{WEB}],"colour":1}}"#);
+    std::fs::write(folder.join("10-web.conflist"), &list).unwrap();
+    std::fs::write(folder.join("20-bad.conflist"), "{").unwrap();
+    let sandbox = Space::new();
+    node.attach(&sandbox, "a", &[WEB]).unwrap();
+    let networks = listed(&node, 2).networks;
+    let web = &networks[0];
+    assert_eq!((web.name.as_str(), web.cni_version.as_str(), web.bridge.as_str()), ("web", "1.0.0", "br0"));
+    assert_eq!(
+        (web.types.join(" "), web.subnets.join(" "), web.attachments),
+        ("bridge".into(), "10.4.0.0/24".into(), 1)
+    );
+    assert_eq!(
+        (web.unknown_keys.join(" "), web.config.as_slice(), web.error.as_str()),
+        ("colour".into(), list.as_bytes(), "")
+    );
+    let bad = &networks[1];
+    assert!(bad.error.contains("20-bad.conflist: not JSON: ") && bad.name.is_empty(), "{bad:?}");
+    assert_eq!(node.status().networks, 1);
+}
+
+/// The networks once there are `count` files.
+fn listed(node: &Node, count: usize) -> blocking::NetworksResponse {
+    let client = Client::connect(&node.socket(), &[]).unwrap();
+    let start = std::time::Instant::now();
+    loop {
+        let response = client.networks(&blocking::NetworksRequest::new()).unwrap();
+        if response.networks.len() == count {
+            return response;
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{response:?}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }

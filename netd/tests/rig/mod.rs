@@ -19,6 +19,7 @@ use std::time::Duration;
 use netd::executor::Executor;
 use netd::journal::Journal;
 use netd::lifecycle::Lifecycle;
+use netd::networks::Networks;
 use netd::node::Node as NodeRecord;
 use netd::reservations::Reservations;
 use netd::resync::{self, Watch};
@@ -148,6 +149,10 @@ impl Node {
         self.folder.path().join("netd.sock")
     }
 
+    pub(crate) fn conf_dir(&self) -> PathBuf {
+        self.folder.path().join("net.d")
+    }
+
     /// Starts the service as the daemon does; the runtime's threads inherit the namespace.
     pub(crate) fn start(&mut self) {
         let (socket, journal) = (self.socket(), self.folder.path().join("journal"));
@@ -266,6 +271,7 @@ async fn serve(socket: &Path, journal: &Path) -> ttrpc::asynchronous::Server {
     let service = Service {
         lifecycle,
         reservations: Arc::new(Reservations::default()),
+        networks: Networks::watch(vec![socket.with_file_name("net.d")]).unwrap(),
         tombstones: socket.with_file_name("tombstones"),
         instance: "test".to_owned(),
     };

@@ -1,0 +1,189 @@
+//! The thread that notices changes. It looks anew at everything after each: directories come, go and are replaced,
+//! and a fresh watch that stands before the reading begins misses nothing.
+
+use std::ffi::OsString;
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use tokio::sync::watch::Sender;
+
+use super::catalogue::Catalogue;
+use super::directory;
+
+/// A burst of changes is over when it has been quiet for so long.
+const QUIET_MS: u16 = 50;
+/// But a burst without end is read in its midst.
+const LONGEST_BURST: Duration = Duration::from_millis(500);
+/// How often to look where the kernel gives no watch.
+const LOOK_EVERY_MS: u16 = 5_000;
+
+/// Reads once, then starts the thread; it ends when the returned end of the pipe is closed.
+pub(super) fn start(directories: Vec<PathBuf>, publish: Sender<Arc<Catalogue>>) -> io::Result<PipeWriter> {
+    let (ending, end) = io::pipe()?;
+    let watch = arm(&directories).inspect_err(unwatched).ok();
+    read(&directories, &publish);
+    thread::Builder::new().name("networks".to_owned()).spawn(move || follow(&directories, watch, &publish, &ending))?;
+    Ok(end)
+}
+
+fn follow(directories: &[PathBuf], mut watch: Option<Watch>, publish: &Sender<Arc<Catalogue>>, ending: &PipeReader) {
+    while change(watch.as_ref(), ending) {
+        // The new one first: what happens between the two is seen by both.
+        let armed = arm(directories);
+        // Told once, not at each look.
+        watch = if watch.is_some() { armed.inspect_err(unwatched).ok() } else { armed.ok() };
+        read(directories, publish);
+    }
+}
+
+fn read(directories: &[PathBuf], publish: &Sender<Arc<Catalogue>>) {
+    let before = Arc::clone(&publish.borrow());
+    let files: Vec<String> = before.entries.iter().map(|entry| entry.file.clone()).collect();
+    let next = before.next(&directory::read(directories, &files));
+    if next.generation != before.generation {
+        report(&before, &next);
+        publish.send_replace(Arc::new(next));
+    }
+}
+
+fn report(before: &Catalogue, next: &Catalogue) {
+    for entry in next.entries.iter().filter(|entry| !before.entries.contains(entry)) {
+        match &entry.error {
+            Some(error) => tracing::warn!(file = entry.file, error, "network file not taken"),
+            None => tracing::info!(file = entry.file, network = entry.name, "network read"),
+        }
+    }
+    let is_gone = |file: &str| !next.entries.iter().any(|entry| entry.file == file);
+    for entry in before.entries.iter().filter(|entry| is_gone(&entry.file)) {
+        tracing::info!(file = entry.file, network = entry.name, "network file gone");
+    }
+}
+
+/// The watched directories, and what in each of them matters: a name, or everything.
+struct Watch {
+    inotify: Inotify,
+    interests: Vec<(WatchDescriptor, Option<OsString>)>,
+}
+
+fn arm(directories: &[PathBuf]) -> nix::Result<Watch> {
+    Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).and_then(|inotify| {
+        let mut watch = Watch { inotify, interests: Vec::new() };
+        directories.iter().try_for_each(|directory| watch.add(directory))?;
+        Ok(watch)
+    })
+}
+
+fn unwatched(error: &Errno) {
+    tracing::warn!(
+        %error,
+        every_ms = LOOK_EVERY_MS,
+        "cannot watch the network directories; netd looks at them from time to time (raise fs.inotify.max_user_instances and max_user_watches)"
+    );
+}
+
+impl Watch {
+    /// Watches the directory, its subdirectories, and on the way to it the parent (it may be replaced) or, where that
+    /// is missing, the deepest directory that is there.
+    fn add(&mut self, directory: &Path) -> nix::Result<()> {
+        let mut child = directory;
+        let mut is_there = self.put(directory, None)?;
+        for parent in directory.ancestors().skip(1) {
+            let named = child.file_name().map(ToOwned::to_owned);
+            let parent_is_there = self.put(parent, named)?;
+            if parent_is_there && !is_there && child.is_dir() {
+                // It came after it was tried and before its parent was watched.
+                return self.add(directory);
+            }
+            if parent_is_there {
+                break;
+            }
+            (child, is_there) = (parent, false);
+        }
+        directory::subdirectories(directory).iter().try_for_each(|path| self.put(path, None).map(drop))
+    }
+
+    /// Says whether the directory is there.
+    fn put(&mut self, directory: &Path, named: Option<OsString>) -> nix::Result<bool> {
+        let flags = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVE
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
+        match self.inotify.add_watch(directory, flags) {
+            Ok(descriptor) => {
+                self.interests.push((descriptor, named));
+                Ok(true)
+            }
+            // No right to read it is for the reading to tell.
+            Err(Errno::EACCES) => Ok(true),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn matters(&self, event: &InotifyEvent) -> bool {
+        let of_all = event.mask.intersects(AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED);
+        let of_one = |(descriptor, named): &(WatchDescriptor, Option<OsString>)| {
+            *descriptor == event.wd && (named.is_none() || event.name.is_none() || *named == event.name)
+        };
+        of_all || self.interests.iter().any(of_one)
+    }
+
+    /// Takes what has happened; says whether any of it matters.
+    fn drain(&self) -> bool {
+        let mut matters = false;
+        while let Ok(events) = self.inotify.read_events() {
+            matters |= events.iter().any(|event| self.matters(event));
+        }
+        matters
+    }
+}
+
+/// Waits for a change and the end of its burst. False: the watching is to end.
+fn change(watch: Option<&Watch>, ending: &PipeReader) -> bool {
+    let Some(watch) = watch else { return !wait(None, ending, LOOK_EVERY_MS.into()).ended };
+    loop {
+        if wait(Some(watch), ending, PollTimeout::NONE).ended {
+            return false;
+        }
+        if watch.drain() {
+            break;
+        }
+    }
+    let begin = Instant::now();
+    while begin.elapsed() < LONGEST_BURST {
+        let woken = wait(Some(watch), ending, QUIET_MS.into());
+        if woken.ended {
+            return false;
+        }
+        if !woken.changed {
+            break;
+        }
+        watch.drain();
+    }
+    true
+}
+
+struct Woken {
+    changed: bool,
+    ended: bool,
+}
+
+fn wait(watch: Option<&Watch>, ending: &PipeReader, timeout: PollTimeout) -> Woken {
+    let mut polled = vec![PollFd::new(ending.as_fd(), PollFlags::POLLIN)];
+    polled.extend(watch.map(|watch| PollFd::new(watch.inotify.as_fd(), PollFlags::POLLIN)));
+    // An interrupted wait looks like a quiet one: the worst is a reading too many.
+    let ready = poll(&mut polled, timeout).unwrap_or(0);
+    let any = |at: usize| polled.get(at).and_then(PollFd::any).unwrap_or(false);
+    Woken { ended: ready > 0 && any(0), changed: ready > 0 && any(1) }
+}
