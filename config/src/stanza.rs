@@ -152,6 +152,8 @@ pub(crate) fn parse(kind: &str, root: &Object<'_>, arguments: &Arguments) -> Opt
         },
         "portmap" => Stanza::Portmap(Portmap { ports: ports(root) }),
         "firewall" => Stanza::Firewall(Firewall { ingress_policy: ingress_policy(root) }),
+        // The plugin that nerdctl up to 0.17 used for what became this policy; it has no keys.
+        "isolation" => Stanza::Firewall(Firewall { ingress_policy: IngressPolicy::SameBridge }),
         "tuning" => Stanza::Tuning(tuning(root)),
         other if NOT_YET.contains(&other) => Stanza::NotYet { kind: other.to_owned() },
         other => {
