@@ -49,13 +49,13 @@ enum LostDetach {
     Nameless { unanswered: String, name: String },
 }
 
-/// netd's own failure, or why there is no answer of its.
-enum Outcome {
+/// netd's own failure, or why there is none.
+enum AskError {
     Failed(Failure),
     Unanswered(Unanswered),
 }
 
-impl<E: Into<Unanswered>> From<E> for Outcome {
+impl<E: Into<Unanswered>> From<E> for AskError {
     fn from(error: E) -> Self {
         Self::Unanswered(error.into())
     }
@@ -73,8 +73,8 @@ impl Request<'_> {
         };
         match self.ask(&handover) {
             Ok(output) => Ok(output),
-            Err(Outcome::Failed(failure)) => Err(failure),
-            Err(Outcome::Unanswered(unanswered)) => self.without_netd(&unanswered),
+            Err(AskError::Failed(failure)) => Err(failure),
+            Err(AskError::Unanswered(unanswered)) => self.without_netd(&unanswered),
         }
     }
 
@@ -93,7 +93,7 @@ impl Request<'_> {
         Err(Failure { code: Code::IncompatibleVersion as u32, message, details: String::new() })
     }
 
-    fn ask(&self, handover: &Handover) -> Result<Vec<u8>, Outcome> {
+    fn ask(&self, handover: &Handover) -> Result<Vec<u8>, AskError> {
         let client = Client::connect(&self.place.socket(), &handover.tagged()).map_err(rootless)?;
         let call = || Some(self.call()).into();
         let config = || self.config.clone();
@@ -122,7 +122,7 @@ impl Request<'_> {
         };
         match failure.into_option() {
             None => Ok(output),
-            Some(failure) => Err(Outcome::Failed(failed(failure))),
+            Some(failure) => Err(AskError::Failed(failed(failure))),
         }
     }
 

@@ -104,7 +104,7 @@ impl Wire {
         let answer = self.exchange(length, &body).map_err(|source| {
             // Nothing is lost where the peer has gone already.
             drop(self.stream.shutdown(Shutdown::Both));
-            CallError::Unanswered { method, source }
+            CallError::Unanswered { method, source: in_words(source) }
         })?;
         let response = Response::parse_from_bytes(&answer).map_err(undecodable)?;
         let status = response.status.get_or_default();
@@ -131,6 +131,16 @@ impl Wire {
         self.stream.read_exact(&mut answer)?;
         Ok(answer)
     }
+}
+
+/// What the ways in which a netd goes away mean; the standard library tells of buffers and resources.
+fn in_words(error: io::Error) -> io::Error {
+    let words = match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "it hung up",
+        io::ErrorKind::WouldBlock => "it was silent for too long",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), words)
 }
 
 #[cfg(test)]

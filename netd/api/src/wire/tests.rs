@@ -1,3 +1,4 @@
+use std::error::Error;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -94,7 +95,8 @@ fn a_silent_netd_is_given_up() {
     let start = Instant::now();
     let error = call(&path, Duration::from_millis(50)).unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(5), "waited {:?}", start.elapsed());
-    assert!(error.to_string().starts_with("netd did not answer Status"), "{error}");
+    assert_eq!(error.to_string(), "netd did not answer Status; is it stopping? (`systemctl status netd`)");
+    assert_eq!(error.source().unwrap().to_string(), "it was silent for too long");
     server.join().unwrap();
 }
 
