@@ -135,12 +135,15 @@ impl Wire {
 
 /// What the ways in which a netd goes away mean; the standard library tells of buffers and resources.
 fn in_words(error: io::Error) -> io::Error {
-    let words = match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "it hung up",
-        io::ErrorKind::WouldBlock => "it was silent for too long",
-        _ => return error,
-    };
-    io::Error::new(error.kind(), words)
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof, WouldBlock};
+    let kind = error.kind();
+    if matches!(kind, UnexpectedEof | ConnectionReset | BrokenPipe) {
+        io::Error::new(kind, "it hung up")
+    } else if kind == WouldBlock {
+        io::Error::new(kind, "it was silent for too long")
+    } else {
+        error
+    }
 }
 
 #[cfg(test)]

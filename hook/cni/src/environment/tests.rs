@@ -1,3 +1,5 @@
+//! The environment as tables: what is read, what is refused, in which words.
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -1,3 +1,5 @@
+//! One call against a server that the test plays byte by byte.
+
 use std::error::Error;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
