@@ -1,26 +1,18 @@
-//! Generates messages and services from `proto/netd.proto`, without protoc.
+//! Generates messages and the service from `proto/netd.proto`, without protoc.
 
 fn main() -> std::io::Result<()> {
     println!("cargo::rerun-if-changed=proto/netd.proto");
     let out = std::env::var("OUT_DIR").map_err(std::io::Error::other)?;
-    for (folder, is_async) in [("blocking", false), ("served", true)] {
-        let out = format!("{out}/{folder}");
-        std::fs::create_dir_all(&out)?;
-        ttrpc_codegen::Codegen::new()
-            .out_dir(&out)
-            .input("proto/netd.proto")
-            .include("proto")
-            .rust_protobuf()
-            .customize(ttrpc_codegen::Customize {
-                async_server: is_async,
-                async_client: is_async,
-                ..Default::default()
-            })
-            .run()
-            .map_err(std::io::Error::other)?;
-        for file in ["netd.rs", "netd_ttrpc.rs"] {
-            include_ready(&format!("{out}/{file}"))?;
-        }
+    ttrpc_codegen::Codegen::new()
+        .out_dir(&out)
+        .input("proto/netd.proto")
+        .include("proto")
+        .rust_protobuf()
+        .customize(ttrpc_codegen::Customize { async_all: true, ..Default::default() })
+        .run()
+        .map_err(std::io::Error::other)?;
+    for file in ["netd.rs", "netd_ttrpc.rs"] {
+        include_ready(&format!("{out}/{file}"))?;
     }
     Ok(())
 }

@@ -40,6 +40,13 @@ fn nerdctls_default_bridge_is_read_whole() {
 }
 
 #[test]
+fn old_nerdctls_isolation_is_the_firewalls_same_bridge() {
+    let document = parse(r#"{"cniVersion":"0.4.0","name":"web","type":"isolation"}"#);
+    let Stanza::Firewall(firewall) = document.stanza else { panic!("not a firewall") };
+    assert_eq!(firewall.ingress_policy, crate::IngressPolicy::SameBridge);
+}
+
+#[test]
 fn results_keep_the_official_key_order_in_every_version() {
     let previous = r#"{"interfaces":[{"name":"cni0","mac":"aa"},{"name":"eth0","sandbox":"/n"}],
         "ips":[{"interface":1,"address":"10.4.0.2/24","gateway":"10.4.0.1"}],"routes":[{"dst":"0.0.0.0/0"}]}"#;

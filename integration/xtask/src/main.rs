@@ -1,12 +1,13 @@
-//! The one door to building and testing: `cargo xtask {test, tidy, ci}`. A laptop and CI run the same.
+//! The one door to building and testing: `cargo xtask {test, tidy, ci, dist}`. A laptop and CI run the same.
 
+mod dist;
 mod tidy;
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask {test | tidy | ci}\n  test  all tests\n  tidy  the house rules\n  ci    formatting, clippy, tidy, test";
+const USAGE: &str = "usage: cargo xtask {test | tidy | ci | dist}\n  test  all tests\n  tidy  the house rules\n  ci    formatting, clippy, tidy, test\n  dist  release programs in target/dist";
 
 fn main() -> ExitCode {
     let word = std::env::args().nth(1).unwrap_or_default();
@@ -14,6 +15,7 @@ fn main() -> ExitCode {
         "test" => test(),
         "tidy" => tidy::run(),
         "ci" => ci(),
+        "dist" => dist::run(),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match done {
@@ -37,7 +39,7 @@ fn ci() -> Result<()> {
     test()
 }
 
-fn cargo(arguments: &[&str]) -> Result<()> {
+pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
     let line = format!("cargo {}", arguments.join(" "));
     say(&format!("== {line}"));
     if Command::new(env!("CARGO")).args(arguments).status()?.success() {

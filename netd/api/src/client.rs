@@ -1,18 +1,17 @@
-//! The blocking client that doors use. No async runtime.
+//! The blocking client that doors use. No async runtime, no threads.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use thiserror::Error;
-use ttrpc::context::with_timeout;
 
-use crate::generated::blocking::{netd as messages, netd_ttrpc::NetdClient};
 use crate::preamble::{self, Tag};
+use crate::v1 as messages;
+use crate::wire::{CallError, PATIENCE, Wire};
 
-/// Longer than any attach; a door's caller has its own limit.
-const TIMEOUT_NS: i64 = 30_000_000_000;
+const SERVICE: &str = "netd.v1.Netd";
 
 /// netd could not be reached.
 #[derive(Debug, Error)]
@@ -24,14 +23,10 @@ pub struct ConnectError {
     pub source: io::Error,
 }
 
-/// A request had no answer.
-#[derive(Debug, Error)]
-#[error("netd did not answer")]
-pub struct CallError(#[from] ttrpc::Error);
-
-/// One connection, with the descriptors that were sent ahead of it.
-#[expect(missing_debug_implementations, reason = "the generated client has none")]
-pub struct Client(NetdClient);
+/// One connection, with the descriptors that were sent ahead of it. It carries one call at a time: threads that share it
+/// wait for each other. After [`CallError::Unanswered`] it is closed: connect again.
+#[derive(Debug)]
+pub struct Client(Mutex<Wire>);
 
 impl Client {
     /// Connects and sends the descriptors that the requests on this connection speak of.
@@ -40,27 +35,27 @@ impl Client {
     /// See [`ConnectError`].
     pub fn connect(socket: &Path, descriptors: &[(Tag, BorrowedFd<'_>)]) -> Result<Self, ConnectError> {
         let failed = |source| ConnectError { socket: socket.to_owned(), source };
-        let stream = UnixStream::connect(socket).map_err(failed)?;
-        preamble::send(stream.as_raw_fd(), descriptors).map_err(failed)?;
-        let client = ttrpc::Client::new(stream.into_raw_fd()).map_err(|error| failed(io::Error::other(error)))?;
-        Ok(Self(NetdClient::new(client)))
+        let wire = Wire::connect(socket, PATIENCE).map_err(failed)?;
+        preamble::send(wire.as_raw_fd(), descriptors).map_err(failed)?;
+        Ok(Self(Mutex::new(wire)))
     }
 }
 
 macro_rules! calls {
-    ($($name:ident($request:ident) -> $response:ident: $doc:literal;)*) => {
+    ($($name:ident $method:ident($request:ident) -> $response:ident: $doc:literal;)*) => {
         impl Client {
             $(
                 #[doc = $doc]
                 ///
                 /// # Errors
-                /// The connection broke, or 30 s passed.
+                /// The connection broke, or netd was silent for 30 s.
                 pub fn $name(&self, request: &messages::$request) -> Result<messages::$response, CallError> {
-                    Ok(self.0.$name(with_timeout(TIMEOUT_NS), request)?)
+                    let mut wire = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    wire.call(SERVICE, stringify!($method), request)
                 }
             )*
         }
-        /// The messages of the blocking client.
+        /// The messages that the client sends and gets.
         pub mod blocking {
             pub use super::messages::{Call, $($request, $response),*};
         }
@@ -68,13 +63,13 @@ macro_rules! calls {
 }
 
 calls! {
-    attach(AttachRequest) -> AttachResponse: "Attaches a sandbox to a network.";
-    detach(DetachRequest) -> DetachResponse: "Takes an attachment away.";
-    describe(DescribeRequest) -> DescribeResponse: "Says what a sandbox is.";
-    gc(GcRequest) -> GcResponse: "Detaches what the caller does not list.";
-    networks(NetworksRequest) -> NetworksResponse: "The configuration files of the watched directories.";
-    check(CheckRequest) -> CheckResponse: "Compares an attachment with its record.";
-    status(StatusRequest) -> StatusResponse: "What netd holds, in numbers.";
-    list(ListRequest) -> ListResponse: "All attachments.";
-    resync(ResyncRequest) -> ResyncResponse: "Makes kernel and record agree.";
+    attach Attach(AttachRequest) -> AttachResponse: "Attaches a sandbox to a network.";
+    detach Detach(DetachRequest) -> DetachResponse: "Takes an attachment away.";
+    describe Describe(DescribeRequest) -> DescribeResponse: "Says what a sandbox is.";
+    gc Gc(GcRequest) -> GcResponse: "Detaches what the caller does not list.";
+    networks Networks(NetworksRequest) -> NetworksResponse: "The configuration files of the watched directories.";
+    check Check(CheckRequest) -> CheckResponse: "Compares an attachment with its record.";
+    status Status(StatusRequest) -> StatusResponse: "What netd holds, in numbers.";
+    list List(ListRequest) -> ListResponse: "All attachments.";
+    resync Resync(ResyncRequest) -> ResyncResponse: "Makes kernel and record agree.";
 }

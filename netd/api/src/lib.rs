@@ -4,14 +4,14 @@
 //! door ── connect ── preamble (descriptors by SCM_RIGHTS) ── ttrpc requests ──▶ netd
 //! ```
 //!
+//! The client blocks and needs no runtime; the feature `server` adds the daemon's end, on tokio.
 //! Not here: what a request means.
-
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
-use std::sync::Arc;
 
 mod client;
 mod preamble;
+#[cfg(feature = "server")]
+pub mod server;
+mod wire;
 
 mod generated {
     #![allow(
@@ -26,50 +26,25 @@ mod generated {
         clippy::allow_attributes,
         reason = "generated code"
     )]
-    pub mod served {
-        pub mod netd {
-            include!(concat!(env!("OUT_DIR"), "/served/netd.rs"));
-        }
-        pub mod netd_ttrpc {
-            include!(concat!(env!("OUT_DIR"), "/served/netd_ttrpc.rs"));
-        }
+    pub mod netd {
+        include!(concat!(env!("OUT_DIR"), "/netd.rs"));
     }
-    pub mod blocking {
-        pub mod netd {
-            include!(concat!(env!("OUT_DIR"), "/blocking/netd.rs"));
-        }
-        pub mod netd_ttrpc {
-            include!(concat!(env!("OUT_DIR"), "/blocking/netd_ttrpc.rs"));
-        }
+    #[cfg(feature = "server")]
+    pub mod netd_ttrpc {
+        include!(concat!(env!("OUT_DIR"), "/netd_ttrpc.rs"));
     }
 }
 
 /// The messages.
-pub use generated::served::netd as v1;
+pub use generated::netd as v1;
 
-/// The service, for the daemon.
-pub mod server {
-    pub use crate::generated::served::netd_ttrpc::{Netd, create_netd};
-}
-
-pub use client::{CallError, Client, ConnectError, blocking};
-pub use preamble::{Descriptors, Tag, descriptors};
-
-/// Serves `service` on the socket `path`, which only root may open. A socket left by a dead netd is replaced.
-///
-/// # Errors
-/// The socket cannot be bound, or the path is something other than a socket.
-pub fn listen(path: &Path, service: Arc<dyn server::Netd + Send + Sync>) -> ttrpc::Result<ttrpc::asynchronous::Server> {
-    if let Ok(found) = std::fs::symlink_metadata(path)
-        && found.file_type().is_socket()
-    {
-        std::fs::remove_file(path).map_err(|error| ttrpc::Error::Others(error.to_string()))?;
-    }
-    Ok(ttrpc::asynchronous::Server::new()
-        .bind(&format!("unix://{}", path.display()))?
-        .set_accept_hook(preamble::PreambleHook)
-        .register_service(server::create_netd(service)))
-}
+pub use client::{Client, ConnectError, blocking};
+pub use preamble::Tag;
+#[cfg(feature = "server")]
+pub use preamble::{Descriptors, descriptors};
+#[cfg(feature = "server")]
+pub use server::listen;
+pub use wire::CallError;
 
 /// The CNI error code that fits a failure (CNI specification, section 5).
 #[must_use]

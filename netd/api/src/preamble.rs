@@ -2,20 +2,20 @@
 //!
 //! `netd`, version, count, one tag a descriptor (6 bytes), the descriptors beside it by `SCM_RIGHTS`.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
-use ttrpc::ConnectionDataExt;
-use ttrpc::asynchronous::TtrpcContext;
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+
+#[cfg(feature = "server")]
+mod received;
+#[cfg(feature = "server")]
+pub(crate) use received::PreambleHook;
+#[cfg(feature = "server")]
+pub use received::{Descriptors, descriptors};
 
 const SIZE: usize = 12;
 const MAGIC: &[u8; 5] = b"netd\x01";
-/// A door writes its preamble at once; who has not by then is none.
-const DEADLINE_MS: u16 = 2_000;
 
 /// What a descriptor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,25 +27,6 @@ pub enum Tag {
     SandboxNetns = 2,
     /// host-local's data directory, opened where the caller is.
     IpamDirectory = 3,
-}
-
-/// The descriptors that came with a connection.
-#[derive(Debug, Default)]
-pub struct Descriptors {
-    /// The caller's own network namespace.
-    pub caller_netns: Option<OwnedFd>,
-    /// `CNI_NETNS`.
-    pub sandbox_netns: Option<OwnedFd>,
-    /// host-local's data directory.
-    pub ipam_dir: Option<OwnedFd>,
-}
-
-const KEY: &str = "netd.descriptors";
-
-/// The descriptors of the connection that a request came by.
-#[must_use]
-pub fn descriptors(context: &TtrpcContext) -> Arc<Descriptors> {
-    context.connection_data.get_typed::<Arc<Descriptors>>(KEY).cloned().unwrap_or_default()
 }
 
 /// Sends the preamble; at most six descriptors.
@@ -61,79 +42,4 @@ pub(crate) fn send(socket: RawFd, descriptors: &[(Tag, BorrowedFd<'_>)]) -> io::
     let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
     sendmsg::<UnixAddr>(socket, &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())
-}
-
-/// Takes the preamble off a new connection.
-#[derive(Debug)]
-pub(crate) struct PreambleHook;
-
-impl ttrpc::AcceptHook for PreambleHook {
-    fn on_accept(&self, fd: RawFd) -> Result<ttrpc::HookOutput, ttrpc::HookError> {
-        let descriptors = receive(fd).map_err(ttrpc::HookError::Io)?;
-        let mut data = ttrpc::ConnectionData::new();
-        data.insert(KEY.to_owned(), Box::new(Arc::new(descriptors)));
-        Ok(ttrpc::HookOutput { data, payload_transform: None })
-    }
-}
-
-fn receive(socket: RawFd) -> io::Result<Descriptors> {
-    let mut bytes = [0_u8; SIZE];
-    let mut filled = 0;
-    let mut fds = Vec::new();
-    while filled < SIZE {
-        wait(socket)?;
-        let mut control = nix::cmsg_space!([RawFd; 6]);
-        let mut slices = [IoSliceMut::new(&mut bytes[filled..])];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-        let message = match recvmsg::<UnixAddr>(socket, &mut slices, Some(&mut control), flags) {
-            Ok(message) => message,
-            Err(Errno::EAGAIN | Errno::EINTR) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        for part in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(received) = part {
-                fds.extend(received.into_iter().map(own));
-            }
-        }
-        if message.bytes == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        filled += message.bytes;
-    }
-    sort(&bytes, fds)
-}
-
-fn sort(bytes: &[u8; SIZE], fds: Vec<OwnedFd>) -> io::Result<Descriptors> {
-    if !bytes.starts_with(MAGIC) || usize::from(bytes[5]) != fds.len() || fds.len() > SIZE - 6 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a netd preamble: is the door of another version?"));
-    }
-    let mut descriptors = Descriptors::default();
-    for (tag, fd) in bytes[6..].iter().zip(fds) {
-        match *tag {
-            1 => descriptors.caller_netns = Some(fd),
-            2 => descriptors.sandbox_netns = Some(fd),
-            3 => descriptors.ipam_dir = Some(fd),
-            // A newer door's: closed again.
-            _ => drop(fd),
-        }
-    }
-    Ok(descriptors)
-}
-
-#[expect(unsafe_code, reason = "a received descriptor is a bare number")]
-fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for us by SCM_RIGHTS, and nobody else knows its number.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-fn wait(socket: RawFd) -> io::Result<()> {
-    #[expect(unsafe_code, reason = "ttrpc hands the connection over as a bare number")]
-    // SAFETY: ttrpc keeps the connection open until the hook returns.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(socket) };
-    let mut ready = [PollFd::new(borrowed, PollFlags::POLLIN)];
-    match poll(&mut ready, PollTimeout::from(DEADLINE_MS)) {
-        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
