@@ -29,6 +29,16 @@ pub struct ConnectError {
 #[error("netd did not answer")]
 pub struct CallError(#[from] ttrpc::Error);
 
+impl CallError {
+    /// Whether netd does not know the request: it is older than its caller.
+    #[must_use]
+    pub fn is_unknown_request(&self) -> bool {
+        // The ttrpc server answers NOT_FOUND to a method that its service does not have; netd itself never does.
+        matches!(&self.0, ttrpc::Error::RpcStatus(status)
+            if matches!(status.code(), ttrpc::Code::NOT_FOUND | ttrpc::Code::UNIMPLEMENTED))
+    }
+}
+
 /// One connection, with the descriptors that were sent ahead of it.
 #[expect(missing_debug_implementations, reason = "the generated client has none")]
 pub struct Client(NetdClient);
@@ -62,7 +72,7 @@ macro_rules! calls {
         }
         /// The messages of the blocking client.
         pub mod blocking {
-            pub use super::messages::{Call, $($request, $response),*};
+            pub use super::messages::{Attachment, Call, Failure, Network, PublishedPort, $($request, $response),*};
         }
     };
 }
