@@ -1,18 +1,20 @@
-//! The one door to building and testing: `cargo xtask {test, tidy, ci}`. A laptop and CI run the same.
+//! The one door to building and testing: `cargo xtask {test, tidy, packaging, ci}`. A laptop and CI run the same.
 
+mod packaging;
 mod tidy;
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask {test | tidy | ci}\n  test  all tests\n  tidy  the house rules\n  ci    formatting, clippy, tidy, test";
+const USAGE: &str = "usage: cargo xtask {test | tidy | packaging | ci}\n  test  all tests\n  tidy  the house rules\n  packaging  the systemd units\n  ci    formatting, clippy, tidy, test";
 
 fn main() -> ExitCode {
     let word = std::env::args().nth(1).unwrap_or_default();
     let done = match word.as_str() {
         "test" => test(),
         "tidy" => tidy::run(),
+        "packaging" => packaging::run(),
         "ci" => ci(),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
 }
 
 fn test() -> Result<()> {
+    packaging::run()?;
     cargo(&["test", "--workspace", "--doc"])?;
     cargo(&["test", "--workspace", "--all-targets"])
 }
