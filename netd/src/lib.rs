@@ -17,3 +17,4 @@ pub mod reply;
 pub mod reservations;
 pub mod resync;
 pub mod server;
+pub mod watchdog;

@@ -13,7 +13,7 @@ use netd::journal::Journal;
 use netd::node::Node;
 use netd::reservations::Reservations;
 use netd::server::Service;
-use netd::{owner, resync};
+use netd::{owner, resync, watchdog};
 use netd_config::NodeConfig;
 use netd_kernel::LinuxKernel;
 use nix::fcntl::{Flock, FlockArg};
@@ -78,6 +78,7 @@ async fn run(config: NodeConfig) -> Result<()> {
     tracing::info!(socket = config.socket, instance = config.instance, "ready");
     // Outside systemd there is nobody to tell.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    watchdog::start(owner.clone());
     until_stopped(async {
         loop {
             tokio::time::sleep(RESYNC_EVERY).await;
