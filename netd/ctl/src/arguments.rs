@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 /// Looks into netd, and has it put things right.
 ///
-/// Exit status: 0 done, 1 failed, 2 wrong usage.
+/// Exit status: 0 done, 1 failed (`doctor`: a problem was found), 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "netdctl", version)]
 pub(crate) struct Arguments {
@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Lease(Lease),
     /// Make record and kernel agree
     Resync(Resync),
+    /// Examine the node: kernel, sysctls, containerd, firewalls, netd itself
+    Doctor,
     /// Write a completion script for a shell
     Completion {
         /// Which shell

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod ask;
+mod doctor;
 mod find;
 mod model;
 mod render;
@@ -18,6 +19,7 @@ use thiserror::Error;
 
 use arguments::{Arguments, Command, Lease, Network, Output, Sandbox};
 use ask::{AskError, Netd};
+use doctor::Place;
 use find::FindError;
 use render::Look;
 
@@ -39,7 +41,14 @@ enum Failed {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match answer(&arguments) {
-        Ok(text) => write(&text),
+        Ok(answer) => match write(&answer.text) {
+            Ok(()) if answer.ill => ExitCode::FAILURE,
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format!("cannot write to standard output: {error}"));
+                ExitCode::FAILURE
+            }
+        },
         Err(error) => {
             complain(&ask::chain(&error));
             ExitCode::FAILURE
@@ -47,7 +56,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn answer(arguments: &Arguments) -> Result<String, Failed> {
+/// What is written, and whether it tells of a problem.
+struct Answer {
+    text: String,
+    ill: bool,
+}
+
+impl From<String> for Answer {
+    fn from(text: String) -> Self {
+        Self { text, ill: false }
+    }
+}
+
+fn answer(arguments: &Arguments) -> Result<Answer, Failed> {
     let socket = arguments.socket.clone().unwrap_or_else(|| socket(Path::new(SETTINGS)));
     let terminal = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let look = Look { full_ids: arguments.no_trunc, colour: terminal };
@@ -72,19 +93,24 @@ fn answer(arguments: &Arguments) -> Result<String, Failed> {
             show(arguments, &model::leases(&netd()?.sandboxes()?), |leases| render::leases(leases, look))
         }
         Command::Resync(resync) => show(arguments, &netd()?.resync(resync.dry_run)?, render::plan),
-        Command::Completion { shell } => Ok(completion(*shell)),
+        Command::Doctor => {
+            let findings = doctor::examine(&doctor::gather(&Place { root: "/".into(), socket: socket.clone() }));
+            let answer = show(arguments, &findings, |findings| doctor::table(findings, look))?;
+            Ok(Answer { ill: doctor::is_ill(&findings), ..answer })
+        }
+        Command::Completion { shell } => Ok(completion(*shell).into()),
         Command::Man { directory } => {
             let man = |source| Failed::Man { directory: directory.clone(), source };
             clap_mangen::generate_to(Arguments::command(), directory).map_err(man)?;
-            Ok(String::new())
+            Ok(String::new().into())
         }
     }
 }
 
-fn show<T: Serialize>(arguments: &Arguments, answer: &T, table: impl Fn(&T) -> String) -> Result<String, Failed> {
+fn show<T: Serialize>(arguments: &Arguments, answer: &T, table: impl Fn(&T) -> String) -> Result<Answer, Failed> {
     Ok(match arguments.output {
-        Output::Table => table(answer),
-        Output::Json => render::json(answer)?,
+        Output::Table => table(answer).into(),
+        Output::Json => render::json(answer)?.into(),
     })
 }
 
@@ -101,14 +127,10 @@ fn completion(shell: clap_complete::Shell) -> String {
 }
 
 /// Writes to standard output. A reader that has seen enough (`| head`) is no failure.
-fn write(text: &str) -> ExitCode {
+fn write(text: &str) -> io::Result<()> {
     match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("cannot write to standard output: {error}"));
-            ExitCode::FAILURE
-        }
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }
 
