@@ -41,9 +41,13 @@ impl Drop for Process {
 
 /// A netd in a network namespace of its own. Cargo builds it first: a test only has the binaries of its own package.
 fn real_netd(folder: &Path) -> (Process, PathBuf) {
-    let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "netd", "--bin", "netd"]).status();
-    assert!(built.unwrap().success(), "netd does not build");
     let binary = Path::new(env!("CARGO_BIN_EXE_netdctl")).with_file_name("netd");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--package", "netd", "--bin", "netd"]);
+    if binary.components().any(|part| part.as_os_str() == "release") {
+        build.arg("--release");
+    }
+    assert!(build.status().unwrap().success(), "netd does not build");
     let (run_dir, config) = (folder.join("run"), folder.join("netd.toml"));
     let socket = run_dir.join("netd.sock");
     std::fs::write(&config, format!("run_dir = {run_dir:?}\nsocket = {socket:?}\n")).unwrap();
