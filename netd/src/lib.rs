@@ -21,3 +21,4 @@ pub mod reservations;
 pub mod resync;
 pub mod server;
 pub mod turns;
+pub mod watchdog;

@@ -16,7 +16,7 @@ use netd::node::Node;
 use netd::reservations::Reservations;
 use netd::resync::Watch;
 use netd::server::Service;
-use netd::{owner, resync};
+use netd::{owner, resync, watchdog};
 use netd_config::NodeConfig;
 use netd_kernel::LinuxKernel;
 use nix::fcntl::{Flock, FlockArg};
@@ -84,6 +84,7 @@ async fn run(config: NodeConfig) -> Result<()> {
     tracing::info!(socket = config.socket, instance = config.instance, "ready");
     // Outside systemd there is nobody to tell.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
+    watchdog::start(lifecycle.owner.clone());
     until_stopped(async {
         loop {
             tokio::time::sleep(RESYNC_EVERY).await;

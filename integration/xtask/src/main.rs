@@ -1,19 +1,21 @@
-//! The one door to building and testing: `cargo xtask {test, tidy, ci, dist}`. A laptop and CI run the same.
+//! The one door to building and testing: `cargo xtask {test, tidy, packaging, ci, dist}`. A laptop and CI run the same.
 
 mod dist;
+mod packaging;
 mod tidy;
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask {test | tidy | ci | dist}\n  test  all tests\n  tidy  the house rules\n  ci    formatting, clippy, tidy, test\n  dist  release programs in target/dist";
+const USAGE: &str = "usage: cargo xtask {test | tidy | packaging | ci | dist}\n  test       all tests\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
 
 fn main() -> ExitCode {
     let word = std::env::args().nth(1).unwrap_or_default();
     let done = match word.as_str() {
         "test" => test(),
         "tidy" => tidy::run(),
+        "packaging" => packaging::run(),
         "ci" => ci(),
         "dist" => dist::run(),
         _ => Err(anyhow::anyhow!(USAGE)),
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
 }
 
 fn test() -> Result<()> {
+    packaging::run()?;
     cargo(&["test", "--workspace", "--doc"])?;
     cargo(&["test", "--workspace", "--all-targets"])
 }

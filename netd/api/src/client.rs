@@ -57,7 +57,7 @@ macro_rules! calls {
         }
         /// The messages that the client sends and gets.
         pub mod blocking {
-            pub use super::messages::{Call, $($request, $response),*};
+            pub use super::messages::{Attachment, Call, Failure, Network, PublishedPort, $($request, $response),*};
         }
     };
 }

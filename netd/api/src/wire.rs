@@ -45,6 +45,8 @@ pub enum CallError {
         method: &'static str,
         /// netd's words.
         message: String,
+        /// Whether it does not have the method: it is older than its caller.
+        is_unknown: bool,
     },
     /// The answer is not what was asked for.
     #[error("cannot read netd's answer to {method}; are netd and its client of the same version?")]
@@ -54,6 +56,14 @@ pub enum CallError {
         /// Where it fails.
         source: protobuf::Error,
     },
+}
+
+impl CallError {
+    /// Whether netd does not know the request: it is older than its caller.
+    #[must_use]
+    pub fn is_unknown_request(&self) -> bool {
+        matches!(self, Self::Refused { is_unknown: true, .. })
+    }
 }
 
 /// A connection that carries one call at a time. A call that has no answer ends it: what came later could be taken for
@@ -109,7 +119,9 @@ impl Wire {
         let response = Response::parse_from_bytes(&answer).map_err(undecodable)?;
         let status = response.status.get_or_default();
         if status.code() != Code::OK {
-            return Err(CallError::Refused { method, message: status.message.clone() });
+            // The server's words for a method that its service does not have; netd itself never answers so.
+            let is_unknown = matches!(status.code(), Code::NOT_FOUND | Code::UNIMPLEMENTED);
+            return Err(CallError::Refused { method, message: status.message.clone(), is_unknown });
         }
         A::parse_from_bytes(&response.payload).map_err(undecodable)
     }

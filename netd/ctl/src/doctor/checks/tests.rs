@@ -1,0 +1,258 @@
+//! A healthy node, and one thing wrong at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{MANY_PORTS, NEEDED, all};
+use crate::doctor::containerd::{Containerd, OURS, Settings, settings};
+use crate::doctor::facts::{Answers, Facts, Nerdctl, Plugins, Reservation, Socket};
+use crate::doctor::firewall::{Firewalls, chains};
+use crate::doctor::kernel::{FEATURES, Kernel};
+use crate::doctor::sysctl::{Sysctls, ra_uplinks};
+use crate::doctor::{Finding, Level};
+use crate::model::{Attachment, Network, Port, Sandbox, Status};
+
+/// A node without fault.
+pub(crate) fn healthy() -> Facts {
+    let trials = FEATURES.iter().map(|feature| (feature.name, true)).collect();
+    let attachment = Attachment { bridge: "netd0".to_owned(), ..Attachment::default() };
+    Facts {
+        kernel: Kernel { release: "6.12.1-amd64".to_owned(), trials, ..Kernel::default() },
+        sysctls: Sysctls {
+            ip_forward: Some(1),
+            ipv6_forwarding: Some(1),
+            rp_filter: BTreeMap::from([("all".to_owned(), 1), ("netd0".to_owned(), 2)]),
+            accept_ra: BTreeMap::from([("eth0".to_owned(), 2)]),
+            ra_uplinks: BTreeSet::from(["eth0".to_owned()]),
+            bridge_nf: Some(1),
+        },
+        netd: Ok(Answers {
+            status: Status {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                instance: "netd".to_owned(),
+                attachments: 1,
+                ..Status::default()
+            },
+            networks: Ok(vec![Network { name: "netd".to_owned(), ..Network::default() }]),
+            sandboxes: vec![Sandbox { id: "a".to_owned(), attachments: vec![attachment], ..Sandbox::default() }],
+        }),
+        socket: ("/run/netd/netd.sock".to_owned(), Some(Socket { is_socket: true, owner: 0, mode: 0o755 })),
+        containerd: Containerd {
+            socket: true,
+            version: Some("2.4.2".to_owned()),
+            settings: Ok(Settings {
+                bin_dirs: Some(vec![OURS.to_owned(), "/opt/cni/bin".to_owned()]),
+                internal_loopback: Some(true),
+                ..Settings::default()
+            }),
+            nri_socket: true,
+            hook: true,
+        },
+        nerdctl: Nerdctl { installed: true, cni_path: Some(OURS.to_owned()), error: None },
+        plugins: Plugins { ours: NEEDED.map(str::to_owned).into(), others: vec!["/opt/cni/bin"] },
+        firewalls: Firewalls { chains: Some(Vec::new()), ..Firewalls::default() },
+        reservations: Vec::new(),
+        tasks: BTreeSet::new(),
+    }
+}
+
+#[test]
+fn a_healthy_node_has_no_finding_to_act_on() {
+    let bad: Vec<Finding> = all(&healthy()).into_iter().filter(|finding| finding.level != Level::Ok).collect();
+    assert_eq!(bad, Vec::new());
+}
+
+/// What is no longer well after `harm`: exactly one finding, of this level, that speaks of `object` and has a remedy.
+#[track_caller]
+fn finds(level: Level, object: &str, harm: impl FnOnce(&mut Facts)) -> Finding {
+    let mut facts = healthy();
+    harm(&mut facts);
+    let bad: Vec<Finding> = all(&facts).into_iter().filter(|finding| finding.level != Level::Ok).collect();
+    let [finding] = bad.as_slice() else { panic!("not one finding: {bad:#?}") };
+    assert_eq!((finding.level, finding.object.as_str()), (level, object), "{finding:#?}");
+    assert!(!finding.remedy.is_empty() && !finding.meaning.is_empty(), "{finding:#?}");
+    finding.clone()
+}
+
+#[test]
+fn netd_its_socket_and_its_networks() {
+    let answers = |facts: &mut Facts, change: fn(&mut Answers)| change(facts.netd.as_mut().unwrap());
+    finds(Level::Problem, "netd", |facts| facts.netd = Err("there is no socket".to_owned()));
+    finds(Level::Warning, "netd", |facts| answers(facts, |a| a.status.version = "0.0.9".to_owned()));
+    finds(Level::Warning, "netd", |facts| answers(facts, |a| a.status.warnings = vec!["x".to_owned()]));
+    finds(Level::Warning, "networks", |facts| answers(facts, |a| a.networks = Ok(Vec::new())));
+    finds(Level::Warning, "networks", |facts| answers(facts, |a| a.networks = Err("netd is older".to_owned())));
+    let broken = finds(Level::Problem, "network file /etc/cni/net.d/x.conflist", |facts| {
+        facts.netd.as_mut().unwrap().networks = Ok(vec![Network {
+            file: "/etc/cni/net.d/x.conflist".to_owned(),
+            error: "mtu: not a number; write 1500".to_owned(),
+            ..Network::default()
+        }]);
+    });
+    assert!(broken.remedy.contains("write 1500"));
+    finds(Level::Warning, "network web", |facts| {
+        let unknown_keys = vec!["plugins[0].colour".to_owned()];
+        facts.netd.as_mut().unwrap().networks =
+            Ok(vec![Network { name: "web".to_owned(), unknown_keys, ..Network::default() }]);
+    });
+    finds(Level::Warning, "sandbox a", |facts| {
+        let ports = vec![Port::default(); MANY_PORTS + 1];
+        facts.netd.as_mut().unwrap().sandboxes[0].attachments[0].ports = ports;
+    });
+    let path = "socket /run/netd/netd.sock";
+    for socket in [
+        Socket { is_socket: true, owner: 0, mode: 0o777 },
+        Socket { is_socket: true, owner: 1000, mode: 0o700 },
+        Socket { is_socket: false, owner: 0, mode: 0o700 },
+    ] {
+        finds(Level::Problem, path, |facts| facts.socket.1 = Some(socket));
+    }
+}
+
+#[test]
+fn kernels() {
+    finds(Level::Problem, "kernel nft fib", |facts| {
+        facts.kernel.trials.insert("nft fib", false);
+    });
+    finds(Level::Warning, "kernel 6.1.0-9-amd64", |facts| facts.kernel.release = "6.1.0-9-amd64".to_owned());
+    let untried = |config: Option<&str>, modules: &[&str]| {
+        let (config, modules) = (config.map(str::to_owned), modules.iter().map(|&name| name.to_owned()).collect());
+        move |facts: &mut Facts| {
+            facts.kernel.trials.remove("veth");
+            (facts.kernel.config, facts.kernel.modules) = (config, modules);
+        }
+    };
+    let object = "kernel veth";
+    assert!(
+        finds(Level::Problem, object, untried(Some("CONFIG_BRIDGE=y\n# CONFIG_VETH is not set\n"), &[]))
+            .meaning
+            .contains("not in its configuration")
+    );
+    assert!(finds(Level::Problem, object, untried(Some("CONFIG_VETH=m\n"), &["bridge"])).remedy.contains("reboot"));
+    assert!(finds(Level::Warning, object, untried(None, &[])).meaning.contains("cannot tell"));
+    for (config, modules) in
+        [(Some("CONFIG_VETH=y\n"), &[][..]), (Some("CONFIG_VETH=m\n"), &["veth"]), (None, &["veth"])]
+    {
+        let mut facts = healthy();
+        untried(config, modules)(&mut facts);
+        assert!(all(&facts).iter().all(|finding| finding.level == Level::Ok), "{config:?} {modules:?}");
+    }
+    let mut old = healthy();
+    old.kernel.release = "5.10.0".to_owned();
+    assert!(all(&old).iter().any(|finding| finding.level == Level::Problem && finding.meaning.contains("5.14")));
+}
+
+#[test]
+fn sysctls() {
+    finds(Level::Problem, "net.ipv4.ip_forward", |facts| facts.sysctls.ip_forward = Some(0));
+    let accept_ra = |value, forwarding| {
+        move |facts: &mut Facts| {
+            facts.sysctls.accept_ra.insert("eth0".to_owned(), value);
+            facts.sysctls.ipv6_forwarding = Some(forwarding);
+        }
+    };
+    finds(Level::Problem, "net.ipv6.conf.eth0.accept_ra", accept_ra(1, 1));
+    finds(Level::Warning, "net.ipv6.conf.eth0.accept_ra", accept_ra(1, 0));
+    // The larger value holds: `all` 1 makes an interface's 0 strict, and its 2 stays loose.
+    finds(Level::Warning, "net.ipv4.conf.netd0.rp_filter", |facts| {
+        facts.sysctls.rp_filter.insert("netd0".to_owned(), 0);
+    });
+}
+
+#[test]
+fn uplinks_by_router_advertisement() {
+    let zero = "0".repeat(32);
+    let line = |flags: &str, name: &str| {
+        format!("{zero} 00 {zero} 00 fe800000000000000000000000000001 00000400 00000001 00000000 {flags} {name}\n")
+    };
+    let table =
+        [line("00450003", "eth0"), line("00000003", "eth1"), line("00040001", "eth2"), "short\n".to_owned()].concat();
+    assert_eq!(ra_uplinks(&table), BTreeSet::from(["eth0".to_owned()]));
+}
+
+#[test]
+fn containerd() {
+    let dirs = |dirs: &[&str]| {
+        let dirs: Vec<String> = dirs.iter().map(|&dir| dir.to_owned()).collect();
+        move |facts: &mut Facts| facts.containerd.settings.as_mut().unwrap().bin_dirs = Some(dirs)
+    };
+    let object = "containerd CNI bin_dirs";
+    assert!(finds(Level::Problem, object, dirs(&["/opt/cni/bin", OURS])).meaning.contains("comes before"));
+    finds(Level::Problem, object, dirs(&["/opt/cni/bin"]));
+    finds(Level::Problem, object, |facts| facts.containerd.settings.as_mut().unwrap().bin_dirs = None);
+    finds(Level::Warning, "containerd use_internal_loopback", |facts| {
+        facts.containerd.settings.as_mut().unwrap().internal_loopback = None;
+    });
+    finds(Level::Problem, "containerd NRI", |facts| {
+        facts.containerd.settings.as_mut().unwrap().nri_disabled = Some(true)
+    });
+    // 1.7 has NRI off and no loopback of its own.
+    finds(Level::Problem, "containerd NRI", |facts| {
+        facts.containerd.version = Some("1.7.35".to_owned());
+        facts.containerd.settings.as_mut().unwrap().internal_loopback = None;
+    });
+    finds(Level::Warning, "containerd NRI", |facts| facts.containerd.nri_socket = false);
+    finds(Level::Problem, "netd-hook", |facts| facts.containerd.hook = false);
+    finds(Level::Problem, "/etc/containerd/config.toml", |facts| facts.containerd.settings = Err("line 1".to_owned()));
+    finds(Level::Warning, "containerd 2.4.2", |facts| facts.containerd.socket = false);
+    finds(Level::Warning, "containerd", |facts| {
+        (facts.containerd.socket, facts.containerd.version) = (false, None);
+    });
+}
+
+#[test]
+fn containerd_settings_of_every_version() {
+    let read = |text: &str| settings(&text.parse().unwrap());
+    let shipped = read(include_str!("../../../../../packaging/containerd/netd.toml"));
+    assert_eq!(shipped.bin_dirs, Some(vec![OURS.to_owned(), "/opt/cni/bin".to_owned()]));
+    assert_eq!((shipped.internal_loopback, shipped.nri_disabled), (Some(true), Some(false)));
+    let old = read(include_str!("../../../../../packaging/containerd/netd-1.7.toml"));
+    assert_eq!((old.bin_dirs, old.nri_disabled), (Some(vec![OURS.to_owned()]), Some(false)));
+    assert!(read("disabled_plugins = [\"cri\"]").cri_disabled);
+    assert_eq!(read("version = 3"), Settings::default());
+}
+
+#[test]
+fn plugins_nerdctl_and_reservations() {
+    finds(Level::Problem, OURS, |facts| {
+        facts.plugins.ours.remove("portmap");
+    });
+    finds(Level::Problem, "nerdctl cni_path", |facts| facts.nerdctl.cni_path = None);
+    finds(Level::Problem, "nerdctl cni_path", |facts| facts.nerdctl.cni_path = Some("/opt/cni/bin".to_owned()));
+    finds(Level::Problem, "/etc/nerdctl/nerdctl.toml", |facts| facts.nerdctl.error = Some("line 1".to_owned()));
+    let held = |file: usize, container: &str| Reservation { file: format!("f{file}"), container: container.to_owned() };
+    let stale = finds(Level::Warning, "/var/lib/cni/networks", |facts| {
+        facts.tasks.insert("k8s.io-t".to_owned());
+        facts.reservations = (0..7).map(|file| held(file, "gone")).collect();
+        facts.reservations.extend([held(8, "a"), held(9, "k8s.io-t")]);
+    });
+    assert!(stale.meaning.contains("7 addresses") && stale.meaning.contains("and 2 more"), "{stale:?}");
+    assert!(!stale.meaning.contains("f8") && !stale.meaning.contains("f9"), "{stale:?}");
+}
+
+/// As nft 1.1 writes it.
+const CHAINS: &str = r#"{"nftables": [{"metainfo": {"version": "1.1.3", "json_schema_version": 1}},
+    {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1, "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
+    {"chain": {"family": "ip", "table": "filter", "name": "DOCKER", "handle": 2}},
+    {"chain": {"family": "inet", "table": "netd", "name": "forward", "handle": 1, "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
+    {"chain": {"family": "inet", "table": "x", "name": "in", "handle": 1, "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}}]}"#;
+
+#[test]
+fn firewalls() {
+    assert_eq!(chains("no json"), None);
+    let dropping = |facts: &mut Facts| facts.firewalls.chains = chains(CHAINS);
+    // netd's own chain, an input chain and a chain without a hook are nobody's drop.
+    finds(Level::Warning, "nftables chain ip filter FORWARD", |facts| {
+        dropping(facts);
+        facts.sysctls.bridge_nf = Some(0);
+    });
+    let mut bridged = healthy();
+    dropping(&mut bridged);
+    assert!(all(&bridged).iter().any(|finding| finding.object.ends_with("bridge-nf-call-iptables")));
+    for name in ["docker", "ufw", "firewalld"] {
+        finds(Level::Warning, name, |facts| facts.firewalls.names = vec![name]);
+    }
+    finds(Level::Warning, "iptables-legacy", |facts| {
+        (facts.firewalls.legacy, facts.sysctls.bridge_nf) = (true, None);
+    });
+    finds(Level::Warning, "nftables", |facts| facts.firewalls.chains = None);
+}
