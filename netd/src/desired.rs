@@ -24,6 +24,15 @@ pub fn shared(attachment: &Attachment, guarded: &BTreeSet<Family>) -> Objects {
     objects
 }
 
+/// Whether several attachments share this object.
+#[must_use]
+pub fn is_shared(key: &Key) -> bool {
+    match key {
+        Key::Ruleset | Key::Forwarding(_) | Key::Bridge(_) | Key::Admitted(_) | Key::Fenced(_) => true,
+        Key::Masquerade(..) | Key::Published(_) | Key::Veth(_) | Key::Interface(..) => false,
+    }
+}
+
 /// Families that are to be forwarded for this attachment.
 #[must_use]
 pub fn families(attachment: &Attachment) -> BTreeSet<Family> {

@@ -32,7 +32,7 @@ pub struct Executor<K> {
 }
 
 impl<K: Kernel> Executor<K> {
-    /// An executor that assumes no shared object stands. `guarded`: families whose forwarding netd switched on.
+    /// An executor that has not looked yet what stands. `guarded`: families whose forwarding netd switched on.
     pub fn new(kernel: Arc<K>, guarded: BTreeSet<Family>) -> Self {
         Self { kernel, standing: Mutex::new(Objects::new()), guarded: Mutex::new(guarded) }
     }
@@ -195,6 +195,9 @@ impl<K: Kernel> Executor<K> {
     /// Makes shared objects stand. Two attaches that need the same new bridge meet here, one after the other.
     fn ensure(&self, wanted: Objects) -> Result<(), ExecutorError> {
         let mut standing = lock(&self.standing);
+        if standing.is_empty() {
+            *standing = self.observe()?.into_iter().filter(|(key, _)| desired::is_shared(key)).collect();
+        }
         let mut united = standing.clone();
         desired::merge(&mut united, wanted);
         if united == *standing {

@@ -251,4 +251,12 @@ fn a_restart_changes_nothing_for_who_is_attached() {
     let again = node.attach(&web, "web", &[DUAL, &portmap(&tcp(8080, 80)), SAME_BRIDGE]).unwrap();
     assert_eq!(again["ips"][0]["address"], "10.4.0.2/24");
     assert_eq!((node.status().attachments, node.status().published_ports), (1, 1));
+    // The first new attach after a restart leaves the others alone.
+    let next = Space::new();
+    node.attach(&next, "next", &[DUAL, &portmap(&tcp(8081, 80)), SAME_BRIDGE]).unwrap();
+    next.serve(80);
+    assert_heard(&[
+        ("outside", &outside, "192.0.2.1:8080", Ok("192.0.2.9")),
+        ("outside", &outside, "192.0.2.1:8081", Ok("192.0.2.9")),
+    ]);
 }

@@ -168,10 +168,12 @@ impl State {
             // value; any other object is somebody's.
             return match (key, found) {
                 (Key::Forwarding(_), _) => Ok(()),
-                (Key::Bridge(_) | Key::Ruleset, _) => {
+                (Key::Bridge(_), _) => {
                     self.objects.insert(key.clone(), object.clone());
                     Ok(())
                 }
+                (Key::Ruleset, found) if found == object => Ok(()),
+                (Key::Ruleset, _) => self.take(&Step::Replace(key.clone(), object.clone()), sandbox),
                 (key, found) if is_element(key) && found == object => Ok(()),
                 (Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_), _) => {
                     Err(KernelError::Exists(format!("{key:?}")))

@@ -56,7 +56,10 @@ fn it_is_read_back_as_it_was_made_and_goes_wholly() {
         kernel.apply(&plan(&wanted, &Objects::new()), None).unwrap();
         let observed = kernel.observe(Scope::Node).unwrap();
         assert_eq!(observed, wanted);
-        // Again is no error, and another target for a port is one step.
+        // Making it again keeps its elements; again is no error; another target for a port is one step.
+        let (key, object) = fixed_ruleset();
+        kernel.apply(&[Step::Create(key, object)], None).unwrap();
+        assert_eq!(kernel.observe(Scope::Node).unwrap(), wanted);
         kernel.apply(&plan(&wanted, &Objects::new()), None).unwrap();
         let mut changed = wanted;
         changed.insert(publication("::", 8080), Object::Target("[fd00::3]:80".parse().unwrap()));

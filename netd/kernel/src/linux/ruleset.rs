@@ -77,6 +77,8 @@ impl Ruleset {
 
     fn requests(&self, step: &Step) -> Result<Vec<Request>, NetlinkError> {
         Ok(match step {
+            // One that stands already keeps its elements.
+            Step::Create(Key::Ruleset, _) if self.read_mark(&mut self.reader())? == Some(*MARK) => Vec::new(),
             Step::Create(Key::Ruleset, _) | Step::Replace(Key::Ruleset, _) => self.rebuild()?,
             Step::Delete(Key::Ruleset) => self.demolish()?,
             Step::Create(key, object) => self.with(key, object),
