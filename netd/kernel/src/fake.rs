@@ -38,7 +38,7 @@ impl FakeKernel {
     /// A sandbox by number.
     #[must_use]
     pub fn sandbox(&self, number: u64) -> Sandbox {
-        Sandbox { id: NetnsId(number), fd: None }
+        Sandbox { id: NetnsId(number), inside: None }
     }
 
     /// The `step`th step from now on fails, counted from 0, and only that one.

@@ -1,5 +1,6 @@
 //! The real kernel, by rtnetlink, nf_tables, setns and sysctl. No fork, no exec. Which steps are needed is `plan`'s question.
 
+mod inside;
 mod messages;
 mod namespace;
 mod observe;
@@ -8,7 +9,7 @@ mod ruleset;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netd_config::LinkName;
@@ -19,6 +20,7 @@ use nix::net::if_::if_nametoindex;
 
 use crate::object::{Bridge, Family, Interface, Key, Object, Objects, Port, Step, Veth};
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
+pub(crate) use inside::Inside;
 use ruleset::Ruleset;
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
@@ -105,9 +107,9 @@ impl LinuxKernel {
 
     fn veth(&self, name: &LinkName, veth: &Veth, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
         let sandbox = sandbox.filter(|sandbox| sandbox.id == veth.peer.0).ok_or_else(no_sandbox)?;
-        let fd = sandbox.fd.as_ref().ok_or_else(no_sandbox)?;
+        let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
         let bridge = veth.bridge.as_ref().map(index).transpose()?;
-        let message = messages::veth(name, veth, bridge, fd);
+        let message = messages::veth(name, veth, bridge, inside.namespace());
         self.socket().execute(vec![(message, CREATE), (messages::mark(name, veth), 0)]).map_err(|error| {
             match (&error, &veth.bridge) {
                 (NetlinkError::Refused { source, .. }, _) if source.raw_os_error() == Some(libc::EEXIST) => {
@@ -119,14 +121,13 @@ impl LinuxKernel {
                 _ => refused(format!("create veth {name}"), error),
             }
         })?;
-        if veth.hairpin || veth.isolated || veth.port == Port::Closed { self.port(name, veth) } else { Ok(()) }
+        if veth.port == Port::Closed { self.port(name, veth) } else { Ok(()) }
     }
 
     fn port(&self, name: &LinkName, veth: &Veth) -> Result<(), KernelError> {
-        let index = index(name)?;
         let message = match veth.port {
-            Port::Open => messages::port(index, veth),
-            Port::Closed => messages::shut(index),
+            Port::Open => messages::port(name, veth),
+            Port::Closed => messages::shut(index(name)?),
         };
         self.socket().execute(vec![(message, 0)]).map_err(|error| refused(format!("set the bridge port {name}"), error))
     }
@@ -155,12 +156,9 @@ impl Kernel for LinuxKernel {
                 Ok(objects)
             }
             Scope::Sandbox(sandbox, name) => {
-                let fd = sandbox.fd.as_ref().ok_or_else(no_sandbox)?;
-                let found = namespace::within(fd.as_fd(), || observe::interface(&mut Socket::open()?, name));
-                let found = found.and_then(|found| found).map_err(|source| KernelError::Refused {
-                    action: format!("read interface {name} of the sandbox"),
-                    source,
-                })?;
+                let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
+                let found = observe::interface(&mut inside.socket(), name);
+                let found = found.map_err(|error| refused(format!("read interface {name} of the sandbox"), error))?;
                 let key = Key::Interface(sandbox.id, name.clone());
                 Ok(found.map(|interface| (key, Object::Interface(interface))).into_iter().collect())
             }
@@ -189,10 +187,10 @@ impl Kernel for LinuxKernel {
     }
 
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError> {
-        let id = namespace::within(fd.as_fd(), namespace::cookie).and_then(|cookie| cookie);
-        let id =
-            id.map_err(|source| KernelError::Refused { action: "enter the network namespace".to_owned(), source })?;
-        Ok(Sandbox { id, fd: Some(fd) })
+        let entered = Inside::enter(fd);
+        let action = || "enter the network namespace".to_owned();
+        let (id, inside) = entered.map_err(|source| KernelError::Refused { action: action(), source })?;
+        Ok(Sandbox { id, inside: Some(inside) })
     }
 
     fn attached(
@@ -209,38 +207,28 @@ impl Kernel for LinuxKernel {
             Ok::<_, KernelError>(observe::mac(&link))
         };
         let (host_mac, bridge_mac) = (here(host_link)?, here(bridge)?);
-        let fd = sandbox.fd.as_ref().ok_or_else(no_sandbox)?;
-        let inside = namespace::within(fd.as_fd(), || {
-            Socket::open()?.fetch(messages::by_name(interface)).map_err(io::Error::other)
-        });
-        let link = inside.and_then(|link| link).map_err(|_| KernelError::NotFound(format!("interface {interface}")))?;
+        let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
+        let link = inside.socket().fetch(messages::by_name(interface));
+        let link = link.map_err(|_| KernelError::NotFound(format!("interface {interface}")))?;
         Ok(LinkFacts { mac: observe::mac(&link), host_mac, bridge_mac, mtu: observe::mtu(&link) })
     }
 }
 
 /// Sysctls first, then addresses, then links up, then routes: no packet before all stands.
 fn interface(name: &LinkName, interface: &Interface, sandbox: &Sandbox, flags: u16) -> Result<(), KernelError> {
-    let fd = sandbox.fd.as_ref().ok_or_else(no_sandbox)?;
-    let done = namespace::within(fd.as_fd(), || {
-        let index = if_nametoindex(name.as_str())?;
-        for (key, value) in &interface.sysctls {
-            // A kernel without IPv6 has none of its switches, and nothing for them to switch.
-            let path = format!("/proc/sys/{}", key.replace('.', "/"));
-            match fs::write(&path, value) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && key.starts_with("net.ipv6.") => {}
-                written => written?,
-            }
-        }
-        let addresses = interface.addresses.iter().map(|address| (messages::address(index, *address), flags));
-        let mut batch: Vec<_> = addresses.collect();
-        batch.extend([(messages::up(1), 0), (messages::settings(index, &interface.settings), 0)]);
-        batch.extend(interface.routes.iter().map(|route| (messages::route(index, route), flags)));
-        Socket::open()?.execute(batch).map_err(io::Error::other)
-    });
-    done.and_then(|done| done).map_err(|source| match source.raw_os_error() {
-        Some(libc::ENODEV) => KernelError::NotFound(format!("interface {name}")),
-        _ => KernelError::Refused { action: format!("configure interface {name}"), source },
-    })
+    let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
+    let mut socket = inside.socket();
+    let found = socket.fetch(messages::by_name(name));
+    let index = observe::index(&found.map_err(|_| KernelError::NotFound(format!("interface {name}")))?);
+    for (key, value) in &interface.sysctls {
+        let action = || format!("set sysctl {key} of the sandbox to {value:?}");
+        inside.write_sysctl(key, value).map_err(|source| KernelError::Refused { action: action(), source })?;
+    }
+    let addresses = interface.addresses.iter().map(|address| (messages::address(index, *address), flags));
+    let mut batch: Vec<_> = addresses.collect();
+    batch.extend([(messages::up(1), 0), (messages::settings(index, &interface.settings), 0)]);
+    batch.extend(interface.routes.iter().map(|route| (messages::route(index, route), flags)));
+    socket.execute(batch).map_err(|error| refused(format!("configure interface {name}"), error))
 }
 
 fn switch(family: Family) -> &'static str {

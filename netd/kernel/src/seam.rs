@@ -7,15 +7,16 @@ use std::os::fd::OwnedFd;
 use netd_config::LinkName;
 use thiserror::Error;
 
+use crate::linux::Inside;
 use crate::object::{NetnsId, Objects, Step};
 
-/// A sandbox's namespace for the length of one request. Nothing may keep it: a held descriptor keeps the namespace alive.
+/// A sandbox for the length of one request. Nothing may keep it: a held descriptor or socket keeps its namespace alive.
 #[derive(Debug)]
 pub struct Sandbox {
     /// Which one.
     pub id: NetnsId,
-    /// The namespace itself; the fake kernel has none.
-    pub fd: Option<OwnedFd>,
+    /// Its inside; the fake kernel has none.
+    pub(crate) inside: Option<Inside>,
 }
 
 /// What to observe.

@@ -68,19 +68,25 @@ pub(super) fn veth(name: &LinkName, veth: &Veth, bridge: Option<u32>, netns: &Ow
     Message::NewLink(message)
 }
 
-/// Our mark, with the sandbox and the interface it was made for. A message of its own: the kernel passes over
-/// `IFLA_IFALIAS` when it creates a link (`rtnl_create_link`, net/core/rtnetlink.c).
+/// Our mark, with the sandbox and the interface it was made for, and the port's flags. A message of its own: the kernel
+/// passes over `IFLA_IFALIAS` when it creates a link (`rtnl_create_link`, net/core/rtnetlink.c).
 pub(super) fn mark(name: &LinkName, veth: &Veth) -> Message {
     let alias = format!("{MARK}{:x}:{}", veth.peer.0.0, veth.peer.1);
-    Message::SetLink(link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::IfAlias(alias)]))
+    let mut attributes = vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::IfAlias(alias)];
+    if veth.hairpin || veth.isolated {
+        attributes.push(port_flags(veth));
+    }
+    Message::NewLink(link(attributes))
 }
 
-pub(super) fn port(index: u32, veth: &Veth) -> Message {
+pub(super) fn port(name: &LinkName, veth: &Veth) -> Message {
+    Message::NewLink(link(vec![LinkAttribute::IfName(name.to_string()), port_flags(veth)]))
+}
+
+fn port_flags(veth: &Veth) -> LinkAttribute {
     let data = vec![InfoBridgePort::HairpinMode(veth.hairpin), InfoBridgePort::Isolated(veth.isolated)];
-    let info = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(InfoPortData::BridgePort(data))];
-    let mut message = link(vec![LinkAttribute::LinkInfo(info)]);
-    message.header.index = index;
-    Message::NewLink(message)
+    let data = LinkInfo::PortData(InfoPortData::BridgePort(data));
+    LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bridge), data])
 }
 
 /// Shuts a bridge port: `IFLA_PROTINFO` with `IFLA_BRPORT_STATE` 0, of the bridge family. By way of the link's own

@@ -1,7 +1,6 @@
 //! Work inside another network namespace, on a thread that ends with it: no other thread is ever moved.
 
 use std::io;
-use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
 
@@ -23,9 +22,8 @@ pub(super) fn within<T: Send>(fd: BorrowedFd<'_>, work: impl FnOnce() -> T + Sen
     })
 }
 
-/// The identity of the calling thread's namespace.
-pub(super) fn cookie() -> io::Result<NetnsId> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+/// The identity of the namespace that a socket was opened in.
+pub(super) fn cookie(socket: &impl AsRawFd) -> io::Result<NetnsId> {
     let mut cookie = 0_u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
     #[expect(unsafe_code, reason = "nix has no wrapper for SO_NETNS_COOKIE")]

@@ -1,7 +1,6 @@
 //! What the kernel has, in the vocabulary of `object`. Reads only.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use ipnet::IpNet;
 use netd_config::LinkName;
@@ -12,7 +11,7 @@ use netlink_packet_route::link::{
     BridgePortState, InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 
-use super::messages::MARK;
+use super::messages::{MARK, by_name};
 use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Veth};
 
 /// All bridges, and the veths that carry our mark.
@@ -43,15 +42,19 @@ pub(super) fn node(socket: &mut Socket) -> Result<Objects, NetlinkError> {
 }
 
 /// The addresses of a sandbox's interface. Routes, sysctls and settings are not read back: they are empty in the answer.
-pub(super) fn interface(socket: &mut Socket, name: &LinkName) -> io::Result<Option<Interface>> {
-    let index = match nix::net::if_::if_nametoindex(name.as_str()) {
-        Ok(index) => index,
-        Err(nix::errno::Errno::ENODEV) => return Ok(None),
-        Err(error) => return Err(error.into()),
+pub(super) fn interface(socket: &mut Socket, name: &LinkName) -> Result<Option<Interface>, NetlinkError> {
+    let index = match socket.fetch(by_name(name)) {
+        Ok(link) => index(&link),
+        Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+        Err(error) => return Err(error),
     };
-    let addresses = addresses(socket).map_err(io::Error::other)?.remove(&index).unwrap_or_default();
+    let addresses = addresses(socket)?.remove(&index).unwrap_or_default();
     let (routes, sysctls) = (Vec::new(), BTreeMap::new());
     Ok(Some(Interface { addresses, routes, sysctls, settings: LinkSettings::default() }))
+}
+
+pub(super) fn index(object: &Message) -> u32 {
+    if let Message::NewLink(link) = object { link.header.index } else { 0 }
 }
 
 pub(super) fn is_bridge(object: &Message) -> bool {
