@@ -1,0 +1,7 @@
+//! The demo.
+
+use anyhow::Result;
+
+pub(crate) fn run(_arguments: &[String]) -> Result<()> {
+    anyhow::bail!("not here yet")
+}
