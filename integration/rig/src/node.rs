@@ -23,7 +23,14 @@ pub(crate) const FOLDER: &str = "netd-rig.";
 const OVERLAID: [&str; 3] = ["/etc", "/opt", "/var/lib"];
 /// Folders that are the node's own and can be seen from outside of it.
 const OWN: [&str; 9] = [
-    "/run", "/etc/cni", "/etc/containerd", "/etc/netd", "/opt/cni", "/var/lib/cni", "/var/lib/nerdctl", "/var/lib/netd",
+    "/run",
+    "/etc/cni",
+    "/etc/containerd",
+    "/etc/netd",
+    "/opt/cni",
+    "/var/lib/cni",
+    "/var/lib/nerdctl",
+    "/var/lib/netd",
     "/var/log",
 ];
 /// Folders that are in memory: containerd's database would wait for a disk.

@@ -57,6 +57,12 @@ impl Display for Answer {
 }
 
 impl Expect {
+    /// A text that begins so.
+    #[must_use]
+    pub fn said(start: &str) -> Self {
+        Self::Said(start.to_owned())
+    }
+
     fn is_met_by(&self, answer: &Answer) -> bool {
         match (self, answer) {
             (Self::Said(start), Answer::Said(text)) => text.starts_with(start.as_str()),
@@ -201,7 +207,9 @@ impl Probe {
                 .collect();
             rows.into_iter()
                 .map(|row| {
-                    row.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+                    row.into_iter()
+                        .map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                        .collect()
                 })
                 .collect()
         })

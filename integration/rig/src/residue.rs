@@ -62,7 +62,9 @@ pub fn processes(folder: &Path) -> BTreeSet<i32> {
     let mut parents = BTreeMap::new();
     let mut found = BTreeSet::new();
     for process in entries(Path::new("/proc")) {
-        let Some(pid) = process.file_name().and_then(|name| name.to_string_lossy().parse::<i32>().ok()) else { continue };
+        let Some(pid) = process.file_name().and_then(|name| name.to_string_lossy().parse::<i32>().ok()) else {
+            continue;
+        };
         let Some(parent) = living_with_parent(&process) else { continue };
         parents.insert(pid, parent);
         let environment = fs::read(process.join("environ")).unwrap_or_default();

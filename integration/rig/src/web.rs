@@ -28,7 +28,8 @@ impl Web {
     /// The port is taken.
     pub fn start(place: &Place, name: &str, port: u16) -> Result<Self> {
         let sockets = place.run(|| -> Result<_> {
-            let tcp = TcpListener::bind(("::", port)).with_context(|| format!("{name} cannot serve TCP port {port}"))?;
+            let tcp =
+                TcpListener::bind(("::", port)).with_context(|| format!("{name} cannot serve TCP port {port}"))?;
             let udp = UdpSocket::bind(("::", port)).with_context(|| format!("{name} cannot serve UDP port {port}"))?;
             tcp.set_nonblocking(true)?;
             udp.set_nonblocking(true)?;

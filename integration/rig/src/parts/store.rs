@@ -64,10 +64,11 @@ pub(super) fn digest_of_file(path: &Path) -> Result<String> {
 
 /// Digest of the names and contents of a folder's files, 16 hex digits.
 pub(super) fn digest_of_folder(path: &Path) -> Result<String> {
-    digest(Command::new("sh").current_dir(path).args([
-        "-c",
-        "find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum",
-    ]))
+    digest(
+        Command::new("sh")
+            .current_dir(path)
+            .args(["-c", "find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum"]),
+    )
 }
 
 fn digest(command: &mut Command) -> Result<String> {
@@ -92,7 +93,14 @@ mod tests {
     fn a_part_is_built_once_by_many_and_not_at_all_by_a_failure() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::at(folder.path().to_owned()).unwrap();
-        assert!(store.part("x-1", |half| { fs::write(half.join("a"), "half")?; bail!("no") }).is_err());
+        assert!(
+            store
+                .part("x-1", |half| {
+                    fs::write(half.join("a"), "half")?;
+                    bail!("no")
+                })
+                .is_err()
+        );
         assert!(!folder.path().join("x-1").exists());
         let builds = AtomicUsize::new(0);
         std::thread::scope(|scope| {
