@@ -55,6 +55,13 @@ impl Inventory {
         }
     }
 
+    /// Whether a sandbox left a trace: a link, an element, a lease or a namespace. Rules are not asked: those that a network's
+    /// first sandbox brought may stay for the next one.
+    #[must_use]
+    pub fn has_traces(&self) -> bool {
+        !(self.links.is_empty() && self.elements.is_empty() && self.files.is_empty() && self.namespaces.is_empty())
+    }
+
     fn kinds(&self) -> [(&'static str, &BTreeSet<String>); 5] {
         [
             ("links", &self.links),

@@ -51,7 +51,7 @@ impl Underlay {
              addr add {}/64 dev eth0 nodad\n\
              link set eth0 up\n\
              route add default via 192.0.2.1\n\
-             -6 route add default via 2001:db8::1\n",
+             route add ::/0 via 2001:db8::1\n",
             node_v4(number),
             node_v6(number)
         ))?;

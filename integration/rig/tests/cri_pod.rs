@@ -59,5 +59,5 @@ fn pods_have_their_network(release: Release, plugins: &Path) {
     cri.remove_pod(&b.id).unwrap();
     let mut left = Inventory::of(&bed.node).unwrap().beyond(&before);
     left.links.remove("nerdctl0: bridge");
-    assert!(left.links.is_empty() && left.files.is_empty() && left.namespaces.is_empty(), "left behind:\n{left}");
+    assert!(!left.has_traces(), "left behind:\n{left}");
 }
