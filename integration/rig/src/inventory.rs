@@ -6,11 +6,16 @@ use std::fmt::{self, Display};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::Node;
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Everything found, each as a line of text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,6 +47,23 @@ impl Inventory {
         Ok(Self { links: links(node)?, elements, rules, files, namespaces })
     }
 
+    /// What `node` holds beyond `earlier` once its sandboxes are gone, apart from the links `keeps`. It waits for the kernel,
+    /// which takes a namespace apart some time after the last reference is gone; a [`crate::Place`] is one.
+    ///
+    /// # Errors
+    /// `ip` or `nft` failed.
+    pub fn left(node: &Node, earlier: &Self, keeps: &[&str]) -> Result<Self> {
+        let start = Instant::now();
+        loop {
+            let mut left = Self::of(node)?.beyond(earlier);
+            left.links.retain(|link| !keeps.iter().any(|keep| link.starts_with(&format!("{keep}: "))));
+            if !left.has_traces() || start.elapsed() > PATIENCE {
+                return Ok(left);
+            }
+            sleep(PAUSE);
+        }
+    }
+
     /// What is here and was not in `earlier`.
     #[must_use]
     pub fn beyond(&self, earlier: &Self) -> Self {
@@ -59,30 +81,29 @@ impl Inventory {
     /// first sandbox brought may stay for the next one.
     #[must_use]
     pub fn has_traces(&self) -> bool {
-        !(self.links.is_empty() && self.elements.is_empty() && self.files.is_empty() && self.namespaces.is_empty())
+        self.traces().iter().any(|(_, found)| !found.is_empty())
     }
 
-    fn kinds(&self) -> [(&'static str, &BTreeSet<String>); 5] {
+    fn traces(&self) -> [(&'static str, &BTreeSet<String>); 4] {
         [
             ("links", &self.links),
             ("nftables elements", &self.elements),
-            ("nftables rules", &self.rules),
             ("files of CNI", &self.files),
             ("namespaces", &self.namespaces),
         ]
     }
 }
 
-/// Counts, and what is counted below each that is not 0.
+/// Counts, and the traces below their counts.
 impl Display for Inventory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (kind, found) in self.kinds() {
+        for (kind, found) in self.traces() {
             writeln!(f, "{:>3} {kind}", found.len())?;
             for one in found {
                 writeln!(f, "      {one}")?;
             }
         }
-        Ok(())
+        writeln!(f, "{:>3} nftables rules", self.rules.len())
     }
 }
 

@@ -15,7 +15,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 /// Environment variable that marks every process of a rig, so that what it left behind can be found.
 pub(crate) const MARK: &str = "NETD_RIG";
 
-/// A namespace that lives as long as this value, its copies and its processes. It has no name.
+/// A namespace that lives as long as this value, its copies and its processes: a sandbox's links stay until they are dropped.
+/// It has no name.
 #[derive(Debug, Clone)]
 pub struct Place {
     net: Arc<File>,

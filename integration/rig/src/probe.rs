@@ -35,6 +35,22 @@ pub enum Answer {
     Silent,
 }
 
+impl Answer {
+    /// What an error says about the other side; nothing where it is about this one.
+    fn of_error(kind: ErrorKind) -> Option<Self> {
+        let is_silence = matches!(kind, ErrorKind::TimedOut | ErrorKind::WouldBlock);
+        let is_refusal = matches!(
+            kind,
+            ErrorKind::ConnectionRefused
+                | ErrorKind::ConnectionReset
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NetworkUnreachable
+                | ErrorKind::PermissionDenied
+        );
+        if is_silence { Some(Self::Silent) } else { is_refusal.then_some(Self::Refused) }
+    }
+}
+
 /// What should come back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expect {
@@ -91,18 +107,7 @@ pub fn ask(place: &Place, protocol: Protocol, to: SocketAddr) -> Result<Answer> 
         Protocol::Tcp => ask_tcp(to),
         Protocol::Udp => ask_udp(to),
     })?;
-    match asked {
-        Ok(text) => Ok(Answer::Said(text)),
-        Err(error) => match error.kind() {
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => Ok(Answer::Silent),
-            ErrorKind::ConnectionRefused
-            | ErrorKind::ConnectionReset
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
-            | ErrorKind::PermissionDenied => Ok(Answer::Refused),
-            _ => Err(error.into()),
-        },
-    }
+    asked.map(Answer::Said).or_else(|error| Answer::of_error(error.kind()).ok_or(error.into()))
 }
 
 fn ask_tcp(to: SocketAddr) -> io::Result<String> {

@@ -77,7 +77,9 @@ fn reply(mut stream: TcpStream, answer: &str) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     // A socket closed with unread bytes resets the connection, and the answer may be lost.
     let mut request = [0; 1024];
-    stream.read(&mut request)?;
+    if stream.read(&mut request)? == 0 {
+        return Ok(());
+    }
     write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len())
 }
 

@@ -57,7 +57,6 @@ fn pods_have_their_network(release: Release, plugins: &Path) {
 
     cri.remove_pod(&a.id).unwrap();
     cri.remove_pod(&b.id).unwrap();
-    let mut left = Inventory::of(&bed.node).unwrap().beyond(&before);
-    left.links.remove("nerdctl0: bridge");
+    let left = Inventory::left(&bed.node, &before, &["nerdctl0"]).unwrap();
     assert!(!left.has_traces(), "left behind:\n{left}");
 }

@@ -46,6 +46,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 
     say("== removed");
     guests.remove()?;
+    drop(guests);
     programs.show_status(&bed.node)?;
     show_what_is_left(&bed, &before)
 }
@@ -126,8 +127,7 @@ impl<'bed> Guests<'bed> {
 }
 
 fn show_what_is_left(bed: &Bed, before: &Inventory) -> Result<()> {
-    let mut left = Inventory::of(&bed.node)?.beyond(before);
-    left.links.remove(&format!("{BRIDGE}: bridge"));
+    let left = Inventory::left(&bed.node, before, &[BRIDGE])?;
     say(&format!("== left on the node, apart from bridge {BRIDGE}\n{left}"));
     if left.has_traces() {
         bail!("something is left, see above");

@@ -3,11 +3,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-
-use crate::say;
 
 /// What containerd 2.4.2 asks for in its `go.mod`.
 const OLDEST: (u32, u32) = (1, 26);
@@ -24,22 +21,18 @@ pub(super) enum Flavour {
 /// Builds `packages` of a module at `version` into `folder`.
 pub(super) fn build_modules(folder: &Path, packages: &[String], version: &str, flavour: &Flavour) -> Result<()> {
     check_version()?;
-    say(&format!("building {} {version} with Go (once; some minutes)", packages.join(" ")));
-    let start = Instant::now();
     let module = tempfile::tempdir()?;
     fs::write(module.path().join("go.mod"), format!("module parts\n\ngo {}.{}\n", OLDEST.0, OLDEST.1))?;
     let pinned: Vec<String> = packages.iter().map(|package| format!("{package}@v{version}")).collect();
     // As tools of a module of their own: `go install` refuses modules with replace directives.
     run(go(module.path(), flavour).args(["get", "-tool"]).args(pinned))?;
     build(folder, module.path(), packages, flavour)?;
-    say(&format!("built in {:.0?}", start.elapsed()));
     Ok(())
 }
 
 /// Builds every program of the module in `source` into `folder`.
 pub(super) fn build_folder(folder: &Path, source: &Path) -> Result<()> {
     check_version()?;
-    say("building the clients with Go");
     build(folder, source, &["./...".to_owned()], &Flavour::Static)
 }
 

@@ -8,6 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::say;
+
 const DEFAULT: &str = "/var/cache/netd-rig";
 
 /// A folder of parts. `NETD_RIG_CACHE` moves it from `/var/cache/netd-rig`.
@@ -51,6 +53,7 @@ impl Store {
             fs::remove_dir_all(&unfinished)?;
         }
         fs::create_dir_all(&unfinished)?;
+        say(&format!("building {key}, once, into {}", self.root.display()));
         build(&unfinished).with_context(|| format!("cannot build {key}"))?;
         fs::rename(&unfinished, &part).with_context(|| format!("cannot put {key} into the store"))?;
         Ok(part)
