@@ -66,6 +66,12 @@ impl Node {
         Ok(Self { place, v4: node_v4(number), v6: node_v6(number), folder })
     }
 
+    /// The folder that has all of its files, outside of it.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Where a file of the node's own folders is, seen from outside of it.
     #[must_use]
     pub fn outside(&self, path: &str) -> PathBuf {

@@ -107,7 +107,7 @@ pub fn ask(place: &Place, protocol: Protocol, to: SocketAddr) -> Result<Answer> 
         Protocol::Tcp => ask_tcp(to),
         Protocol::Udp => ask_udp(to),
     })?;
-    asked.map(Answer::Said).or_else(|error| Answer::of_error(error.kind()).ok_or(error.into()))
+    asked.map(Answer::Said).or_else(|error| Answer::of_error(error.kind()).ok_or_else(|| error.into()))
 }
 
 fn ask_tcp(to: SocketAddr) -> io::Result<String> {

@@ -1,4 +1,5 @@
 //! Containers by CNI clients: one that works as nerdctl does, and `ctr run --cni`. Needs root.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;

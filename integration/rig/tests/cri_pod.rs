@@ -1,5 +1,6 @@
 //! Pods by CRI, on each containerd: the pod's address is in its status, it reaches its gateway, a neighbour and the outside,
 //! and nothing is left of it. Needs root.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
