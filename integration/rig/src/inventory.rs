@@ -47,16 +47,15 @@ impl Inventory {
         Ok(Self { links: links(node)?, elements, rules, files, namespaces })
     }
 
-    /// What `node` holds beyond `earlier` once its sandboxes are gone, apart from the links `keeps`. It waits for the kernel,
+    /// What `node` holds beyond `earlier` once its sandboxes are gone. It waits for the kernel,
     /// which takes a namespace apart some time after the last reference is gone; a [`crate::Place`] is one.
     ///
     /// # Errors
     /// `ip` or `nft` failed.
-    pub fn left(node: &Node, earlier: &Self, keeps: &[&str]) -> Result<Self> {
+    pub fn left(node: &Node, earlier: &Self) -> Result<Self> {
         let start = Instant::now();
         loop {
-            let mut left = Self::of(node)?.beyond(earlier);
-            left.links.retain(|link| !keeps.iter().any(|keep| link.starts_with(&format!("{keep}: "))));
+            let left = Self::of(node)?.beyond(earlier);
             if !left.has_traces() || start.elapsed() > PATIENCE {
                 return Ok(left);
             }

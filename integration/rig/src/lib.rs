@@ -27,7 +27,7 @@ pub mod residue;
 mod underlay;
 mod web;
 
-pub use self::bed::Bed;
+pub use self::bed::{Bed, Plugins};
 pub use self::client::{Container, Cri, Ctr, Nerdctl, Pod, PodWish, Ran};
 pub use self::containerd::Containerd;
 pub use self::daemon::{Daemon, Program, until};

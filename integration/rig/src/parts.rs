@@ -3,6 +3,7 @@
 
 mod debian;
 mod go;
+mod ours;
 mod store;
 
 use std::fs;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+pub use self::ours::{cni_names, ours};
 pub use self::store::Store;
 use crate::image;
 

@@ -2,22 +2,28 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::process::Command;
 
-use netd_rig::{Bed, Ctr, Expect, Inventory, Nerdctl, OUTSIDE_V4, Place, Probe, Protocol, Release, Web, parts};
+use netd_rig::{Bed, Ctr, Expect, Inventory, Nerdctl, OUTSIDE_V4, Place, Plugins, Probe, Protocol, Release, Web};
 
 const SLEEP: [&str; 2] = ["/bin/sleep", "infinity"];
 
 #[test]
-fn containers_have_their_network_with_the_official_plugins() {
-    containers_have_their_network(&parts::cni_plugins().unwrap());
+fn containers_have_their_network_by_the_official_plugins() {
+    containers_have_their_network(&Plugins::Official);
 }
 
-fn containers_have_their_network(plugins: &Path) {
+#[test]
+fn containers_have_their_network_by_netd() {
+    containers_have_their_network(&Plugins::Netd);
+}
+
+fn containers_have_their_network(plugins: &Plugins) {
     let bed = Bed::start(Release::V2_4, plugins).unwrap();
     let nerdlike = Nerdctl::like(&bed.node).unwrap();
     let ctr = Ctr::new(&bed.node, &bed.containerd);
+    // The first container brings the network itself: its bridge, and what the firewall says of that.
+    nerdctl_once(&nerdlike);
     let before = Inventory::of(&bed.node).unwrap();
 
     let http = ["/bin/httpd", "-f", "-p", "80", "-h", "/etc"];
@@ -47,19 +53,32 @@ fn containers_have_their_network(plugins: &Path) {
     ctr.remove(&plain.id).unwrap();
     // Both removals are done without the namespace: the links go with it, and it goes with its last holder.
     drop((server, again, plain, probe, webs));
-    let left = Inventory::left(&bed.node, &before, &["nerdctl0"]).unwrap();
+    let left = Inventory::left(&bed.node, &before).unwrap();
     assert!(!left.has_traces(), "left behind:\n{left}");
 }
 
 #[test]
 fn a_container_whose_network_fails_does_not_start() {
-    let bed = Bed::start(Release::V2_4, &parts::cni_plugins().unwrap()).unwrap();
+    for plugins in [Plugins::Netd, Plugins::Official] {
+        does_not_start(&plugins);
+    }
+}
+
+fn does_not_start(plugins: &Plugins) {
+    let bed = Bed::start(Release::V2_4, plugins).unwrap();
     let nerdlike = Nerdctl::like(&bed.node).unwrap();
+    // The first container brings the network itself: its bridge, and what the firewall says of that.
+    nerdctl_once(&nerdlike);
     let before = Inventory::of(&bed.node).unwrap();
     let error = nerdlike.run(&["--ip", "192.168.9.9"], &SLEEP).unwrap_err().to_string();
     assert!(error.contains("192.168.9.9"), "{error}");
-    let left = Inventory::left(&bed.node, &before, &["nerdctl0"]).unwrap();
+    let left = Inventory::left(&bed.node, &before).unwrap();
     assert!(!left.has_traces(), "left behind:\n{left}");
+}
+
+fn nerdctl_once(nerdlike: &Nerdctl<'_>) {
+    let first = nerdlike.run(&[], &SLEEP).unwrap();
+    nerdlike.remove(&first.id).unwrap();
 }
 
 /// The IPv4 address of `eth0`.

@@ -7,14 +7,14 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use netd_rig::{Bed, Cri, Nerdctl, Node, Pod, PodWish, Release, Underlay, parts, residue};
+use netd_rig::{Bed, Cri, Nerdctl, Node, Plugins, Pod, PodWish, Release, Underlay, residue};
 use serde_json::json;
 
 const VICTIM: &str = "NETD_RIG_VICTIM";
 
 #[test]
 fn containerd_restarts_under_a_running_pod() {
-    let mut bed = Bed::start(Release::V2_4, &parts::cni_plugins().unwrap()).unwrap();
+    let mut bed = Bed::start(Release::V2_4, &Plugins::Netd).unwrap();
     let (pod, shell) = {
         let cri = Cri::new(&bed.node).unwrap();
         let pod = cri.run_pod(&PodWish { name: "a", ..PodWish::default() }).unwrap();
@@ -73,7 +73,7 @@ fn be_the_victim() -> ! {
 }
 
 fn busy_bed() -> (Bed, Pod) {
-    let bed = Bed::start(Release::V2_4, &parts::cni_plugins().unwrap()).unwrap();
+    let bed = Bed::start(Release::V2_4, &Plugins::Netd).unwrap();
     let pod = Cri::new(&bed.node).unwrap().run_pod(&PodWish { name: "a", ..PodWish::default() }).unwrap();
     Nerdctl::like(&bed.node).unwrap().run(&["-p", "8080:80"], &["/bin/sleep", "infinity"]).unwrap();
     (bed, pod)

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use netd_rig::{
-    Bed, Container, Cri, Ctr, Expect, Inventory, Nerdctl, OUTSIDE_V4, Place, Pod, PodWish, Probe, Protocol, Release,
-    Web,
+    Bed, Container, Cri, Ctr, Expect, Inventory, Nerdctl, OUTSIDE_V4, Place, Plugins, Pod, PodWish, Probe, Protocol,
+    Release, Web,
 };
 
 use self::programs::Programs;
@@ -20,8 +20,6 @@ const USAGE: &str = "usage: cargo xtask demo [--plugins official]\n  --plugins o
 /// What a server outside of the pods serves, and under which port of the node it is published.
 const PORT: u16 = 80;
 const PUBLISHED: u16 = 8080;
-/// The network's own bridge, which outlives its sandboxes.
-const BRIDGE: &str = "nerdctl0";
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -31,11 +29,12 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         _ => bail!(USAGE),
     };
     let start = Instant::now();
-    let bed = Bed::start(Release::V2_4, &programs.plugins)?;
+    let bed = Bed::start(Release::V2_4, &Plugins::Folder(programs.plugins.clone()))?;
     let version = Release::V2_4.version();
     say(&format!("\n== node {}: containerd {version} with NRI, up in {:.1?}", bed.node.v4, start.elapsed()));
     let _daemons = programs.start(&bed.node)?;
     say(&format!("== networks by {}", programs.title));
+    come_and_go(&bed).context("the first pod failed")?;
     let before = Inventory::of(&bed.node)?;
 
     let guests = Guests::start(&bed)?;
@@ -49,6 +48,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     drop(guests);
     programs.show_status(&bed.node)?;
     show_what_is_left(&bed, &before)
+}
+
+/// A first pod brings the network itself, which outlives its sandboxes: its bridge, and what the firewall says of that.
+fn come_and_go(bed: &Bed) -> Result<()> {
+    let cri = Cri::new(&bed.node)?;
+    let first = cri.run_pod(&PodWish { name: "first", ..PodWish::default() })?;
+    cri.remove_pod(&first.id)
 }
 
 /// The pods and containers of the demo, and their clients.
@@ -127,8 +133,8 @@ impl<'bed> Guests<'bed> {
 }
 
 fn show_what_is_left(bed: &Bed, before: &Inventory) -> Result<()> {
-    let left = Inventory::left(&bed.node, before, &[BRIDGE])?;
-    say(&format!("== left on the node, apart from bridge {BRIDGE}\n{left}"));
+    let left = Inventory::left(&bed.node, before)?;
+    say(&format!("== left of them on the node\n{left}"));
     if left.has_traces() {
         bail!("something is left, see above");
     }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use netd_rig::{Daemon, Netd, Node, Program, parts};
 
-use crate::say;
+use crate::{dist, say};
 
 const DIST: &str = "target/dist";
 
@@ -22,18 +22,15 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// netd's own, from `target/dist`.
+    /// netd's own, built and laid out in `target/dist`. Those that the workspace does not have yet are left out.
     pub(super) fn of_netd() -> Result<Self> {
+        dist::run()?;
         let dist = std::env::current_dir()?.join(DIST);
-        let plugins = dist.join("cni");
-        if !plugins.join("bridge").exists() {
-            bail!("no {}; build it first: cargo xtask dist", plugins.display());
-        }
         let program = |name: &str| Some(dist.join(name)).filter(|path| path.exists());
         Ok(Self {
             title: "netd",
-            plugins,
-            netd: Some(program("netd").context("no netd in target/dist; build it first: cargo xtask dist")?),
+            plugins: dist.join("cni"),
+            netd: program("netd"),
             hook: program("netd-hook"),
             ctl: program("netdctl"),
         })
