@@ -42,13 +42,14 @@ pub(crate) fn clear(folder: &Path) {
         }
         sleep(PAUSE);
     }
-    let tasks = folder.join("run/containerd/io.containerd.runtime.v2.task");
-    for namespace in entries(&tasks) {
-        for container in entries(&namespace) {
-            if let Ok(below) = container.strip_prefix(&tasks) {
-                remove_groups(below);
-            }
+    let groups = groups(&folder.join("run/containerd/io.containerd.runtime.v2.task"));
+    for _ in 0..ROUNDS {
+        // A group is busy for a moment after its last process has ended.
+        let busy = groups.iter().filter(|group| fs::remove_dir(group).is_err() && group.exists());
+        if busy.count() == 0 {
+            break;
         }
+        sleep(PAUSE);
     }
     if let Err(error) = fs::remove_dir_all(folder) {
         say(&format!("{} remains: {error}", folder.display()));
@@ -94,13 +95,17 @@ fn living_with_parent(process: &Path) -> Option<i32> {
     (state != "Z" && state != "X").then_some(parent)
 }
 
-/// Removes the groups of a container, named by containerd's namespace and its id, of both versions of control groups.
-fn remove_groups(below: &Path) {
+/// The control groups, in every hierarchy of both versions, of the containers whose bundles are in `tasks`: containerd's
+/// namespace and the id name both.
+fn groups(tasks: &Path) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
-    for hierarchy in entries(root).iter().map(PathBuf::as_path).chain([root]) {
-        // Most of them are gone already.
-        drop(fs::remove_dir(hierarchy.join(below)));
-    }
+    let hierarchies: Vec<PathBuf> = entries(root).into_iter().chain([root.to_owned()]).collect();
+    let bundles = entries(tasks).into_iter().flat_map(|namespace| entries(&namespace));
+    let names = bundles.filter_map(|bundle| bundle.strip_prefix(tasks).map(Path::to_owned).ok());
+    names
+        .flat_map(|name| hierarchies.iter().map(|root| root.join(&name)).collect::<Vec<_>>())
+        .filter(|p| p.exists())
+        .collect()
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {

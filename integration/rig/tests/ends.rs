@@ -1,4 +1,4 @@
-//! Endings: containerd restarts under running pods; a node dropped, or left by a killed process, with containers on it leaves
+//! Endings: containerd or netd restarts under running pods; a node dropped, or left by a killed process, with containers on it leaves
 //! nothing on the machine. Needs root.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
@@ -30,6 +30,24 @@ fn containerd_restarts_under_a_running_pod() {
         assert_eq!(status["status"]["network"]["ip"], pod.addresses[0].as_str());
         assert_eq!(cri.exec(&shell, &["ping", "-c", "1", "-W", "2", "10.4.0.1"]).unwrap().code, 0);
     }
+}
+
+#[test]
+fn netd_crashes_under_a_running_pod() {
+    let mut bed = Bed::start(Release::V2_4, &Plugins::Netd).unwrap();
+    let cri = Cri::new(&bed.node).unwrap();
+    let pod = cri.run_pod(&PodWish { name: "a", ..PodWish::default() }).unwrap();
+    let shell = cri.start_container(&pod, "shell", &["/bin/sleep", "infinity"]).unwrap();
+    let netd = bed.netd.as_mut().unwrap();
+    netd.daemon.kill9().unwrap();
+    assert_eq!(cri.exec(&shell, &["ping", "-c", "1", "-W", "2", "10.4.0.1"]).unwrap().code, 0);
+    let error = cri.run_pod(&PodWish { name: "b", ..PodWish::default() }).unwrap_err().to_string();
+    assert!(error.contains("netd"), "{error}");
+    netd.daemon.start_again().unwrap();
+    netd.wait(&bed.node).unwrap();
+    let next = cri.run_pod(&PodWish { name: "c", ..PodWish::default() }).unwrap();
+    assert_ne!(next.addresses, pod.addresses);
+    cri.remove_pod(&pod.id).unwrap();
 }
 
 #[test]
