@@ -1,18 +1,25 @@
-//! The one door to building and testing: `cargo xtask {test, tidy, packaging, ci, dist}`. A laptop and CI run the same.
+//! The one door to building and testing: `cargo xtask {demo, parts, test, tidy, packaging, ci, dist}`. A laptop and CI run
+//! the same.
 
+mod demo;
 mod dist;
 mod packaging;
+mod parts;
 mod tidy;
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask {test | tidy | packaging | ci | dist}\n  test       all tests\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
+const USAGE: &str = "usage: cargo xtask {demo | parts | test | tidy | packaging | ci | dist}\n  demo       a node with containerd and netd, shown and taken away\n  parts      what tests and demo need: installs and builds it, once\n  test       all tests\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
 
 fn main() -> ExitCode {
-    let word = std::env::args().nth(1).unwrap_or_default();
+    let mut arguments = std::env::args().skip(1);
+    let word = arguments.next().unwrap_or_default();
+    let arguments: Vec<String> = arguments.collect();
     let done = match word.as_str() {
+        "demo" => demo::run(&arguments),
+        "parts" => parts::run(),
         "test" => test(),
         "tidy" => tidy::run(),
         "packaging" => packaging::run(),
@@ -31,6 +38,7 @@ fn main() -> ExitCode {
 
 fn test() -> Result<()> {
     packaging::run()?;
+    parts::run()?;
     cargo(&["test", "--workspace", "--doc"])?;
     cargo(&["test", "--workspace", "--all-targets"])
 }

@@ -14,7 +14,7 @@ const LONGEST_FILE: usize = 600;
 const LONGEST_ARCHITECTURE: usize = 200;
 
 /// Crates that each crate may use. An arrow that is not here points upwards.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("netd-config", &[]),
     ("netd-kernel", &["netd-config", "netd-netlink"]),
     ("netd-netlink", &[]),
@@ -22,7 +22,8 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("netd", &["netd-api", "netd-config", "netd-kernel"]),
     ("netd-cni", &["netd-api"]),
     ("netdctl", &["netd-api", "netd-config"]),
-    ("xtask", &[]),
+    ("netd-rig", &[]),
+    ("xtask", &["netd-rig"]),
 ];
 
 pub(crate) fn run() -> Result<()> {

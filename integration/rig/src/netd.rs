@@ -1,0 +1,53 @@
+//! The daemon under test on a node, at the paths it has by default. What it should do is for the tests to say.
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::{Daemon, Node, Program};
+
+const SOCKET: &str = "/run/netd/netd.sock";
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running netd.
+#[derive(Debug)]
+pub struct Netd {
+    /// The process.
+    pub daemon: Daemon,
+}
+
+impl Netd {
+    /// Starts `binary` with `settings`, the text of its `netd.toml`, and waits until it listens.
+    ///
+    /// # Errors
+    /// It cannot be started or does not listen.
+    pub fn start(node: &Node, binary: &Path, settings: &str) -> Result<Self> {
+        node.write("/etc/netd/netd.toml", settings)?;
+        let program = Program::new("netd", binary, &["--config", "/etc/netd/netd.toml"]);
+        let mut netd = Self { daemon: Daemon::start(node, program)? };
+        netd.wait(node)?;
+        Ok(netd)
+    }
+
+    /// Waits until it listens.
+    ///
+    /// # Errors
+    /// It ended, or time is up.
+    pub fn wait(&mut self, node: &Node) -> Result<()> {
+        let socket = node.outside(SOCKET);
+        self.daemon.wait(PATIENCE, || Ok(UnixStream::connect(&socket).ok()))?;
+        Ok(())
+    }
+
+    /// Kills it, as a crash would, and starts it again.
+    ///
+    /// # Errors
+    /// It does not listen again.
+    pub fn crash(&mut self, node: &Node) -> Result<()> {
+        self.daemon.kill9()?;
+        self.daemon.start_again()?;
+        self.wait(node)
+    }
+}

@@ -1,0 +1,120 @@
+//! The parts that a rig is made of: which programs, in which versions, and where they are. How a folder gets into the store
+//! is `store`'s, how a program is built `go`'s, and packages of the system are `debian`'s.
+
+mod debian;
+mod go;
+mod ours;
+mod store;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+pub use self::ours::{cni_names, ours};
+pub use self::store::Store;
+use crate::image;
+
+/// The runc that every containerd uses.
+const RUNC: &str = "1.3.3";
+/// The official CNI plugins, peers in tests and benches.
+const PLUGINS: &str = "1.9.1";
+
+/// A containerd that tests run against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Release {
+    /// 1.7.35: what Ubuntu 24.04 has; NRI by `StateChange`, off by default.
+    V1_7,
+    /// 2.2.9: NRI by `StateChange`, on by default.
+    V2_2,
+    /// 2.4.2: NRI by calls of their own.
+    V2_4,
+}
+
+impl Release {
+    /// Every release, oldest first.
+    pub const ALL: [Self; 3] = [Self::V1_7, Self::V2_2, Self::V2_4];
+
+    /// The version, without `v`.
+    #[must_use]
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::V1_7 => "1.7.35",
+            Self::V2_2 => "2.2.9",
+            Self::V2_4 => "2.4.2",
+        }
+    }
+
+    fn module(self) -> &'static str {
+        match self {
+            Self::V1_7 => "github.com/containerd/containerd",
+            Self::V2_2 | Self::V2_4 => "github.com/containerd/containerd/v2",
+        }
+    }
+}
+
+/// Folder with `containerd`, `ctr` and `containerd-shim-runc-v2`.
+///
+/// # Errors
+/// It cannot be built; the text has the remedy.
+pub fn containerd(release: Release) -> Result<PathBuf> {
+    let module = release.module();
+    let packages = ["containerd", "ctr", "containerd-shim-runc-v2"].map(|name| format!("{module}/cmd/{name}"));
+    let version = release.version();
+    Store::open()?.part(&format!("containerd-{version}"), |folder| {
+        go::build_modules(folder, &packages, version, &go::Flavour::Static)
+    })
+}
+
+/// Folder with `runc`.
+///
+/// # Errors
+/// It cannot be built; the text has the remedy.
+pub fn runc() -> Result<PathBuf> {
+    Store::open()?.part(&format!("runc-{RUNC}-seccomp"), |folder| {
+        debian::ensure(&debian::TO_BUILD_RUNC)?;
+        go::build_modules(folder, &["github.com/opencontainers/runc".to_owned()], RUNC, &go::Flavour::Cgo("seccomp"))
+    })
+}
+
+/// Folder with the official CNI plugins.
+///
+/// # Errors
+/// They cannot be built; the text has the remedy.
+pub fn cni_plugins() -> Result<PathBuf> {
+    let packages = ["main/bridge", "main/loopback", "meta/portmap", "meta/firewall", "meta/tuning", "ipam/host-local"]
+        .map(|name| format!("github.com/containernetworking/plugins/plugins/{name}"));
+    Store::open()?.part(&format!("cni-plugins-{PLUGINS}"), |folder| {
+        go::build_modules(folder, &packages, PLUGINS, &go::Flavour::Static)
+    })
+}
+
+/// Folder with our own clients: `cri` and `nerdlike`.
+///
+/// # Errors
+/// They cannot be built; the text has the remedy.
+pub fn clients() -> Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../go");
+    let key = format!("clients-{}", store::digest_of_folder(&source)?);
+    Store::open()?.part(&key, |folder| go::build_folder(folder, &source))
+}
+
+/// An OCI archive with the images `BUSYBOX` and `PAUSE`.
+///
+/// # Errors
+/// It cannot be made; the text has the remedy.
+pub fn images() -> Result<PathBuf> {
+    debian::ensure(&debian::TO_RUN)?;
+    let busybox = fs::canonicalize("/bin/busybox").context("no /bin/busybox; `apt-get install busybox-static`")?;
+    let key = format!("images-{}", store::digest_of_file(&busybox)?);
+    let folder = Store::open()?.part(&key, |folder| image::write_archive(&folder.join("images.tar"), &busybox))?;
+    Ok(folder.join("images.tar"))
+}
+
+/// Installs the system's packages that a running node needs.
+///
+/// # Errors
+/// A package is missing and cannot be installed.
+pub fn packages() -> Result<()> {
+    debian::ensure(&debian::TO_RUN)
+}

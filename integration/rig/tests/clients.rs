@@ -1,0 +1,93 @@
+//! Containers by CNI clients: one that works as nerdctl does, and `ctr run --cni`. Needs root.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
+
+use netd_rig::{Bed, Ctr, Expect, Inventory, Nerdctl, OUTSIDE_V4, Place, Plugins, Probe, Protocol, Release, Web};
+
+const SLEEP: [&str; 2] = ["/bin/sleep", "infinity"];
+
+#[test]
+fn containers_have_their_network_by_the_official_plugins() {
+    containers_have_their_network(&Plugins::Official);
+}
+
+#[test]
+fn containers_have_their_network_by_netd() {
+    containers_have_their_network(&Plugins::Netd);
+}
+
+fn containers_have_their_network(plugins: &Plugins) {
+    let bed = Bed::start(Release::V2_4, plugins).unwrap();
+    let nerdlike = Nerdctl::like(&bed.node).unwrap();
+    let ctr = Ctr::new(&bed.node, &bed.containerd);
+    // The first container brings the network itself: its bridge, and what the firewall says of that.
+    nerdctl_once(&nerdlike);
+    let before = Inventory::of(&bed.node).unwrap();
+
+    let http = ["/bin/httpd", "-f", "-p", "80", "-h", "/etc"];
+    let server =
+        nerdlike.run(&["-p", "8080:80", "--ip", "10.4.0.77", "--mac-address", "02:00:00:00:00:77"], &http).unwrap();
+    let plain = ctr.run("plain", &SLEEP).unwrap();
+    assert_eq!(address(&server.place), Ipv4Addr::new(10, 4, 0, 77));
+    assert!(ip(&server.place, &["link", "show", "eth0"]).contains("02:00:00:00:00:77"));
+
+    let webs = [Web::start(&server.place, "server", 81).unwrap(), Web::start(&plain.place, "plain", 81).unwrap()];
+    let at = |ip: Ipv4Addr, port: u16| SocketAddr::from((IpAddr::from(ip), port));
+    let probe = Probe::new()
+        .from("server", &server.place)
+        .from("plain", &plain.place)
+        .from("node", &bed.node.place)
+        .to("server", Protocol::Tcp, at(address(&server.place), 81), Expect::said("server "))
+        .to("plain", Protocol::Udp, at(address(&plain.place), 81), Expect::said("plain "))
+        .to("outside", Protocol::Tcp, at(OUTSIDE_V4, 80), Expect::said(&format!("outside {}", bed.node.v4)))
+        // httpd has no page here and says so.
+        .to("published", Protocol::Tcp, at(bed.node.v4, 8080), Expect::said("<HTML>"));
+    probe.check().unwrap();
+
+    nerdlike.stop(&server.id).unwrap();
+    let again = nerdlike.start(&server.id).unwrap();
+    assert_eq!(address(&again.place), Ipv4Addr::new(10, 4, 0, 77), "a restart keeps the address that was asked for");
+    nerdlike.remove(&again.id).unwrap();
+    ctr.remove(&plain.id).unwrap();
+    // Both removals are done without the namespace: the links go with it, and it goes with its last holder.
+    drop((server, again, plain, probe, webs));
+    let left = Inventory::left(&bed.node, &before).unwrap();
+    assert!(!left.has_traces(), "left behind:\n{left}");
+}
+
+#[test]
+fn a_container_whose_network_fails_does_not_start() {
+    for plugins in [Plugins::Netd, Plugins::Official] {
+        does_not_start(&plugins);
+    }
+}
+
+fn does_not_start(plugins: &Plugins) {
+    let bed = Bed::start(Release::V2_4, plugins).unwrap();
+    let nerdlike = Nerdctl::like(&bed.node).unwrap();
+    // The first container brings the network itself: its bridge, and what the firewall says of that.
+    nerdctl_once(&nerdlike);
+    let before = Inventory::of(&bed.node).unwrap();
+    let error = nerdlike.run(&["--ip", "192.168.9.9"], &SLEEP).unwrap_err().to_string();
+    assert!(error.contains("192.168.9.9"), "{error}");
+    let left = Inventory::left(&bed.node, &before).unwrap();
+    assert!(!left.has_traces(), "left behind:\n{left}");
+}
+
+fn nerdctl_once(nerdlike: &Nerdctl<'_>) {
+    let first = nerdlike.run(&[], &SLEEP).unwrap();
+    nerdlike.remove(&first.id).unwrap();
+}
+
+/// The IPv4 address of `eth0`.
+fn address(place: &Place) -> Ipv4Addr {
+    let text = ip(place, &["-4", "-oneline", "addr", "show", "eth0"]);
+    let word = text.split_whitespace().nth(3).unwrap();
+    word.split_once('/').unwrap().0.parse().unwrap()
+}
+
+fn ip(place: &Place, arguments: &[&str]) -> String {
+    place.output(Command::new("ip").args(arguments), "").unwrap()
+}
