@@ -82,7 +82,11 @@ fn nft_can_show_it() {
         let (done, text) = nft("list table inet netd");
         assert!(done);
         for line in [
+            "elements = { \"br0\" }",
+            "elements = { \"br0\" . \"br0\" }",
             "10.4.0.2 . \"br0\"",
+            "elements = { ipv4, ipv6 }",
+            "fd00::2 . \"br0\"",
             "tcp . 8080 : 10.4.0.2 . 80",
             "ip saddr @masq4",
             "masquerade",
