@@ -76,7 +76,7 @@ impl<K: Kernel> Executor<K> {
         wired.and_then(|()| self.facts(attachment, sandbox)).inspect_err(|_| {
             // The first error is the one to report; what these leave behind, resync takes away.
             drop(self.close(attachment, None));
-            drop(self.unlink(attachment));
+            drop(self.unlink(std::slice::from_ref(attachment)));
         })
     }
 
@@ -138,13 +138,13 @@ impl<K: Kernel> Executor<K> {
         udp.into_iter().try_for_each(|port| Ok(self.kernel.forget_port(port.host)?))
     }
 
-    /// Deletes the link. Gone already is success.
+    /// Deletes links, all at once. Gone already is success.
     ///
     /// # Errors
     /// See [`ExecutorError`].
-    pub fn unlink(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
-        let steps: Vec<Step> = desired::drained(attachment).into_keys().map(Step::Delete).collect();
-        Ok(self.kernel.apply(&steps, None)?)
+    pub fn unlink(&self, attachments: &[Attachment]) -> Result<(), ExecutorError> {
+        let links = attachments.iter().flat_map(|gone| desired::drained(gone).into_keys());
+        Ok(self.kernel.apply(&links.map(Step::Delete).collect::<Vec<_>>(), None)?)
     }
 
     /// What the kernel made of an attachment; an error if it is not whole.

@@ -16,6 +16,7 @@ pub mod networks;
 pub mod node;
 pub mod owner;
 pub mod ports;
+pub mod reaper;
 pub mod reply;
 pub mod reservations;
 pub mod resync;

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use netd_kernel::{Kernel, Sandbox};
 use thiserror::Error;
 use tokio::task::JoinError;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::attachment::{Attachment, AttachmentKey, Facts};
 use crate::executor::{Executor, ExecutorError};
 use crate::node::{Attached, Extended, Extension, Follower, Wanted};
 use crate::owner::{OwnerError, OwnerHandle};
 use crate::ports::{PortError, Ports};
+use crate::reaper::Reaper;
 use crate::turns::Turns;
 
 /// Why a request was not carried out. What it had begun was taken back.
@@ -58,6 +59,8 @@ pub struct Lifecycle<K> {
     pub ports: Arc<Ports>,
     /// Who works on what.
     pub turns: Arc<Turns>,
+    /// Where links go that nobody waits for.
+    pub reaper: Reaper,
 }
 
 impl<K> Clone for Lifecycle<K> {
@@ -67,6 +70,7 @@ impl<K> Clone for Lifecycle<K> {
             executor: Arc::clone(&self.executor),
             ports: Arc::clone(&self.ports),
             turns: Arc::clone(&self.turns),
+            reaper: self.reaper.clone(),
         }
     }
 }
@@ -75,7 +79,8 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// All of them around one owner and one executor.
     #[must_use]
     pub fn new(owner: OwnerHandle, executor: Arc<Executor<K>>) -> Self {
-        Self { owner, executor, ports: Arc::default(), turns: Arc::default() }
+        let reaper = Reaper::start(owner.clone(), Arc::clone(&executor));
+        Self { owner, executor, ports: Arc::default(), turns: Arc::default(), reaper }
     }
 
     /// Attaches, or answers from the record.
@@ -91,7 +96,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                 Attached::New { attachment, replaces } => {
                     if let Some(replaced) = replaces {
                         this.close(&replaced).await?;
-                        this.reap_behind(*replaced);
+                        this.reaper.take(*replaced);
                     }
                     this.make(*attachment, sandbox).await
                 }
@@ -212,7 +217,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             if wait {
                 this.reap(gone).await?;
             } else {
-                this.reap_behind(gone);
+                this.reaper.take(gone);
             }
             Ok(true)
         })
@@ -261,20 +266,10 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     async fn reap(&self, gone: Attachment) -> Done<()> {
         let (executor, reaped) = (Arc::clone(&self.executor), gone.clone());
         let done = tokio::task::spawn_blocking(move || {
-            executor.unlink(&reaped)?;
+            executor.unlink(std::slice::from_ref(&reaped))?;
             executor.forget(&reaped)
         });
         done.await??;
         Ok(self.owner.reaped(gone).await?)
-    }
-
-    fn reap_behind(&self, gone: Attachment) {
-        let this = self.clone();
-        tokio::spawn(async move {
-            let key = gone.key.clone();
-            if let Err(error) = this.reap(gone).await {
-                warn!(%key, %error, "cannot delete a link; resync tries again");
-            }
-        });
     }
 }

@@ -89,3 +89,20 @@ fn listed(node: &Node, count: usize) -> blocking::NetworksResponse {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
+
+#[test]
+fn many_detaches_at_once_free_their_addresses_and_delete_their_links() {
+    let node = Node::new();
+    let spaces: Vec<Space> = (0..20).map(|_| Space::new()).collect();
+    for (number, space) in spaces.iter().enumerate() {
+        node.attach(space, &format!("c{number}"), &[WEB]).unwrap();
+    }
+    (0..20).for_each(|number| node.detach(&format!("c{number}"), WEB));
+    let start = std::time::Instant::now();
+    while node.status().leases > 0 {
+        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", node.status());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let links = node.space.command("ip -br link");
+    assert!(!links.contains("nd0") && links.contains("br0"), "{links}");
+}

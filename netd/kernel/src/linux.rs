@@ -132,6 +132,28 @@ impl LinuxKernel {
         self.socket().execute(vec![(message, 0)]).map_err(|error| refused(format!("set the bridge port {name}"), error))
     }
 
+    /// Deletes links together, by a group that only they are in: the kernel waits for its readers once, not once a link.
+    fn delete_all(&self, steps: &[Step]) -> Result<(), KernelError> {
+        let names =
+            steps.iter().filter_map(|step| if let Step::Delete(Key::Veth(name)) = step { Some(name) } else { None });
+        let mut socket = self.socket();
+        let mut left = 0;
+        for name in names {
+            match socket.execute(vec![(messages::condemn(name), 0)]) {
+                Ok(()) => left += 1,
+                Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => return Err(refused(format!("delete link {name}"), error)),
+            }
+        }
+        if left == 0 {
+            return Ok(());
+        }
+        match socket.execute(vec![(messages::delete_condemned(), 0)]) {
+            Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            done => done.map_err(|error| refused(format!("delete {left} links"), error)),
+        }
+    }
+
     fn delete(&self, name: &LinkName) -> Result<(), KernelError> {
         match self.socket().execute(vec![(messages::delete(name), 0)]) {
             Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => Ok(()),
@@ -167,10 +189,13 @@ impl Kernel for LinuxKernel {
 
     fn apply(&self, steps: &[Step], sandbox: Option<&Sandbox>) -> Result<(), ApplyError> {
         let mut number = 0;
-        for run in steps.chunk_by(|one, next| ruleset::is_ours(one) && ruleset::is_ours(next)) {
+        for run in steps.chunk_by(goes_with) {
             let done = match run {
                 [step] if !ruleset::is_ours(step) => self.take(step, sandbox),
-                run => self.ruleset.apply(run).and_then(|()| run.iter().try_for_each(switch_forwarding)),
+                run if run.iter().all(ruleset::is_ours) => {
+                    self.ruleset.apply(run).and_then(|()| run.iter().try_for_each(switch_forwarding))
+                }
+                run => self.delete_all(run),
             };
             done.map_err(|source| ApplyError { number, step: format!("{run:?}"), source })?;
             number += run.len();
@@ -256,6 +281,12 @@ fn bridge_sysctls(name: &LinkName) -> Result<(), KernelError> {
         }
     }
     Ok(())
+}
+
+/// Steps that are taken as one: the ruleset's in a transaction, deletions of links at the price of one.
+fn goes_with(one: &Step, next: &Step) -> bool {
+    let deletes = |step: &Step| matches!(step, Step::Delete(Key::Veth(_)));
+    (ruleset::is_ours(one) && ruleset::is_ours(next)) || (deletes(one) && deletes(next))
 }
 
 /// The switch decides whether it is on, the guard's element (if it was seen) whether it is guarded.

@@ -28,7 +28,10 @@ use netd_api::{Client, Tag, blocking};
 use netd_kernel::LinuxKernel;
 use nix::sched::{CloneFlags, unshare};
 
+/// After so long, nothing is heard any more.
 const PATIENCE: Duration = Duration::from_millis(1000);
+/// What should be heard may take longer on a busy machine.
+const MORE_PATIENCE: Duration = Duration::from_secs(8);
 
 type Order = Box<dyn FnOnce() + Send>;
 
@@ -96,11 +99,20 @@ impl Space {
 
     /// What a connection to `address` hears; why not, otherwise.
     pub(crate) fn hears(&self, address: &str) -> Result<String, String> {
+        self.hears_within(address, PATIENCE)
+    }
+
+    /// As [`Space::hears`], with more time to hear it.
+    pub(crate) fn hears_in_the_end(&self, address: &str) -> Result<String, String> {
+        self.hears_within(address, MORE_PATIENCE)
+    }
+
+    fn hears_within(&self, address: &str, patience: Duration) -> Result<String, String> {
         let address: SocketAddr = address.parse().unwrap();
         self.run(move || {
-            let mut stream =
-                TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| error.kind().to_string())?;
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let connected = TcpStream::connect_timeout(&address, patience);
+            let mut stream = connected.map_err(|error| error.kind().to_string())?;
+            stream.set_read_timeout(Some(patience)).unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).map_err(|error| error.kind().to_string())?;
             Ok(text)

@@ -35,6 +35,17 @@ pub(super) fn delete(name: &LinkName) -> Message {
     Message::DelLink(link(vec![LinkAttribute::IfName(name.to_string())]))
 }
 
+/// The group of links that are being deleted; a number that nobody else is likely to use.
+const CONDEMNED: u32 = 0x6e64_0001;
+
+pub(super) fn condemn(name: &LinkName) -> Message {
+    Message::SetLink(link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::Group(CONDEMNED)]))
+}
+
+pub(super) fn delete_condemned() -> Message {
+    Message::DelLink(link(vec![LinkAttribute::Group(CONDEMNED)]))
+}
+
 pub(super) fn bridge(name: &LinkName, bridge: &Bridge) -> Message {
     let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]);
     let mut message = link(vec![LinkAttribute::IfName(name.to_string()), kind]);
