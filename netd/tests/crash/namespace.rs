@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
 
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A machine under load delays the kernel's workers, which raise a new link's carrier.
+const PATIENCE: Duration = Duration::from_secs(3);
 const RESEND: Duration = Duration::from_millis(100);
 /// Where a sandbox answers by UDP.
 const ECHO: u16 = 7;
@@ -51,10 +52,17 @@ impl Namespace {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = self.run(|| UdpSocket::bind(any).unwrap());
         socket.set_read_timeout(Some(RESEND)).unwrap();
+        let own_port = socket.local_addr().unwrap().port();
         let mut bytes = [0; 8];
         let mut there_and_back = || {
             socket.send_to(b"there", SocketAddr::new(address, ECHO))?;
-            let (length, peer) = sandbox.echo.recv_from(&mut bytes)?;
+            // What came too late for the probe before this one is none of ours.
+            let (length, peer) = loop {
+                let (length, peer) = sandbox.echo.recv_from(&mut bytes)?;
+                if peer.port() == own_port {
+                    break (length, peer);
+                }
+            };
             sandbox.echo.send_to(&bytes[..length], peer)?;
             socket.recv(&mut bytes)
         };
@@ -69,6 +77,7 @@ impl Namespace {
 
     /// Whether a connection to `address` of this namespace is one to the sandbox.
     pub(crate) fn connects(&self, sandbox: &Sandbox, address: SocketAddr) -> bool {
+        while sandbox.web.accept().is_ok() {}
         let Ok(stream) = self.run(|| TcpStream::connect_timeout(&address, PATIENCE)) else { return false };
         let start = Instant::now();
         while sandbox.web.accept().is_err() {
