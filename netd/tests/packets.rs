@@ -264,3 +264,18 @@ fn a_restart_changes_nothing_for_who_is_attached() {
         ("outside", &outside, "192.0.2.1:8081", Ok("192.0.2.9")),
     ]);
 }
+
+#[test]
+fn an_address_in_another_sandbox_is_reached_at_once() {
+    let node = Node::new();
+    for round in 0..4 {
+        let space = Space::new();
+        let result = node.attach(&space, "moves", &[DUAL]).unwrap();
+        assert_eq!(result["ips"][1]["address"], "fd00:4::2/64", "round {round}");
+        space.serve(80);
+        assert_heard(&[
+            ("node", &node.space, "10.4.0.2:80", Ok("10.4.0.1")),
+            ("node", &node.space, "[fd00:4::2]:80", Ok("fd00:4::1")),
+        ]);
+    }
+}

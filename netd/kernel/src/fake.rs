@@ -1,6 +1,6 @@
 //! A kernel that keeps state, obeys the laws of the real one, and fails on demand. The tests hold both to them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -8,16 +8,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netd_config::LinkName;
 
-use crate::object::{Key, NetnsId, Object, Objects, Step, Veth};
+use ipnet::IpNet;
+
+use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Step, Veth};
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
 
 /// A bridge's ports (`BR_MAX_PORTS`).
 const PORTS: usize = 1_023;
+/// Octets, of a link that nobody gave another.
+const MTU: u32 = 1_500;
 
 #[derive(Debug, Default)]
 struct State {
     objects: Objects,
     dead: BTreeSet<NetnsId>,
+    /// Bridges that have ports.
+    ports: BTreeSet<LinkName>,
     fail_at: Option<usize>,
     die_at: Option<usize>,
 }
@@ -66,6 +72,7 @@ impl FakeKernel {
             (Key::Veth(_), Object::Veth(veth)) => veth.peer.0 != id,
             _ => true,
         });
+        state.fit_bridges();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -82,18 +89,29 @@ impl Kernel for FakeKernel {
             (Scope::Forwarding, key) => matches!(key, Key::Forwarding(_)),
             (Scope::Sandbox(..), _) => false,
         };
-        Ok(state
-            .objects
-            .iter()
-            .filter(|(key, _)| seen(key))
-            .map(|(key, object)| (key.clone(), object.clone()))
-            .collect())
+        let objects = state.objects.iter().filter(|(key, _)| seen(key));
+        let mut objects: Objects = objects.map(|(key, object)| (key.clone(), readable(object))).collect();
+        if let Scope::Sandbox(sandbox, name) = scope
+            && name.as_str() == "lo"
+        {
+            let lo = Key::Interface(sandbox.id, name.clone());
+            objects.entry(lo).or_insert_with(|| Object::Interface(with_addresses(Vec::new())));
+        }
+        Ok(objects)
     }
 
     fn apply(&self, steps: &[Step], sandbox: Option<&Sandbox>) -> Result<(), ApplyError> {
         let mut state = self.state();
-        for (number, step) in steps.iter().enumerate() {
-            state.take(step, sandbox).map_err(|source| ApplyError { number, step: format!("{step:?}"), source })?;
+        let mut number = 0;
+        // What stands together of the ruleset's is one transaction.
+        for run in steps.chunk_by(|one, next| is_ruled(one) && is_ruled(next)) {
+            let before = is_ruled(&run[0]).then(|| state.objects.clone());
+            let done = run.iter().try_for_each(|step| state.take(step, sandbox));
+            if let (Err(_), Some(before)) = (&done, before) {
+                state.objects = before;
+            }
+            done.map_err(|source| ApplyError { number, step: format!("{run:?}"), source })?;
+            number += run.len();
         }
         Ok(())
     }
@@ -118,20 +136,76 @@ impl Kernel for FakeKernel {
         sandbox: &Sandbox,
     ) -> Result<LinkFacts, KernelError> {
         let state = self.state();
-        for key in
-            [Key::Bridge(bridge.clone()), Key::Veth(host_link.clone()), Key::Interface(sandbox.id, interface.clone())]
-        {
-            if !state.objects.contains_key(&key) {
-                return Err(KernelError::NotFound(format!("{key:?}")));
-            }
-        }
-        let mac = |last: u64| format!("02:00:00:00:00:{:02x}", last & 0xff);
-        Ok(LinkFacts { mac: mac(sandbox.id.0), host_mac: mac(1), bridge_mac: mac(2), mtu: 1_500 })
+        let find = |key: Key| state.objects.get(&key).ok_or_else(|| KernelError::NotFound(format!("{key:?}")));
+        find(Key::Bridge(bridge.clone()))?;
+        let (Object::Veth(veth), Object::Interface(inside)) =
+            (find(Key::Veth(host_link.clone()))?, find(Key::Interface(sandbox.id, interface.clone()))?)
+        else {
+            return Err(KernelError::NotFound(format!("link {host_link}")));
+        };
+        let mac = |last: u64| [2, 0, 0, 0, 0, u8::try_from(last & 0xff).unwrap_or_default()];
+        let text = |mac: [u8; 6]| mac.map(|octet| format!("{octet:02x}")).join(":");
+        let own = inside.settings.mac.or(veth.peer_mac).unwrap_or_else(|| mac(sandbox.id.0));
+        let mtu = inside.settings.mtu.or(veth.mtu).unwrap_or(MTU);
+        Ok(LinkFacts { mac: text(own), host_mac: text(mac(1)), bridge_mac: text(mac(2)), mtu })
     }
+}
+
+/// What can be read back: no MAC that was asked for, and of an interface its addresses alone.
+fn readable(object: &Object) -> Object {
+    match object {
+        Object::Veth(veth) => Object::Veth(Veth { peer_mac: None, mtu: veth.mtu.or(Some(MTU)), ..veth.clone() }),
+        Object::Bridge(bridge) => Object::Bridge(Bridge { mtu: bridge.mtu.or(Some(MTU)), ..bridge.clone() }),
+        Object::Interface(interface) => Object::Interface(with_addresses(interface.addresses.clone())),
+        Object::Ruleset(_) | Object::Forwarding { .. } | Object::Set | Object::Target(_) => object.clone(),
+    }
+}
+
+fn with_addresses(addresses: Vec<IpNet>) -> Interface {
+    let (routes, sysctls, settings) = (Vec::new(), BTreeMap::new(), LinkSettings::default());
+    Interface { addresses, routes, sysctls, settings }
 }
 
 impl State {
     fn take(&mut self, step: &Step, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
+        self.fault()?;
+        match step {
+            Step::Create(Key::Bridge(name), Object::Bridge(bridge))
+            | Step::Replace(Key::Bridge(name), Object::Bridge(bridge)) => self.bridge(name, bridge),
+            Step::Create(Key::Ruleset, object) if self.objects.get(&Key::Ruleset) == Some(object) => Ok(()),
+            Step::Create(key @ Key::Ruleset, object) | Step::Replace(key @ Key::Ruleset, object) => {
+                self.demolish();
+                self.objects.insert(key.clone(), object.clone());
+                Ok(())
+            }
+            Step::Create(key, Object::Forwarding { guarded }) | Step::Replace(key, Object::Forwarding { guarded }) => {
+                self.forward(key, *guarded)
+            }
+            Step::Create(Key::Veth(name), Object::Veth(veth)) => self.veth(name, veth, sandbox),
+            Step::Replace(key @ Key::Veth(_), Object::Veth(veth)) => self.port(key, veth),
+            Step::Create(key @ Key::Interface(..), Object::Interface(interface)) => {
+                self.interface(key, interface, sandbox, true)
+            }
+            Step::Replace(key @ Key::Interface(..), Object::Interface(interface)) => {
+                self.interface(key, interface, sandbox, false)
+            }
+            Step::Create(key, object) if is_element(key) => match self.objects.get(key) {
+                Some(found) if found != object => Err(KernelError::Exists(format!("{key:?}"))),
+                _ => self.element(key, object),
+            },
+            Step::Replace(key, object) if is_element(key) => self.element(key, object),
+            Step::Create(..) | Step::Replace(..) => {
+                let source = std::io::ErrorKind::Unsupported.into();
+                Err(KernelError::Refused { action: format!("take the step {step:?}"), source })
+            }
+            Step::Delete(key) => {
+                self.delete(key);
+                Ok(())
+            }
+        }
+    }
+
+    fn fault(&mut self) -> Result<(), KernelError> {
         if let Some(left) = self.fail_at.as_mut() {
             if *left == 0 {
                 self.fail_at = None;
@@ -145,101 +219,192 @@ impl State {
             }
             *left -= 1;
         }
-        match step {
-            Step::Create(key, object) => self.create(key, object, sandbox),
-            Step::Replace(key, object) => {
-                let found = self.objects.get_mut(key).ok_or_else(|| KernelError::NotFound(format!("{key:?}")))?;
-                object.clone_into(found);
-                if *key == Key::Ruleset {
-                    self.objects.retain(|key, _| !is_element(key));
-                }
-                Ok(())
-            }
-            Step::Delete(key) => {
-                self.delete(key);
-                Ok(())
-            }
-        }
+        Ok(())
     }
 
-    fn create(&mut self, key: &Key, object: &Object, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
-        if let Some(found) = self.objects.get(key) {
-            // Forwarding is on or off, an existing bridge is adopted, and an element may be added again with the same
-            // value; any other object is somebody's.
-            return match (key, found) {
-                (Key::Forwarding(_), _) => Ok(()),
-                (Key::Bridge(_), _) => {
-                    self.objects.insert(key.clone(), object.clone());
-                    Ok(())
-                }
-                (Key::Ruleset, found) if found == object => Ok(()),
-                (Key::Ruleset, _) => self.take(&Step::Replace(key.clone(), object.clone()), sandbox),
-                (key, found) if is_element(key) && found == object => Ok(()),
-                (Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_), _) => {
-                    Err(KernelError::Exists(format!("{key:?}")))
-                }
-                (Key::Veth(_) | Key::Interface(..), _) => Err(KernelError::Exists(format!("{key:?}"))),
-            };
+    /// One that is there is adopted: what is missing is added, nothing is taken away.
+    fn bridge(&mut self, name: &LinkName, wanted: &Bridge) -> Result<(), KernelError> {
+        if self.objects.contains_key(&Key::Veth(name.clone())) {
+            return Err(KernelError::NotABridge(name.clone()));
         }
-        match (key, object) {
-            (Key::Veth(_), Object::Veth(veth)) => self.admit_veth(veth, sandbox)?,
-            (Key::Interface(netns, name), _) => {
-                let is_host_end =
-                    |object: &Object| matches!(object, Object::Veth(veth) if veth.peer == (*netns, name.clone()));
-                if name.as_str() != "lo" && !self.objects.values().any(is_host_end) {
-                    return Err(KernelError::NotFound(format!("interface {name}")));
-                }
-            }
-            (key, _) if is_element(key) && !self.objects.contains_key(&Key::Ruleset) => {
-                return Err(KernelError::NotFound("the ruleset".to_owned()));
-            }
-            _ => {}
+        let key = Key::Bridge(name.clone());
+        let mut bridge = wanted.clone();
+        if let Some(Object::Bridge(found)) = self.objects.get(&key) {
+            bridge.addresses.extend(found.addresses.iter().filter(|one| !wanted.addresses.contains(one)));
+            bridge.mtu = found.mtu;
+            bridge.promisc |= found.promisc;
         }
+        bridge.addresses.sort();
+        self.objects.insert(key, Object::Bridge(bridge));
+        Ok(())
+    }
+
+    /// It is never switched off, and a guard stays.
+    fn forward(&mut self, key: &Key, guarded: bool) -> Result<(), KernelError> {
+        if guarded {
+            self.needs_ruleset()?;
+        }
+        let was_guarded = self.objects.get(key) == Some(&Object::Forwarding { guarded: true });
+        self.objects.insert(key.clone(), Object::Forwarding { guarded: guarded || was_guarded });
+        Ok(())
+    }
+
+    fn element(&mut self, key: &Key, object: &Object) -> Result<(), KernelError> {
+        self.needs_ruleset()?;
         self.objects.insert(key.clone(), object.clone());
         Ok(())
     }
 
-    fn admit_veth(&self, veth: &Veth, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
-        if sandbox.is_none_or(|sandbox| sandbox.id != veth.peer.0) || self.dead.contains(&veth.peer.0) {
+    fn needs_ruleset(&self) -> Result<(), KernelError> {
+        let stands = self.objects.contains_key(&Key::Ruleset);
+        stands.then_some(()).ok_or_else(|| KernelError::NotFound("the ruleset".to_owned()))
+    }
+
+    /// The sandbox end comes with the host end, without addresses.
+    fn veth(&mut self, name: &LinkName, veth: &Veth, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
+        self.admit(name, veth, sandbox)?;
+        let (netns, inside) = veth.peer.clone();
+        self.objects.insert(Key::Veth(name.clone()), Object::Veth(veth.clone()));
+        self.objects.insert(Key::Interface(netns, inside), Object::Interface(with_addresses(Vec::new())));
+        self.fit_bridges();
+        Ok(())
+    }
+
+    /// A bridge takes the smallest MTU of its ports whenever one comes or goes (`br_mtu_auto_adjust`, net/bridge/br_if.c).
+    fn fit_bridges(&mut self) {
+        let mut smallest: BTreeMap<LinkName, u32> = BTreeMap::new();
+        for object in self.objects.values() {
+            if let Object::Veth(Veth { bridge: Some(bridge), mtu, .. }) = object {
+                let known = smallest.entry(bridge.clone()).or_insert(u32::MAX);
+                *known = mtu.unwrap_or(MTU).min(*known);
+            }
+        }
+        for (key, object) in &mut self.objects {
+            if let (Key::Bridge(name), Object::Bridge(bridge)) = (key, object) {
+                match (smallest.get(name), self.ports.contains(name)) {
+                    (Some(mtu), _) => {
+                        bridge.mtu = Some(*mtu);
+                        self.ports.insert(name.clone());
+                    }
+                    (None, true) => {
+                        bridge.mtu = Some(MTU);
+                        self.ports.remove(name);
+                    }
+                    (None, false) => {}
+                }
+            }
+        }
+    }
+
+    fn admit(&self, name: &LinkName, veth: &Veth, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
+        let (netns, inside) = &veth.peer;
+        if sandbox.is_none_or(|sandbox| sandbox.id != *netns) || self.dead.contains(netns) {
             return Err(KernelError::NotFound("the sandbox's namespace".to_owned()));
         }
-        let taken = |object: &Object| matches!(object, Object::Veth(other) if other.peer == veth.peer);
-        if self.objects.values().any(taken) {
-            return Err(KernelError::Exists(format!("interface {}", veth.peer.1)));
-        }
-        let Some(bridge) = &veth.bridge else { return Ok(()) };
-        if !self.objects.contains_key(&Key::Bridge(bridge.clone())) {
+        if let Some(bridge) = &veth.bridge
+            && !self.objects.contains_key(&Key::Bridge(bridge.clone()))
+        {
             return Err(KernelError::NotFound(format!("bridge {bridge}")));
         }
-        let is_port = |object: &&Object| matches!(object, Object::Veth(port) if port.bridge.as_ref() == Some(bridge));
-        if self.objects.values().filter(is_port).count() >= PORTS {
+        let taken = [Key::Veth(name.clone()), Key::Bridge(name.clone()), Key::Interface(*netns, inside.clone())];
+        if taken.iter().any(|key| self.objects.contains_key(key)) {
+            return Err(KernelError::Exists(format!("link {name} or interface {inside}")));
+        }
+        let is_port = |object: &&Object| matches!(object, Object::Veth(port) if port.bridge == veth.bridge);
+        if let Some(bridge) = &veth.bridge
+            && self.objects.values().filter(is_port).count() >= PORTS
+        {
             return Err(KernelError::Full(bridge.clone()));
         }
         Ok(())
     }
 
-    fn delete(&mut self, key: &Key) {
-        let gone = self.objects.remove(key);
-        // The sandbox end goes with the host end.
-        if let Some(Object::Veth(veth)) = gone {
-            self.objects.remove(&Key::Interface(veth.peer.0, veth.peer.1));
+    /// Of a veth only its bridge port changes; of one that is shut, nothing but that.
+    fn port(&mut self, key: &Key, wanted: &Veth) -> Result<(), KernelError> {
+        let Some(Object::Veth(veth)) = self.objects.get_mut(key) else {
+            return Err(KernelError::NotFound(format!("{key:?}")));
+        };
+        veth.port = wanted.port;
+        if wanted.port == Port::Open {
+            (veth.hairpin, veth.isolated) = (wanted.hairpin, wanted.isolated);
         }
-        // Ports of a deleted bridge stay, without it.
-        if let Key::Bridge(name) = key {
-            for object in self.objects.values_mut() {
-                match object {
-                    Object::Veth(veth) if veth.bridge.as_ref() == Some(name) => veth.bridge = None,
-                    Object::Veth(_)
-                    | Object::Bridge(_)
-                    | Object::Ruleset(_)
-                    | Object::Forwarding { .. }
-                    | Object::Set
-                    | Object::Target(_)
-                    | Object::Interface(_) => {}
+        Ok(())
+    }
+
+    /// Adds what is missing, takes nothing away. `anew`: none of it may be there.
+    fn interface(
+        &mut self,
+        key: &Key,
+        wanted: &Interface,
+        sandbox: Option<&Sandbox>,
+        anew: bool,
+    ) -> Result<(), KernelError> {
+        let Key::Interface(netns, name) = key else { return Ok(()) };
+        if sandbox.is_none_or(|sandbox| sandbox.id != *netns) || self.dead.contains(netns) {
+            return Err(KernelError::NotFound("the sandbox's namespace".to_owned()));
+        }
+        let found = match self.objects.get(key) {
+            Some(Object::Interface(found)) => found.clone(),
+            _ if name.as_str() == "lo" => with_addresses(Vec::new()),
+            _ => return Err(KernelError::NotFound(format!("interface {name}"))),
+        };
+        if anew && wanted.addresses.iter().any(|address| found.addresses.contains(address)) {
+            return Err(KernelError::Exists(format!("an address of interface {name}")));
+        }
+        let mut interface = wanted.clone();
+        interface.addresses.extend(found.addresses.iter().filter(|one| !wanted.addresses.contains(one)));
+        interface.addresses.sort();
+        interface.settings.mac = wanted.settings.mac.or(found.settings.mac);
+        interface.settings.mtu = wanted.settings.mtu.or(found.settings.mtu);
+        self.objects.insert(key.clone(), Object::Interface(interface));
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &Key) {
+        match key {
+            Key::Ruleset => self.demolish(),
+            Key::Forwarding(_) | Key::Interface(..) => {}
+            Key::Veth(_) => {
+                if let Some(Object::Veth(veth)) = self.objects.remove(key) {
+                    self.objects.remove(&Key::Interface(veth.peer.0, veth.peer.1));
+                    self.fit_bridges();
                 }
+            }
+            Key::Bridge(name) => {
+                self.objects.remove(key);
+                self.ports.remove(name);
+                self.objects.values_mut().for_each(|object| orphan(object, name));
+            }
+            Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) => {
+                self.objects.remove(key);
             }
         }
     }
+
+    /// Elements go with the ruleset, and so do the guards.
+    fn demolish(&mut self) {
+        self.objects.retain(|key, _| *key != Key::Ruleset && !is_element(key));
+        for object in self.objects.values_mut() {
+            if let Object::Forwarding { guarded } = object {
+                *guarded = false;
+            }
+        }
+    }
+}
+
+/// Ports of a deleted bridge stay, without it.
+fn orphan(object: &mut Object, bridge: &LinkName) {
+    if let Object::Veth(veth) = object
+        && veth.bridge.as_ref() == Some(bridge)
+    {
+        (veth.bridge, veth.hairpin, veth.isolated, veth.port) = (None, false, false, Port::Open);
+    }
+}
+
+/// A step of the ruleset: taken in one transaction with its neighbours.
+fn is_ruled(step: &Step) -> bool {
+    let (Step::Create(key, _) | Step::Replace(key, _) | Step::Delete(key)) = step;
+    is_element(key) || matches!(key, Key::Ruleset | Key::Forwarding(_))
 }
 
 /// An element of the ruleset's sets.

@@ -1,4 +1,4 @@
-//! The laws of `contract.rs` that can be put to the real kernel, and packets. Needs root, and fails without.
+//! What only the real kernel has: packets, and an interface with all its settings. Needs root, and fails without.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 use std::collections::BTreeMap;
@@ -6,13 +6,12 @@ use std::fs::File;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use netd_config::LinkName;
 use netd_kernel::{
-    Bridge, Interface, Kernel, KernelError, Key, LinkSettings, LinuxKernel, NetnsId, Object, Objects, Port, Route,
-    Sandbox, Scope, Step, Veth, plan,
+    Bridge, Interface, Kernel, Key, LinkSettings, LinuxKernel, NetnsId, Object, Objects, Port, Route, Sandbox, Scope,
+    Step, Veth, plan,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -36,7 +35,6 @@ fn on_a_node(test: impl FnOnce(&LinuxKernel) + Send + 'static) {
 /// A sandbox: a namespace held by a thread, which sends and receives for it.
 struct Room {
     orders: mpsc::Sender<Box<dyn FnOnce() + Send>>,
-    thread: JoinHandle<()>,
     fd: OwnedFd,
 }
 
@@ -44,12 +42,12 @@ impl Room {
     fn new() -> Self {
         let (orders, inbox) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         let (opened, fd) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             enter_new_namespace();
             opened.send(OwnedFd::from(File::open("/proc/thread-self/ns/net").unwrap())).unwrap();
             inbox.into_iter().for_each(|order| order());
         });
-        Self { orders, thread, fd: fd.recv().unwrap() }
+        Self { orders, fd: fd.recv().unwrap() }
     }
 
     fn sandbox(&self, kernel: &LinuxKernel) -> Sandbox {
@@ -60,11 +58,6 @@ impl Room {
         let (done, answer) = mpsc::channel();
         self.orders.send(Box::new(move || drop(done.send(work())))).unwrap();
         answer.recv().unwrap()
-    }
-
-    fn die(self) {
-        drop((self.orders, self.fd));
-        self.thread.join().unwrap();
     }
 }
 
@@ -147,61 +140,5 @@ fn packets_pass_until_the_port_is_closed() {
         kernel.apply(&[Step::Replace(key.clone(), object.clone())], None).unwrap();
         assert_eq!(kernel.observe(Scope::Node).unwrap().get(&key), Some(&object));
         assert!(!reaches(&one, &two, "10.4.0.3"));
-    });
-}
-
-#[test]
-fn the_laws_of_the_fake_are_the_kernels() {
-    on_a_node(|kernel| {
-        let room = Room::new();
-        let sandbox = room.sandbox(kernel);
-        let (key, object) = veth(sandbox.id, 2, Port::Open);
-        let create = [Step::Create(key.clone(), object)];
-        let error = kernel.apply(&create, Some(&sandbox)).unwrap_err();
-        assert!(matches!(error.source, KernelError::NotFound(_)), "a veth needs its bridge: {error:?}");
-        let (bridge_key, bridge_object) = bridge();
-        let bridge_step = [Step::Create(bridge_key, bridge_object)];
-        kernel.apply(&bridge_step, None).unwrap();
-        kernel.apply(&bridge_step, None).unwrap();
-        assert!(kernel.apply(&create, None).is_err(), "a veth needs its sandbox");
-        let interface: Vec<Step> = attachment(sandbox.id, 2)
-            .into_iter()
-            .filter(|(key, _)| matches!(key, Key::Interface(..)))
-            .map(|(key, object)| Step::Create(key, object))
-            .collect();
-        let error = kernel.apply(&interface, Some(&sandbox)).unwrap_err();
-        assert!(matches!(error.source, KernelError::NotFound(_)), "an interface needs its veth: {error:?}");
-        kernel.apply(&create, Some(&sandbox)).unwrap();
-        let error = kernel.apply(&create, Some(&sandbox)).unwrap_err();
-        assert!(matches!(error.source, KernelError::Exists(_)), "{error:?}");
-        let delete = [Step::Delete(key)];
-        kernel.apply(&delete, None).unwrap();
-        kernel.apply(&delete, None).unwrap();
-        assert!(kernel.observe(Scope::Sandbox(&sandbox, &link("eth0"))).unwrap().is_empty());
-    });
-}
-
-#[test]
-fn a_link_of_another_kind_is_not_taken_for_a_bridge() {
-    on_a_node(|kernel| {
-        let (_, object) = bridge();
-        let error = kernel.apply(&[Step::Create(Key::Bridge(link("lo")), object)], None).unwrap_err();
-        assert!(matches!(error.source, KernelError::NotABridge(_)), "{error:?}");
-    });
-}
-
-#[test]
-fn the_host_end_dies_with_its_sandbox() {
-    on_a_node(|kernel| {
-        let room = Room::new();
-        drop(attach(kernel, &room, 2));
-        let gone = || kernel.observe(Scope::Node).unwrap().keys().all(|key| !matches!(key, Key::Veth(_)));
-        assert!(!gone());
-        room.die();
-        let start = Instant::now();
-        while !gone() {
-            assert!(start.elapsed() < Duration::from_secs(10), "the veth outlives its sandbox");
-            std::thread::sleep(Duration::from_millis(10));
-        }
     });
 }

@@ -30,6 +30,8 @@ pub enum Answer {
     Done {
         /// Of the request.
         sequence: u32,
+        /// The dump changed after its last object.
+        interrupted: bool,
         /// Positive, or 0.
         errno: i32,
     },
@@ -63,10 +65,11 @@ fn first(datagram: &[u8]) -> Option<(Answer, &[u8])> {
     let message = datagram.get(..length)?;
     let (kind, flags, sequence) = (half(message, 4)?, half(message, 6)?, word(message, 8)?);
     let errno = || word(message, HEADER).map_or(0, |code| code.cast_signed().wrapping_neg());
+    let interrupted = flags & DUMP_INTERRUPTED != 0;
     let answer = match kind {
         ERROR => Answer::Ack { sequence, errno: errno(), text: text(message, flags).unwrap_or_default() },
-        DONE => Answer::Done { sequence, errno: errno() },
-        _ => Answer::Object { sequence, interrupted: flags & DUMP_INTERRUPTED != 0, message: message.to_vec() },
+        DONE => Answer::Done { sequence, interrupted, errno: errno() },
+        _ => Answer::Object { sequence, interrupted, message: message.to_vec() },
     };
     Some((answer, datagram.get(align(length)..).unwrap_or_default()))
 }
@@ -129,6 +132,12 @@ mod tests {
         datagram.extend(message(2, 0x100, 8, &[0; 20]));
         let ack = |sequence, errno, text: &str| Answer::Ack { sequence, errno, text: text.to_owned() };
         assert_eq!(answers(&datagram), [ack(7, 17, "no luck"), ack(8, 0, "")]);
+    }
+
+    #[test]
+    fn a_dump_that_lost_its_last_objects_says_so_in_its_end_alone() {
+        let [Answer::Done { interrupted, .. }] = answers(&message(3, 0x12, 7, &[0; 4]))[..] else { panic!() };
+        assert!(interrupted);
     }
 
     proptest! {

@@ -246,12 +246,11 @@ impl Socket {
                             return Ok(Some(objects));
                         }
                     }
-                    Answer::Done { sequence, errno: 0 } | Answer::Ack { sequence, errno: 0, .. }
-                        if sequence == self.sequence =>
-                    {
-                        return Ok((!restless).then_some(objects));
+                    Answer::Done { sequence, interrupted, errno: 0 } if sequence == self.sequence => {
+                        return Ok((!restless && !interrupted).then_some(objects));
                     }
-                    Answer::Done { sequence, errno } if sequence == self.sequence => {
+                    Answer::Ack { sequence, errno: 0, .. } if sequence == self.sequence => return Ok(Some(objects)),
+                    Answer::Done { sequence, errno, .. } if sequence == self.sequence => {
                         return Err(failed(io::Error::from_raw_os_error(errno)));
                     }
                     Answer::Ack { sequence, errno, text } if sequence == self.sequence => {

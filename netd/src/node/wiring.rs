@@ -71,9 +71,11 @@ fn gateways_of(leases: &[Lease]) -> Vec<IpNet> {
     leases.iter().filter_map(gateway).collect()
 }
 
-/// `arp_notify` announces the address when the link goes up; without DAD an address that netd alone gives out works at once.
+/// `arp_notify` and `ndisc_notify` announce the addresses when the link goes up: neighbours still know the MAC of who had
+/// them before. Without DAD an address that netd alone gives out works at once.
 fn sysctls_of(interface: &LinkName, bridge: &Bridge) -> BTreeMap<String, String> {
     let mut sysctls = BTreeMap::from([(format!("net.ipv4.conf.{interface}.arp_notify"), "1".to_owned())]);
+    sysctls.insert(format!("net.ipv6.conf.{interface}.ndisc_notify"), "1".to_owned());
     let dad = if bridge.enabledad { "1" } else { "0" };
     sysctls.insert(format!("net.ipv6.conf.{interface}.accept_dad"), dad.to_owned());
     sysctls

@@ -72,7 +72,15 @@ impl Ruleset {
         for step in steps {
             requests.extend(self.requests(step).map_err(failed)?);
         }
-        self.writer.commit(requests).map_err(failed)
+        match self.writer.commit(requests) {
+            // Where the table is absent, so is all that was in it.
+            Err(_) if steps.iter().all(|step| matches!(step, Step::Delete(_))) && self.is_absent() => Ok(()),
+            done => done.map_err(failed),
+        }
+    }
+
+    fn is_absent(&self) -> bool {
+        exists(&mut self.reader(), Family::Inet, &self.table).is_ok_and(|exists| !exists)
     }
 
     fn requests(&self, step: &Step) -> Result<Vec<Request>, NetlinkError> {

@@ -1,0 +1,59 @@
+//! One contract, two kernels: every law is put to the fake kernel and to Linux, in namespaces of its own. Needs root, and
+//! fails without. What only `nft` or a packet can show is in `ruleset.rs` and `linux.rs`; the plan by itself in `plan.rs`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
+mod bench;
+mod laws {
+    pub(crate) mod links;
+    pub(crate) mod rules;
+    pub(crate) mod whole;
+}
+mod objects;
+
+/// Each law as a test of either kernel.
+macro_rules! laws {
+    ($($subject:ident: $($law:ident)*;)*) => {
+        mod fake {
+            $($(#[test] fn $law() { crate::laws::$subject::$law(&crate::bench::Fake::default()); })*)*
+        }
+        mod linux {
+            $($(#[test] fn $law() { crate::bench::Linux::on_a_node(|bench| crate::laws::$subject::$law(bench)); })*)*
+        }
+    };
+}
+
+laws! {
+    links:
+        a_veth_needs_its_bridge
+        a_veth_needs_its_sandbox
+        a_taken_name_is_refused
+        the_sandbox_end_comes_with_the_host_end_and_goes_with_it
+        an_interface_needs_its_veth_and_its_sandbox
+        an_interface_is_made_once_and_then_only_added_to
+        both_ends_go_with_the_sandbox
+        a_bridge_that_is_there_is_adopted_with_all_it_has
+        a_link_of_another_kind_is_no_bridge
+        ports_outlive_their_bridge
+        a_port_is_shut_and_opened_and_changes_its_flags
+        a_bridge_takes_1023_ports
+        a_bridges_mtu_is_that_of_its_ports
+        facts_are_told_of_what_stands
+        every_sandbox_has_lo;
+    rules:
+        elements_and_guards_need_the_ruleset
+        an_element_may_be_made_again_but_not_with_another_target
+        a_target_is_replaced_in_one_step
+        steps_of_the_ruleset_that_stand_together_all_take_hold_or_none
+        made_again_the_ruleset_keeps_its_elements
+        a_replaced_ruleset_drops_elements_and_guards
+        a_deleted_ruleset_takes_its_elements_along
+        forwarding_is_never_switched_off_and_a_guard_stays;
+    whole:
+        what_was_planned_is_observed_and_a_second_plan_is_empty
+        a_death_at_any_step_then_a_new_plan_reaches_the_same_state
+        a_change_and_the_way_back_are_observed
+        steps_before_the_one_that_fails_stay_done
+        deleting_what_is_absent_is_success
+        an_object_that_does_not_fit_its_key_is_refused
+        there_may_be_nothing_to_forget;
+}
