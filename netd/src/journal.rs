@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use netd_kernel::Family;
@@ -33,6 +34,8 @@ pub enum Record {
     Counter(u64),
     /// netd switches this family's forwarding on: the ruleset guards it.
     Guard(Family),
+    /// The address was held under a MAC that is not its own: its next holder announces itself.
+    Estranged(IpAddr),
 }
 
 /// Why the journal could not be read or written.

@@ -14,7 +14,7 @@ use crate::attachment::{Attachment, AttachmentKey, Facts, Lease, State, Wiring};
 use crate::ipam::{LeaseError, Leases};
 use crate::journal::Record;
 pub use request::{AttachError, Attached, Extended, Extension, Follower, Wanted, What};
-pub use wiring::settings_of;
+pub use wiring::{mac_of, settings_of};
 
 /// The kernel's limit: a bridge has 1,023 ports, then "exchange full" (`BR_MAX_PORTS`, net/bridge/br_private.h).
 pub const BRIDGE_PORTS: usize = 1_023;
@@ -31,6 +31,7 @@ pub struct Node {
     gateways: BTreeMap<LinkName, Vec<IpNet>>,
     publications: BTreeMap<Publication, AttachmentKey>,
     guarded: BTreeSet<Family>,
+    estranged: BTreeSet<IpAddr>,
 }
 
 impl Node {
@@ -47,6 +48,7 @@ impl Node {
             gateways: BTreeMap::new(),
             publications: BTreeMap::new(),
             guarded: BTreeSet::new(),
+            estranged: BTreeSet::new(),
         }
     }
 
@@ -94,6 +96,7 @@ impl Node {
     pub fn records(&self) -> Vec<Record> {
         let mut records = vec![Record::Counter(self.counter)];
         records.extend(self.guarded.iter().copied().map(Record::Guard));
+        records.extend(self.estranged.iter().copied().map(Record::Estranged));
         records.extend(self.draining.values().cloned().map(Box::new).map(Record::Drain));
         records.extend(self.attachments.values().cloned().map(Box::new).map(Record::Put));
         records
@@ -161,6 +164,9 @@ impl Node {
             Record::Guard(family) => {
                 self.guarded.insert(family);
             }
+            Record::Estranged(address) => {
+                self.estranged.insert(address);
+            }
         }
     }
 
@@ -186,6 +192,9 @@ impl Node {
         }
         self.publications.extend(claims(&attachment));
         if let Some(wiring) = &attachment.wiring {
+            if wiring.tuned.mac.or(wiring.mac) != mac_of(&attachment.leases) {
+                self.estranged.extend(attachment.leases.iter().map(|lease| lease.address.addr()));
+            }
             self.counter = self.counter.max(self.number(&wiring.host_link));
             let known = self.gateways.entry(wiring.bridge.clone()).or_default();
             known
@@ -332,7 +341,8 @@ impl Node {
         if self.ports.get(&bridge.bridge).is_some_and(|ports| *ports >= BRIDGE_PORTS) {
             return Err(AttachError::BridgeFull { key: Box::new(key.clone()), bridge: bridge.bridge.clone() });
         }
-        let wiring = wiring::of_bridge(bridge, &key.interface, host_link, leases);
+        let estranged = leases.iter().any(|lease| self.estranged.contains(&lease.address.addr()));
+        let wiring = wiring::of_bridge(bridge, &key.interface, host_link, leases, estranged);
         self.agree(key, bridge, &wiring.gateways)?;
         Ok(wiring)
     }

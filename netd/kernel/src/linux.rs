@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netd_config::LinkName;
@@ -36,6 +37,7 @@ pub fn fixed_ruleset() -> (Key, Object) {
 pub struct LinuxKernel {
     socket: Mutex<Socket>,
     ruleset: Ruleset,
+    has_ipv6: bool,
 }
 
 impl LinuxKernel {
@@ -45,7 +47,8 @@ impl LinuxKernel {
     /// # Errors
     /// The kernel's; `EPERM` where another netd of this instance lives.
     pub fn new(instance: &str, link_prefix: &str) -> io::Result<Self> {
-        Ok(Self { socket: Mutex::new(Socket::open()?), ruleset: Ruleset::open(instance, link_prefix)? })
+        let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+        Ok(Self { socket: Mutex::new(Socket::open()?), ruleset: Ruleset::open(instance, link_prefix)?, has_ipv6 })
     }
 
     fn socket(&self) -> MutexGuard<'_, Socket> {
@@ -110,16 +113,16 @@ impl LinuxKernel {
         let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
         let bridge = veth.bridge.as_ref().map(index).transpose()?;
         let message = messages::veth(name, veth, bridge, inside.namespace());
-        self.socket().execute(vec![(message, CREATE), (messages::mark(name, veth), 0)]).map_err(|error| {
-            match (&error, &veth.bridge) {
-                (NetlinkError::Refused { source, .. }, _) if source.raw_os_error() == Some(libc::EEXIST) => {
-                    KernelError::Exists(format!("link {name} or interface {}", veth.peer.1))
-                }
-                (NetlinkError::Refused { source, .. }, Some(bridge)) if source.raw_os_error() == Some(libc::EXFULL) => {
-                    KernelError::Full(bridge.clone())
-                }
-                _ => refused(format!("create veth {name}"), error),
+        let mark = messages::mark(name, veth, self.has_ipv6);
+        let batch = vec![(message, CREATE), (mark, 0), (messages::up_by_name(name), 0)];
+        self.socket().execute(batch).map_err(|error| match (&error, &veth.bridge) {
+            (NetlinkError::Refused { source, .. }, _) if source.raw_os_error() == Some(libc::EEXIST) => {
+                KernelError::Exists(format!("link {name} or interface {}", veth.peer.1))
             }
+            (NetlinkError::Refused { source, .. }, Some(bridge)) if source.raw_os_error() == Some(libc::EXFULL) => {
+                KernelError::Full(bridge.clone())
+            }
+            _ => refused(format!("create veth {name}"), error),
         })?;
         if veth.port == Port::Closed { self.port(name, veth) } else { Ok(()) }
     }

@@ -217,3 +217,31 @@ fn host_links_are_never_named_twice() {
     let second = attach(&mut replayed, "a", 2);
     assert_ne!(second.wiring.unwrap().host_link, first.wiring.unwrap().host_link);
 }
+
+#[test]
+fn an_address_keeps_its_mac_and_only_one_that_had_another_is_announced() {
+    let mut node = Node::new("nd");
+    let announced = |attachment: &Attachment| {
+        attachment.wiring.as_ref().unwrap().sysctls.contains_key("net.ipv4.conf.eth0.arp_notify")
+    };
+    let first = attach(&mut node, "a", 1);
+    assert_eq!(first.wiring.as_ref().unwrap().mac, Some([0x02, 0x6e, 10, 4, 0, 2]));
+    assert!(!announced(&first));
+    let gone = |node: &mut Node, attachment: &Attachment| {
+        node.take(Record::Drain(Box::new(attachment.clone())));
+        node.take(reaped(attachment));
+    };
+    gone(&mut node, &first);
+    let with_mac = WEB.replace(
+        "\"bridge\":",
+        "\"args\":{\"cni\":{\"mac\":\"02:00:00:00:00:07\",\"ips\":[\"10.4.0.2\"]}},\"bridge\":",
+    );
+    let Attached::New { attachment, .. } = node.attach(wanted(&with_mac, "b", 2)).unwrap() else { panic!() };
+    assert!(announced(&attachment), "neighbours may know the address by its own MAC");
+    node.take(Record::Put(attachment.clone()));
+    gone(&mut node, &attachment);
+    let mut node = Node::replay("nd", node.records());
+    let wanted_again = WEB.replace("\"bridge\":", "\"args\":{\"cni\":{\"ips\":[\"10.4.0.2\"]}},\"bridge\":");
+    let Attached::New { attachment, .. } = node.attach(wanted(&wanted_again, "c", 3)).unwrap() else { panic!() };
+    assert!(announced(&attachment), "neighbours may know the address by the other MAC");
+}

@@ -9,8 +9,17 @@ use netd_kernel::{LinkSettings, Route};
 
 use crate::attachment::{Lease, Wiring};
 
-/// What a bridge stanza asks for, with the addresses that were leased.
-pub(super) fn of_bridge(bridge: &Bridge, interface: &LinkName, host_link: LinkName, leases: &[Lease]) -> Wiring {
+/// What a bridge stanza asks for, with the addresses that were leased. `estranged`: neighbours may know one of them by
+/// another MAC than its own.
+pub(super) fn of_bridge(
+    bridge: &Bridge,
+    interface: &LinkName,
+    host_link: LinkName,
+    leases: &[Lease],
+    estranged: bool,
+) -> Wiring {
+    let own = mac_of(leases);
+    let announced = estranged || bridge.mac.is_some_and(|mac| Some(mac) != own);
     let mut wiring = Wiring {
         host_link,
         bridge: bridge.bridge.clone(),
@@ -19,9 +28,9 @@ pub(super) fn of_bridge(bridge: &Bridge, interface: &LinkName, host_link: LinkNa
         promisc: bridge.promisc_mode,
         hairpin: bridge.hairpin_mode,
         isolated: bridge.port_isolation,
-        mac: bridge.mac,
+        mac: bridge.mac.or(own),
         routes: routes_of(bridge, leases),
-        sysctls: sysctls_of(interface, bridge),
+        sysctls: sysctls_of(interface, bridge, announced),
         ip_masq: bridge.ip_masq,
         fenced: false,
         tuned: LinkSettings::default(),
@@ -47,6 +56,9 @@ pub(super) fn tune(wiring: &mut Wiring, interface: &LinkName, tuning: &Tuning) {
     let named = |name: &String| name.replace("IFNAME", interface.as_str());
     wiring.sysctls.extend(tuning.sysctl.iter().map(|(name, value)| (named(name), value.clone())));
     let settings = settings_of(tuning);
+    if settings.mac.is_some() {
+        wiring.sysctls.extend(announcing(interface));
+    }
     wiring.tuned.mac = settings.mac.or(wiring.tuned.mac);
     wiring.tuned.mtu = settings.mtu.or(wiring.tuned.mtu);
     wiring.tuned.queue_length = settings.queue_length.or(wiring.tuned.queue_length);
@@ -71,14 +83,36 @@ fn gateways_of(leases: &[Lease]) -> Vec<IpNet> {
     leases.iter().filter_map(gateway).collect()
 }
 
-/// `arp_notify` and `ndisc_notify` announce the addresses when the link goes up: neighbours still know the MAC of who had
-/// them before. Without DAD an address that netd alone gives out works at once.
-fn sysctls_of(interface: &LinkName, bridge: &Bridge) -> BTreeMap<String, String> {
-    let mut sysctls = BTreeMap::from([(format!("net.ipv4.conf.{interface}.arp_notify"), "1".to_owned())]);
-    sysctls.insert(format!("net.ipv6.conf.{interface}.ndisc_notify"), "1".to_owned());
+/// Without DAD an address that netd alone gives out works at once.
+fn sysctls_of(interface: &LinkName, bridge: &Bridge, announced: bool) -> BTreeMap<String, String> {
     let dad = if bridge.enabledad { "1" } else { "0" };
-    sysctls.insert(format!("net.ipv6.conf.{interface}.accept_dad"), dad.to_owned());
+    let mut sysctls = BTreeMap::from([(format!("net.ipv6.conf.{interface}.accept_dad"), dad.to_owned())]);
+    if announced {
+        sysctls.extend(announcing(interface));
+    }
     sysctls
+}
+
+/// The addresses are announced when the link goes up, to every port of the bridge.
+fn announcing(interface: &LinkName) -> [(String, String); 2] {
+    let switch = |family: &str, name: &str| (format!("net.{family}.conf.{interface}.{name}"), "1".to_owned());
+    [switch("ipv4", "arp_notify"), switch("ipv6", "ndisc_notify")]
+}
+
+/// The MAC that belongs to a sandbox's first address. An address that moves to another sandbox keeps its MAC so, and
+/// nobody has to be told: an announcement costs the more, the more ports a bridge has. Locally administered, unicast.
+#[must_use]
+pub fn mac_of(leases: &[Lease]) -> Option<[u8; 6]> {
+    let octets = match leases.first()?.address.addr() {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => {
+            // FNV-1a of the address.
+            let hash = |hash: u32, octet: u8| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193);
+            v6.octets().into_iter().fold(0x811c_9dc5, hash).to_be_bytes()
+        }
+    };
+    let [a, b, c, d] = octets;
+    Some([0x02, 0x6e, a, b, c, d])
 }
 
 /// Routes of the IPAM section; then, for `isDefaultGateway`, a default route for each family that has none.

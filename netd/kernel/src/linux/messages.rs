@@ -8,8 +8,8 @@ use netd_config::LinkName;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
+    InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -64,7 +64,7 @@ pub(super) fn pin(index: u32, bridge: &Bridge, mac: &[u8]) -> Message {
     Message::SetLink(message)
 }
 
-/// One message: the pair, its host end up and a port of the bridge, its other end in the sandbox with name and MAC.
+/// One message: the pair, its host end a port of the bridge, its other end in the sandbox with name and MAC.
 pub(super) fn veth(name: &LinkName, veth: &Veth, bridge: Option<u32>, netns: &OwnedFd) -> Message {
     let peer_name = &veth.peer.1;
     let mut peer = link(vec![LinkAttribute::IfName(peer_name.to_string()), LinkAttribute::NetNsFd(netns.as_raw_fd())]);
@@ -74,20 +74,29 @@ pub(super) fn veth(name: &LinkName, veth: &Veth, bridge: Option<u32>, netns: &Ow
     let mut message = link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::LinkInfo(info)]);
     message.attributes.extend(bridge.map(LinkAttribute::Controller));
     message.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
     Message::NewLink(message)
 }
 
 /// Our mark, with the sandbox and the interface it was made for, and the port's flags. A message of its own: the kernel
-/// passes over `IFLA_IFALIAS` when it creates a link (`rtnl_create_link`, net/core/rtnetlink.c).
-pub(super) fn mark(name: &LinkName, veth: &Veth) -> Message {
+/// passes over `IFLA_IFALIAS` when it creates a link (`rtnl_create_link`, net/core/rtnetlink.c). `has_ipv6`: the host end
+/// gets no link-local address when it goes up; nobody speaks to a bridge port.
+pub(super) fn mark(name: &LinkName, veth: &Veth, has_ipv6: bool) -> Message {
     let alias = format!("{MARK}{:x}:{}", veth.peer.0.0, veth.peer.1);
     let mut attributes = vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::IfAlias(alias)];
     if veth.hairpin || veth.isolated {
         attributes.push(port_flags(veth));
     }
+    if has_ipv6 {
+        let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![silent])]));
+    }
     Message::NewLink(link(attributes))
+}
+
+pub(super) fn up_by_name(name: &LinkName) -> Message {
+    let mut message = raised(0);
+    message.attributes.push(LinkAttribute::IfName(name.to_string()));
+    Message::SetLink(message)
 }
 
 pub(super) fn port(name: &LinkName, veth: &Veth) -> Message {
