@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::backoff::Backoff;
 use crate::courier::{Courier, chain};
 use crate::message::MessageError;
-use crate::outbox::Outcome;
+use crate::outbox::{Outbox, Outcome};
 use crate::pod::Pod;
 use crate::request::Request;
 use crate::session::{self, Event, Identity, Session, SessionError};
@@ -24,6 +24,8 @@ use crate::session::{self, Event, Identity, Session, SessionError};
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// While containerd is there and does not take us.
 const RETRY_REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A connection that held so long was no mistake.
+const SETTLED: Duration = Duration::from_secs(5);
 /// The runtime takes plugins one by one, and a slow one ahead of us has its own time.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 /// The runtime reads all the time.
@@ -91,10 +93,16 @@ impl Door {
         let mut refused = Backoff::new(RETRY_REFUSED.0, RETRY_REFUSED.1);
         let mut quiet = false;
         loop {
+            let start = Instant::now();
             let (error, configured) = self.visit(courier);
-            courier.write(crate::outbox::Outbox::disconnected);
+            courier.write(Outbox::disconnected);
             if configured {
-                (away, refused, quiet) = (fresh(RETRY), fresh(RETRY_REFUSED), false);
+                refused.succeeded();
+                quiet = false;
+            }
+            // A runtime that throws us out again and again is not to be pestered.
+            if configured && start.elapsed() > SETTLED {
+                away.succeeded();
             }
             let is_away = matches!(error, DoorError::Connect { .. });
             say(&error, std::mem::replace(&mut quiet, is_away));
@@ -203,10 +211,6 @@ impl Visit<'_> {
         }
         Ok(())
     }
-}
-
-fn fresh((first, longest): (Duration, Duration)) -> Backoff {
-    Backoff::new(first, longest)
 }
 
 /// Waits for netd's answer. Whatever it is, the runtime is told that all is well: netd keeps the pod closed until it
