@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -32,6 +33,16 @@ enum CarryError {
     Failure { code: FailureCode, message: String },
 }
 
+impl CarryError {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Connect(_) | Self::Call(_) => Outcome::Absent,
+            Self::Failure { code, .. } if is_final(*code) => Outcome::Rejected,
+            Self::Failure { .. } => Outcome::Refused,
+        }
+    }
+}
+
 /// The outbox, and the threads that empty it.
 #[derive(Debug, Clone)]
 pub struct Courier(Arc<Shared>);
@@ -41,6 +52,8 @@ struct Shared {
     outbox: Mutex<Outbox>,
     changed: Condvar,
     netd: PathBuf,
+    /// Said once, not at every attempt.
+    is_away: AtomicBool,
 }
 
 impl Courier {
@@ -50,7 +63,8 @@ impl Courier {
     /// The system gives no thread.
     pub fn start(netd: &Path) -> std::io::Result<Self> {
         let outbox = Mutex::new(Outbox::default());
-        let shared = Arc::new(Shared { outbox, changed: Condvar::new(), netd: netd.to_owned() });
+        let (changed, is_away) = (Condvar::new(), AtomicBool::new(false));
+        let shared = Arc::new(Shared { outbox, changed, netd: netd.to_owned(), is_away });
         for number in 0..THREADS {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name(format!("courier-{number}")).spawn(move || shared.run())?;
@@ -81,11 +95,30 @@ impl Shared {
     fn run(&self) {
         loop {
             let errand = self.next();
-            let outcome = outcome(&errand, carry(&self.netd, &errand));
+            let outcome = self.judge(&errand, carry(&self.netd, &errand));
             let left = self.lock().settle(&errand, &outcome, Instant::now());
             tracing::debug!(container = errand.container, ?outcome, left, "errand ended");
             self.changed.notify_all();
         }
+    }
+
+    /// What became of an errand, said to the log.
+    fn judge(&self, errand: &Errand, carried: Result<(), CarryError>) -> Outcome {
+        let sandbox = &errand.container;
+        let outcome = carried.as_ref().map_or_else(CarryError::outcome, |()| Outcome::Told);
+        let is_away = outcome == Outcome::Absent;
+        let was_away = self.is_away.swap(is_away, Ordering::Relaxed);
+        match carried {
+            Ok(()) => {}
+            Err(error) if is_away && was_away => tracing::debug!(sandbox, error = chain(&error), "netd is still away"),
+            Err(error) => {
+                tracing::warn!(sandbox, error = chain(&error), next = outcome.next(), "netd has not taken this")
+            }
+        }
+        if was_away && !is_away {
+            tracing::info!("netd answers again");
+        }
+        outcome
     }
 
     fn next(&self) -> Errand {
@@ -173,18 +206,6 @@ fn accepted(code: Result<FailureCode, i32>, message: &str) -> Result<(), CarryEr
         Ok(FailureCode::FAILURE_CODE_UNSPECIFIED) if message.is_empty() => Ok(()),
         code => Err(CarryError::Failure { code: code.unwrap_or(FailureCode::INTERNAL), message: message.to_owned() }),
     }
-}
-
-fn outcome(errand: &Errand, carried: Result<(), CarryError>) -> Outcome {
-    let Err(error) = carried else { return Outcome::Told };
-    let outcome = match &error {
-        CarryError::Connect(_) | CarryError::Call(_) => Outcome::Absent,
-        CarryError::Failure { code, .. } if is_final(*code) => Outcome::Rejected,
-        CarryError::Failure { .. } => Outcome::Refused,
-    };
-    let next = if outcome == Outcome::Rejected { "not tried again" } else { "tried again" };
-    tracing::warn!(sandbox = errand.container, error = chain(&error), next, "netd has not taken this");
-    outcome
 }
 
 /// Whether the same request can only ever get the same answer.

@@ -52,6 +52,18 @@ pub enum Outcome {
     Absent,
 }
 
+impl Outcome {
+    /// What happens to the word now, in words.
+    #[must_use]
+    pub fn next(&self) -> &'static str {
+        match self {
+            Self::Told => "done",
+            Self::Refused | Self::Absent => "tried again",
+            Self::Rejected => "not tried again",
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     word: Word,
