@@ -9,7 +9,7 @@ use std::sync::Arc;
 use netd_api::v1::{
     self, AttachRequest, AttachResponse, CheckRequest, CheckResponse, DescribeRequest, DescribeResponse, DetachRequest,
     DetachResponse, FailureCode, GcRequest, GcResponse, ListRequest, ListResponse, NetworksRequest, NetworksResponse,
-    ResyncRequest, ResyncResponse, StatusRequest, StatusResponse,
+    ReleaseRequest, ReleaseResponse, ResyncRequest, ResyncResponse, StatusRequest, StatusResponse,
 };
 use netd_config::{Document, PortMapping};
 use netd_kernel::Kernel;
@@ -90,6 +90,15 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         match self.lifecycle.owner.describe(request.container_id, request.name, labels).await {
             Ok(count) => response.attachments = count,
             Err(error) => response.failure = Some(failure(FailureCode::INTERNAL, &error)).into(),
+        }
+        Ok(response)
+    }
+
+    async fn release(&self, _: &TtrpcContext, request: ReleaseRequest) -> Served<ReleaseResponse> {
+        let mut response = ReleaseResponse::new();
+        match self.let_go(&request.container_id).await {
+            Ok(removed) => response.removed = removed,
+            Err(failed) => response.failure = Some(failed).into(),
         }
         Ok(response)
     }
@@ -178,6 +187,19 @@ impl<K: Kernel + 'static> Service<K> {
         let mut removed = 0;
         for attachment in snapshot.attachments {
             if attachment.key.network.as_str() == network && !is_valid(&attachment.key) {
+                self.lifecycle.detach(attachment.key, false).await.map_err(|error| lifecycle_failure(&error))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Detaches every attachment of a container whose sandbox is gone.
+    async fn let_go(&self, container: &str) -> Result<u32, v1::Failure> {
+        let snapshot = self.lifecycle.owner.snapshot().await.map_err(|error| failure(FailureCode::INTERNAL, &error))?;
+        let mut removed = 0;
+        for attachment in snapshot.attachments {
+            if attachment.key.container.as_str() == container {
                 self.lifecycle.detach(attachment.key, false).await.map_err(|error| lifecycle_failure(&error))?;
                 removed += 1;
             }

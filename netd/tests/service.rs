@@ -31,6 +31,18 @@ fn an_attach_is_answered_twice_alike_and_a_detach_frees_the_address_for_its_own(
 }
 
 #[test]
+fn a_release_detaches_whatever_the_container_has_left_and_nobody_elses() {
+    let node = Node::new();
+    node.attach(&Space::new(), "a", &[WEB]).unwrap();
+    node.attach(&Space::new(), "b", &[WEB]).unwrap();
+    let mut request = blocking::ReleaseRequest::new();
+    "a".clone_into(&mut request.container_id);
+    let release = || Client::connect(&node.socket(), &[]).unwrap().release(&request).unwrap();
+    assert_eq!((release().removed, release().removed), (1, 0));
+    assert_eq!(node.status().attachments, 1);
+}
+
+#[test]
 fn what_is_not_executed_is_refused_and_leaves_nothing() {
     let node = Node::new();
     let refused = node.attach(&Space::new(), "a", &[r#"{"type":"macvlan"}"#]).unwrap_err();

@@ -66,6 +66,7 @@ calls! {
     attach Attach(AttachRequest) -> AttachResponse: "Attaches a sandbox to a network.";
     detach Detach(DetachRequest) -> DetachResponse: "Takes an attachment away.";
     describe Describe(DescribeRequest) -> DescribeResponse: "Says what a sandbox is.";
+    release Release(ReleaseRequest) -> ReleaseResponse: "Detaches what a container that is gone has left.";
     gc Gc(GcRequest) -> GcResponse: "Detaches what the caller does not list.";
     networks Networks(NetworksRequest) -> NetworksResponse: "The configuration files of the watched directories.";
     check Check(CheckRequest) -> CheckResponse: "Compares an attachment with its record.";

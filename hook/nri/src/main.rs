@@ -1,0 +1,55 @@
+//! The program: arguments, logs, run. What it does is in the library.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use netd_hook::courier::Courier;
+use netd_hook::door::Door;
+use netd_hook::session::Identity;
+
+/// netd's NRI plugin: tells netd what each CRI pod is.
+#[derive(Debug, Parser)]
+#[command(name = "netd-hook", version)]
+struct Arguments {
+    /// Where containerd serves NRI.
+    #[arg(long, default_value = "/var/run/nri/nri.sock")]
+    nri_socket: PathBuf,
+    /// Where netd listens.
+    #[arg(long, default_value = "/run/netd/netd.sock")]
+    netd_socket: PathBuf,
+    /// The plugin's name.
+    #[arg(long, default_value = "netd", value_parser = name)]
+    name: String,
+    /// Its place among plugins, two digits.
+    #[arg(long, default_value = "10", value_parser = index)]
+    index: String,
+}
+
+fn main() -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("NETD_LOG").unwrap_or_else(|_| "info".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    let arguments = Arguments::parse();
+    let courier = Courier::start(&arguments.netd_socket).context("cannot start the threads that speak to netd")?;
+    let identity = Identity { name: arguments.name, index: arguments.index };
+    Door { socket: arguments.nri_socket, identity }.serve(&courier)
+}
+
+/// NRI refuses others.
+fn name(text: &str) -> Result<String, String> {
+    let is_allowed = |letter: char| letter.is_ascii_alphanumeric() || "_.+-".contains(letter);
+    if text.is_empty() || !text.chars().all(is_allowed) {
+        return Err("a plugin's name consists of letters, digits and _.+-".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// NRI refuses others.
+fn index(text: &str) -> Result<String, String> {
+    if text.len() != 2 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("a plugin's index has two digits, such as 10".to_owned());
+    }
+    Ok(text.to_owned())
+}
