@@ -14,7 +14,7 @@ const LONGEST_FILE: usize = 600;
 const LONGEST_ARCHITECTURE: usize = 200;
 
 /// Crates that each crate may use. An arrow that is not here points upwards.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("netd-config", &[]),
     ("netd-kernel", &["netd-config", "netd-netlink"]),
     ("netd-netlink", &[]),
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("netd", &["netd-api", "netd-config", "netd-kernel"]),
     ("netd-cni", &["netd-api"]),
     ("netdctl", &["netd-api", "netd-config"]),
+    ("netd-fuzz", &["netd", "netd-config", "netd-netlink"]),
     ("netd-rig", &[]),
     ("xtask", &["netd-rig"]),
 ];
