@@ -125,12 +125,13 @@ impl<K: Kernel> Executor<K> {
         Ok(self.kernel.apply(&plan(&desired::ruled(before), &desired::ruled(after)), None)?)
     }
 
-    /// Drops what conntrack remembers of an attachment's addresses.
+    /// Drops what the node remembers of an attachment's addresses: connections, and MACs.
     ///
     /// # Errors
     /// See [`ExecutorError`].
     pub fn forget(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
-        attachment.leases.iter().try_for_each(|lease| Ok(self.kernel.forget(lease.address.addr())?))
+        let bridge = attachment.wiring.as_ref().map(|wiring| &wiring.bridge);
+        attachment.leases.iter().try_for_each(|lease| Ok(self.kernel.forget(lease.address.addr(), bridge)?))
     }
 
     fn forget_senders(&self, attachment: &Attachment) -> Result<(), ExecutorError> {

@@ -1,17 +1,19 @@
-//! The one door to building and testing: `cargo xtask {demo, parts, test, tidy, packaging, ci, dist}`. A laptop and CI run
-//! the same.
+//! The one door to building and testing: `cargo xtask {demo, parts, test, crash, fuzz, tidy, packaging, ci, dist}`. A laptop
+//! and CI run the same.
 
 mod demo;
 mod dist;
+mod hard;
 mod packaging;
 mod parts;
+mod tests;
 mod tidy;
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask {demo | parts | test | tidy | packaging | ci | dist}\n  demo       a node with containerd and netd, shown and taken away\n  parts      what tests and demo need: installs and builds it, once\n  test       all tests\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
+const USAGE: &str = "usage: cargo xtask {demo | parts | test | crash | fuzz | tidy | packaging | ci | dist}\n  demo       a node with containerd and netd, shown and taken away\n  parts      what tests and demo need: installs and builds it, once\n  test       all tests\n  crash      [--kills N] kills netd under load, 200 times\n  fuzz       [--runs N] [--seed S] [TARGET...] hostile input for every reader\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -21,6 +23,8 @@ fn main() -> ExitCode {
         "demo" => demo::run(&arguments),
         "parts" => parts::run(),
         "test" => test(),
+        "crash" => hard::crash(&arguments),
+        "fuzz" => hard::fuzz(&arguments),
         "tidy" => tidy::run(),
         "packaging" => packaging::run(),
         "ci" => ci(),
@@ -39,8 +43,7 @@ fn main() -> ExitCode {
 fn test() -> Result<()> {
     packaging::run()?;
     parts::run()?;
-    cargo(&["test", "--workspace", "--doc"])?;
-    cargo(&["test", "--workspace", "--all-targets"])
+    tests::run()
 }
 
 fn ci() -> Result<()> {

@@ -16,7 +16,7 @@ const BINARIES: [&str; 2] = ["usr/sbin/netd", "usr/sbin/netd-hook"];
 pub(crate) fn run() -> Result<()> {
     say("== packaging: systemd-analyze verify");
     if let Err(reason) = install() {
-        say(&format!("SKIPPED: packaging (units not verified): {reason:#}"));
+        say(&format!("SKIPPED packaging: units not verified: {reason:#}"));
         return Ok(());
     }
     let faults = faults(Path::new(UNITS))?;
@@ -123,6 +123,7 @@ impl Drop for Root {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Write;
     use std::path::Path;
 
     use super::{Root, faults, install};
@@ -141,7 +142,8 @@ mod tests {
     #[test]
     fn a_wrong_unit_is_a_fault() {
         if let Err(reason) = install() {
-            eprintln!("SKIPPED: {reason:#}");
+            // Past the harness, which keeps `eprintln!` to itself; xtask counts it.
+            writeln!(std::io::stderr(), "SKIPPED packaging: units not verified: {reason:#}").unwrap();
             return;
         }
         assert_eq!(broken("Type=notify", "Type=notify"), Vec::<String>::new());

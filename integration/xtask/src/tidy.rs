@@ -23,6 +23,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("netd-cni", &["netd-api"]),
     ("netd-hook", &["netd-api"]),
     ("netdctl", &["netd-api", "netd-config"]),
+    ("netd-fuzz", &["netd", "netd-config", "netd-netlink"]),
     ("netd-rig", &[]),
     ("xtask", &["netd-rig"]),
 ];

@@ -116,7 +116,7 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn forget(&self, _: IpAddr) -> Result<(), KernelError> {
+    fn forget(&self, _: IpAddr, _: Option<&LinkName>) -> Result<(), KernelError> {
         Ok(())
     }
 

@@ -163,6 +163,15 @@ impl LinuxKernel {
             done => done.map_err(|error| refused(format!("delete link {name}"), error)),
         }
     }
+
+    /// A bridge that is gone has no neighbours.
+    fn forget_neighbour(&self, address: IpAddr, bridge: &LinkName) -> Result<(), KernelError> {
+        let Ok(index) = index(bridge) else { return Ok(()) };
+        match self.socket().execute(vec![(messages::forget_neighbour(index, address), 0)]) {
+            Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            done => done.map_err(|error| refused(format!("forget neighbour {address} on {bridge}"), error)),
+        }
+    }
 }
 
 impl Kernel for LinuxKernel {
@@ -206,7 +215,8 @@ impl Kernel for LinuxKernel {
         Ok(())
     }
 
-    fn forget(&self, address: IpAddr) -> Result<(), KernelError> {
+    fn forget(&self, address: IpAddr, bridge: Option<&LinkName>) -> Result<(), KernelError> {
+        bridge.map_or(Ok(()), |bridge| self.forget_neighbour(address, bridge))?;
         self.ruleset.forget(&[conntrack::forget(address, End::Opener), conntrack::forget(address, End::Answerer)])
     }
 

@@ -100,11 +100,13 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
     /// See [`ApplyError`].
     fn apply(&self, steps: &[Step], sandbox: Option<&Sandbox>) -> Result<(), ApplyError>;
 
-    /// Forgets the connections of an address, so that its next holder does not get the last one's answers.
+    /// Forgets the connections of an address, so that its next holder does not get the last one's answers, and on `bridge`
+    /// its MAC: the kernel goes on sending to the last holder's for half a minute where the next one's announcement is
+    /// lost, as it is when the kernel is late in opening the new port.
     ///
     /// # Errors
     /// See [`KernelError`].
-    fn forget(&self, address: IpAddr) -> Result<(), KernelError>;
+    fn forget(&self, address: IpAddr, bridge: Option<&LinkName>) -> Result<(), KernelError>;
 
     /// Forgets the connections to a UDP port of the node: a sender that goes on would never meet a port published since.
     ///

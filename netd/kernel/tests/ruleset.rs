@@ -83,6 +83,8 @@ fn nft_can_show_it() {
         assert!(done);
         for line in [
             "elements = { \"br0\" }",
+            "elements = { 10.4.0.2 }",
+            "elements = { fd00::2 }",
             "elements = { \"br0\" . \"br0\" }",
             "10.4.0.2 . \"br0\"",
             "elements = { ipv4, ipv6 }",

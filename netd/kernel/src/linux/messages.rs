@@ -11,6 +11,7 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
     InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -162,6 +163,15 @@ pub(super) fn address(index: u32, address: IpNet) -> Message {
         IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
     }
     Message::NewAddress(message)
+}
+
+/// Drops what the neighbour table has of an address.
+pub(super) fn forget_neighbour(index: u32, address: IpAddr) -> Message {
+    let mut message = NeighbourMessage::default();
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.ifindex = index;
+    message.attributes = vec![NeighbourAttribute::Destination(address.into())];
+    Message::DelNeighbour(message)
 }
 
 pub(super) fn route(index: u32, route: &Route) -> Message {

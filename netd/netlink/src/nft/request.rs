@@ -139,11 +139,13 @@ pub struct Set {
 #[must_use]
 pub fn set(family: Family, table: &str, set: Set, id: u32) -> Request {
     const MAP: u32 = 8;
-    /// `nft`'s own note on a set (libnftnl, `NFTNL_UDATA_SET_KEYBYTEORDER`): keys are as this machine writes them. It
-    /// shows names of interfaces as empty without.
-    const HOST_ORDER: [u8; 6] = [0, 4, 1, 0, 0, 0];
+    /// `nft`'s type of names of interfaces.
+    const IFNAME: u32 = 41;
+    // `nft`'s own note on a set (libnftnl, `NFTNL_UDATA_SET_KEYBYTEORDER`): names count as written by this machine, or it
+    // shows them empty; addresses as on the wire, or it shows them backwards.
+    let order = if set.key.0 == IFNAME { [0, 4, 1, 0, 0, 0] } else { [0, 4, 2, 0, 0, 0] };
     let flags = if set.data.is_some() { MAP } else { 0 };
-    let mut body = Attributes::new().text(1, table).text(2, set.name).number(3, flags).bytes(13, &HOST_ORDER);
+    let mut body = Attributes::new().text(1, table).text(2, set.name).number(3, flags).bytes(13, &order);
     body = body.number(4, set.key.0).number(5, set.key.1).number(10, id);
     if let Some((kind, length)) = set.data {
         body = body.number(6, kind).number(7, length);

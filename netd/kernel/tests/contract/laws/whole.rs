@@ -82,7 +82,11 @@ pub(crate) fn an_object_that_does_not_fit_its_key_is_refused(bench: &dyn Bench) 
 
 pub(crate) fn there_may_be_nothing_to_forget(bench: &dyn Bench) {
     for address in ["10.4.0.2", "fd00::2"] {
-        bench.kernel().forget(address.parse().unwrap()).unwrap();
+        bench.kernel().forget(address.parse().unwrap(), None).unwrap();
+        bench.kernel().forget(address.parse().unwrap(), Some(&link("br0"))).unwrap();
     }
     bench.kernel().forget_port(8080).unwrap();
+    let (key, object) = bridge();
+    bench.apply_on_node(&[Step::Create(key, object)]).unwrap();
+    bench.kernel().forget("10.4.0.2".parse().unwrap(), Some(&link("br0"))).unwrap();
 }

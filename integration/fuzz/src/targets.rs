@@ -1,0 +1,44 @@
+//! What is fuzzed: each reader with the promises that hold for any input. The reader's right answers are its own tests'.
+
+mod config;
+mod journal;
+mod netlink;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// A shape of the answer, by which new ones are told from known ones; or the promise that was broken.
+pub type Verdict = Result<u64, String>;
+
+/// A reader.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Its name, and that of its corpus.
+    pub name: &'static str,
+    /// Words of its format.
+    pub tokens: &'static [&'static str],
+    /// Reads an input.
+    pub read: fn(&[u8]) -> Verdict,
+}
+
+/// All readers of what others wrote. The frames of NRI's socket belong here once the NRI door is a crate of the workspace.
+pub const TARGETS: [Target; 8] = [
+    Target { name: "conflist", tokens: config::TOKENS, read: config::conflist },
+    Target { name: "document", tokens: config::TOKENS, read: config::document },
+    Target { name: "result", tokens: config::TOKENS, read: config::result },
+    Target { name: "settings", tokens: config::SETTINGS_TOKENS, read: config::settings },
+    Target { name: "journal", tokens: &["\0\0\0\0", "{}", "\u{1}\0\0\0"], read: journal::bytes },
+    Target { name: "records", tokens: journal::TOKENS, read: journal::records },
+    Target { name: "netlink", tokens: &["\u{10}\0\0\0", "\u{14}\0\0\0", "\u{4}\0\u{1}\0"], read: netlink::datagram },
+    Target { name: "elements", tokens: &["\u{8}\0\u{1}\0", "\u{4}\0\u{3}\0"], read: netlink::elements },
+];
+
+/// A shape of anything that can be hashed.
+fn shape(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn promise(kept: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if kept { Ok(()) } else { Err(what()) }
+}

@@ -1,0 +1,82 @@
+//! netd's own record, which a crash may have torn: bytes of the file, and records of any content.
+
+use netd::journal::{Record, read_records};
+use netd::node::Node;
+
+use super::{Verdict, promise, shape};
+
+pub(super) const TOKENS: &[&str] = &[
+    "Put",
+    "Drain",
+    "Reaped",
+    "Counter",
+    "Guard",
+    "V4",
+    "V6",
+    "key",
+    "network",
+    "container",
+    "interface",
+    "netns",
+    "state",
+    "Wiring",
+    "Attached",
+    "leases",
+    "address",
+    "gateway",
+    "wiring",
+    "host_link",
+    "nd00000001",
+    "ndffffffff",
+    "bridge",
+    "gateways",
+    "ports",
+    "host",
+    "protocol",
+    "Udp",
+    "host_ip",
+    "null",
+    "true",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "\n",
+    "eth0",
+    "10.4.0.2/24",
+    "fd00::2/64",
+    "{\"Counter\":18446744073709551615}\n",
+];
+
+/// The file behind its header.
+pub(super) fn bytes(input: &[u8]) -> Verdict {
+    replayed(read_records(input))
+}
+
+/// Payloads, one a line, with right lengths and checksums.
+pub(super) fn records(input: &[u8]) -> Verdict {
+    let sealed = |payload: &[u8]| {
+        let mut frame = u32::try_from(payload.len()).unwrap_or_default().to_le_bytes().to_vec();
+        frame.extend(crc32fast::hash(payload).to_le_bytes());
+        frame.extend(payload);
+        frame
+    };
+    // One that is no record would hide those behind it.
+    let frames = input.split(|byte| *byte == b'\n').map(sealed);
+    replayed(frames.flat_map(|frame| read_records(&frame)).collect())
+}
+
+/// Whatever was recorded, a node comes of it, and its own records give the same node.
+fn replayed(records: Vec<Record>) -> Verdict {
+    let count = records.len();
+    let node = Node::replay("nd", records);
+    let own = node.records();
+    let again = Node::replay("nd", own.clone());
+    promise(again.records() == own, || format!("replayed {own:?}, which gives {:?}", again.records()))?;
+    // A record that contradicts the one before it may leave a lease that nobody has; it must not come twice.
+    promise(again.lease_count() <= node.lease_count(), || {
+        format!("{} leases, after a replay {}: {own:?}", node.lease_count(), again.lease_count())
+    })?;
+    Ok(shape((count.min(8), node.attachments().count(), node.draining().count(), node.lease_count())))
+}

@@ -1,0 +1,39 @@
+//! `cargo xtask crash` and `fuzz`: the tests that have no end of their own, for longer than `cargo xtask test` runs them.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::say;
+
+const KILLS: &str = "200";
+
+/// Kills netd at random moments, as often as `--kills` says.
+pub(crate) fn crash(arguments: &[String]) -> Result<()> {
+    let kills = match arguments {
+        [] => KILLS,
+        [flag, count] if flag == "--kills" => {
+            count.parse::<u64>().with_context(|| format!("--kills {count}: not a number"))?;
+            count
+        }
+        _ => bail!("usage: cargo xtask crash [--kills N]; NETD_CRASH_SEED=S repeats a run's choices"),
+    };
+    let test = ["test", "--package", "netd", "--test", "crash", "--", "--nocapture"];
+    cargo(&test, Some(("NETD_CRASH_KILLS", kills)))
+}
+
+/// Feeds every reader, or those that are named, with mutated input.
+pub(crate) fn fuzz(arguments: &[String]) -> Result<()> {
+    let mut run = vec!["run", "--quiet", "--profile", "fuzz", "--package", "netd-fuzz", "--"];
+    run.extend(arguments.iter().map(String::as_str));
+    cargo(&run, None)
+}
+
+fn cargo(arguments: &[&str], variable: Option<(&str, &str)>) -> Result<()> {
+    let line = format!("cargo {}", arguments.join(" "));
+    say(&format!("== {line}"));
+    if Command::new(env!("CARGO")).args(arguments).envs(variable).status()?.success() {
+        return Ok(());
+    }
+    bail!("`{line}` failed; its output is above")
+}
