@@ -20,4 +20,5 @@ pub mod reply;
 pub mod reservations;
 pub mod resync;
 pub mod server;
+pub mod tombstones;
 pub mod turns;

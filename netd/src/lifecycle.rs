@@ -2,10 +2,12 @@
 //! requests one after another. What is begun is finished, though its caller goes away.
 //!
 //! ```text
-//! attach   reserve ─▶ record ─▶ sockets of ports ─▶ rules ─▶ links ─▶ record ─▶ answer
+//! attach   (own tombstone carried out ─▶) reserve ─▶ record ─▶ sockets of ports ─▶ rules ─▶ links ─▶ record ─▶ answer
 //! detach   record ─▶ port shut, rules away ─▶ sockets away ─▶ answer ─▶ (link away ─▶ addresses free)
 //! ```
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use netd_kernel::{Kernel, Sandbox};
@@ -18,6 +20,7 @@ use crate::executor::{Executor, ExecutorError};
 use crate::node::{Attached, Extended, Extension, Follower, Wanted};
 use crate::owner::{OwnerError, OwnerHandle};
 use crate::ports::{PortError, Ports};
+use crate::tombstones::{Tombstone, Tombstones};
 use crate::turns::Turns;
 
 /// Why a request was not carried out. What it had begun was taken back.
@@ -40,6 +43,14 @@ pub enum LifecycleError {
     /// The kernel could not be read or changed.
     #[error("cannot work on the kernel")]
     Executor(#[from] ExecutorError),
+    /// A tombstone would later take away what is attached now.
+    #[error("cannot remove tombstone {path}, whose detach is carried out; make its directory writable, or remove it")]
+    Tombstone {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The worker died.
     #[error("the worker died")]
     Cut(#[from] JoinError),
@@ -58,6 +69,8 @@ pub struct Lifecycle<K> {
     pub ports: Arc<Ports>,
     /// Who works on what.
     pub turns: Arc<Turns>,
+    /// Detaches left for netd on disk.
+    pub tombstones: Tombstones,
 }
 
 impl<K> Clone for Lifecycle<K> {
@@ -67,6 +80,7 @@ impl<K> Clone for Lifecycle<K> {
             executor: Arc::clone(&self.executor),
             ports: Arc::clone(&self.ports),
             turns: Arc::clone(&self.turns),
+            tombstones: self.tombstones.clone(),
         }
     }
 }
@@ -75,7 +89,13 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// All of them around one owner and one executor.
     #[must_use]
     pub fn new(owner: OwnerHandle, executor: Arc<Executor<K>>) -> Self {
-        Self { owner, executor, ports: Arc::default(), turns: Arc::default() }
+        Self { owner, executor, ports: Arc::default(), turns: Arc::default(), tombstones: Tombstones::default() }
+    }
+
+    /// The same, with tombstones to mind.
+    #[must_use]
+    pub fn minding(self, tombstones: Tombstones) -> Self {
+        Self { tombstones, ..self }
     }
 
     /// Attaches, or answers from the record.
@@ -86,7 +106,11 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         let this = self.clone();
         tokio::spawn(async move {
             let _turn = this.turns.take(&wanted.key).await;
-            match this.owner.attach(wanted).await? {
+            // It keeps its addresses until the new one has chosen.
+            let buried = this.bury_own(&wanted.key).await?;
+            let attached = this.owner.attach(wanted).await;
+            buried.into_iter().for_each(|gone| this.reap_behind(gone));
+            match attached? {
                 Attached::Already(attachment) => Ok(*attachment),
                 Attached::New { attachment, replaces } => {
                     if let Some(replaced) = replaces {
@@ -145,6 +169,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         let this = self.clone();
         tokio::spawn(async move {
             let _turn = this.turns.take(&follower.key).await;
+            this.bury_own(&follower.key).await?.into_iter().for_each(|gone| this.reap_behind(gone));
             match this.owner.extend(follower, extension).await? {
                 Extended::Already(attachment) => Ok(*attachment),
                 Extended::Changed { before, after } => this.change(*before, *after, sandbox).await,
@@ -217,6 +242,44 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             Ok(true)
         })
         .await?
+    }
+
+    /// Carries out a tombstone, unless an attach of its key has done so; says whether there was something to detach.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn carry_out(&self, key: AttachmentKey, tombstone: Tombstone) -> Done<bool> {
+        let _turn = self.turns.take(&key).await;
+        if !tombstone.stands() {
+            return Ok(false);
+        }
+        let gone = self.bury_under(key, &tombstone).await?;
+        let was_there = gone.is_some();
+        if let Some(gone) = gone {
+            self.reap(gone).await?;
+        }
+        Ok(was_there)
+    }
+
+    async fn bury_own(&self, key: &AttachmentKey) -> Done<Option<Attachment>> {
+        match self.tombstones.of(key) {
+            Some(tombstone) => self.bury_under(key.clone(), &tombstone).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What is returned has no link any more and is still to be reaped. The tombstone goes last: what is cut off in
+    /// between is done again.
+    async fn bury_under(&self, key: AttachmentKey, tombstone: &Tombstone) -> Done<Option<Attachment>> {
+        let gone = self.owner.drain(key).await?;
+        if let Some(gone) = &gone {
+            self.close(gone).await?;
+            let (executor, unlinked) = (Arc::clone(&self.executor), gone.clone());
+            tokio::task::spawn_blocking(move || executor.unlink(&unlinked)).await??;
+        }
+        let failed = |source| LifecycleError::Tombstone { path: tombstone.path().to_owned(), source };
+        tombstone.remove().map_err(failed)?;
+        Ok(gone)
     }
 
     /// Detaches an attachment whose sandbox is gone, unless it has been attached anew since.

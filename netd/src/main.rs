@@ -16,6 +16,7 @@ use netd::node::Node;
 use netd::reservations::Reservations;
 use netd::resync::Watch;
 use netd::server::Service;
+use netd::tombstones::Tombstones;
 use netd::{owner, resync};
 use netd_config::NodeConfig;
 use netd_kernel::LinuxKernel;
@@ -64,9 +65,9 @@ async fn run(config: NodeConfig) -> Result<()> {
     let kernel = LinuxKernel::new(&config.instance, &config.link_prefix)
         .with_context(|| format!("cannot open the kernel's interfaces, or nftables table {}", config.instance))?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
-    let lifecycle = Lifecycle::new(owner::start(node, journal), executor);
+    let lifecycle = Lifecycle::new(owner::start(node, journal), executor).minding(Tombstones::new(tombstones));
     resync::run(&lifecycle, Watch::Alone, false).await?;
-    resync::bury(&lifecycle, &tombstones).await?;
+    resync::bury(&lifecycle).await?;
     hold_ports(&lifecycle).await?;
 
     let networks = Networks::watch(config.conf_dirs.iter().map(PathBuf::from).collect())
@@ -75,7 +76,6 @@ async fn run(config: NodeConfig) -> Result<()> {
         lifecycle: lifecycle.clone(),
         reservations: Arc::new(Reservations::default()),
         networks,
-        tombstones: tombstones.clone(),
         instance: config.instance.clone(),
     });
     let mut server = netd_api::listen(Path::new(&config.socket), service)
@@ -87,7 +87,7 @@ async fn run(config: NodeConfig) -> Result<()> {
     until_stopped(async {
         loop {
             tokio::time::sleep(RESYNC_EVERY).await;
-            if let Err(error) = resync::bury(&lifecycle, &tombstones).await {
+            if let Err(error) = resync::bury(&lifecycle).await {
                 tracing::warn!(%error, "tombstones remain");
             }
             take_over_ports(&lifecycle).await;

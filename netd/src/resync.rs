@@ -3,17 +3,13 @@
 //! A look costs nobody anything. Only where it finds a difference that is no attachment's own affair are all attachments'
 //! requests made to wait, and the look repeated.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netd_kernel::{Kernel, Key, Object, Objects, Step, fixed_ruleset};
-use serde::Deserialize;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use crate::attachment::{Attachment, AttachmentKey, State};
+use crate::attachment::{Attachment, State};
 use crate::desired;
 use crate::executor::ExecutorError;
 use crate::lifecycle::{Lifecycle, LifecycleError};
@@ -162,48 +158,28 @@ fn tell(resync: &Resync) -> Vec<String> {
     dead.chain(drained).chain(steps).collect()
 }
 
-#[derive(Debug, Deserialize)]
-struct Tombstone {
-    network: netd_config::NetworkName,
-    container_id: netd_config::ContainerId,
-    interface: netd_config::LinkName,
-}
-
 /// Carries out the detaches that `netd-cni` was asked for while netd was away. An unreadable tombstone is left for
 /// people to see, with a warning.
 ///
 /// # Errors
 /// See [`ResyncError`].
-pub async fn bury<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, directory: &Path) -> Result<(), ResyncError> {
-    for path in tombstones(directory) {
-        match read_tombstone(&path) {
+pub async fn bury<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<(), ResyncError> {
+    for tombstone in lifecycle.tombstones.all() {
+        match tombstone.key() {
             Ok(key) => {
-                if lifecycle.detach(key.clone(), true).await? {
+                if lifecycle.carry_out(key.clone(), tombstone).await? {
                     info!(%key, "detached by tombstone");
                 }
-                if let Err(error) = fs::remove_file(&path) {
-                    warn!(path = %path.display(), %error, "cannot remove a tombstone; its detach is done again next time");
-                }
             }
+            // Carried out meanwhile by an attach of its key.
+            Err(_) if !tombstone.stands() => {}
             Err(error) => {
-                warn!(path = %path.display(), %error, "cannot read a tombstone; remove it when its container is gone")
+                let path = tombstone.path().display();
+                warn!(%path, %error, "cannot read a tombstone; remove it when its container is gone");
             }
         }
     }
     Ok(())
-}
-
-fn tombstones(directory: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> =
-        fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
-    paths.sort();
-    paths
-}
-
-fn read_tombstone(path: &Path) -> io::Result<AttachmentKey> {
-    let tombstone: Tombstone = serde_json::from_slice(&fs::read(path)?)?;
-    Ok(AttachmentKey { network: tombstone.network, container: tombstone.container_id, interface: tombstone.interface })
 }
 
 #[cfg(test)]

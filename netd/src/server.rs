@@ -3,7 +3,6 @@
 mod attach;
 mod networks;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use netd_api::v1::{
@@ -31,8 +30,6 @@ pub struct Service<K> {
     pub reservations: Arc<Reservations>,
     /// The networks of the watched directories.
     pub networks: Networks,
-    /// Where `netd-cni` leaves detaches.
-    pub tombstones: PathBuf,
     /// This instance's name.
     pub instance: String,
 }

@@ -1,6 +1,6 @@
 //! Owner, executor and resync together on the fake kernel: whatever fails wherever, record and kernel agree afterwards.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netd_config::{PortMapping, Protocol};
@@ -14,6 +14,7 @@ use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::node::tests::wanted;
 use crate::node::{Attached, Extension, Follower, Node};
 use crate::owner;
+use crate::tombstones::Tombstones;
 
 const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,
     "ipam":{"type":"host-local","ranges":[[{"subnet":"10.4.0.0/24"}]]}}"#;
@@ -230,16 +231,46 @@ async fn the_same_key_in_another_sandbox_takes_address_and_port_along() {
 #[tokio::test]
 async fn tombstones_are_carried_out_once_and_broken_ones_are_left_to_be_seen() {
     let folder = tempfile::tempdir().unwrap();
-    let rig = restarted(folder.path(), &Arc::new(FakeKernel::new())).await;
-    rig.attach("a", 1).await.unwrap();
-    let stones = folder.path().join("tombstones");
-    std::fs::create_dir(&stones).unwrap();
-    std::fs::write(stones.join("a.json"), r#"{"network":"web","container_id":"a","interface":"eth0"}"#).unwrap();
+    let (rig, stones) = with_tombstone(folder.path()).await;
     std::fs::write(stones.join("b.json"), "{").unwrap();
-    bury(&rig.lifecycle, &stones).await.unwrap();
-    assert!(!stones.join("a.json").exists());
+    bury(&rig.lifecycle).await.unwrap();
+    assert!(!stones.join(OWN).exists());
     assert!(stones.join("b.json").exists());
     rig.agrees(0, 0).await;
+}
+
+const OWN: &str = "web:a:eth0.json";
+
+/// An attachment, and the detach of it that nobody could tell netd of.
+async fn with_tombstone(folder: &Path) -> (Rig, PathBuf) {
+    let mut rig = restarted(folder, &Arc::new(FakeKernel::new())).await;
+    let stones = folder.join("tombstones");
+    rig.lifecycle = rig.lifecycle.minding(Tombstones::new(stones.clone()));
+    rig.attach("a", 1).await.unwrap();
+    std::fs::create_dir(&stones).unwrap();
+    std::fs::write(stones.join(OWN), r#"{"network":"web","container_id":"a","interface":"eth0"}"#).unwrap();
+    (rig, stones)
+}
+
+#[tokio::test]
+async fn an_attach_after_a_tombstone_is_not_taken_away_by_it() {
+    for netns in [1, 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let (rig, stones) = with_tombstone(folder.path()).await;
+        let before = rig.lifecycle.owner.snapshot().await.unwrap().attachments.remove(0);
+        let stale = rig.lifecycle.tombstones.all().remove(0);
+        let anew = rig.attach("a", netns).await.unwrap();
+        assert_ne!(anew.wiring, before.wiring, "the old one was asked to go");
+        assert_eq!(anew.leases, before.leases);
+        assert!(!stones.join(OWN).exists());
+        // One who has read the directory before comes too late.
+        assert!(!rig.lifecycle.carry_out(anew.key, stale).await.unwrap());
+        bury(&rig.lifecycle).await.unwrap();
+        while !rig.lifecycle.owner.snapshot().await.unwrap().draining.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        rig.agrees(1, 0).await;
+    }
 }
 
 #[tokio::test]
