@@ -7,6 +7,8 @@
 //! Not here: parsing of configuration (netd-config), netlink (netd-kernel), the wire contract (netd-api).
 
 pub mod attachment;
+pub mod census;
+pub mod containerd;
 pub mod desired;
 pub mod executor;
 pub mod ipam;
@@ -19,6 +21,8 @@ pub mod ports;
 pub mod reply;
 pub mod reservations;
 pub mod resync;
+pub mod runtime;
 pub mod server;
 pub mod tombstones;
 pub mod turns;
+pub mod watch;

@@ -10,15 +10,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use netd_config::ContainerId;
 use netd_kernel::{Kernel, Sandbox};
 use thiserror::Error;
 use tokio::task::JoinError;
 use tracing::{info, warn};
 
-use crate::attachment::{Attachment, AttachmentKey, Facts};
+use crate::attachment::{Attachment, AttachmentKey, Description, Facts, State};
 use crate::executor::{Executor, ExecutorError};
 use crate::node::{Attached, Extended, Extension, Follower, Wanted};
-use crate::owner::{OwnerError, OwnerHandle};
+use crate::owner::{OwnerError, OwnerHandle, Renewed};
 use crate::ports::{PortError, Ports};
 use crate::tombstones::{Tombstone, Tombstones};
 use crate::turns::Turns;
@@ -103,6 +104,17 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// # Errors
     /// See [`LifecycleError`].
     pub async fn attach(&self, wanted: Wanted, sandbox: Sandbox) -> Done<Attachment> {
+        self.attach_asking(wanted, sandbox, std::future::ready(None)).await
+    }
+
+    /// The same; `asked` says what the container is. It is waited for once the attachment is wired, before the answer.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn attach_asking<Asked>(&self, wanted: Wanted, sandbox: Sandbox, asked: Asked) -> Done<Attachment>
+    where
+        Asked: Future<Output = Option<Description>> + Send + 'static,
+    {
         let this = self.clone();
         tokio::spawn(async move {
             let _turn = this.turns.take(&wanted.key).await;
@@ -117,21 +129,26 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                         this.close(&replaced).await?;
                         this.reap_behind(*replaced);
                     }
-                    this.make(*attachment, sandbox).await
+                    this.make(*attachment, sandbox, asked).await
                 }
             }
         })
         .await?
     }
 
-    async fn make(&self, attachment: Attachment, sandbox: Sandbox) -> Done<Attachment> {
+    async fn make(
+        &self,
+        attachment: Attachment,
+        sandbox: Sandbox,
+        asked: impl Future<Output = Option<Description>> + Send,
+    ) -> Done<Attachment> {
         let made = match self.prepare(&attachment).await {
             Ok(()) => self.wire(&attachment, sandbox).await,
             Err(error) => Err(error),
         };
         match made {
             Ok(facts) => {
-                let attachment = self.owner.wired(attachment.key, facts).await?;
+                let attachment = self.owner.wired(attachment.key, facts, asked.await).await?;
                 info!(key = %attachment.key, leases = ?attachment.leases, "attached");
                 Ok(attachment)
             }
@@ -187,8 +204,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         match made {
             Ok(facts) => {
                 if facts != after.facts && after.wiring.is_some() {
-                    after.facts = facts;
-                    self.owner.put(after.clone()).await?;
+                    after = self.owner.wired(after.key, facts, None).await?;
                 }
                 info!(key = %after.key, "extended");
                 Ok(after)
@@ -230,18 +246,72 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     pub async fn detach(&self, key: AttachmentKey, wait: bool) -> Done<bool> {
         let this = self.clone();
         tokio::spawn(async move {
-            let _turn = this.turns.take(&key).await;
+            let turn = this.turns.take(&key).await;
             let Some(gone) = this.owner.drain(key).await? else { return Ok(false) };
             this.close(&gone).await?;
+            let container = gone.key.container.clone();
             info!(key = %gone.key, "detached");
             if wait {
                 this.reap(gone).await?;
             } else {
                 this.reap_behind(gone);
             }
+            drop(turn);
+            this.detach_left_behind(container).await?;
             Ok(true)
         })
         .await?
+    }
+
+    /// Extra networks go with the last of the container's others.
+    async fn detach_left_behind(&self, container: ContainerId) -> Done<()> {
+        for key in self.owner.left_behind(container).await? {
+            let _turn = self.turns.take(&key).await;
+            let Some(gone) = self.owner.drain(key).await? else { continue };
+            self.close(&gone).await?;
+            info!(key = %gone.key, "detached, with the container's other networks");
+            self.reap_behind(gone);
+        }
+        Ok(())
+    }
+
+    /// Makes an attachment again if it is damaged: the same addresses and the same MAC, by a new link. Its rules are said
+    /// again in any case. Says whether it was damaged.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`]. One that cannot be made again is detached.
+    pub async fn mend(&self, key: AttachmentKey, sandbox: Sandbox) -> Done<bool> {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _turn = this.turns.take(&key).await;
+            let found = this.owner.one(key).await?;
+            let attached = |found: &Attachment| found.state == State::Attached && found.netns == sandbox.id;
+            let Some(attachment) = found.filter(attached) else { return Ok(false) };
+            let (executor, seen) = (Arc::clone(&this.executor), attachment.clone());
+            let (sandbox, is_damaged) = tokio::task::spawn_blocking(move || {
+                executor.restate(&seen)?;
+                let is_damaged = executor.is_damaged(&seen, &sandbox)?;
+                Ok::<_, ExecutorError>((sandbox, is_damaged))
+            })
+            .await??;
+            if !is_damaged {
+                return Ok(false);
+            }
+            let Some(renewed) = this.owner.renew(attachment.key).await? else { return Ok(false) };
+            warn!(key = %renewed.after.key, "damaged: made again");
+            this.exchange(renewed, sandbox).await?;
+            Ok(true)
+        })
+        .await?
+    }
+
+    async fn exchange(&self, renewed: Renewed, sandbox: Sandbox) -> Done<Attachment> {
+        self.close(&renewed.before).await?;
+        let (executor, unlinked) = (Arc::clone(&self.executor), renewed.before.clone());
+        // The new link needs the interface's name.
+        tokio::task::spawn_blocking(move || executor.unlink(&unlinked)).await??;
+        self.reap_behind(*renewed.before);
+        self.make(*renewed.after, sandbox, std::future::ready(None)).await
     }
 
     /// Carries out a tombstone, unless an attach of its key has done so; says whether there was something to detach.
@@ -287,12 +357,14 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// # Errors
     /// See [`LifecycleError`].
     pub async fn bury(&self, dead: Attachment) -> Done<()> {
-        let _turn = self.turns.take(&dead.key).await;
+        let turn = self.turns.take(&dead.key).await;
+        let container = dead.key.container.clone();
         if let Some(gone) = self.owner.drain_exactly(dead).await? {
             self.close(&gone).await?;
             self.reap(gone).await?;
         }
-        Ok(())
+        drop(turn);
+        self.detach_left_behind(container).await
     }
 
     /// Does again what is left to do for a drained attachment.

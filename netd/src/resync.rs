@@ -66,7 +66,7 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
         let veth = attachment.wiring.as_ref().map(|wiring| Key::Veth(wiring.host_link.clone()));
         let stands = veth.as_ref().is_none_or(|key| observed.contains_key(key));
         let alive = match attachment.state {
-            State::Attached => stands || !old(attachment),
+            State::Attached => (stands && !is_left_behind(attachment, snapshot)) || !old(attachment),
             State::Wiring => watch == Watch::Running,
         };
         if !alive {
@@ -85,6 +85,12 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
     }
     resync.steps = netd_kernel::plan(&target, observed);
     resync
+}
+
+/// An extra network is attached while the container has others; a detach that was cut off may have left it.
+fn is_left_behind(attachment: &Attachment, snapshot: &Snapshot) -> bool {
+    let is_sibling = |other: &&Attachment| other.key.container == attachment.key.container && !other.extra;
+    attachment.extra && !snapshot.attachments.iter().any(|other| is_sibling(&other))
 }
 
 /// Whether what was observed stays though no attachment asks for it.

@@ -26,7 +26,10 @@ fn spawn(folder: &Path) -> Child {
     let run_dir = folder.join("run");
     std::fs::write(
         &config,
-        format!("run_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\n", run_dir.display()),
+        format!(
+            "run_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\ncontainerd_socket = ''\n",
+            run_dir.display()
+        ),
     )
     .unwrap();
     // The child is made on a thread in a namespace of its own, and inherits it.

@@ -164,7 +164,7 @@ async fn an_attach_under_way_survives_a_resync() {
     assert!(run(&rig.lifecycle, Watch::Running, false).await.unwrap().is_empty());
     let facts = rig.lifecycle.executor.wire(&attachment, &rig.kernel.sandbox(1)).unwrap();
     assert!(run(&rig.lifecycle, Watch::Running, false).await.unwrap().is_empty());
-    rig.lifecycle.owner.wired(attachment.key, facts).await.unwrap();
+    rig.lifecycle.owner.wired(attachment.key, facts, None).await.unwrap();
     rig.agrees(1, 0).await;
 }
 

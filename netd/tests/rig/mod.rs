@@ -23,6 +23,7 @@ use netd::networks::Networks;
 use netd::node::Node as NodeRecord;
 use netd::reservations::Reservations;
 use netd::resync::{self, Watch};
+use netd::runtime::Runtime;
 use netd::server::Service;
 use netd::tombstones::Tombstones;
 use netd_api::{Client, Tag, blocking};
@@ -273,6 +274,7 @@ async fn serve(socket: &Path, journal: &Path) -> ttrpc::asynchronous::Server {
     let service = Service {
         lifecycle,
         reservations: Arc::new(Reservations::default()),
+        runtime: Runtime::default(),
         networks: Networks::watch(vec![socket.with_file_name("net.d")]).unwrap(),
         instance: "test".to_owned(),
     };
