@@ -65,7 +65,9 @@ impl Census {
     }
 }
 
-fn concerns(source: &str, attachment: &Attachment) -> bool {
+/// Whether a list of `source` can free the attachment.
+#[must_use]
+pub fn concerns(source: &str, attachment: &Attachment) -> bool {
     let described = matches!(&attachment.label_state, LabelState::Known { source: by } if by == source);
     described && attachment.wiring.is_none() && attachment.state == State::Attached
 }

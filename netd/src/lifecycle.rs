@@ -6,6 +6,7 @@
 //! detach   record ─▶ port shut, rules away ─▶ sockets away ─▶ answer ─▶ (link away ─▶ addresses free)
 //! ```
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -365,6 +366,28 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         }
         drop(turn);
         self.detach_left_behind(container).await
+    }
+
+    /// The link of an attachment is gone and nobody has detached it: with its sandbox, as a rule, and then all of it goes.
+    /// Where the sandbox lives, somebody took the link away, and it is made again.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn settle(&self, lost: Attachment) -> Done<()> {
+        match self.sandbox_of(&lost).await {
+            Some(sandbox) => self.mend(lost.key, sandbox).await.map(drop),
+            None => self.bury(lost).await,
+        }
+    }
+
+    /// The attachment's sandbox, if its namespace is still at its path. `None` where netd cannot see the path.
+    pub async fn sandbox_of(&self, attachment: &Attachment) -> Option<Sandbox> {
+        let (executor, path, id) = (Arc::clone(&self.executor), attachment.netns_path.clone(), attachment.netns);
+        let look = tokio::task::spawn_blocking(move || {
+            let sandbox = executor.identify(File::open(path).ok()?.into()).ok()?;
+            (sandbox.id == id).then_some(sandbox)
+        });
+        look.await.ok().flatten()
     }
 
     /// Does again what is left to do for a drained attachment.

@@ -3,13 +3,14 @@
 //! A look costs nobody anything. Only where it finds a difference that is no attachment's own affair are all attachments'
 //! requests made to wait, and the look repeated.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use netd_kernel::{Kernel, Key, Object, Objects, Step, fixed_ruleset};
 use thiserror::Error;
 use tracing::{info, warn};
 
-use crate::attachment::{Attachment, State};
+use crate::attachment::{Attachment, AttachmentKey, State};
 use crate::desired;
 use crate::executor::ExecutorError;
 use crate::lifecycle::{Lifecycle, LifecycleError};
@@ -44,8 +45,10 @@ pub enum Watch {
 /// What a resync would do, or did.
 #[derive(Debug, Default)]
 pub struct Resync {
-    /// Attachments whose sandbox died without a detach.
+    /// Attachments that nobody will detach: given up while they were wired, or left behind by their container's others.
     pub dead: Vec<Attachment>,
+    /// Attachments whose link is gone without a detach, with their sandbox as a rule.
+    pub lost: Vec<Attachment>,
     /// Drained links that are still there, or already gone.
     pub drained: Vec<Attachment>,
     /// Changes in the node's namespace.
@@ -65,12 +68,14 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
     for attachment in &snapshot.attachments {
         let veth = attachment.wiring.as_ref().map(|wiring| Key::Veth(wiring.host_link.clone()));
         let stands = veth.as_ref().is_none_or(|key| observed.contains_key(key));
-        let alive = match attachment.state {
-            State::Attached => (stands && !is_left_behind(attachment, snapshot)) || !old(attachment),
-            State::Wiring => watch == Watch::Running,
+        let is_dead = match attachment.state {
+            State::Attached => is_left_behind(attachment, snapshot) && old(attachment),
+            State::Wiring => watch == Watch::Alone,
         };
-        if !alive {
+        if is_dead {
             resync.dead.push(attachment.clone());
+        } else if attachment.state == State::Attached && !stands && old(attachment) {
+            resync.lost.push(attachment.clone());
         } else if attachment.state == State::Attached && (watch == Watch::Alone || old(attachment)) {
             desired::merge(&mut target, desired::shared(attachment, &snapshot.guarded));
             target.extend(desired::ruled(attachment));
@@ -120,7 +125,7 @@ pub async fn run<K: Kernel + 'static>(
     dry_run: bool,
 ) -> Result<Vec<String>, ResyncError> {
     let resync = look(lifecycle, watch).await?;
-    let told = tell(&resync);
+    let told = tell(&resync, &living(lifecycle, &resync.lost).await);
     if dry_run || told.is_empty() {
         return Ok(told);
     }
@@ -128,25 +133,44 @@ pub async fn run<K: Kernel + 'static>(
     for gone in resync.drained {
         lifecycle.finish(gone).await?;
     }
-    let mut dead = resync.dead;
+    let (mut dead, mut lost) = (resync.dead, resync.lost);
     if !resync.steps.is_empty() {
-        dead.extend(repair(lifecycle).await?);
+        let found = repair(lifecycle).await?;
+        dead.extend(found.dead);
+        lost.extend(found.lost);
     }
     for attachment in dead {
         lifecycle.bury(attachment).await?;
     }
+    for attachment in lost {
+        // One sandbox that takes no link does not keep the others from theirs.
+        if let Err(error) = lifecycle.settle(attachment).await {
+            warn!(error = &error as &dyn std::error::Error, "not settled; the next resync tries again");
+        }
+    }
     Ok(told)
 }
 
-/// Looks again while nobody works on any attachment, and changes what still differs. Returns whose sandbox is gone.
-async fn repair<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<Vec<Attachment>, ResyncError> {
-    let _alone = lifecycle.turns.whole_node().await;
-    let resync = look(lifecycle, Watch::Alone).await?;
-    if !resync.steps.is_empty() {
-        let worker = Arc::clone(&lifecycle.executor);
-        tokio::task::spawn_blocking(move || worker.repair(&resync.steps)).await??;
+/// Of these, the attachments whose sandbox lives.
+async fn living<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, lost: &[Attachment]) -> BTreeSet<AttachmentKey> {
+    let mut living = BTreeSet::new();
+    for attachment in lost {
+        if lifecycle.sandbox_of(attachment).await.is_some() {
+            living.insert(attachment.key.clone());
+        }
     }
-    Ok(resync.dead)
+    living
+}
+
+/// Looks again while nobody works on any attachment, and changes what still differs. Returns what it saw.
+async fn repair<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<Resync, ResyncError> {
+    let _alone = lifecycle.turns.whole_node().await;
+    let mut resync = look(lifecycle, Watch::Alone).await?;
+    if !resync.steps.is_empty() {
+        let (worker, steps) = (Arc::clone(&lifecycle.executor), std::mem::take(&mut resync.steps));
+        tokio::task::spawn_blocking(move || worker.repair(&steps)).await??;
+    }
+    Ok(resync)
 }
 
 async fn look<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, watch: Watch) -> Result<Resync, ResyncError> {
@@ -157,11 +181,18 @@ async fn look<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, watch: Watch) -> Re
     Ok(compare(&before, &snapshot, &observed, watch))
 }
 
-fn tell(resync: &Resync) -> Vec<String> {
-    let dead = resync.dead.iter().map(|gone| format!("release {}: its sandbox is gone", gone.key));
+fn tell(resync: &Resync, living: &BTreeSet<AttachmentKey>) -> Vec<String> {
+    let dead = resync.dead.iter().map(|gone| format!("release {}: nobody will detach it", gone.key));
+    let lost = resync.lost.iter().map(|lost| {
+        if living.contains(&lost.key) {
+            format!("make {} again: its link is gone, its sandbox is not", lost.key)
+        } else {
+            format!("release {}: its sandbox is gone", lost.key)
+        }
+    });
     let drained = resync.drained.iter().map(|gone| format!("delete the link of {}: it was detached", gone.key));
     let steps = resync.steps.iter().map(|step| format!("{step:?}"));
-    dead.chain(drained).chain(steps).collect()
+    dead.chain(lost).chain(drained).chain(steps).collect()
 }
 
 /// Carries out the detaches that `netd-cni` was asked for while netd was away. An unreadable tombstone is left for

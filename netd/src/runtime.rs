@@ -2,8 +2,6 @@
 //! is `containerd`'s; what a list may free is `census`'s.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +12,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::attachment::{Attachment, Description, LabelState, State};
-use crate::census::Census;
+use crate::census::{Census, concerns};
 use crate::containerd::{CallError, Containerd, Happening, Origin, SOURCE};
 use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::owner::OwnerError;
@@ -72,7 +70,7 @@ impl Runtime {
         let attachments = lifecycle.owner.snapshot().await?.attachments;
         self.count(&attachments).await;
         for gone in self.census.overdue(&attachments, Instant::now()) {
-            if !namespace_lives(lifecycle, &gone).await {
+            if lifecycle.sandbox_of(&gone).await.is_none() {
                 info!(key = %gone.key, "its container is gone");
                 lifecycle.bury(gone).await?;
             }
@@ -82,6 +80,10 @@ impl Runtime {
 
     async fn count(&self, attachments: &[Attachment]) {
         let Some(containerd) = &self.containerd else { return };
+        // A list asks every shim of the node.
+        if !attachments.iter().any(|one| concerns(SOURCE, one)) {
+            return;
+        }
         match containerd.living().await {
             Ok(living) => self.hear(SOURCE, &living, attachments),
             Err(error) => {
@@ -254,19 +256,6 @@ pub fn missed(attachments: &[Attachment], now: SystemTime) -> Vec<String> {
         format!("the labels of {} are not known: {source} has not said them; {remedy}", one.key)
     });
     told.collect()
-}
-
-/// Whether the sandbox's namespace is still where it was.
-async fn namespace_lives<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, attachment: &Attachment) -> bool {
-    let (executor, path, id) = (Arc::clone(&lifecycle.executor), attachment.netns_path.clone(), attachment.netns);
-    let look = tokio::task::spawn_blocking(move || match File::open(path) {
-        Ok(file) => executor.identify(OwnedFd::from(file)).is_ok_and(|sandbox| sandbox.id == id),
-        Err(_) => false,
-    });
-    look.await.unwrap_or_else(|error| {
-        warn!(%error, "cannot look for a namespace");
-        true
-    })
 }
 
 #[cfg(test)]

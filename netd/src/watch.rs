@@ -65,7 +65,8 @@ impl Heard {
     }
 }
 
-/// A sandbox that dies takes its link along, and the link's name is never used again: what was attached by it is gone.
+/// A sandbox that dies takes its link along, and the link's name is never used again: what was attached by it is gone,
+/// unless the sandbox lives.
 async fn mind<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, word: &Word) -> Result<(), ResyncError> {
     let link = match word {
         Word::Tombstone => return resync::bury(lifecycle).await,
@@ -74,6 +75,11 @@ async fn mind<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, word: &Word) -> Res
     };
     // One that is still being wired is its request's affair.
     if let Some(dead) = lifecycle.owner.at_link(link.clone()).await?.filter(|dead| dead.state == State::Attached) {
+        if lifecycle.sandbox_of(&dead).await.is_some() {
+            // Not at once: somebody may take it away again and again.
+            warn!(key = %dead.key, link, "somebody deleted its link; the next resync makes it again");
+            return Ok(());
+        }
         info!(key = %dead.key, link, "its sandbox is gone");
         lifecycle.bury(dead).await?;
     } else if lifecycle.owner.uses_bridge(link.clone()).await? {

@@ -5,7 +5,7 @@
 
 mod rig;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use netd_api::{Client, Tag, blocking, v1};
@@ -182,4 +182,23 @@ fn an_extra_network_that_a_crash_left_behind_goes_at_the_next_resync() {
     node.start();
     assert!(listed(&node).is_empty());
     assert_eq!(node.status().leases, 0);
+}
+
+#[test]
+fn a_link_that_somebody_took_from_a_living_sandbox_comes_back_by_a_resync() {
+    let node = node();
+    let (lives, unseen) = (Space::new(), Space::new());
+    let web = WEB.replacen('{', r#"{"cniVersion":"1.0.0","name":"web","#, 1);
+    let path = format!("/proc/{}/fd/{}", std::process::id(), lives.fd.as_raw_fd());
+    node.call(&lives, rig::call(&web, "lives", &path)).unwrap();
+    // A path that netd cannot see: what is there is taken for dead, as its link is.
+    node.call(&unseen, rig::call(&web, "unseen", "/nonexistent")).unwrap();
+    for space in [&lives, &unseen] {
+        space.command("ip link del eth0");
+    }
+    Client::connect(&node.socket(), &[]).unwrap().resync(&blocking::ResyncRequest::new()).unwrap();
+    let left: Vec<String> = listed(&node).into_iter().map(|one| one.container_id).collect();
+    assert_eq!(left, ["lives"]);
+    let inside = lives.command("ip -o -4 addr show eth0");
+    assert!(inside.contains("10.4.0.2/24"), "{inside}");
 }

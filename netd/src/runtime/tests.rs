@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use netd_kernel::{FakeKernel, LinuxKernel};
 use nix::sched::{CloneFlags, unshare};
 
-use super::{LABELS_DUE, LOOK_UP, Runtime, missed, namespace_lives};
+use super::{LABELS_DUE, LOOK_UP, Runtime, missed};
 use crate::attachment::{Attachment, LabelState};
 use crate::census::GRACE;
 use crate::containerd::fake::Fake;
@@ -221,9 +221,10 @@ fn a_namespace_that_is_at_its_path_lives() {
             let attachment = rig.attach(&"ab".repeat(32), CRI).await;
             let at = |path: String| Attachment { netns: id, netns_path: path, ..attachment.clone() };
             let path = format!("/proc/{}/fd/{}", std::process::id(), own.as_raw_fd());
-            assert!(namespace_lives(&lifecycle, &at(path)).await);
-            assert!(!namespace_lives(&lifecycle, &at("/nonexistent".to_owned())).await);
-            assert!(!namespace_lives(&lifecycle, &at(format!("/proc/{}/ns/net", std::process::id()))).await, "another");
+            assert!(lifecycle.sandbox_of(&at(path)).await.is_some());
+            assert!(lifecycle.sandbox_of(&at("/nonexistent".to_owned())).await.is_none());
+            let another = at(format!("/proc/{}/ns/net", std::process::id()));
+            assert!(lifecycle.sandbox_of(&another).await.is_none());
         });
     });
     tested.join().unwrap();
