@@ -127,7 +127,10 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                 Attached::Already(attachment) => Ok(*attachment),
                 Attached::New { attachment, replaces } => {
                     if let Some(replaced) = replaces {
-                        this.close(&replaced).await?;
+                        if let Err(error) = this.close(&replaced).await {
+                            this.give_up(attachment.key).await?;
+                            return Err(error);
+                        }
                         this.reap_behind(*replaced);
                     }
                     this.make(*attachment, sandbox, asked).await
@@ -154,13 +157,19 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                 Ok(attachment)
             }
             Err(error) => {
-                if let Some(gone) = self.owner.drain(attachment.key).await? {
-                    self.close(&gone).await?;
-                    self.reap(gone).await?;
-                }
+                self.give_up(attachment.key).await?;
                 Err(error)
             }
         }
+    }
+
+    /// What is not wired yet would wait for somebody to wire it.
+    async fn give_up(&self, key: AttachmentKey) -> Done<()> {
+        if let Some(gone) = self.owner.drain(key).await? {
+            self.close(&gone).await?;
+            self.reap(gone).await?;
+        }
+        Ok(())
     }
 
     /// What has to be so before the first kernel step.
@@ -306,11 +315,18 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         .await?
     }
 
+    /// The new link needs the interface's name.
+    async fn clear(&self, gone: &Attachment) -> Done<()> {
+        self.close(gone).await?;
+        let (executor, unlinked) = (Arc::clone(&self.executor), gone.clone());
+        Ok(tokio::task::spawn_blocking(move || executor.unlink(&unlinked)).await??)
+    }
+
     async fn exchange(&self, renewed: Renewed, sandbox: Sandbox) -> Done<Attachment> {
-        self.close(&renewed.before).await?;
-        let (executor, unlinked) = (Arc::clone(&self.executor), renewed.before.clone());
-        // The new link needs the interface's name.
-        tokio::task::spawn_blocking(move || executor.unlink(&unlinked)).await??;
+        if let Err(error) = self.clear(&renewed.before).await {
+            self.give_up(renewed.after.key).await?;
+            return Err(error);
+        }
         self.reap_behind(*renewed.before);
         self.make(*renewed.after, sandbox, std::future::ready(None)).await
     }
@@ -344,9 +360,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     async fn bury_under(&self, key: AttachmentKey, tombstone: &Tombstone) -> Done<Option<Attachment>> {
         let gone = self.owner.drain(key).await?;
         if let Some(gone) = &gone {
-            self.close(gone).await?;
-            let (executor, unlinked) = (Arc::clone(&self.executor), gone.clone());
-            tokio::task::spawn_blocking(move || executor.unlink(&unlinked)).await??;
+            self.clear(gone).await?;
         }
         let failed = |source| LifecycleError::Tombstone { path: tombstone.path().to_owned(), source };
         tombstone.remove().map_err(failed)?;

@@ -284,3 +284,59 @@ async fn a_detach_may_be_repeated_and_finished_twice() {
     assert!(!rig.lifecycle.detach(attachment.key, false).await.unwrap());
     rig.agrees(0, 0).await;
 }
+
+/// Somebody takes the link of an attachment away.
+fn take_link(rig: &Rig, attachment: &Attachment) {
+    let link = attachment.wiring.as_ref().unwrap().host_link.clone();
+    rig.kernel.apply(&[Step::Delete(Key::Veth(link))], None).unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_attachment_is_made_again_by_a_new_link_and_a_whole_one_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = restarted(folder.path(), &Arc::new(FakeKernel::new())).await;
+    let before = rig.attach("a", 1).await.unwrap();
+    rig.publish("a", 1, 8080).await.unwrap();
+    let key = before.key.clone();
+    assert!(!rig.lifecycle.mend(key.clone(), rig.kernel.sandbox(1)).await.unwrap());
+    take_link(&rig, &before);
+    assert!(!rig.lifecycle.mend(key.clone(), rig.kernel.sandbox(2)).await.unwrap(), "another sandbox");
+    assert!(rig.lifecycle.mend(key.clone(), rig.kernel.sandbox(1)).await.unwrap());
+    let after = rig.lifecycle.owner.one(key).await.unwrap().unwrap();
+    assert_eq!((&after.leases, after.ports.len(), after.netns), (&before.leases, 1, before.netns));
+    assert_ne!(after.wiring.unwrap().host_link, before.wiring.unwrap().host_link);
+    while !rig.lifecycle.owner.snapshot().await.unwrap().draining.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    rig.agrees(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_fault_at_every_step_of_a_mending_leaves_nothing_half() {
+    for fault in 0..STEPS {
+        for is_crash in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let kernel = Arc::new(FakeKernel::new());
+            let mut rig = restarted(folder.path(), &kernel).await;
+            rig.attach("stays", 1).await.unwrap();
+            let damaged = rig.attach("a", 2).await.unwrap();
+            take_link(&rig, &damaged);
+            if is_crash {
+                kernel.die_at(fault)
+            } else {
+                kernel.fail_at(fault)
+            }
+            let mended = rig.lifecycle.mend(damaged.key, kernel.sandbox(2)).await;
+            kernel.heal();
+            if is_crash {
+                drop(rig);
+                rig = restarted(folder.path(), &kernel).await;
+            } else {
+                run(&rig.lifecycle, Watch::Running, false).await.unwrap();
+            }
+            let left = rig.lifecycle.owner.snapshot().await.unwrap().attachments.len();
+            assert!(left == 2 || mended.is_err(), "fault {fault}: {mended:?}");
+            rig.agrees(left, 0).await;
+        }
+    }
+}
