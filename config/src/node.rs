@@ -21,9 +21,11 @@ pub struct NodeConfig {
     pub workers: usize,
     /// Directories of network configuration files, which are watched; of two networks of one name the first holds.
     pub conf_dirs: Vec<String>,
+    /// containerd's socket, which need not be there; empty: containerd is never asked.
+    pub containerd_socket: String,
 }
 
-const KEYS: [&str; 6] = ["instance", "run_dir", "socket", "link_prefix", "workers", "conf_dirs"];
+const KEYS: [&str; 7] = ["instance", "run_dir", "socket", "link_prefix", "workers", "conf_dirs", "containerd_socket"];
 
 impl Default for NodeConfig {
     fn default() -> Self {
@@ -34,6 +36,7 @@ impl Default for NodeConfig {
             link_prefix: "nd".to_owned(),
             workers: 2,
             conf_dirs: vec!["/etc/cni/net.d".to_owned()],
+            containerd_socket: "/run/containerd/containerd.sock".to_owned(),
         }
     }
 }
@@ -68,7 +71,9 @@ impl NodeConfig {
         }
         let folders = self.conf_dirs.iter().enumerate().map(|(at, path)| (format!("conf_dirs[{at}]"), path));
         let fixed = [("run_dir".to_owned(), &self.run_dir), ("socket".to_owned(), &self.socket)];
-        for (key, path) in fixed.into_iter().chain(folders) {
+        let containerd = ("containerd_socket".to_owned(), &self.containerd_socket);
+        let containerd = (!containerd.1.is_empty()).then_some(containerd);
+        for (key, path) in fixed.into_iter().chain(folders).chain(containerd) {
             if !path.starts_with('/') {
                 mistakes.push(mistake(&key, format!("{path:?} is not absolute; start it with /")));
             }
@@ -130,14 +135,17 @@ mod tests {
         let two = NodeConfig::parse("netd.toml", "conf_dirs = ['/a', '/b']").unwrap();
         assert_eq!(two.conf_dirs, ["/a", "/b"]);
         assert!(NodeConfig::parse("netd.toml", "conf_dirs = []").unwrap().conf_dirs.is_empty());
+        assert_eq!(config.containerd_socket, "/run/containerd/containerd.sock");
+        assert!(NodeConfig::parse("netd.toml", "containerd_socket = ''").unwrap().containerd_socket.is_empty());
+        assert!(error("containerd_socket = 'a'").contains("containerd_socket: \"a\" is not absolute"));
     }
 
     #[test]
     fn all_mistakes_are_told_with_their_place() {
         assert_eq!(
             error("# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\n[shade]\nx = 1\n"),
-            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, or remove it; \
-             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, or remove it; \
+            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, or remove it; \
+             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, or remove it; \
              netd.toml: workers: 0 threads do no work; use 1 or more; \
              netd.toml: socket: \"a\" is not absolute; start it with /; \
              netd.toml: conf_dirs[1]: \"b\" is not absolute; start it with /"

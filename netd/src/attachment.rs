@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::SystemTime;
 
 use ipnet::IpNet;
 use netd_config::{ContainerId, LinkName, NetworkName, PortMapping};
@@ -113,9 +114,65 @@ pub struct Attachment {
     pub name: String,
     /// Labels given by whoever described it.
     pub labels: BTreeMap<String, String>,
+    /// Namespace given by whoever described it: the pod's, or the container runtime's.
+    #[serde(default)]
+    pub namespace: String,
+    /// Whose word name, namespace and labels are.
+    #[serde(default)]
+    pub label_state: LabelState,
+    /// A network that an annotation named: no CNI call will ever detach it, so it goes with the container's others.
+    #[serde(default)]
+    pub extra: bool,
+}
+
+/// Whether a container's labels are known.
+///
+/// Today this is told and nothing more: packets pass while labels are pending. Policies will have to hold them back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LabelState {
+    /// The door has none (podman, Nomad, BuildKit): the empty set is the whole truth.
+    #[default]
+    None,
+    /// Said.
+    Known {
+        /// By whom.
+        source: String,
+    },
+    /// To be said.
+    Pending {
+        /// By whom.
+        source: String,
+        /// When it should have been.
+        due: SystemTime,
+    },
+}
+
+/// What a container is, to people and to policies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// The pod's namespace, or the container runtime's.
+    pub namespace: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whose word this is.
+    pub state: LabelState,
 }
 
 impl Attachment {
+    /// Takes a description. What is known stays known while somebody else is still to be heard.
+    pub fn describe(&mut self, description: &Description) {
+        let known = matches!(self.label_state, LabelState::Known { .. });
+        if known && !matches!(description.state, LabelState::Known { .. }) {
+            return;
+        }
+        self.name.clone_from(&description.name);
+        self.namespace.clone_from(&description.namespace);
+        self.labels.clone_from(&description.labels);
+        self.label_state.clone_from(&description.state);
+    }
+
     /// The addresses of the interface, whoever gave them.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.leases.iter().map(|lease| lease.address.addr()).chain(self.foreign.iter().copied())

@@ -125,6 +125,14 @@ impl<K: Kernel> Executor<K> {
         Ok(self.kernel.apply(&plan(&desired::ruled(before), &desired::ruled(after)), None)?)
     }
 
+    /// Adds to the ruleset what it may have lost of an attachment; what stands there already stays.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn restate(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
+        Ok(self.kernel.apply(&plan(&desired::ruled(attachment), &Objects::new()), None)?)
+    }
+
     /// Drops what the node remembers of an attachment's addresses: connections, and MACs.
     ///
     /// # Errors
@@ -181,6 +189,28 @@ impl<K: Kernel> Executor<K> {
             addresses
         };
         Ok(facts == attachment.facts && addresses(&inside) == addresses(&desired::own(attachment)))
+    }
+
+    /// Whether an attachment's link, its bridge's end of it, or an address of it is not there any more. What its sandbox's
+    /// owner has changed or added inside (MAC, MTU, further addresses) is no damage, as it is for [`Executor::is_whole`].
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn is_damaged(&self, attachment: &Attachment, sandbox: &Sandbox) -> Result<bool, ExecutorError> {
+        if attachment.wiring.is_none() {
+            return Ok(false);
+        }
+        let facts = match self.facts(attachment, sandbox) {
+            Err(ExecutorError::Observe(KernelError::NotFound(_))) => return Ok(true),
+            facts => facts?,
+        };
+        let inside = self.kernel.observe(Scope::Sandbox(sandbox, &attachment.key.interface))?;
+        let is_there = |address: &IpNet| {
+            inside.values().any(|object| matches!(object, Object::Interface(one) if one.addresses.contains(address)))
+        };
+        let has_all = attachment.leases.iter().all(|lease| is_there(&lease.address));
+        // A bridge that was made again has another MAC, and lost its ports.
+        Ok(!has_all || facts.bridge_mac != attachment.facts.bridge_mac)
     }
 
     /// Takes steps of a resync, and forgets what is believed to stand.

@@ -7,6 +7,8 @@
 //! Not here: parsing of configuration (netd-config), netlink (netd-kernel), the wire contract (netd-api).
 
 pub mod attachment;
+pub mod census;
+pub mod containerd;
 pub mod desired;
 pub mod executor;
 pub mod ipam;
@@ -20,6 +22,9 @@ pub mod reaper;
 pub mod reply;
 pub mod reservations;
 pub mod resync;
+pub mod runtime;
 pub mod server;
+pub mod tombstones;
 pub mod turns;
+pub mod watch;
 pub mod watchdog;

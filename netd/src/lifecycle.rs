@@ -2,23 +2,28 @@
 //! requests one after another. What is begun is finished, though its caller goes away.
 //!
 //! ```text
-//! attach   reserve ─▶ record ─▶ sockets of ports ─▶ rules ─▶ links ─▶ record ─▶ answer
+//! attach   (own tombstone carried out ─▶) reserve ─▶ record ─▶ sockets of ports ─▶ rules ─▶ links ─▶ record ─▶ answer
 //! detach   record ─▶ port shut, rules away ─▶ sockets away ─▶ answer ─▶ (link away ─▶ addresses free)
 //! ```
 
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use netd_config::ContainerId;
 use netd_kernel::{Kernel, Sandbox};
 use thiserror::Error;
 use tokio::task::JoinError;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::attachment::{Attachment, AttachmentKey, Facts};
+use crate::attachment::{Attachment, AttachmentKey, Description, Facts, State};
 use crate::executor::{Executor, ExecutorError};
 use crate::node::{Attached, Extended, Extension, Follower, Wanted};
-use crate::owner::{OwnerError, OwnerHandle};
+use crate::owner::{OwnerError, OwnerHandle, Renewed};
 use crate::ports::{PortError, Ports};
 use crate::reaper::Reaper;
+use crate::tombstones::{Tombstone, Tombstones};
 use crate::turns::Turns;
 
 /// Why a request was not carried out. What it had begun was taken back.
@@ -41,6 +46,14 @@ pub enum LifecycleError {
     /// The kernel could not be read or changed.
     #[error("cannot work on the kernel")]
     Executor(#[from] ExecutorError),
+    /// A tombstone would later take away what is attached now.
+    #[error("cannot remove tombstone {path}, whose detach is carried out; make its directory writable, or remove it")]
+    Tombstone {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The worker died.
     #[error("the worker died")]
     Cut(#[from] JoinError),
@@ -61,6 +74,8 @@ pub struct Lifecycle<K> {
     pub turns: Arc<Turns>,
     /// Where links go that nobody waits for.
     pub reaper: Reaper,
+    /// Detaches left for netd on disk.
+    pub tombstones: Tombstones,
 }
 
 impl<K> Clone for Lifecycle<K> {
@@ -71,6 +86,7 @@ impl<K> Clone for Lifecycle<K> {
             ports: Arc::clone(&self.ports),
             turns: Arc::clone(&self.turns),
             reaper: self.reaper.clone(),
+            tombstones: self.tombstones.clone(),
         }
     }
 }
@@ -80,7 +96,14 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     #[must_use]
     pub fn new(owner: OwnerHandle, executor: Arc<Executor<K>>) -> Self {
         let reaper = Reaper::start(owner.clone(), Arc::clone(&executor));
-        Self { owner, executor, ports: Arc::default(), turns: Arc::default(), reaper }
+        let (ports, turns, tombstones) = (Arc::default(), Arc::default(), Tombstones::default());
+        Self { owner, executor, ports, turns, tombstones, reaper }
+    }
+
+    /// The same, with tombstones to mind.
+    #[must_use]
+    pub fn minding(self, tombstones: Tombstones) -> Self {
+        Self { tombstones, ..self }
     }
 
     /// Attaches, or answers from the record.
@@ -88,42 +111,71 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// # Errors
     /// See [`LifecycleError`].
     pub async fn attach(&self, wanted: Wanted, sandbox: Sandbox) -> Done<Attachment> {
+        self.attach_asking(wanted, sandbox, std::future::ready(None)).await
+    }
+
+    /// The same; `asked` says what the container is. It is waited for once the attachment is wired, before the answer.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn attach_asking<Asked>(&self, wanted: Wanted, sandbox: Sandbox, asked: Asked) -> Done<Attachment>
+    where
+        Asked: Future<Output = Option<Description>> + Send + 'static,
+    {
         let this = self.clone();
         tokio::spawn(async move {
             let _turn = this.turns.take(&wanted.key).await;
-            match this.owner.attach(wanted).await? {
+            // It keeps its addresses until the new one has chosen.
+            let buried = this.bury_own(&wanted.key).await?;
+            let attached = this.owner.attach(wanted).await;
+            buried.into_iter().for_each(|gone| this.reaper.take(gone));
+            match attached? {
                 Attached::Already(attachment) => Ok(*attachment),
                 Attached::New { attachment, replaces } => {
                     if let Some(replaced) = replaces {
-                        this.close(&replaced).await?;
+                        if let Err(error) = this.close(&replaced).await {
+                            this.give_up(attachment.key).await?;
+                            return Err(error);
+                        }
                         this.reaper.take(*replaced);
                     }
-                    this.make(*attachment, sandbox).await
+                    this.make(*attachment, sandbox, asked).await
                 }
             }
         })
         .await?
     }
 
-    async fn make(&self, attachment: Attachment, sandbox: Sandbox) -> Done<Attachment> {
+    async fn make(
+        &self,
+        attachment: Attachment,
+        sandbox: Sandbox,
+        asked: impl Future<Output = Option<Description>> + Send,
+    ) -> Done<Attachment> {
         let made = match self.prepare(&attachment).await {
             Ok(()) => self.wire(&attachment, sandbox).await,
             Err(error) => Err(error),
         };
         match made {
             Ok(facts) => {
-                let attachment = self.owner.wired(attachment.key, facts).await?;
+                let attachment = self.owner.wired(attachment.key, facts, asked.await).await?;
                 info!(key = %attachment.key, leases = ?attachment.leases, "attached");
                 Ok(attachment)
             }
             Err(error) => {
-                if let Some(gone) = self.owner.drain(attachment.key).await? {
-                    self.close(&gone).await?;
-                    self.reap(gone).await?;
-                }
+                self.give_up(attachment.key).await?;
                 Err(error)
             }
         }
+    }
+
+    /// What is not wired yet would wait for somebody to wire it.
+    async fn give_up(&self, key: AttachmentKey) -> Done<()> {
+        if let Some(gone) = self.owner.drain(key).await? {
+            self.close(&gone).await?;
+            self.reap(gone).await?;
+        }
+        Ok(())
     }
 
     /// What has to be so before the first kernel step.
@@ -150,6 +202,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         let this = self.clone();
         tokio::spawn(async move {
             let _turn = this.turns.take(&follower.key).await;
+            this.bury_own(&follower.key).await?.into_iter().for_each(|gone| this.reaper.take(gone));
             match this.owner.extend(follower, extension).await? {
                 Extended::Already(attachment) => Ok(*attachment),
                 Extended::Changed { before, after } => this.change(*before, *after, sandbox).await,
@@ -167,8 +220,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         match made {
             Ok(facts) => {
                 if facts != after.facts && after.wiring.is_some() {
-                    after.facts = facts;
-                    self.owner.put(after.clone()).await?;
+                    after = self.owner.wired(after.key, facts, None).await?;
                 }
                 info!(key = %after.key, "extended");
                 Ok(after)
@@ -210,18 +262,115 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     pub async fn detach(&self, key: AttachmentKey, wait: bool) -> Done<bool> {
         let this = self.clone();
         tokio::spawn(async move {
-            let _turn = this.turns.take(&key).await;
+            let turn = this.turns.take(&key).await;
             let Some(gone) = this.owner.drain(key).await? else { return Ok(false) };
             this.close(&gone).await?;
+            let container = gone.key.container.clone();
             info!(key = %gone.key, "detached");
             if wait {
                 this.reap(gone).await?;
             } else {
                 this.reaper.take(gone);
             }
+            drop(turn);
+            this.detach_left_behind(container).await?;
             Ok(true)
         })
         .await?
+    }
+
+    /// Extra networks go with the last of the container's others.
+    async fn detach_left_behind(&self, container: ContainerId) -> Done<()> {
+        for key in self.owner.left_behind(container).await? {
+            let _turn = self.turns.take(&key).await;
+            let Some(gone) = self.owner.drain(key).await? else { continue };
+            self.close(&gone).await?;
+            info!(key = %gone.key, "detached, with the container's other networks");
+            self.reaper.take(gone);
+        }
+        Ok(())
+    }
+
+    /// Makes an attachment again if it is damaged: the same addresses and the same MAC, by a new link. Its rules are said
+    /// again in any case. Says whether it was damaged.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`]. One that cannot be made again is detached.
+    pub async fn mend(&self, key: AttachmentKey, sandbox: Sandbox) -> Done<bool> {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _turn = this.turns.take(&key).await;
+            let found = this.owner.one(key).await?;
+            let attached = |found: &Attachment| found.state == State::Attached && found.netns == sandbox.id;
+            let Some(attachment) = found.filter(attached) else { return Ok(false) };
+            let (executor, seen) = (Arc::clone(&this.executor), attachment.clone());
+            let (sandbox, is_damaged) = tokio::task::spawn_blocking(move || {
+                executor.restate(&seen)?;
+                let is_damaged = executor.is_damaged(&seen, &sandbox)?;
+                Ok::<_, ExecutorError>((sandbox, is_damaged))
+            })
+            .await??;
+            if !is_damaged {
+                return Ok(false);
+            }
+            let Some(renewed) = this.owner.renew(attachment.key).await? else { return Ok(false) };
+            warn!(key = %renewed.after.key, "damaged: made again");
+            this.exchange(renewed, sandbox).await?;
+            Ok(true)
+        })
+        .await?
+    }
+
+    /// The new link needs the interface's name.
+    async fn clear(&self, gone: &Attachment) -> Done<()> {
+        self.close(gone).await?;
+        let (executor, unlinked) = (Arc::clone(&self.executor), gone.clone());
+        Ok(tokio::task::spawn_blocking(move || executor.unlink(std::slice::from_ref(&unlinked))).await??)
+    }
+
+    async fn exchange(&self, renewed: Renewed, sandbox: Sandbox) -> Done<Attachment> {
+        if let Err(error) = self.clear(&renewed.before).await {
+            self.give_up(renewed.after.key).await?;
+            return Err(error);
+        }
+        self.reaper.take(*renewed.before);
+        self.make(*renewed.after, sandbox, std::future::ready(None)).await
+    }
+
+    /// Carries out a tombstone, unless an attach of its key has done so; says whether there was something to detach.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn carry_out(&self, key: AttachmentKey, tombstone: Tombstone) -> Done<bool> {
+        let _turn = self.turns.take(&key).await;
+        if !tombstone.stands() {
+            return Ok(false);
+        }
+        let gone = self.bury_under(key, &tombstone).await?;
+        let was_there = gone.is_some();
+        if let Some(gone) = gone {
+            self.reap(gone).await?;
+        }
+        Ok(was_there)
+    }
+
+    async fn bury_own(&self, key: &AttachmentKey) -> Done<Option<Attachment>> {
+        match self.tombstones.of(key) {
+            Some(tombstone) => self.bury_under(key.clone(), &tombstone).await,
+            None => Ok(None),
+        }
+    }
+
+    /// What is returned has no link any more and is still to be reaped. The tombstone goes last: what is cut off in
+    /// between is done again.
+    async fn bury_under(&self, key: AttachmentKey, tombstone: &Tombstone) -> Done<Option<Attachment>> {
+        let gone = self.owner.drain(key).await?;
+        if let Some(gone) = &gone {
+            self.clear(gone).await?;
+        }
+        let failed = |source| LifecycleError::Tombstone { path: tombstone.path().to_owned(), source };
+        tombstone.remove().map_err(failed)?;
+        Ok(gone)
     }
 
     /// Detaches an attachment whose sandbox is gone, unless it has been attached anew since.
@@ -229,12 +378,36 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// # Errors
     /// See [`LifecycleError`].
     pub async fn bury(&self, dead: Attachment) -> Done<()> {
-        let _turn = self.turns.take(&dead.key).await;
+        let turn = self.turns.take(&dead.key).await;
+        let container = dead.key.container.clone();
         if let Some(gone) = self.owner.drain_exactly(dead).await? {
             self.close(&gone).await?;
             self.reap(gone).await?;
         }
-        Ok(())
+        drop(turn);
+        self.detach_left_behind(container).await
+    }
+
+    /// The link of an attachment is gone and nobody has detached it: with its sandbox, as a rule, and then all of it goes.
+    /// Where the sandbox lives, somebody took the link away, and it is made again.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn settle(&self, lost: Attachment) -> Done<()> {
+        match self.sandbox_of(&lost).await {
+            Some(sandbox) => self.mend(lost.key, sandbox).await.map(drop),
+            None => self.bury(lost).await,
+        }
+    }
+
+    /// The attachment's sandbox, if its namespace is still at its path. `None` where netd cannot see the path.
+    pub async fn sandbox_of(&self, attachment: &Attachment) -> Option<Sandbox> {
+        let (executor, path, id) = (Arc::clone(&self.executor), attachment.netns_path.clone(), attachment.netns);
+        let look = tokio::task::spawn_blocking(move || {
+            let sandbox = executor.identify(File::open(path).ok()?.into()).ok()?;
+            (sandbox.id == id).then_some(sandbox)
+        });
+        look.await.ok().flatten()
     }
 
     /// Does again what is left to do for a drained attachment.

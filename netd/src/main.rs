@@ -15,10 +15,12 @@ use netd::networks::Networks;
 use netd::node::Node;
 use netd::reservations::Reservations;
 use netd::resync::Watch;
+use netd::runtime::Runtime;
 use netd::server::Service;
-use netd::{owner, resync, watchdog};
+use netd::tombstones::Tombstones;
+use netd::{owner, resync, watch, watchdog};
 use netd_config::NodeConfig;
-use netd_kernel::LinuxKernel;
+use netd_kernel::{LinuxKernel, Notices};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -63,19 +65,24 @@ async fn run(config: NodeConfig) -> Result<()> {
     let node = Node::replay(&config.link_prefix, records);
     let kernel = LinuxKernel::new(&config.instance, &config.link_prefix)
         .with_context(|| format!("cannot open the kernel's interfaces, or nftables table {}", config.instance))?;
+    // Before the first look: what goes after it is heard.
+    let notices = Notices::open().context("cannot listen to the kernel's notices")?;
+    let heard =
+        watch::listen(notices, &tombstones).with_context(|| format!("cannot watch {}", tombstones.display()))?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
-    let lifecycle = Lifecycle::new(owner::start(node, journal), executor);
+    let lifecycle = Lifecycle::new(owner::start(node, journal), executor).minding(Tombstones::new(tombstones.clone()));
     resync::run(&lifecycle, Watch::Alone, false).await?;
-    resync::bury(&lifecycle, &tombstones).await?;
+    resync::bury(&lifecycle).await?;
     hold_ports(&lifecycle).await?;
 
     let networks = Networks::watch(config.conf_dirs.iter().map(PathBuf::from).collect())
         .context("cannot watch the network directories")?;
+    let runtime = Runtime::new(&config.containerd_socket);
     let service = Arc::new(Service {
         lifecycle: lifecycle.clone(),
         reservations: Arc::new(Reservations::default()),
         networks,
-        tombstones: tombstones.clone(),
+        runtime: runtime.clone(),
         instance: config.instance.clone(),
     });
     let mut server = netd_api::listen(Path::new(&config.socket), service)
@@ -86,19 +93,27 @@ async fn run(config: NodeConfig) -> Result<()> {
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     watchdog::start(lifecycle.owner.clone());
     until_stopped(async {
-        loop {
-            tokio::time::sleep(RESYNC_EVERY).await;
-            if let Err(error) = resync::bury(&lifecycle, &tombstones).await {
-                tracing::warn!(%error, "tombstones remain");
-            }
-            take_over_ports(&lifecycle).await;
-            if let Err(error) = resync::run(&lifecycle, Watch::Running, false).await {
-                tracing::warn!(%error, "resync failed; the next one tries again");
-            }
-        }
+        tokio::join!(heard.follow(&lifecycle), runtime.follow(&lifecycle), look_around(&lifecycle, &runtime),);
     })
     .await?;
     server.shutdown().await.context("cannot stop serving")
+}
+
+/// Finds what nobody told.
+async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime) {
+    loop {
+        tokio::time::sleep(RESYNC_EVERY).await;
+        if let Err(error) = resync::bury(lifecycle).await {
+            tracing::warn!(%error, "tombstones remain");
+        }
+        take_over_ports(lifecycle).await;
+        if let Err(error) = resync::run(lifecycle, Watch::Running, false).await {
+            tracing::warn!(%error, "resync failed; the next one tries again");
+        }
+        if let Err(error) = runtime.free(lifecycle).await {
+            tracing::warn!(%error, "not freed; the next round tries again");
+        }
+    }
 }
 
 /// The sockets ended with the last netd. What another process took meanwhile stays published, and is reported.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netd_config::{Bridge, HostLocal, Ipam, LinkName, StaticIpam};
+use netd_config::{Bridge, ContainerId, HostLocal, Ipam, LinkName, StaticIpam};
 use netd_kernel::{Family, Publication};
 
 use crate::attachment::{Attachment, AttachmentKey, Facts, Lease, State, Wiring};
@@ -121,6 +121,45 @@ impl Node {
         let drafted = drafted.and_then(|attachment| self.unclaimed(&attachment).map(|()| attachment));
         let attachment = drafted.inspect_err(|_| self.release(&key, &leases))?;
         Ok(Attached::New { attachment: Box::new(attachment), replaces })
+    }
+
+    /// Decides how a damaged attachment is made again: the same in all that its container knows, by a new link. `None`:
+    /// there is nothing to make again.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn renew(&mut self, key: &AttachmentKey) -> Result<Option<Attachment>, AttachError> {
+        let Some(mut anew) = self.attachments.get(key).cloned() else { return Ok(None) };
+        let link = self.next_link(key)?;
+        let Some(wiring) = anew.wiring.as_mut() else { return Ok(None) };
+        wiring.host_link = link;
+        wiring.mac = wiring.mac.or_else(|| octets(&anew.facts.mac));
+        anew.state = State::Wiring;
+        Ok(Some(anew))
+    }
+
+    /// The attachment whose host end has this name, if it stands.
+    #[must_use]
+    pub fn at_link(&self, link: &str) -> Option<&Attachment> {
+        let is = |attachment: &&Attachment| {
+            attachment.wiring.as_ref().is_some_and(|wiring| wiring.host_link.as_str() == link)
+        };
+        self.attachments.values().find(is)
+    }
+
+    /// Whether an attachment is, or was until its link is deleted, a port of this bridge.
+    #[must_use]
+    pub fn uses_bridge(&self, bridge: &str) -> bool {
+        self.ports.keys().any(|known| known.as_str() == bridge)
+    }
+
+    /// The extra attachments of a container that has no others any more: no CNI call will detach them.
+    #[must_use]
+    pub fn left_behind(&self, container: &ContainerId) -> Vec<AttachmentKey> {
+        let of = self.attachments.values().filter(|attachment| attachment.key.container == *container);
+        let (extra, others): (Vec<_>, Vec<_>) = of.partition(|attachment| attachment.extra);
+        let extra = if others.is_empty() { extra } else { Vec::new() };
+        extra.into_iter().map(|attachment| attachment.key.clone()).collect()
     }
 
     /// Decides what a later stanza of a chain adds. Where another plugin made the interface, only ports can be published.
@@ -318,6 +357,9 @@ impl Node {
             facts: Facts::default(),
             name: String::new(),
             labels: BTreeMap::new(),
+            namespace: String::new(),
+            label_state: wanted.label_state,
+            extra: wanted.extra,
         })
     }
 
@@ -366,6 +408,11 @@ impl Node {
 /// The ports that an attachment publishes, each with whose it is.
 fn claims(attachment: &Attachment) -> impl Iterator<Item = (Publication, AttachmentKey)> {
     attachment.publications().into_iter().map(|(publication, _)| (publication, attachment.key.clone()))
+}
+
+fn octets(mac: &str) -> Option<[u8; 6]> {
+    let octets: Result<Vec<u8>, _> = mac.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect();
+    octets.ok()?.try_into().ok()
 }
 
 #[cfg(test)]

@@ -6,14 +6,15 @@
 //!                ◀──oneshot──
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use netd_config::ContainerId;
 use netd_kernel::Family;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error};
 
-use crate::attachment::{Attachment, AttachmentKey, Facts, State};
+use crate::attachment::{Attachment, AttachmentKey, Description, Facts, State};
 use crate::journal::{Journal, JournalError, Record};
 use crate::node::{AttachError, Attached, Extended, Extension, Follower, Node, Wanted};
 
@@ -46,21 +47,35 @@ pub struct Snapshot {
     pub journal_bytes: u64,
 }
 
+/// A damaged attachment, and how it is made again.
+#[derive(Debug)]
+pub struct Renewed {
+    /// To be closed and unlinked.
+    pub before: Box<Attachment>,
+    /// To be wired.
+    pub after: Box<Attachment>,
+}
+
 type Answer<T> = oneshot::Sender<Result<T, OwnerError>>;
 
 #[derive(Debug)]
 enum Request {
     Attach(Box<Wanted>, Answer<Attached>),
-    Wired(AttachmentKey, Facts, Answer<Attachment>),
+    Wired(AttachmentKey, Facts, Option<Description>, Answer<Attachment>),
+    Renew(AttachmentKey, Answer<Option<Renewed>>),
     Extend(Box<Follower>, Box<Extension>, Answer<Extended>),
     Put(Box<Attachment>, Answer<()>),
     One(AttachmentKey, Answer<Option<Attachment>>),
+    Of(String, Answer<Vec<Attachment>>),
+    AtLink(String, Answer<Option<Attachment>>),
+    UsesBridge(String, Answer<bool>),
+    LeftBehind(ContainerId, Answer<Vec<AttachmentKey>>),
     Closed(Box<Attachment>, Answer<()>),
     Guard(Family, Answer<()>),
     Drain(AttachmentKey, Answer<Option<Attachment>>),
     DrainExactly(Box<Attachment>, Answer<Option<Attachment>>),
     Reaped(Box<Attachment>, Answer<()>),
-    Describe { container: String, name: String, labels: BTreeMap<String, String>, answer: Answer<u32> },
+    Describe(String, Box<Description>, Answer<Vec<Attachment>>),
     Snapshot(Answer<Snapshot>),
 }
 
@@ -87,12 +102,25 @@ impl OwnerHandle {
         self.ask(|answer| Request::Attach(Box::new(wanted), answer)).await
     }
 
-    /// Records that the attachment stands.
+    /// Records that the attachment stands, and what its container is, where somebody has said it.
     ///
     /// # Errors
     /// See [`OwnerError`].
-    pub async fn wired(&self, key: AttachmentKey, facts: Facts) -> Result<Attachment, OwnerError> {
-        self.ask(|answer| Request::Wired(key, facts, answer)).await
+    pub async fn wired(
+        &self,
+        key: AttachmentKey,
+        facts: Facts,
+        said: Option<Description>,
+    ) -> Result<Attachment, OwnerError> {
+        self.ask(|answer| Request::Wired(key, facts, said, answer)).await
+    }
+
+    /// Records that a damaged attachment is made again. `None`: it is gone, or has no link to make.
+    ///
+    /// # Errors
+    /// See [`OwnerError`]; it then stays as it is.
+    pub async fn renew(&self, key: AttachmentKey) -> Result<Option<Renewed>, OwnerError> {
+        self.ask(|answer| Request::Renew(key, answer)).await
     }
 
     /// Records what a later stanza of a chain adds.
@@ -117,6 +145,38 @@ impl OwnerHandle {
     /// [`OwnerError::Stopping`].
     pub async fn one(&self, key: AttachmentKey) -> Result<Option<Attachment>, OwnerError> {
         self.ask(|answer| Request::One(key, answer)).await
+    }
+
+    /// All attachments of a container.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn of(&self, container: String) -> Result<Vec<Attachment>, OwnerError> {
+        self.ask(|answer| Request::Of(container, answer)).await
+    }
+
+    /// The attachment whose host end has this name, if it stands.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn at_link(&self, link: String) -> Result<Option<Attachment>, OwnerError> {
+        self.ask(|answer| Request::AtLink(link, answer)).await
+    }
+
+    /// Whether an attachment is a port of this bridge.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn uses_bridge(&self, bridge: String) -> Result<bool, OwnerError> {
+        self.ask(|answer| Request::UsesBridge(bridge, answer)).await
+    }
+
+    /// See [`Node::left_behind`].
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn left_behind(&self, container: ContainerId) -> Result<Vec<AttachmentKey>, OwnerError> {
+        self.ask(|answer| Request::LeftBehind(container, answer)).await
     }
 
     /// The ruleset knows nothing of a drained attachment any more: its ports are free.
@@ -159,17 +219,12 @@ impl OwnerHandle {
         self.ask(|answer| Request::Reaped(Box::new(attachment), answer)).await
     }
 
-    /// Gives all attachments of a container a name and labels; says how many there are.
+    /// Gives all attachments of a container what it is, and returns them as they are now.
     ///
     /// # Errors
     /// See [`OwnerError`].
-    pub async fn describe(
-        &self,
-        container: String,
-        name: String,
-        labels: BTreeMap<String, String>,
-    ) -> Result<u32, OwnerError> {
-        self.ask(|answer| Request::Describe { container, name, labels, answer }).await
+    pub async fn describe(&self, container: String, description: Description) -> Result<Vec<Attachment>, OwnerError> {
+        self.ask(|answer| Request::Describe(container, Box::new(description), answer)).await
     }
 
     /// A copy of everything.
@@ -204,12 +259,17 @@ impl Owner {
         // A caller that went away does not need its answer; the decision stands and resync finds it.
         match request {
             Request::Attach(wanted, answer) => drop(answer.send(self.attach(*wanted))),
-            Request::Wired(key, facts, answer) => drop(answer.send(self.wired(&key, facts))),
+            Request::Wired(key, facts, said, answer) => drop(answer.send(self.wired(&key, facts, said.as_ref()))),
+            Request::Renew(key, answer) => drop(answer.send(self.renew(&key))),
             Request::Extend(follower, extension, answer) => {
                 drop(answer.send(self.extend(*follower, &extension)));
             }
             Request::Put(attachment, answer) => drop(answer.send(self.record(Record::Put(attachment)))),
             Request::One(key, answer) => drop(answer.send(Ok(self.node.attachment(&key).cloned()))),
+            Request::Of(container, answer) => drop(answer.send(Ok(self.of(&container)))),
+            Request::AtLink(link, answer) => drop(answer.send(Ok(self.node.at_link(&link).cloned()))),
+            Request::UsesBridge(bridge, answer) => drop(answer.send(Ok(self.node.uses_bridge(&bridge)))),
+            Request::LeftBehind(container, answer) => drop(answer.send(Ok(self.node.left_behind(&container)))),
             Request::Closed(gone, answer) => {
                 self.node.closed(&gone);
                 drop(answer.send(Ok(())));
@@ -218,8 +278,8 @@ impl Owner {
             Request::Drain(key, answer) => drop(answer.send(self.drain(&key))),
             Request::DrainExactly(attachment, answer) => drop(answer.send(self.drain_exactly(&attachment))),
             Request::Reaped(gone, answer) => drop(answer.send(self.reaped(&gone))),
-            Request::Describe { container, name, labels, answer } => {
-                drop(answer.send(self.describe(&container, &name, &labels)));
+            Request::Describe(container, description, answer) => {
+                drop(answer.send(self.describe(&container, &description)));
             }
             Request::Snapshot(answer) => drop(answer.send(Ok(self.snapshot()))),
         }
@@ -241,7 +301,12 @@ impl Owner {
         Ok(attached)
     }
 
-    fn wired(&mut self, key: &AttachmentKey, facts: Facts) -> Result<Attachment, OwnerError> {
+    fn wired(
+        &mut self,
+        key: &AttachmentKey,
+        facts: Facts,
+        said: Option<&Description>,
+    ) -> Result<Attachment, OwnerError> {
         // Detached while it was being wired: the detach has won, and its reaper takes the link away.
         let mut attachment = self
             .node
@@ -250,8 +315,24 @@ impl Owner {
             .ok_or_else(|| OwnerError::Attach(AttachError::Gone(Box::new(key.clone()))))?;
         attachment.state = State::Attached;
         attachment.facts = facts;
+        if let Some(said) = said {
+            attachment.describe(said);
+        }
         self.record(Record::Put(Box::new(attachment.clone())))?;
         Ok(attachment)
+    }
+
+    fn renew(&mut self, key: &AttachmentKey) -> Result<Option<Renewed>, OwnerError> {
+        let Some(before) = self.node.attachment(key).cloned().map(Box::new) else { return Ok(None) };
+        let Some(after) = self.node.renew(key)?.map(Box::new) else { return Ok(None) };
+        self.record(Record::Drain(before.clone()))?;
+        self.record(Record::Put(after.clone()))?;
+        Ok(Some(Renewed { before, after }))
+    }
+
+    fn of(&self, container: &str) -> Vec<Attachment> {
+        let is = |attachment: &&Attachment| attachment.key.container.as_str() == container;
+        self.node.attachments().filter(is).cloned().collect()
     }
 
     /// The record comes before the difference is made; a crash in between leaves it to resync.
@@ -270,7 +351,10 @@ impl Owner {
     }
 
     fn drain_exactly(&mut self, attachment: &Attachment) -> Result<Option<Attachment>, OwnerError> {
-        let same = self.node.attachment(&attachment.key).is_some_and(|now| now.wiring == attachment.wiring);
+        let same = self
+            .node
+            .attachment(&attachment.key)
+            .is_some_and(|now| now.wiring == attachment.wiring && now.netns == attachment.netns);
         if same { self.drain(&attachment.key) } else { Ok(None) }
     }
 
@@ -279,20 +363,17 @@ impl Owner {
         self.record(Record::Reaped(gone.key.clone(), wiring.host_link.to_string()))
     }
 
-    fn describe(&mut self, container: &str, name: &str, labels: &BTreeMap<String, String>) -> Result<u32, OwnerError> {
-        let named: Vec<Attachment> = self
-            .node
-            .attachments()
-            .filter(|attachment| attachment.key.container.as_str() == container)
-            .cloned()
-            .collect();
-        let count = u32::try_from(named.len()).unwrap_or(u32::MAX);
-        for mut attachment in named {
-            name.clone_into(&mut attachment.name);
-            attachment.labels.clone_from(labels);
-            self.record(Record::Put(Box::new(attachment)))?;
+    /// What is said again costs no record.
+    fn describe(&mut self, container: &str, description: &Description) -> Result<Vec<Attachment>, OwnerError> {
+        let mut described = self.of(container);
+        for attachment in &mut described {
+            let before = attachment.clone();
+            attachment.describe(description);
+            if *attachment != before {
+                self.record(Record::Put(Box::new(attachment.clone())))?;
+            }
         }
-        Ok(count)
+        Ok(described)
     }
 
     fn snapshot(&self) -> Snapshot {

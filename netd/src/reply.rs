@@ -69,6 +69,7 @@ pub fn lifecycle_failure(error: &LifecycleError) -> Failure {
             AttachError::Name { .. } => FailureCode::INTERNAL,
         },
         LifecycleError::Port(_) => FailureCode::CONFLICT,
+        LifecycleError::Tombstone { .. } => FailureCode::INPUT_OUTPUT,
         LifecycleError::Kernel { .. } | LifecycleError::Executor(_) | LifecycleError::Cut(_) => FailureCode::INTERNAL,
     };
     failure(code, error)

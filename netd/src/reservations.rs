@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::SystemTime;
@@ -15,8 +16,12 @@ use crate::ipam::Reserved;
 /// Remembers each directory's content until its modification time moves, so that an attach costs one `stat`.
 #[derive(Debug, Default)]
 pub struct Reservations {
-    seen: Mutex<BTreeMap<PathBuf, (SystemTime, Reserved)>>,
+    seen: Mutex<BTreeMap<Directory, (SystemTime, Reserved)>>,
 }
+
+/// A directory by device and inode: callers from other mount namespaces mean different ones by the same path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Directory(u64, u64);
 
 impl Reservations {
     /// The addresses reserved for `network`: file names of `<data directory>/<network>/` that are addresses
@@ -27,25 +32,24 @@ impl Reservations {
     /// # Errors
     /// The directory is there and cannot be read: nothing may be leased then, or an address could be given twice.
     pub fn read(&self, directory: Option<&OwnedFd>, path: &str, network: &str) -> io::Result<Reserved> {
-        let name = Path::new(path).join(network);
         let opened = match directory {
             Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())).join(network),
-            None => name.clone(),
+            None => Path::new(path).join(network),
         };
-        let modified = match fs::metadata(&opened) {
-            Ok(metadata) => metadata.modified()?,
+        let (key, modified) = match fs::metadata(&opened) {
+            Ok(metadata) => (Directory(metadata.dev(), metadata.ino()), metadata.modified()?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reserved::new()),
             Err(error) => return Err(error),
         };
         if let Ok(seen) = self.seen.lock()
-            && let Some((at, reserved)) = seen.get(&name)
+            && let Some((at, reserved)) = seen.get(&key)
             && *at == modified
         {
             return Ok(reserved.clone());
         }
         let reserved = list(&opened)?;
         if let Ok(mut seen) = self.seen.lock() {
-            seen.insert(name, (modified, reserved.clone()));
+            seen.insert(key, (modified, reserved.clone()));
         }
         Ok(reserved)
     }

@@ -3,13 +3,10 @@
 //! A look costs nobody anything. Only where it finds a difference that is no attachment's own affair are all attachments'
 //! requests made to wait, and the look repeated.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use netd_kernel::{Kernel, Key, Object, Objects, Step, fixed_ruleset};
-use serde::Deserialize;
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -48,8 +45,10 @@ pub enum Watch {
 /// What a resync would do, or did.
 #[derive(Debug, Default)]
 pub struct Resync {
-    /// Attachments whose sandbox died without a detach.
+    /// Attachments that nobody will detach: given up while they were wired, or left behind by their container's others.
     pub dead: Vec<Attachment>,
+    /// Attachments whose link is gone without a detach, with their sandbox as a rule.
+    pub lost: Vec<Attachment>,
     /// Drained links that are still there, or already gone.
     pub drained: Vec<Attachment>,
     /// Changes in the node's namespace.
@@ -69,12 +68,14 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
     for attachment in &snapshot.attachments {
         let veth = attachment.wiring.as_ref().map(|wiring| Key::Veth(wiring.host_link.clone()));
         let stands = veth.as_ref().is_none_or(|key| observed.contains_key(key));
-        let alive = match attachment.state {
-            State::Attached => stands || !old(attachment),
-            State::Wiring => watch == Watch::Running,
+        let is_dead = match attachment.state {
+            State::Attached => is_left_behind(attachment, snapshot) && old(attachment),
+            State::Wiring => watch == Watch::Alone,
         };
-        if !alive {
+        if is_dead {
             resync.dead.push(attachment.clone());
+        } else if attachment.state == State::Attached && !stands && old(attachment) {
+            resync.lost.push(attachment.clone());
         } else if attachment.state == State::Attached && (watch == Watch::Alone || old(attachment)) {
             desired::merge(&mut target, desired::shared(attachment, &snapshot.guarded));
             target.extend(desired::ruled(attachment));
@@ -89,6 +90,12 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
     }
     resync.steps = netd_kernel::plan(&target, observed);
     resync
+}
+
+/// An extra network is attached while the container has others; a detach that was cut off may have left it.
+fn is_left_behind(attachment: &Attachment, snapshot: &Snapshot) -> bool {
+    let is_sibling = |other: &&Attachment| other.key.container == attachment.key.container && !other.extra;
+    attachment.extra && !snapshot.attachments.iter().any(|other| is_sibling(&other))
 }
 
 /// Whether what was observed stays though no attachment asks for it.
@@ -118,7 +125,7 @@ pub async fn run<K: Kernel + 'static>(
     dry_run: bool,
 ) -> Result<Vec<String>, ResyncError> {
     let resync = look(lifecycle, watch).await?;
-    let told = tell(&resync);
+    let told = tell(&resync, &living(lifecycle, &resync.lost).await);
     if dry_run || told.is_empty() {
         return Ok(told);
     }
@@ -126,25 +133,44 @@ pub async fn run<K: Kernel + 'static>(
     for gone in resync.drained {
         lifecycle.finish(gone).await?;
     }
-    let mut dead = resync.dead;
+    let (mut dead, mut lost) = (resync.dead, resync.lost);
     if !resync.steps.is_empty() {
-        dead.extend(repair(lifecycle).await?);
+        let found = repair(lifecycle).await?;
+        dead.extend(found.dead);
+        lost.extend(found.lost);
     }
     for attachment in dead {
         lifecycle.bury(attachment).await?;
     }
+    for attachment in lost {
+        // One sandbox that takes no link does not keep the others from theirs.
+        if let Err(error) = lifecycle.settle(attachment).await {
+            warn!(error = &error as &dyn std::error::Error, "not settled; the next resync tries again");
+        }
+    }
     Ok(told)
 }
 
-/// Looks again while nobody works on any attachment, and changes what still differs. Returns whose sandbox is gone.
-async fn repair<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<Vec<Attachment>, ResyncError> {
-    let _alone = lifecycle.turns.whole_node().await;
-    let resync = look(lifecycle, Watch::Alone).await?;
-    if !resync.steps.is_empty() {
-        let worker = Arc::clone(&lifecycle.executor);
-        tokio::task::spawn_blocking(move || worker.repair(&resync.steps)).await??;
+/// Of these, the attachments whose sandbox lives.
+async fn living<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, lost: &[Attachment]) -> BTreeSet<AttachmentKey> {
+    let mut living = BTreeSet::new();
+    for attachment in lost {
+        if lifecycle.sandbox_of(attachment).await.is_some() {
+            living.insert(attachment.key.clone());
+        }
     }
-    Ok(resync.dead)
+    living
+}
+
+/// Looks again while nobody works on any attachment, and changes what still differs. Returns what it saw.
+async fn repair<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<Resync, ResyncError> {
+    let _alone = lifecycle.turns.whole_node().await;
+    let mut resync = look(lifecycle, Watch::Alone).await?;
+    if !resync.steps.is_empty() {
+        let (worker, steps) = (Arc::clone(&lifecycle.executor), std::mem::take(&mut resync.steps));
+        tokio::task::spawn_blocking(move || worker.repair(&steps)).await??;
+    }
+    Ok(resync)
 }
 
 async fn look<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, watch: Watch) -> Result<Resync, ResyncError> {
@@ -155,18 +181,18 @@ async fn look<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, watch: Watch) -> Re
     Ok(compare(&before, &snapshot, &observed, watch))
 }
 
-fn tell(resync: &Resync) -> Vec<String> {
-    let dead = resync.dead.iter().map(|gone| format!("release {}: its sandbox is gone", gone.key));
+fn tell(resync: &Resync, living: &BTreeSet<AttachmentKey>) -> Vec<String> {
+    let dead = resync.dead.iter().map(|gone| format!("release {}: nobody will detach it", gone.key));
+    let lost = resync.lost.iter().map(|lost| {
+        if living.contains(&lost.key) {
+            format!("make {} again: its link is gone, its sandbox is not", lost.key)
+        } else {
+            format!("release {}: its sandbox is gone", lost.key)
+        }
+    });
     let drained = resync.drained.iter().map(|gone| format!("delete the link of {}: it was detached", gone.key));
     let steps = resync.steps.iter().map(|step| format!("{step:?}"));
-    dead.chain(drained).chain(steps).collect()
-}
-
-#[derive(Debug, Deserialize)]
-struct Tombstone {
-    network: netd_config::NetworkName,
-    container_id: netd_config::ContainerId,
-    interface: netd_config::LinkName,
+    dead.chain(lost).chain(drained).chain(steps).collect()
 }
 
 /// Carries out the detaches that `netd-cni` was asked for while netd was away. An unreadable tombstone is left for
@@ -174,36 +200,23 @@ struct Tombstone {
 ///
 /// # Errors
 /// See [`ResyncError`].
-pub async fn bury<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, directory: &Path) -> Result<(), ResyncError> {
-    for path in tombstones(directory) {
-        match read_tombstone(&path) {
+pub async fn bury<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<(), ResyncError> {
+    for tombstone in lifecycle.tombstones.all() {
+        match tombstone.key() {
             Ok(key) => {
-                if lifecycle.detach(key.clone(), true).await? {
+                if lifecycle.carry_out(key.clone(), tombstone).await? {
                     info!(%key, "detached by tombstone");
                 }
-                if let Err(error) = fs::remove_file(&path) {
-                    warn!(path = %path.display(), %error, "cannot remove a tombstone; its detach is done again next time");
-                }
             }
+            // Carried out meanwhile by an attach of its key.
+            Err(_) if !tombstone.stands() => {}
             Err(error) => {
-                warn!(path = %path.display(), %error, "cannot read a tombstone; remove it when its container is gone")
+                let path = tombstone.path().display();
+                warn!(%path, %error, "cannot read a tombstone; remove it when its container is gone");
             }
         }
     }
     Ok(())
-}
-
-fn tombstones(directory: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> =
-        fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
-    paths.sort();
-    paths
-}
-
-fn read_tombstone(path: &Path) -> io::Result<AttachmentKey> {
-    let tombstone: Tombstone = serde_json::from_slice(&fs::read(path)?)?;
-    Ok(AttachmentKey { network: tombstone.network, container: tombstone.container_id, interface: tombstone.interface })
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The API: one method a request. It parses, asks the owner, has the kernel work done, and answers.
 
 mod attach;
+mod describe;
 mod networks;
 
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use netd_api::v1::{
     self, AttachRequest, AttachResponse, CheckRequest, CheckResponse, DescribeRequest, DescribeResponse, DetachRequest,
@@ -21,6 +22,8 @@ use crate::networks::Networks;
 use crate::reply::{config_failure, failure, lifecycle_failure};
 use crate::reservations::Reservations;
 use crate::resync::{self, Watch};
+use crate::runtime::{self, Runtime};
+use attach::Asked;
 
 /// What every request needs.
 #[derive(Debug)]
@@ -31,8 +34,8 @@ pub struct Service<K> {
     pub reservations: Arc<Reservations>,
     /// The networks of the watched directories.
     pub networks: Networks,
-    /// Where `netd-cni` leaves detaches.
-    pub tombstones: PathBuf,
+    /// Who runs containers here.
+    pub runtime: Runtime,
     /// This instance's name.
     pub instance: String,
 }
@@ -45,7 +48,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         let call = request.call.unwrap_or_default();
         let descriptors = netd_api::descriptors(context);
         let mut response = AttachResponse::new();
-        match self.attach_call(&call, &descriptors).await {
+        match self.attach_call(Asked { call: &call, descriptors: &descriptors, extra: false }).await {
             Ok(result) => response.result = result,
             Err(failed) => {
                 tracing::warn!(
@@ -80,18 +83,20 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         let call = request.call.unwrap_or_default();
         let descriptors = netd_api::descriptors(context);
         let mut response = CheckResponse::new();
-        response.failure = self.check_call(&call, &descriptors).await.err().into();
+        response.failure =
+            self.check_call(Asked { call: &call, descriptors: &descriptors, extra: false }).await.err().into();
         Ok(response)
     }
 
-    async fn describe(&self, _: &TtrpcContext, request: DescribeRequest) -> Served<DescribeResponse> {
-        let mut response = DescribeResponse::new();
-        let labels = request.labels.into_iter().collect();
-        match self.lifecycle.owner.describe(request.container_id, request.name, labels).await {
-            Ok(count) => response.attachments = count,
-            Err(error) => response.failure = Some(failure(FailureCode::INTERNAL, &error)).into(),
-        }
-        Ok(response)
+    async fn describe(&self, context: &TtrpcContext, request: DescribeRequest) -> Served<DescribeResponse> {
+        let descriptors = netd_api::descriptors(context);
+        Ok(self.describe_call(&request, &descriptors).await.unwrap_or_else(|failed| {
+            let (container, door) = (&request.container_id, &request.source);
+            tracing::warn!(container, door, error = failed.message, "describe failed");
+            let mut response = DescribeResponse::new();
+            response.failure = Some(failed).into();
+            response
+        }))
     }
 
     async fn release(&self, _: &TtrpcContext, request: ReleaseRequest) -> Served<ReleaseResponse> {
@@ -121,6 +126,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
                 response.journal_bytes = snapshot.journal_bytes;
                 let ports = snapshot.attachments.iter().map(|attachment| attachment.ports.len() as u64);
                 response.published_ports = ports.sum();
+                response.warnings = runtime::missed(&snapshot.attachments, SystemTime::now());
             }
             Err(error) => response.failure = Some(failure(FailureCode::NOT_AVAILABLE, &error)).into(),
         }
@@ -159,6 +165,12 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
 
     async fn resync(&self, _: &TtrpcContext, request: ResyncRequest) -> Served<ResyncResponse> {
         let mut response = ResyncResponse::new();
+        if !request.dry_run
+            && let Ok(snapshot) = self.lifecycle.owner.snapshot().await
+        {
+            let living = request.sandboxes.iter().cloned().collect();
+            self.runtime.hear(&request.source, &living, &snapshot.attachments);
+        }
         match resync::run(&self.lifecycle, Watch::Running, request.dry_run).await {
             Ok(steps) => response.steps = steps,
             Err(error) => response.failure = Some(failure(FailureCode::INTERNAL, &error)).into(),
@@ -168,7 +180,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
 }
 
 impl<K: Kernel + 'static> Service<K> {
-    /// CNI's GC: detaches every attachment of the network that the caller does not list.
+    /// CNI's GC: detaches every attachment of the network that the caller does not list. Of extra ones no caller knows.
     async fn collect(&self, request: &GcRequest) -> Result<u32, v1::Failure> {
         let internal = |error| failure(FailureCode::INTERNAL, &error);
         let mut valid: Vec<(String, String)> =
@@ -186,7 +198,8 @@ impl<K: Kernel + 'static> Service<K> {
         };
         let mut removed = 0;
         for attachment in snapshot.attachments {
-            if attachment.key.network.as_str() == network && !is_valid(&attachment.key) {
+            let is_callers = attachment.key.network.as_str() == network && !attachment.extra;
+            if is_callers && !is_valid(&attachment.key) {
                 self.lifecycle.detach(attachment.key, false).await.map_err(|error| lifecycle_failure(&error))?;
                 removed += 1;
             }
@@ -229,6 +242,7 @@ fn listed(attachment: &Attachment, state: &str) -> v1::Attachment {
     attachment.netns_path.clone_into(&mut listed.netns_path);
     state.clone_into(&mut listed.state);
     attachment.name.clone_into(&mut listed.name);
+    attachment.namespace.clone_into(&mut listed.namespace);
     listed.labels = attachment.labels.clone().into_iter().collect();
     listed.ports = attachment.ports.iter().map(published).collect();
     listed

@@ -1,13 +1,17 @@
 //! The binary: starts, answers, is alone in its folder, starts again after `kill -9`. Needs root.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
+mod rig;
+
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use netd_api::{Client, blocking};
+use netd_api::{Client, Tag, blocking};
 use nix::sched::{CloneFlags, unshare};
+use rig::{Space, call};
 
 struct Daemon {
     child: Child,
@@ -26,7 +30,10 @@ fn spawn(folder: &Path) -> Child {
     let run_dir = folder.join("run");
     std::fs::write(
         &config,
-        format!("run_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\n", run_dir.display()),
+        format!(
+            "run_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\ncontainerd_socket = ''\n",
+            run_dir.display()
+        ),
     )
     .unwrap();
     // The child is made on a thread in a namespace of its own, and inherits it.
@@ -62,4 +69,45 @@ fn it_answers_alone_and_comes_back_after_a_kill() {
     drop(daemon);
     let again = start(folder.path());
     assert!(Client::connect(&again.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).is_ok());
+}
+
+const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0",
+    "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.4.0.0/24"}]]}}"#;
+
+fn attach(daemon: &Daemon, space: &Space, container: &str) {
+    let mut request = blocking::AttachRequest::new();
+    request.call = Some(call(WEB, container, "")).into();
+    let client = Client::connect(&daemon.socket, &[(Tag::SandboxNetns, space.fd.as_fd())]).unwrap();
+    let response = client.attach(&request).unwrap();
+    assert!(response.failure.is_none(), "{response:?}");
+}
+
+fn status(daemon: &Daemon) -> blocking::StatusResponse {
+    Client::connect(&daemon.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).unwrap()
+}
+
+/// Well before the next round.
+fn soon(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{what}: not within 10 s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_dead_sandbox_and_a_tombstone_are_followed_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = start(folder.path());
+    let (dies, stays) = (Space::new(), Space::new());
+    attach(&daemon, &dies, "dies");
+    attach(&daemon, &stays, "stays");
+    drop(dies);
+    soon("a dead sandbox", || status(&daemon).leases == 1);
+    let tombstones = folder.path().join("run/tombstones");
+    let text = r#"{"network":"web","container_id":"stays","interface":"eth0"}"#;
+    std::fs::write(tombstones.join("draft"), text).unwrap();
+    std::fs::rename(tombstones.join("draft"), tombstones.join("web:stays:eth0.json")).unwrap();
+    soon("a tombstone", || status(&daemon).leases == 0);
+    soon("the tombstone goes", || !tombstones.join("web:stays:eth0.json").exists());
 }

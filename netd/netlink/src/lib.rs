@@ -7,8 +7,10 @@ mod answer;
 mod attributes;
 pub mod conntrack;
 pub mod nft;
+mod notices;
 mod socket;
 
 pub use answer::{Answer, answers};
 pub use attributes::{Attributes, attribute, attributes};
+pub use notices::{Notice, Notices};
 pub use socket::{NetlinkError, Socket};

@@ -298,7 +298,7 @@ impl Socket {
     }
 }
 
-fn decode(message: &[u8]) -> io::Result<Option<RouteNetlinkMessage>> {
+pub(crate) fn decode(message: &[u8]) -> io::Result<Option<RouteNetlinkMessage>> {
     let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map_err(io::Error::other)?;
     let NetlinkPayload::InnerMessage(object) = message.payload else { return Ok(None) };
     Ok(Some(object))

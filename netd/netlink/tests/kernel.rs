@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "the kernel has many attributes, a test wants one")]
 
-use netd_netlink::{NetlinkError, Socket};
+use netd_netlink::{NetlinkError, Notice, Notices, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
@@ -81,5 +81,45 @@ fn a_socket_stays_in_the_namespace_it_was_opened_in() {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         assert!(names(&mut first).contains(&"br-first".to_owned()));
         assert!(!names(&mut Socket::open().unwrap()).contains(&"br-first".to_owned()));
+    });
+}
+
+/// Everything that was said, in its order.
+fn heard(notices: &Notices) -> Vec<Notice> {
+    let mut heard = Vec::new();
+    loop {
+        match notices.receive() {
+            Ok(more) => heard.extend(more),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return heard,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_link_that_goes_is_told_and_what_there_was_no_room_for_is_too() {
+    in_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let notices = Notices::open().unwrap();
+        socket.execute(vec![bridge("br0")]).unwrap();
+        assert_eq!(heard(&notices), []);
+        let mut gone = LinkMessage::default();
+        gone.attributes.push(LinkAttribute::IfName("br0".to_owned()));
+        socket.execute(vec![(RouteNetlinkMessage::DelLink(gone), 0)]).unwrap();
+        assert_eq!(heard(&notices), [Notice::Gone("br0".to_owned())]);
+        // Each change of the MTU is a notice of more than 1,000 octets.
+        let mtu = |mtu| {
+            let mut link = LinkMessage::default();
+            link.header.index = 1;
+            link.attributes.push(LinkAttribute::Mtu(mtu));
+            (RouteNetlinkMessage::SetLink(link), 0)
+        };
+        for round in 0..100_u32 {
+            socket.execute((0..100).map(|change| mtu(2_000 + round + change)).collect()).unwrap();
+        }
+        let lost = heard(&notices);
+        assert!(lost.contains(&Notice::Lost), "{lost:?}");
+        socket.execute(vec![bridge("br1")]).unwrap();
+        assert_eq!(heard(&notices), [], "it goes on");
     });
 }

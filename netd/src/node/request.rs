@@ -9,7 +9,7 @@ use netd_kernel::{NetnsId, Publication};
 use thiserror::Error;
 
 use super::BRIDGE_PORTS;
-use crate::attachment::{Attachment, AttachmentKey, Facts, State};
+use crate::attachment::{Attachment, AttachmentKey, Facts, LabelState, State};
 use crate::ipam::{LeaseError, Reserved};
 
 /// What an attach wants; parsed, and with everything read that had to be read.
@@ -25,6 +25,10 @@ pub struct Wanted {
     pub what: What,
     /// Addresses that others hold.
     pub reserved: Reserved,
+    /// Who is asked for the labels while it is attached.
+    pub label_state: LabelState,
+    /// An annotation named the network, not a CNI call.
+    pub extra: bool,
 }
 
 /// What a later stanza of a chain says of the interface that it follows.
@@ -55,6 +59,9 @@ impl Follower {
             facts: Facts::default(),
             name: String::new(),
             labels: BTreeMap::new(),
+            namespace: String::new(),
+            label_state: LabelState::None,
+            extra: false,
         }
     }
 }

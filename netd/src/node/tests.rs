@@ -4,11 +4,11 @@ use netd_config::{ContainerId, Document, IngressPolicy, LinkName, NetworkName, P
 use netd_kernel::NetnsId;
 
 use super::{AttachError, Attached, Extended, Extension, Follower, Node, Wanted, What};
-use crate::attachment::{Attachment, AttachmentKey, State};
+use crate::attachment::{Attachment, AttachmentKey, LabelState, State};
 use crate::ipam::Reserved;
 use crate::journal::Record;
 
-const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isDefaultGateway":true,
+pub(crate) const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isDefaultGateway":true,
     "ipam":{"type":"host-local","ranges":[[{"subnet":"10.4.0.0/24"}]]}}"#;
 
 pub(crate) fn wanted(config: &str, container: &str, netns: u64) -> Wanted {
@@ -20,7 +20,8 @@ pub(crate) fn wanted(config: &str, container: &str, netns: u64) -> Wanted {
         interface: LinkName::new("eth0").unwrap(),
     };
     let netns_path = format!("/run/netns/{netns}");
-    Wanted { key, netns: NetnsId(netns), netns_path, what: What::Bridge(bridge), reserved: Reserved::new() }
+    let (what, reserved, label_state) = (What::Bridge(bridge), Reserved::new(), LabelState::None);
+    Wanted { key, netns: NetnsId(netns), netns_path, what, reserved, label_state, extra: false }
 }
 
 fn attach(node: &mut Node, container: &str, netns: u64) -> Attachment {

@@ -34,6 +34,9 @@ fn attachment(container: &str, ports: &[(u16, Protocol)]) -> Attachment {
         facts: Facts::default(),
         name: String::new(),
         labels: BTreeMap::new(),
+        namespace: String::new(),
+        label_state: crate::attachment::LabelState::None,
+        extra: false,
     }
 }
 

@@ -1,7 +1,9 @@
 //! Reservations of a host-local data directory are honoured.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::SystemTime;
 
 use super::Reservations;
 
@@ -41,4 +43,19 @@ fn a_new_reservation_is_seen_at_the_next_read() {
     assert!(reservations.read(None, path, "web").unwrap().is_empty());
     fs::write(network.join("10.4.0.9"), "cid").unwrap();
     assert_eq!(reservations.read(None, path, "web").unwrap().len(), 1);
+}
+
+#[test]
+fn two_callers_mean_two_directories_by_one_path() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let reservations = Reservations::default();
+    for (folder, address) in folders.iter().zip(["10.4.0.2", "10.4.0.3"]) {
+        let network = folder.path().join("web");
+        fs::create_dir(&network).unwrap();
+        fs::write(network.join(address), "cid").unwrap();
+        File::open(&network).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        let fd = OwnedFd::from(File::open(folder.path()).unwrap());
+        let read = reservations.read(Some(&fd), "/var/lib/cni/networks", "web").unwrap();
+        assert_eq!(read.into_iter().collect::<Vec<_>>(), [address.parse::<IpAddr>().unwrap()]);
+    }
 }

@@ -1,6 +1,6 @@
 //! Owner, executor and resync together on the fake kernel: whatever fails wherever, record and kernel agree afterwards.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netd_config::{PortMapping, Protocol};
@@ -14,6 +14,7 @@ use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::node::tests::wanted;
 use crate::node::{Attached, Extension, Follower, Node};
 use crate::owner;
+use crate::tombstones::Tombstones;
 
 const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,
     "ipam":{"type":"host-local","ranges":[[{"subnet":"10.4.0.0/24"}]]}}"#;
@@ -163,7 +164,7 @@ async fn an_attach_under_way_survives_a_resync() {
     assert!(run(&rig.lifecycle, Watch::Running, false).await.unwrap().is_empty());
     let facts = rig.lifecycle.executor.wire(&attachment, &rig.kernel.sandbox(1)).unwrap();
     assert!(run(&rig.lifecycle, Watch::Running, false).await.unwrap().is_empty());
-    rig.lifecycle.owner.wired(attachment.key, facts).await.unwrap();
+    rig.lifecycle.owner.wired(attachment.key, facts, None).await.unwrap();
     rig.agrees(1, 0).await;
 }
 
@@ -230,16 +231,46 @@ async fn the_same_key_in_another_sandbox_takes_address_and_port_along() {
 #[tokio::test]
 async fn tombstones_are_carried_out_once_and_broken_ones_are_left_to_be_seen() {
     let folder = tempfile::tempdir().unwrap();
-    let rig = restarted(folder.path(), &Arc::new(FakeKernel::new())).await;
-    rig.attach("a", 1).await.unwrap();
-    let stones = folder.path().join("tombstones");
-    std::fs::create_dir(&stones).unwrap();
-    std::fs::write(stones.join("a.json"), r#"{"network":"web","container_id":"a","interface":"eth0"}"#).unwrap();
+    let (rig, stones) = with_tombstone(folder.path()).await;
     std::fs::write(stones.join("b.json"), "{").unwrap();
-    bury(&rig.lifecycle, &stones).await.unwrap();
-    assert!(!stones.join("a.json").exists());
+    bury(&rig.lifecycle).await.unwrap();
+    assert!(!stones.join(OWN).exists());
     assert!(stones.join("b.json").exists());
     rig.agrees(0, 0).await;
+}
+
+const OWN: &str = "web:a:eth0.json";
+
+/// An attachment, and the detach of it that nobody could tell netd of.
+async fn with_tombstone(folder: &Path) -> (Rig, PathBuf) {
+    let mut rig = restarted(folder, &Arc::new(FakeKernel::new())).await;
+    let stones = folder.join("tombstones");
+    rig.lifecycle = rig.lifecycle.minding(Tombstones::new(stones.clone()));
+    rig.attach("a", 1).await.unwrap();
+    std::fs::create_dir(&stones).unwrap();
+    std::fs::write(stones.join(OWN), r#"{"network":"web","container_id":"a","interface":"eth0"}"#).unwrap();
+    (rig, stones)
+}
+
+#[tokio::test]
+async fn an_attach_after_a_tombstone_is_not_taken_away_by_it() {
+    for netns in [1, 2] {
+        let folder = tempfile::tempdir().unwrap();
+        let (rig, stones) = with_tombstone(folder.path()).await;
+        let before = rig.lifecycle.owner.snapshot().await.unwrap().attachments.remove(0);
+        let stale = rig.lifecycle.tombstones.all().remove(0);
+        let anew = rig.attach("a", netns).await.unwrap();
+        assert_ne!(anew.wiring, before.wiring, "the old one was asked to go");
+        assert_eq!(anew.leases, before.leases);
+        assert!(!stones.join(OWN).exists());
+        // One who has read the directory before comes too late.
+        assert!(!rig.lifecycle.carry_out(anew.key, stale).await.unwrap());
+        bury(&rig.lifecycle).await.unwrap();
+        while !rig.lifecycle.owner.snapshot().await.unwrap().draining.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        rig.agrees(1, 0).await;
+    }
 }
 
 #[tokio::test]
@@ -252,4 +283,60 @@ async fn a_detach_may_be_repeated_and_finished_twice() {
     rig.lifecycle.finish(gone).await.unwrap();
     assert!(!rig.lifecycle.detach(attachment.key, false).await.unwrap());
     rig.agrees(0, 0).await;
+}
+
+/// Somebody takes the link of an attachment away.
+fn take_link(rig: &Rig, attachment: &Attachment) {
+    let link = attachment.wiring.as_ref().unwrap().host_link.clone();
+    rig.kernel.apply(&[Step::Delete(Key::Veth(link))], None).unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_attachment_is_made_again_by_a_new_link_and_a_whole_one_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = restarted(folder.path(), &Arc::new(FakeKernel::new())).await;
+    let before = rig.attach("a", 1).await.unwrap();
+    rig.publish("a", 1, 8080).await.unwrap();
+    let key = before.key.clone();
+    assert!(!rig.lifecycle.mend(key.clone(), rig.kernel.sandbox(1)).await.unwrap());
+    take_link(&rig, &before);
+    assert!(!rig.lifecycle.mend(key.clone(), rig.kernel.sandbox(2)).await.unwrap(), "another sandbox");
+    assert!(rig.lifecycle.mend(key.clone(), rig.kernel.sandbox(1)).await.unwrap());
+    let after = rig.lifecycle.owner.one(key).await.unwrap().unwrap();
+    assert_eq!((&after.leases, after.ports.len(), after.netns), (&before.leases, 1, before.netns));
+    assert_ne!(after.wiring.unwrap().host_link, before.wiring.unwrap().host_link);
+    while !rig.lifecycle.owner.snapshot().await.unwrap().draining.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    rig.agrees(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_fault_at_every_step_of_a_mending_leaves_nothing_half() {
+    for fault in 0..STEPS {
+        for is_crash in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let kernel = Arc::new(FakeKernel::new());
+            let mut rig = restarted(folder.path(), &kernel).await;
+            rig.attach("stays", 1).await.unwrap();
+            let damaged = rig.attach("a", 2).await.unwrap();
+            take_link(&rig, &damaged);
+            if is_crash {
+                kernel.die_at(fault)
+            } else {
+                kernel.fail_at(fault)
+            }
+            let mended = rig.lifecycle.mend(damaged.key, kernel.sandbox(2)).await;
+            kernel.heal();
+            if is_crash {
+                drop(rig);
+                rig = restarted(folder.path(), &kernel).await;
+            } else {
+                run(&rig.lifecycle, Watch::Running, false).await.unwrap();
+            }
+            let left = rig.lifecycle.owner.snapshot().await.unwrap().attachments.len();
+            assert!(left == 2 || mended.is_err(), "fault {fault}: {mended:?}");
+            rig.agrees(left, 0).await;
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use netd_api::Descriptors;
 use netd_api::v1::{Call, Failure, FailureCode};
@@ -11,36 +12,43 @@ use netd_config::{CniResult, ConfigErrors, ContainerId, Dns, Document, IngressPo
 use netd_kernel::{Interface, Kernel, Key, LinkSettings, Object, Sandbox, Step};
 
 use super::Service;
-use crate::attachment::{Attachment, AttachmentKey, State};
+use crate::attachment::{Attachment, AttachmentKey, Description, LabelState, State};
 use crate::ipam::Reserved;
 use crate::node::{Extension, Follower, Wanted, What, settings_of};
 use crate::owner::OwnerError;
 use crate::reply::{config_failure, encode, failure, lifecycle_failure, refusal, result};
 
-type Answer<T> = Result<T, Failure>;
+pub(super) type Answer<T> = Result<T, Failure>;
+
+/// One stanza to attach or check, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) call: &'a Call,
+    pub(super) descriptors: &'a Descriptors,
+    /// An annotation named the network, not a CNI call.
+    pub(super) extra: bool,
+}
 
 impl<K: Kernel + 'static> Service<K> {
-    pub(super) async fn attach_call(&self, call: &Call, descriptors: &Descriptors) -> Answer<Vec<u8>> {
-        let document = parse(call)?;
-        let key = key_of(call, &document)?;
+    pub(super) async fn attach_call(&self, asked: Asked<'_>) -> Answer<Vec<u8>> {
+        let document = parse(asked.call)?;
+        let key = key_of(asked.call, &document)?;
         let result = match document.stanza.clone() {
             Stanza::Bridge(bridge) => {
                 let (ipam, dns) = (bridge.ipam.clone(), bridge.dns.clone());
-                self.attach_new(call, descriptors, key, What::Bridge(bridge), &ipam, dns).await?
+                self.attach_new(asked, key, What::Bridge(bridge), &ipam, dns).await?
             }
-            Stanza::HostLocal(ipam) => self.attach_addresses(call, descriptors, key, Ipam::HostLocal(ipam)).await?,
-            Stanza::Static(ipam) => self.attach_addresses(call, descriptors, key, Ipam::Static(ipam)).await?,
-            Stanza::Loopback => self.attach_loopback(call, descriptors, &document).await?,
+            Stanza::HostLocal(ipam) => self.attach_addresses(asked, key, Ipam::HostLocal(ipam)).await?,
+            Stanza::Static(ipam) => self.attach_addresses(asked, key, Ipam::Static(ipam)).await?,
+            Stanza::Loopback => self.attach_loopback(asked, &document).await?,
             Stanza::Portmap(portmap) if portmap.ports.is_empty() => previous(&document)?,
-            Stanza::Portmap(portmap) => {
-                self.follow(call, descriptors, &document, key, Extension::Ports(portmap.ports)).await?
-            }
+            Stanza::Portmap(portmap) => self.follow(asked, &document, key, Extension::Ports(portmap.ports)).await?,
             Stanza::Firewall(firewall) if firewall.ingress_policy == IngressPolicy::Open => previous(&document)?,
             Stanza::Firewall(firewall) => {
-                self.follow(call, descriptors, &document, key, Extension::Ingress(firewall.ingress_policy)).await?
+                self.follow(asked, &document, key, Extension::Ingress(firewall.ingress_policy)).await?
             }
             Stanza::Tuning(tuning) if tuning.is_empty() => previous(&document)?,
-            Stanza::Tuning(tuning) => self.tune(call, descriptors, &document, key, tuning).await?,
+            Stanza::Tuning(tuning) => self.tune(asked, &document, key, tuning).await?,
             Stanza::NotYet { kind } => {
                 let message = format!(
                     "cannot attach {key}: netd does not run plugin type {kind:?} yet; use the official plugin for it"
@@ -51,29 +59,24 @@ impl<K: Kernel + 'static> Service<K> {
         Ok(encode(&result, document.cni_version))
     }
 
-    async fn attach_addresses(
-        &self,
-        call: &Call,
-        descriptors: &Descriptors,
-        key: AttachmentKey,
-        ipam: Ipam,
-    ) -> Answer<CniResult> {
-        self.attach_new(call, descriptors, key, What::Addresses(ipam.clone()), &ipam, None).await
+    async fn attach_addresses(&self, asked: Asked<'_>, key: AttachmentKey, ipam: Ipam) -> Answer<CniResult> {
+        self.attach_new(asked, key, What::Addresses(ipam.clone()), &ipam, None).await
     }
 
     async fn attach_new(
         &self,
-        call: &Call,
-        descriptors: &Descriptors,
+        asked: Asked<'_>,
         key: AttachmentKey,
         what: What,
         ipam: &Ipam,
         dns: Option<Dns>,
     ) -> Answer<CniResult> {
-        let sandbox = self.sandbox(call, descriptors).await?;
-        let reserved = self.reserved(&key, ipam, descriptors)?;
-        let wanted = Wanted { key, netns: sandbox.id, netns_path: call.netns_path.clone(), what, reserved };
-        let attached = self.lifecycle.attach(wanted, sandbox).await;
+        let sandbox = self.sandbox(asked).await?;
+        let reserved = self.reserved(&key, ipam, asked.descriptors)?;
+        let (label_state, answer) = self.ask_for_labels(asked);
+        let netns_path = asked.call.netns_path.clone();
+        let wanted = Wanted { key, netns: sandbox.id, netns_path, what, reserved, label_state, extra: asked.extra };
+        let attached = self.lifecycle.attach_asking(wanted, sandbox, answer).await;
         let attachment = attached.map_err(|error| lifecycle_failure(&error))?;
         Ok(result(&attachment, ipam.routes(), &dns.unwrap_or_default()))
     }
@@ -81,62 +84,84 @@ impl<K: Kernel + 'static> Service<K> {
     /// A later stanza of the chain. Its result is the one before it: what it adds is on the node.
     async fn follow(
         &self,
-        call: &Call,
-        descriptors: &Descriptors,
+        asked: Asked<'_>,
         document: &Document,
         key: AttachmentKey,
         extension: Extension,
     ) -> Answer<CniResult> {
         let mut result = previous(document)?;
-        let sandbox = self.sandbox(call, descriptors).await?;
-        let addresses = addresses_of(&result, call.interface.as_str());
-        let follower = Follower { key, netns: sandbox.id, netns_path: call.netns_path.clone(), addresses };
+        let sandbox = self.sandbox(asked).await?;
+        let is_first = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?.is_none();
+        let addresses = addresses_of(&result, asked.call.interface.as_str());
+        let follower = Follower { key, netns: sandbox.id, netns_path: asked.call.netns_path.clone(), addresses };
         let extended = self.lifecycle.extend(follower, extension, sandbox).await;
         let attachment = extended.map_err(|error| lifecycle_failure(&error))?;
+        if is_first {
+            self.describe_behind(asked);
+        }
         retell(&mut result, &attachment);
         Ok(result)
+    }
+
+    /// Asks containerd what the container is, while the kernel works. Returns what is recorded until it has answered.
+    fn ask_for_labels(
+        &self,
+        asked: Asked<'_>,
+    ) -> (LabelState, impl Future<Output = Option<Description>> + Send + 'static) {
+        // Who names an extra network has described the container.
+        let question = (!asked.extra).then(|| self.runtime.question(&asked.call.container_id, &asked.call.cni_args));
+        let question = question.flatten();
+        let state = question.as_ref().map_or(LabelState::None, |question| question.pending(SystemTime::now()));
+        let answer = question.map(|question| tokio::spawn(question.ask()));
+        (state, async { answer?.await.ok() })
+    }
+
+    /// Another plugin made the interface, and published ports are all there is: they need no label to work.
+    fn describe_behind(&self, asked: Asked<'_>) {
+        let (_, answer) = self.ask_for_labels(asked);
+        let (owner, container) = (self.lifecycle.owner.clone(), asked.call.container_id.clone());
+        tokio::spawn(async move {
+            if let Some(description) = answer.await
+                && let Err(error) = owner.describe(container, description).await
+            {
+                tracing::debug!(%error, "labels not recorded");
+            }
+        });
     }
 
     /// `tuning` also follows other plugins: then it is done and nothing is recorded, since it ends with the sandbox.
     async fn tune(
         &self,
-        call: &Call,
-        descriptors: &Descriptors,
+        asked: Asked<'_>,
         document: &Document,
         key: AttachmentKey,
         tuning: Tuning,
     ) -> Answer<CniResult> {
         let known = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
         if known.is_some_and(|known| known.wiring.is_some()) {
-            return self.follow(call, descriptors, document, key, Extension::Tuning(tuning)).await;
+            return self.follow(asked, document, key, Extension::Tuning(tuning)).await;
         }
         let result = previous(document)?;
         let named = |name: &String| name.replace("IFNAME", key.interface.as_str());
         let sysctls = tuning.sysctl.iter().map(|(name, value)| (named(name), value.clone())).collect();
         let settings = settings_of(&tuning);
         let interface = Interface { addresses: Vec::new(), routes: Vec::new(), sysctls, settings };
-        self.within(call, descriptors, key.interface, |key| Step::Replace(key, Object::Interface(interface))).await?;
+        self.within(asked, key.interface, |key| Step::Replace(key, Object::Interface(interface))).await?;
         Ok(result)
     }
 
     /// Raises `lo`; the kernel gives it its addresses.
-    async fn attach_loopback(&self, call: &Call, descriptors: &Descriptors, document: &Document) -> Answer<CniResult> {
+    async fn attach_loopback(&self, asked: Asked<'_>, document: &Document) -> Answer<CniResult> {
         let name = LinkName::new("lo").map_err(|error| failure(FailureCode::INTERNAL, &error))?;
         let (addresses, routes, settings) = (Vec::new(), Vec::new(), LinkSettings::default());
         let lo = Interface { addresses, routes, sysctls: std::collections::BTreeMap::new(), settings };
-        self.within(call, descriptors, name, |key| Step::Create(key, Object::Interface(lo))).await?;
-        Ok(document.prev_result.clone().unwrap_or_else(|| CniResult::loopback(&call.netns_path)))
+        self.within(asked, name, |key| Step::Create(key, Object::Interface(lo))).await?;
+        Ok(document.prev_result.clone().unwrap_or_else(|| CniResult::loopback(&asked.call.netns_path)))
     }
 
     /// Takes one step on an interface that is already in the sandbox.
-    async fn within(
-        &self,
-        call: &Call,
-        descriptors: &Descriptors,
-        name: LinkName,
-        step: impl FnOnce(Key) -> Step,
-    ) -> Answer<()> {
-        let sandbox = self.sandbox(call, descriptors).await?;
+    async fn within(&self, asked: Asked<'_>, name: LinkName, step: impl FnOnce(Key) -> Step) -> Answer<()> {
+        let sandbox = self.sandbox(asked).await?;
         let steps = vec![step(Key::Interface(sandbox.id, name))];
         let executor = Arc::clone(&self.lifecycle.executor);
         match tokio::task::spawn_blocking(move || executor.within(&steps, &sandbox)).await {
@@ -164,11 +189,11 @@ impl<K: Kernel + 'static> Service<K> {
         Ok(())
     }
 
-    pub(super) async fn check_call(&self, call: &Call, descriptors: &Descriptors) -> Answer<()> {
-        let document = parse(call)?;
-        let key = key_of(call, &document)?;
+    pub(super) async fn check_call(&self, asked: Asked<'_>) -> Answer<()> {
+        let document = parse(asked.call)?;
+        let key = key_of(asked.call, &document)?;
         let Stanza::Bridge(_) = document.stanza else { return Ok(()) };
-        let sandbox = self.sandbox(call, descriptors).await?;
+        let sandbox = self.sandbox(asked).await?;
         let found = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
         let found = found.filter(|found| found.state == State::Attached && found.netns == sandbox.id);
         let Some(attachment) = found else {
@@ -188,13 +213,16 @@ impl<K: Kernel + 'static> Service<K> {
     }
 
     /// The sandbox, by the descriptor that the door sent or by the path in netd's own mount namespace.
-    async fn sandbox(&self, call: &Call, descriptors: &Descriptors) -> Answer<Sandbox> {
+    pub(super) async fn sandbox(&self, asked: Asked<'_>) -> Answer<Sandbox> {
         let invalid = |why: String| {
-            refusal(FailureCode::INVALID_NETNS, format!("cannot use network namespace {:?}: {why}", call.netns_path))
+            refusal(
+                FailureCode::INVALID_NETNS,
+                format!("cannot use network namespace {:?}: {why}", asked.call.netns_path),
+            )
         };
-        let fd = match &descriptors.sandbox_netns {
+        let fd = match &asked.descriptors.sandbox_netns {
             Some(fd) => fd.try_clone(),
-            None => File::open(&call.netns_path).map(OwnedFd::from),
+            None => File::open(&asked.call.netns_path).map(OwnedFd::from),
         };
         let fd = fd.map_err(|error| invalid(error.to_string()))?;
         let executor = Arc::clone(&self.lifecycle.executor);
@@ -260,6 +288,6 @@ fn retell(result: &mut CniResult, attachment: &Attachment) {
     }
 }
 
-fn owner_failure(error: &OwnerError) -> Failure {
+pub(super) fn owner_failure(error: &OwnerError) -> Failure {
     failure(FailureCode::TRY_AGAIN, error)
 }

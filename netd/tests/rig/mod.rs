@@ -23,7 +23,9 @@ use netd::networks::Networks;
 use netd::node::Node as NodeRecord;
 use netd::reservations::Reservations;
 use netd::resync::{self, Watch};
+use netd::runtime::Runtime;
 use netd::server::Service;
+use netd::tombstones::Tombstones;
 use netd_api::{Client, Tag, blocking};
 use netd_kernel::LinuxKernel;
 use nix::sched::{CloneFlags, unshare};
@@ -275,7 +277,8 @@ async fn serve(socket: &Path, journal: &Path) -> ttrpc::asynchronous::Server {
     let record = NodeRecord::replay("nd", records);
     let kernel = LinuxKernel::new("netd", "nd").unwrap();
     let executor = Arc::new(Executor::new(Arc::new(kernel), record.guarded().clone()));
-    let lifecycle = Lifecycle::new(netd::owner::start(record, journal), executor);
+    let lifecycle = Lifecycle::new(netd::owner::start(record, journal), executor)
+        .minding(Tombstones::new(socket.with_file_name("tombstones")));
     resync::run(&lifecycle, Watch::Alone, false).await.unwrap();
     for attachment in lifecycle.owner.snapshot().await.unwrap().attachments {
         lifecycle.ports.hold(&attachment).await.unwrap();
@@ -283,8 +286,8 @@ async fn serve(socket: &Path, journal: &Path) -> ttrpc::asynchronous::Server {
     let service = Service {
         lifecycle,
         reservations: Arc::new(Reservations::default()),
+        runtime: Runtime::default(),
         networks: Networks::watch(vec![socket.with_file_name("net.d")]).unwrap(),
-        tombstones: socket.with_file_name("tombstones"),
         instance: "test".to_owned(),
     };
     let mut server = netd_api::listen(socket, Arc::new(service)).unwrap();

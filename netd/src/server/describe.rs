@@ -1,0 +1,108 @@
+//! What a door says of a sandbox: kept with its attachments, and the occasion to make them whole and to attach the extra
+//! networks that an annotation names. A container without an attachment of ours is never touched.
+
+use netd_api::Descriptors;
+use netd_api::v1::{Call, DescribeRequest, DescribeResponse, Failure, FailureCode};
+use netd_config::Network;
+use netd_kernel::Kernel;
+use serde_json::Value;
+
+use super::Service;
+use super::attach::{Answer, Asked, owner_failure};
+use crate::attachment::{Attachment, Description, LabelState, State};
+use crate::reply::{failure, lifecycle_failure, refusal};
+
+/// Names of networks, separated by commas; they become `net1`, `net2` and so on, in their order.
+const EXTRA_NETWORKS: &str = "netd.io/networks";
+
+impl<K: Kernel + 'static> Service<K> {
+    pub(super) async fn describe_call(
+        &self,
+        request: &DescribeRequest,
+        descriptors: &Descriptors,
+    ) -> Answer<DescribeResponse> {
+        let mut response = DescribeResponse::new();
+        let attachments = self.keep(request).await?;
+        response.attachments = u32::try_from(attachments.len()).unwrap_or(u32::MAX);
+        let is_silent = descriptors.sandbox_netns.is_none() && request.netns_path.is_empty();
+        if attachments.is_empty() || is_silent {
+            return Ok(response);
+        }
+        let call = call_of(request);
+        let asked = Asked { call: &call, descriptors, extra: true };
+        let sandbox = self.sandbox(asked).await?;
+        let is_of = |one: &&Attachment| one.state == State::Attached && one.netns == sandbox.id;
+        let ours: Vec<&Attachment> = attachments.iter().filter(is_of).collect();
+        for attachment in &ours {
+            let mended = self.lifecycle.mend(attachment.key.clone(), self.sandbox(asked).await?).await;
+            response.repaired += u32::from(mended.map_err(|error| lifecycle_failure(&error))?);
+        }
+        if ours.iter().any(|attachment| !attachment.extra) {
+            response.networks = self.attach_extra(request, asked).await?;
+            response.attachments = u32::try_from(self.keep(request).await?.len()).unwrap_or(u32::MAX);
+        }
+        Ok(response)
+    }
+
+    /// Gives all attachments of the container what the door knows of it.
+    async fn keep(&self, request: &DescribeRequest) -> Answer<Vec<Attachment>> {
+        let description = Description {
+            name: request.name.clone(),
+            namespace: request.namespace.clone(),
+            labels: request.labels.clone().into_iter().collect(),
+            state: LabelState::Known { source: request.source.clone() },
+        };
+        let described = self.lifecycle.owner.describe(request.container_id.clone(), description).await;
+        described.map_err(|error| owner_failure(&error))
+    }
+
+    /// The first that fails ends it; what was attached before goes with the container.
+    async fn attach_extra(&self, request: &DescribeRequest, asked: Asked<'_>) -> Answer<Vec<String>> {
+        let text = request.annotations.get(EXTRA_NETWORKS).map(String::as_str).unwrap_or_default();
+        let mut attached = Vec::new();
+        for (index, name) in text.split(',').map(str::trim).filter(|name| !name.is_empty()).enumerate() {
+            let network = self.networks.lookup(name).ok_or_else(|| unknown(request, name))?;
+            self.run_chain(&network, &format!("net{}", index + 1), asked).await?;
+            attached.push(name.to_owned());
+        }
+        Ok(attached)
+    }
+
+    /// As libcni does: each stanza gets the result of the one before it.
+    async fn run_chain(&self, network: &Network, interface: &str, asked: Asked<'_>) -> Answer<()> {
+        let mut call = asked.call.clone();
+        interface.clone_into(&mut call.interface);
+        let mut result: Option<Value> = None;
+        for document in network.documents() {
+            call.config = with_result(&document, result).map_err(|error| failure(FailureCode::INTERNAL, &error))?;
+            let answer = self.attach_call(Asked { call: &call, ..asked }).await?;
+            let read = serde_json::from_slice(&answer).map_err(|error| failure(FailureCode::INTERNAL, &error))?;
+            result = Some(read);
+        }
+        Ok(())
+    }
+}
+
+fn with_result(document: &[u8], result: Option<Value>) -> serde_json::Result<Vec<u8>> {
+    let mut document: Value = serde_json::from_slice(document)?;
+    if let (Some(result), Some(map)) = (result, document.as_object_mut()) {
+        map.insert("prevResult".to_owned(), result);
+    }
+    serde_json::to_vec(&document)
+}
+
+fn call_of(request: &DescribeRequest) -> Call {
+    let mut call = Call::new();
+    call.container_id.clone_from(&request.container_id);
+    call.netns_path.clone_from(&request.netns_path);
+    call
+}
+
+fn unknown(request: &DescribeRequest, name: &str) -> Failure {
+    let message = format!(
+        "cannot attach {} to network {name:?}, which its annotation {EXTRA_NETWORKS} names: no file in the network \
+         directories describes it; add one, or correct the annotation",
+        request.container_id
+    );
+    refusal(FailureCode::INVALID_CONFIG, message)
+}

@@ -1,0 +1,123 @@
+//! Hears at once what a resync would find later: links that the kernel deleted, and tombstones. What follows from it is
+//! `lifecycle`'s and `resync`'s.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::thread;
+
+use netd_kernel::{Kernel, Notice, Notices};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tracing::{info, warn};
+
+use crate::attachment::State;
+use crate::lifecycle::Lifecycle;
+use crate::resync::{self, ResyncError, Watch};
+
+/// When so much was heard and not followed yet, the kernel is not read further: it drops notices and says so.
+const UNFOLLOWED: usize = 1_024;
+
+/// What was heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// The kernel speaks of links.
+    Link(Notice),
+    /// Somebody left a tombstone.
+    Tombstone,
+}
+
+/// The listening thread's end; the thread ends with it.
+#[derive(Debug)]
+pub struct Heard {
+    words: Receiver<Word>,
+    _listening: PipeWriter,
+}
+
+/// Listens to the kernel, and to a directory of tombstones, which must exist.
+///
+/// # Errors
+/// The directory cannot be watched, or no thread is to be had.
+pub fn listen(notices: Notices, tombstones: &Path) -> io::Result<Heard> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    // They come by rename, whole.
+    inotify.add_watch(tombstones, AddWatchFlags::IN_MOVED_TO)?;
+    let (ending, listening) = io::pipe()?;
+    let (speak, words) = channel(UNFOLLOWED);
+    thread::Builder::new().name("watch".to_owned()).spawn(move || {
+        if let Err(error) = relay(&notices, &inotify, &ending, &speak) {
+            warn!(%error, "no longer hears of links and tombstones; netd looks from time to time");
+        }
+    })?;
+    Ok(Heard { words, _listening: listening })
+}
+
+impl Heard {
+    /// Follows what is heard, until the listening ends.
+    pub async fn follow<K: Kernel + 'static>(mut self, lifecycle: &Lifecycle<K>) {
+        while let Some(word) = self.words.recv().await {
+            if let Err(error) = mind(lifecycle, &word).await {
+                warn!(?word, error = &error as &dyn std::error::Error, "not followed; the next resync does it");
+            }
+        }
+    }
+}
+
+/// A sandbox that dies takes its link along, and the link's name is never used again: what was attached by it is gone,
+/// unless the sandbox lives.
+async fn mind<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, word: &Word) -> Result<(), ResyncError> {
+    let link = match word {
+        Word::Tombstone => return resync::bury(lifecycle).await,
+        Word::Link(Notice::Lost) => return resync::run(lifecycle, Watch::Running, false).await.map(drop),
+        Word::Link(Notice::Gone(link)) => link,
+    };
+    // One that is still being wired is its request's affair.
+    if let Some(dead) = lifecycle.owner.at_link(link.clone()).await?.filter(|dead| dead.state == State::Attached) {
+        if lifecycle.sandbox_of(&dead).await.is_some() {
+            // Not at once: somebody may take it away again and again.
+            warn!(key = %dead.key, link, "somebody deleted its link; the next resync makes it again");
+            return Ok(());
+        }
+        info!(key = %dead.key, link, "its sandbox is gone");
+        lifecycle.bury(dead).await?;
+    } else if lifecycle.owner.uses_bridge(link.clone()).await? {
+        resync::run(lifecycle, Watch::Running, false).await?;
+    }
+    Ok(())
+}
+
+/// Until the other end is dropped.
+fn relay(notices: &Notices, inotify: &Inotify, ending: &PipeReader, speak: &Sender<Word>) -> io::Result<()> {
+    loop {
+        let mut polled =
+            [ending.as_fd(), notices.as_fd(), inotify.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut polled, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            ready => ready?,
+        };
+        let [ended, linked, left] = polled.map(|fd| fd.any().unwrap_or(false));
+        let mut words = Vec::new();
+        if linked {
+            words.extend(there(notices.receive())?.into_iter().flatten().map(Word::Link));
+        }
+        if left && there(inotify.read_events().map_err(io::Error::from))?.is_some() {
+            words.push(Word::Tombstone);
+        }
+        if ended || words.into_iter().any(|word| speak.blocking_send(word).is_err()) {
+            return Ok(());
+        }
+    }
+}
+
+/// A socket may be called ready and have nothing.
+fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests;

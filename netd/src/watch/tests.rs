@@ -1,0 +1,53 @@
+//! What the kernel and the tombstones' directory say is heard at once. In a namespace of the test's own; needs root.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use netd_kernel::{Notice, Notices};
+use nix::sched::{CloneFlags, unshare};
+
+use super::{Heard, Word, listen};
+
+fn ip(line: &str) {
+    assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "ip {line}");
+}
+
+fn next(heard: &mut Heard) -> Word {
+    let begin = Instant::now();
+    loop {
+        if let Ok(word) = heard.words.try_recv() {
+            return word;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5), "nothing is heard");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_link_that_goes_is_heard_once_and_a_port_that_leaves_its_bridge_is_not() {
+    let tested = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+        let folder = tempfile::tempdir().unwrap();
+        let mut heard = listen(Notices::open().unwrap(), folder.path()).unwrap();
+        for line in [
+            "link add br0 type bridge",
+            "link add nd0 type veth peer name nd1",
+            "link set nd0 master br0",
+            "link set nd0 nomaster",
+            "link set nd0 master br0",
+            "link set nd0 up",
+            "link del nd1",
+            "link del br0",
+        ] {
+            ip(line);
+        }
+        let gone = |name: &str| Word::Link(Notice::Gone(name.to_owned()));
+        let mut words = vec![next(&mut heard), next(&mut heard), next(&mut heard)];
+        words.sort_by_key(|word| format!("{word:?}"));
+        assert_eq!(words, [gone("br0"), gone("nd0"), gone("nd1")]);
+        std::fs::write(folder.path().join("draft"), "{}").unwrap();
+        std::fs::rename(folder.path().join("draft"), folder.path().join("a.json")).unwrap();
+        assert_eq!(next(&mut heard), Word::Tombstone);
+    });
+    tested.join().unwrap();
+}
