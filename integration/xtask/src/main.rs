@@ -6,7 +6,7 @@ mod dist;
 mod hard;
 mod packaging;
 mod parts;
-mod tests;
+mod suite;
 mod tidy;
 
 use std::process::{Command, ExitCode};
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 fn test() -> Result<()> {
     packaging::run()?;
     parts::run()?;
-    tests::run()
+    suite::run()
 }
 
 fn ci() -> Result<()> {
