@@ -1,5 +1,7 @@
 //! Owner, executor and resync together on the fake kernel: whatever fails wherever, record and kernel agree afterwards.
 
+mod crash;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,26 +92,7 @@ async fn a_fault_at_every_step_of_an_attach_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_crash_at_every_step_of_an_attach_leaves_nothing_after_resync() {
-    for fault in 0..STEPS {
-        let folder = tempfile::tempdir().unwrap();
-        let kernel = Arc::new(FakeKernel::new());
-        let rig = restarted(folder.path(), &kernel).await;
-        rig.attach("stays", 1).await.unwrap();
-        let Attached::New { attachment, .. } = rig.lifecycle.owner.attach(wanted(WEB, "dies", 2)).await.unwrap() else {
-            panic!("already there")
-        };
-        // The kernel takes no step after the fault, not even those that clean up: the daemon is dead.
-        kernel.die_at(fault);
-        let wired = rig.lifecycle.executor.wire(&attachment, &kernel.sandbox(2));
-        kernel.heal();
-        assert_eq!(wired.is_err(), fault < 3, "fault {fault}");
-        restarted(folder.path(), &kernel).await.agrees(1, 0).await;
-    }
-}
-
-#[tokio::test]
-async fn a_crash_at_every_step_of_an_extension_is_made_whole_after_resync() {
+async fn a_fault_at_every_step_of_an_extension_is_taken_back() {
     for fault in 0..STEPS {
         let folder = tempfile::tempdir().unwrap();
         let kernel = Arc::new(FakeKernel::new());
@@ -120,22 +103,6 @@ async fn a_crash_at_every_step_of_an_extension_is_made_whole_after_resync() {
         kernel.heal();
         rig.agrees(1, usize::from(extended.is_ok())).await;
         restarted(folder.path(), &kernel).await.agrees(1, usize::from(extended.is_ok())).await;
-    }
-}
-
-#[tokio::test]
-async fn a_crash_at_every_step_of_a_detach_finishes_it_after_resync() {
-    for fault in 0..STEPS {
-        let folder = tempfile::tempdir().unwrap();
-        let kernel = Arc::new(FakeKernel::new());
-        let rig = restarted(folder.path(), &kernel).await;
-        rig.attach("stays", 1).await.unwrap();
-        let goes = rig.attach("goes", 2).await.unwrap();
-        rig.publish("goes", 2, 8080).await.unwrap();
-        kernel.die_at(fault);
-        drop(rig.lifecycle.detach(goes.key, true).await);
-        kernel.heal();
-        restarted(folder.path(), &kernel).await.agrees(1, 0).await;
     }
 }
 

@@ -138,7 +138,10 @@ mod tests {
     use std::net::SocketAddr;
 
     use netd_config::{LinkName, Protocol};
+    use netd_netlink::nft::Element;
+    use proptest::prelude::*;
 
+    use super::super::skeleton::SETS;
     use super::{of, read};
     use crate::object::{Family, Key, Object, Objects, Publication};
 
@@ -167,5 +170,18 @@ mod tests {
             }
         }
         assert_eq!(back, objects);
+    }
+
+    proptest! {
+        #[test]
+        fn any_element_of_any_set_is_safe(
+            at in 0..SETS.len(),
+            key in prop::collection::vec(any::<u8>(), 0..48),
+            data in prop::collection::vec(any::<u8>(), 0..24),
+        ) {
+            let mut objects = Objects::new();
+            read(&mut objects, SETS[at].name, &Element { key, data });
+            prop_assert!(objects.len() <= 1);
+        }
     }
 }
