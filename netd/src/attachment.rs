@@ -68,6 +68,8 @@ pub struct Wiring {
     pub routes: Vec<Route>,
     /// Sysctls inside the sandbox.
     pub sysctls: BTreeMap<String, String>,
+    /// The sandbox end's link-local address is not tried out before it is used.
+    pub quick_link_local: bool,
     /// What is sent beyond the bridge takes the node's address.
     pub ip_masq: bool,
     /// The bridge is fenced off from other fenced bridges.

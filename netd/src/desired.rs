@@ -50,6 +50,7 @@ pub fn own(attachment: &Attachment) -> Objects {
         routes: wiring.routes.clone(),
         sysctls: wiring.sysctls.clone(),
         settings: wiring.tuned.clone(),
+        quick_link_local: wiring.quick_link_local,
     };
     objects.insert(Key::Veth(wiring.host_link.clone()), Object::Veth(veth(attachment, wiring, Port::Open)));
     let name = attachment.key.interface.clone();

@@ -27,6 +27,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How often record and kernel are compared without being asked.
 const RESYNC_EVERY: Duration = Duration::from_secs(30);
 
+/// Threads for kernel work. The kernel changes links one at a time, so more of them only wait, each with memory of its own.
+const KERNEL_WORKERS: usize = 8;
+
 /// Container networking for containerd nodes.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -42,7 +45,11 @@ fn main() -> Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let config = settings(&Arguments::parse().config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        .max_blocking_threads(KERNEL_WORKERS)
+        .enable_all()
+        .build()?;
     runtime.block_on(run(config))
 }
 

@@ -279,3 +279,28 @@ fn an_address_in_another_sandbox_is_reached_at_once() {
         ]);
     }
 }
+
+#[test]
+fn a_link_local_address_works_at_once_and_is_the_kernels_own() {
+    let node = Node::new();
+    let (one, two) = (Space::new(), Space::new());
+    let only_v4 = OTHER.replace("other", "web");
+    node.attach(&one, "one", &[&only_v4]).unwrap();
+    node.attach(&two, "two", &[&only_v4]).unwrap();
+    let shown = one.command("ip -6 -o addr show dev eth0");
+    // 02:6e and the address 10.5.0.2 make the MAC, the MAC makes this.
+    assert!(shown.contains("fe80::6e:aff:fe05:2/64") && !shown.contains("tentative"), "{shown}");
+    one.serve(80);
+    let link = two.command("ip -o link show eth0");
+    let index = link.split(':').next().unwrap_or_default();
+    assert_eq!(
+        two.hears_in_the_end(&format!("[fe80::6e:aff:fe05:2%{index}]:80")).as_deref(),
+        Ok("fe80::6e:aff:fe05:3")
+    );
+    // A MAC that is set later moves it along, as ever.
+    one.command("ip link set eth0 down");
+    one.command("ip link set eth0 address 02:00:00:00:00:09");
+    one.command("ip link set eth0 up");
+    let shown = one.command("ip -6 -o addr show dev eth0");
+    assert!(shown.contains("fe80::ff:fe00:9/64"), "{shown}");
+}

@@ -163,7 +163,7 @@ fn readable(object: &Object) -> Object {
 
 fn with_addresses(addresses: Vec<IpNet>) -> Interface {
     let (routes, sysctls, settings) = (Vec::new(), BTreeMap::new(), LinkSettings::default());
-    Interface { addresses, routes, sysctls, settings }
+    Interface { addresses, routes, sysctls, settings, quick_link_local: false }
 }
 
 impl State {

@@ -1,6 +1,7 @@
 //! The real kernel, by rtnetlink, nf_tables, setns and sysctl. No fork, no exec. Which steps are needed is `plan`'s question.
 
 mod inside;
+mod interface;
 mod messages;
 mod namespace;
 mod observe;
@@ -63,12 +64,12 @@ impl LinuxKernel {
             Step::Replace(Key::Veth(name), Object::Veth(veth)) => self.port(name, veth),
             Step::Create(Key::Interface(id, name), Object::Interface(interface)) => {
                 let sandbox = sandbox.filter(|sandbox| sandbox.id == *id).ok_or_else(no_sandbox)?;
-                self::interface(name, interface, sandbox, CREATE)
+                self.configure(name, interface, sandbox, CREATE)
             }
             // What is there stays; what is missing or different is set.
             Step::Replace(Key::Interface(id, name), Object::Interface(interface)) => {
                 let sandbox = sandbox.filter(|sandbox| sandbox.id == *id).ok_or_else(no_sandbox)?;
-                self::interface(name, interface, sandbox, NLM_F_CREATE | NLM_F_REPLACE)
+                self.configure(name, interface, sandbox, NLM_F_CREATE | NLM_F_REPLACE)
             }
             Step::Delete(Key::Veth(name) | Key::Bridge(name)) => self.delete(name),
             // The sandbox end goes with the host end.
@@ -125,6 +126,18 @@ impl LinuxKernel {
             _ => refused(format!("create veth {name}"), error),
         })?;
         if veth.port == Port::Closed { self.port(name, veth) } else { Ok(()) }
+    }
+
+    fn configure(
+        &self,
+        name: &LinkName,
+        interface: &Interface,
+        sandbox: &Sandbox,
+        flags: u16,
+    ) -> Result<(), KernelError> {
+        let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
+        let quick_link_local = interface.quick_link_local && self.has_ipv6;
+        interface::configure(name, &Interface { quick_link_local, ..interface.clone() }, inside, flags)
     }
 
     fn port(&self, name: &LinkName, veth: &Veth) -> Result<(), KernelError> {
@@ -250,23 +263,6 @@ impl Kernel for LinuxKernel {
         let link = link.map_err(|_| KernelError::NotFound(format!("interface {interface}")))?;
         Ok(LinkFacts { mac: observe::mac(&link), host_mac, bridge_mac, mtu: observe::mtu(&link) })
     }
-}
-
-/// Sysctls first, then addresses, then links up, then routes: no packet before all stands.
-fn interface(name: &LinkName, interface: &Interface, sandbox: &Sandbox, flags: u16) -> Result<(), KernelError> {
-    let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
-    let mut socket = inside.socket();
-    let found = socket.fetch(messages::by_name(name));
-    let index = observe::index(&found.map_err(|_| KernelError::NotFound(format!("interface {name}")))?);
-    for (key, value) in &interface.sysctls {
-        let action = || format!("set sysctl {key} of the sandbox to {value:?}");
-        inside.write_sysctl(key, value).map_err(|source| KernelError::Refused { action: action(), source })?;
-    }
-    let addresses = interface.addresses.iter().map(|address| (messages::address(index, *address), flags));
-    let mut batch: Vec<_> = addresses.collect();
-    batch.extend([(messages::up(1), 0), (messages::settings(index, &interface.settings), 0)]);
-    batch.extend(interface.routes.iter().map(|route| (messages::route(index, route), flags)));
-    socket.execute(batch).map_err(|error| refused(format!("configure interface {name}"), error))
 }
 
 fn switch(family: Family) -> &'static str {

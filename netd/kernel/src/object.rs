@@ -133,6 +133,8 @@ pub struct Interface {
     pub sysctls: BTreeMap<String, String>,
     /// Set before the link goes up.
     pub settings: LinkSettings,
+    /// The link-local address works at once, without being tried out first. The kernel makes it otherwise.
+    pub quick_link_local: bool,
 }
 
 /// Settings of a link; those that are absent are left alone.

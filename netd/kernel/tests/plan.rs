@@ -32,8 +32,13 @@ fn veth(number: u64, port: Port) -> (Key, Object) {
 
 fn interface(number: u64) -> (Key, Object) {
     let addresses = vec![format!("10.4.0.{}/24", number + 1).parse().unwrap()];
-    let interface =
-        Interface { addresses, routes: Vec::new(), sysctls: BTreeMap::new(), settings: LinkSettings::default() };
+    let interface = Interface {
+        addresses,
+        routes: Vec::new(),
+        sysctls: BTreeMap::new(),
+        settings: LinkSettings::default(),
+        quick_link_local: false,
+    };
     (Key::Interface(NetnsId(number), link("eth0")), Object::Interface(interface))
 }
 

@@ -30,7 +30,9 @@ pub(super) fn of_bridge(
         isolated: bridge.port_isolation,
         mac: bridge.mac.or(own),
         routes: routes_of(bridge, leases),
-        sysctls: sysctls_of(interface, bridge, announced),
+        sysctls: if announced { announcing(interface).into() } else { BTreeMap::new() },
+        // Addresses that netd alone gives out are nobody else's.
+        quick_link_local: !bridge.enabledad,
         ip_masq: bridge.ip_masq,
         fenced: false,
         tuned: LinkSettings::default(),
@@ -81,16 +83,6 @@ pub fn settings_of(tuning: &Tuning) -> LinkSettings {
 fn gateways_of(leases: &[Lease]) -> Vec<IpNet> {
     let gateway = |lease: &Lease| IpNet::new(lease.gateway?, lease.address.prefix_len()).ok();
     leases.iter().filter_map(gateway).collect()
-}
-
-/// Without DAD an address that netd alone gives out works at once.
-fn sysctls_of(interface: &LinkName, bridge: &Bridge, announced: bool) -> BTreeMap<String, String> {
-    let dad = if bridge.enabledad { "1" } else { "0" };
-    let mut sysctls = BTreeMap::from([(format!("net.ipv6.conf.{interface}.accept_dad"), dad.to_owned())]);
-    if announced {
-        sysctls.extend(announcing(interface));
-    }
-    sysctls
 }
 
 /// The addresses are announced when the link goes up, to every port of the bridge.

@@ -145,7 +145,8 @@ impl<K: Kernel + 'static> Service<K> {
         let named = |name: &String| name.replace("IFNAME", key.interface.as_str());
         let sysctls = tuning.sysctl.iter().map(|(name, value)| (named(name), value.clone())).collect();
         let settings = settings_of(&tuning);
-        let interface = Interface { addresses: Vec::new(), routes: Vec::new(), sysctls, settings };
+        let interface =
+            Interface { addresses: Vec::new(), routes: Vec::new(), sysctls, settings, quick_link_local: false };
         self.within(asked, key.interface, |key| Step::Replace(key, Object::Interface(interface))).await?;
         Ok(result)
     }
@@ -154,7 +155,13 @@ impl<K: Kernel + 'static> Service<K> {
     async fn attach_loopback(&self, asked: Asked<'_>, document: &Document) -> Answer<CniResult> {
         let name = LinkName::new("lo").map_err(|error| failure(FailureCode::INTERNAL, &error))?;
         let (addresses, routes, settings) = (Vec::new(), Vec::new(), LinkSettings::default());
-        let lo = Interface { addresses, routes, sysctls: std::collections::BTreeMap::new(), settings };
+        let lo = Interface {
+            addresses,
+            routes,
+            sysctls: std::collections::BTreeMap::new(),
+            settings,
+            quick_link_local: false,
+        };
         self.within(asked, name, |key| Step::Create(key, Object::Interface(lo))).await?;
         Ok(document.prev_result.clone().unwrap_or_else(|| CniResult::loopback(&asked.call.netns_path)))
     }

@@ -88,10 +88,35 @@ pub(super) fn mark(name: &LinkName, veth: &Veth, has_ipv6: bool) -> Message {
         attributes.push(port_flags(veth));
     }
     if has_ipv6 {
-        let silent = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-        attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![silent])]));
+        attributes.push(generation(In6AddrGenMode::None));
     }
     Message::NewLink(link(attributes))
+}
+
+/// How the kernel makes a link's link-local address: as ever, or not at all.
+pub(super) fn link_local_generation(index: u32, is_on: bool) -> Message {
+    let mode = if is_on { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
+    let mut message = link(vec![generation(mode)]);
+    message.header.index = index;
+    Message::SetLink(message)
+}
+
+fn generation(mode: In6AddrGenMode) -> LinkAttribute {
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])])
+}
+
+/// The link-local address that the kernel would make of a MAC (RFC 4291, appendix A), without trying it out.
+pub(super) fn link_local(index: u32, mac: [u8; 6]) -> Message {
+    let [a, b, c, d, e, f] = mac;
+    let address = IpAddr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = 64;
+    message.header.index = index;
+    message.header.scope = AddressScope::Link;
+    let nodad = AddressAttribute::Flags(AddressFlags::Nodad);
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address), nodad];
+    Message::NewAddress(message)
 }
 
 pub(super) fn up_by_name(name: &LinkName) -> Message {

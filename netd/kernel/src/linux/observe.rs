@@ -50,7 +50,7 @@ pub(super) fn interface(socket: &mut Socket, name: &LinkName) -> Result<Option<I
     };
     let addresses = addresses(socket)?.remove(&index).unwrap_or_default();
     let (routes, sysctls) = (Vec::new(), BTreeMap::new());
-    Ok(Some(Interface { addresses, routes, sysctls, settings: LinkSettings::default() }))
+    Ok(Some(Interface { addresses, routes, sysctls, settings: LinkSettings::default(), quick_link_local: false }))
 }
 
 pub(super) fn index(object: &Message) -> u32 {

@@ -1,0 +1,58 @@
+//! The sandbox end of a veth: sysctls, addresses, routes, settings, link up. How the pair is made is the front's.
+
+use std::ops::Range;
+
+use netd_config::LinkName;
+use netd_netlink::NetlinkError;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+
+use super::inside::Inside;
+use super::{messages, observe, refused};
+use crate::object::Interface;
+use crate::seam::KernelError;
+
+/// Sysctls first, then addresses, then links up, then routes: no packet before all stands.
+pub(super) fn configure(
+    name: &LinkName,
+    interface: &Interface,
+    inside: &Inside,
+    flags: u16,
+) -> Result<(), KernelError> {
+    let mut socket = inside.socket();
+    let found = socket.fetch(messages::by_name(name));
+    let link = found.map_err(|_| KernelError::NotFound(format!("interface {name}")))?;
+    let index = observe::index(&link);
+    for (key, value) in &interface.sysctls {
+        let action = || format!("set sysctl {key} of the sandbox to {value:?}");
+        inside.write_sysctl(key, value).map_err(|source| KernelError::Refused { action: action(), source })?;
+    }
+    let mac = interface.settings.mac.or_else(|| observe::mac_octets(&link).try_into().ok());
+    let quick = mac.filter(|_| interface.quick_link_local);
+    let (batch, optional) = configuration(index, interface, quick, flags);
+    match socket.execute(batch) {
+        // A sandbox whose IPv6 is switched off takes no link-local address, and needs none.
+        Err(NetlinkError::Refused { index, .. }) if optional.contains(&index) => Ok(()),
+        done => done.map_err(|error| refused(format!("configure interface {name}"), error)),
+    }
+}
+
+type Batch = Vec<(RouteNetlinkMessage, u16)>;
+
+/// The messages, and the places of those that may be refused: they are the last.
+fn configuration(index: u32, interface: &Interface, quick: Option<[u8; 6]>, flags: u16) -> (Batch, Range<usize>) {
+    let mut batch = Batch::new();
+    if quick.is_some() {
+        batch.push((messages::link_local_generation(index, false), 0));
+    }
+    batch.extend(interface.addresses.iter().map(|address| (messages::address(index, *address), flags)));
+    batch.extend([(messages::up(1), 0), (messages::settings(index, &interface.settings), 0)]);
+    batch.extend(interface.routes.iter().map(|route| (messages::route(index, route), flags)));
+    let required = batch.len();
+    if let Some(mac) = quick {
+        batch.push((messages::link_local(index, mac), NLM_F_CREATE | NLM_F_REPLACE));
+        batch.push((messages::link_local_generation(index, true), 0));
+    }
+    let optional = required..batch.len();
+    (batch, optional)
+}
