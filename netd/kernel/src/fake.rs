@@ -125,6 +125,10 @@ impl Kernel for FakeKernel {
                 return Err(KernelError::NotFound(format!("{key:?}")));
             }
         }
+        let is_port = |object: &Object| matches!(object, Object::Veth(veth) if veth.bridge.as_ref() == Some(bridge));
+        if !state.objects.get(&Key::Veth(host_link.clone())).is_some_and(is_port) {
+            return Err(KernelError::NotFound(format!("port {host_link} of bridge {bridge}")));
+        }
         let mac = |last: u64| format!("02:00:00:00:00:{:02x}", last & 0xff);
         Ok(LinkFacts { mac: mac(sandbox.id.0), host_mac: mac(1), bridge_mac: mac(2), mtu: 1_500 })
     }
