@@ -103,7 +103,7 @@ impl Containerd {
         match origin {
             Origin::Pod { id, .. } => match self.find_sandbox(id).await? {
                 Some(pod) => Ok(Some(pod)),
-                // Before containerd 2.0 a pod has a container's record only, made after its network.
+                // Before containerd 2.0 a pod has a container's record, made before its network by the default server.
                 None => self.find_container(CRI, id).await,
             },
             Origin::Container { namespace, id } => self.find_container(namespace, id).await,

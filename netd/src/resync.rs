@@ -49,6 +49,8 @@ pub struct Resync {
     pub dead: Vec<Attachment>,
     /// Attachments whose link is gone without a detach, with their sandbox as a rule.
     pub lost: Vec<Attachment>,
+    /// Attachments whose link is there and no port of its bridge.
+    pub loose: Vec<Attachment>,
     /// Drained links that are still there, or already gone.
     pub drained: Vec<Attachment>,
     /// Changes in the node's namespace.
@@ -79,6 +81,7 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
         } else if attachment.state == State::Attached && (watch == Watch::Alone || old(attachment)) {
             desired::merge(&mut target, desired::shared(attachment, &snapshot.guarded));
             target.extend(desired::ruled(attachment));
+            resync.loose.extend(Some(attachment).filter(|one| is_loose(one, observed)).cloned());
         }
     }
     for (key, object) in observed.iter().filter(|(key, _)| stays(key, snapshot, observed, watch)) {
@@ -90,6 +93,12 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
     }
     resync.steps = netd_kernel::plan(&target, observed);
     resync
+}
+
+fn is_loose(attachment: &Attachment, observed: &Objects) -> bool {
+    let Some(wiring) = &attachment.wiring else { return false };
+    let link = observed.get(&Key::Veth(wiring.host_link.clone()));
+    matches!(link, Some(Object::Veth(veth)) if veth.bridge.as_ref() != Some(&wiring.bridge))
 }
 
 /// An extra network is attached while the container has others; a detach that was cut off may have left it.
@@ -124,8 +133,11 @@ pub async fn run<K: Kernel + 'static>(
     watch: Watch,
     dry_run: bool,
 ) -> Result<Vec<String>, ResyncError> {
-    let resync = look(lifecycle, watch).await?;
-    let told = tell(&resync, &living(lifecycle, &resync.lost).await);
+    let mut resync = look(lifecycle, watch).await?;
+    let living = living(lifecycle, resync.lost.iter().chain(&resync.loose)).await;
+    // Without its sandbox's namespace nothing can be made again; a link that stands is not taken away either.
+    resync.loose.retain(|one| living.contains(&one.key));
+    let told = tell(&resync, &living);
     if dry_run || told.is_empty() {
         return Ok(told);
     }
@@ -142,7 +154,7 @@ pub async fn run<K: Kernel + 'static>(
     for attachment in dead {
         lifecycle.bury(attachment).await?;
     }
-    for attachment in lost {
+    for attachment in lost.into_iter().chain(resync.loose) {
         // One sandbox that takes no link does not keep the others from theirs.
         if let Err(error) = lifecycle.settle(attachment).await {
             warn!(error = &error as &dyn std::error::Error, "not settled; the next resync tries again");
@@ -152,9 +164,12 @@ pub async fn run<K: Kernel + 'static>(
 }
 
 /// Of these, the attachments whose sandbox lives.
-async fn living<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, lost: &[Attachment]) -> BTreeSet<AttachmentKey> {
+async fn living<K: Kernel + 'static>(
+    lifecycle: &Lifecycle<K>,
+    attachments: impl Iterator<Item = &Attachment> + Send,
+) -> BTreeSet<AttachmentKey> {
     let mut living = BTreeSet::new();
-    for attachment in lost {
+    for attachment in attachments {
         if lifecycle.sandbox_of(attachment).await.is_some() {
             living.insert(attachment.key.clone());
         }
@@ -190,9 +205,10 @@ fn tell(resync: &Resync, living: &BTreeSet<AttachmentKey>) -> Vec<String> {
             format!("release {}: its sandbox is gone", lost.key)
         }
     });
+    let loose = resync.loose.iter().map(|loose| format!("make {} again: its link is no port of its bridge", loose.key));
     let drained = resync.drained.iter().map(|gone| format!("delete the link of {}: it was detached", gone.key));
     let steps = resync.steps.iter().map(|step| format!("{step:?}"));
-    dead.chain(lost).chain(drained).chain(steps).collect()
+    dead.chain(lost).chain(loose).chain(drained).chain(steps).collect()
 }
 
 /// Carries out the detaches that `netd-cni` was asked for while netd was away. An unreadable tombstone is left for

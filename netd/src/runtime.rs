@@ -23,7 +23,7 @@ const LOOK_UP: Duration = Duration::from_millis(50);
 const LOOK_UP_BEHIND: Duration = Duration::from_secs(5);
 /// Labels that are not known so long after an attach are missed, and `status` says so.
 pub const LABELS_DUE: Duration = Duration::from_secs(10);
-/// Who says what a pod is where containerd does not have it before its network (1.7): netd-hook, or containerd's event.
+/// Who says what a pod is where containerd does not have it before its network: netd-hook, or containerd's event.
 const ANNOUNCED: &str = "nri";
 /// How long to wait for containerd to come back, at first and at most. An absent one costs one `connect` each time.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));

@@ -81,13 +81,14 @@ fn what_is_damaged_is_made_whole_with_its_address_mac_and_port() {
     node.space.command("ip link set lo up");
     let works = |what: &str| assert_eq!(node.space.hears("127.0.0.1:8080").as_deref(), Ok("10.4.0.1"), "{what}");
     works("as attached");
-    let damages: [(&str, &dyn Fn()); 4] = [
+    let damages: [(&str, &dyn Fn()); 5] = [
         ("address", &|| drop(space.command("ip addr flush dev eth0"))),
         ("sandbox end", &|| drop(space.command("ip link del eth0"))),
         ("name", &|| {
             drop(space.command("ip link set eth0 down"));
             drop(space.command("ip link set eth0 name other"));
         }),
+        ("port", &|| drop(node.space.command(&format!("ip link set {} nomaster", listed(&node)[0].host_interface)))),
         ("bridge", &|| drop(node.space.command("ip link del br0"))),
     ];
     for (what, damage) in damages {
@@ -201,4 +202,29 @@ fn a_link_that_somebody_took_from_a_living_sandbox_comes_back_by_a_resync() {
     assert_eq!(left, ["lives"]);
     let inside = lives.command("ip -o -4 addr show eth0");
     assert!(inside.contains("10.4.0.2/24"), "{inside}");
+}
+
+#[test]
+fn a_bridge_that_somebody_deleted_comes_back_with_its_ports_by_a_resync() {
+    let node = node();
+    let spaces = [Space::new(), Space::new()];
+    let web = WEB.replacen('{', r#"{"cniVersion":"1.0.0","name":"web","#, 1);
+    for (space, name) in spaces.iter().zip(["a", "b"]) {
+        let path = format!("/proc/{}/fd/{}", std::process::id(), space.fd.as_raw_fd());
+        node.call(space, rig::call(&web, name, &path)).unwrap();
+    }
+    spaces[1].serve(80);
+    assert_eq!(spaces[0].hears("10.4.0.3:80").as_deref(), Ok("10.4.0.2"));
+    node.space.command("ip link del br0");
+    assert!(spaces[0].hears("10.4.0.3:80").is_err());
+    let resync = || Client::connect(&node.socket(), &[]).unwrap().resync(&blocking::ResyncRequest::new()).unwrap();
+    let steps = resync().steps;
+    assert!(steps.iter().any(|step| step.contains("is no port of its bridge")), "{steps:?}");
+    assert_eq!(spaces[0].hears("10.4.0.3:80").as_deref(), Ok("10.4.0.2"));
+    // The links that were made anew leave their old ones to be deleted behind the answer.
+    while node.status().draining > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert_eq!(resync().steps, Vec::<String>::new());
+    assert_eq!(listed(&node).len(), 2);
 }

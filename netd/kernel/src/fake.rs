@@ -143,6 +143,9 @@ impl Kernel for FakeKernel {
         else {
             return Err(KernelError::NotFound(format!("link {host_link}")));
         };
+        if veth.bridge.as_ref() != Some(bridge) {
+            return Err(KernelError::NotFound(format!("port {host_link} of bridge {bridge}")));
+        }
         let mac = |last: u64| [2, 0, 0, 0, 0, u8::try_from(last & 0xff).unwrap_or_default()];
         let text = |mac: [u8; 6]| mac.map(|octet| format!("{octet:02x}")).join(":");
         let own = inside.settings.mac.or(veth.peer_mac).unwrap_or_else(|| mac(sandbox.id.0));

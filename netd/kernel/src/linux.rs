@@ -253,11 +253,13 @@ impl Kernel for LinuxKernel {
     ) -> Result<LinkFacts, KernelError> {
         let mut socket = self.socket();
         let mut here = |name: &LinkName| {
-            let link =
-                socket.fetch(messages::by_name(name)).map_err(|_| KernelError::NotFound(format!("link {name}")))?;
-            Ok::<_, KernelError>(observe::mac(&link))
+            socket.fetch(messages::by_name(name)).map_err(|_| KernelError::NotFound(format!("link {name}")))
         };
-        let (host_mac, bridge_mac) = (here(host_link)?, here(bridge)?);
+        let (port, controller) = (here(host_link)?, here(bridge)?);
+        if !observe::is_port(&port, &controller) {
+            return Err(KernelError::NotFound(format!("port {host_link} of bridge {bridge}")));
+        }
+        let (host_mac, bridge_mac) = (observe::mac(&port), observe::mac(&controller));
         let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
         let link = inside.socket().fetch(messages::by_name(interface));
         let link = link.map_err(|_| KernelError::NotFound(format!("interface {interface}")))?;

@@ -61,6 +61,11 @@ pub(super) fn is_bridge(object: &Message) -> bool {
     matches!(object, Message::NewLink(link) if kind(link) == Some(&InfoKind::Bridge))
 }
 
+pub(super) fn is_port(object: &Message, bridge: &Message) -> bool {
+    let (Message::NewLink(link), Message::NewLink(bridge)) = (object, bridge) else { return false };
+    link.attributes.contains(&LinkAttribute::Controller(bridge.header.index))
+}
+
 pub(super) fn mac_octets(object: &Message) -> Vec<u8> {
     let Message::NewLink(link) = object else { return Vec::new() };
     let mac =
