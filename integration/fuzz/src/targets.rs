@@ -1,6 +1,7 @@
 //! What is fuzzed: each reader with the promises that hold for any input. The reader's right answers are its own tests'.
 
 mod config;
+mod frames;
 mod journal;
 mod netlink;
 
@@ -20,8 +21,8 @@ pub struct Target {
     pub read: fn(&[u8]) -> Verdict,
 }
 
-/// All readers of what others wrote. The frames of NRI's socket belong here once the NRI door is a crate of the workspace.
-pub const TARGETS: [Target; 8] = [
+/// All readers of what others wrote.
+pub const TARGETS: [Target; 9] = [
     Target { name: "conflist", tokens: config::TOKENS, read: config::conflist },
     Target { name: "document", tokens: config::TOKENS, read: config::document },
     Target { name: "result", tokens: config::TOKENS, read: config::result },
@@ -30,6 +31,7 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "records", tokens: journal::TOKENS, read: journal::records },
     Target { name: "netlink", tokens: &["\u{10}\0\0\0", "\u{14}\0\0\0", "\u{4}\0\u{1}\0"], read: netlink::datagram },
     Target { name: "elements", tokens: &["\u{8}\0\u{1}\0", "\u{4}\0\u{3}\0"], read: netlink::elements },
+    Target { name: "frames", tokens: frames::TOKENS, read: frames::socket },
 ];
 
 /// A shape of anything that can be hashed.

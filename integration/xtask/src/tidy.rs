@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("netd-cni", &["netd-api"]),
     ("netd-hook", &["netd-api"]),
     ("netdctl", &["netd-api", "netd-config"]),
-    ("netd-fuzz", &["netd", "netd-config", "netd-netlink"]),
+    ("netd-fuzz", &["netd", "netd-config", "netd-hook", "netd-netlink"]),
     ("netd-rig", &[]),
     ("xtask", &["netd-rig"]),
 ];

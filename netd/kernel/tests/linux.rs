@@ -147,26 +147,3 @@ fn packets_pass_until_the_port_is_closed() {
         assert!(!reaches(&one, &two, "10.4.0.3"));
     });
 }
-
-#[test]
-fn the_mac_of_an_addresss_last_holder_is_forgotten() {
-    on_a_node(|kernel| {
-        let (key, object) = bridge();
-        kernel.apply(&[Step::Create(key, object)], None).unwrap();
-        let ip = |line: &str| {
-            let output = std::process::Command::new("ip").args(line.split(' ')).output().unwrap();
-            assert!(output.status.success(), "{line}");
-            String::from_utf8(output.stdout).unwrap()
-        };
-        for address in ["10.4.0.2", "10.4.0.3", "fd00::2", "fd00::3"] {
-            ip(&format!("neigh add {address} lladdr 02:00:00:00:00:01 dev br0 nud reachable"));
-        }
-        for address in ["10.4.0.2", "fd00::2"] {
-            kernel.forget(address.parse().unwrap(), Some(&link("br0"))).unwrap();
-        }
-        for (family, kept) in [("-4", "10.4.0.3 "), ("-6", "fd00::3 ")] {
-            let known = ip(&format!("{family} neigh show dev br0 nud reachable"));
-            assert!(known.starts_with(kept) && known.lines().count() == 1, "{known}");
-        }
-    });
-}
