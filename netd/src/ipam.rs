@@ -1,6 +1,6 @@
 //! Which address goes to whom. Pure: no file and no clock; reservations of others come in as an argument.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -55,11 +55,16 @@ pub enum LeaseError {
     },
 }
 
+/// Keys whose last addresses are remembered; the oldest is forgotten first.
+const REMEMBERED: usize = 4_096;
+
 /// All addresses held, by network.
 #[derive(Debug, Default)]
 pub struct Leases {
     held: BTreeMap<NetworkName, BTreeMap<IpAddr, AttachmentKey>>,
     last: BTreeMap<(NetworkName, usize), IpAddr>,
+    sticky: BTreeMap<AttachmentKey, BTreeSet<IpAddr>>,
+    sticky_order: VecDeque<AttachmentKey>,
 }
 
 /// Addresses that somebody other than netd holds.
@@ -83,20 +88,42 @@ impl Leases {
         self.held.entry(key.network.clone()).or_default().insert(address, key.clone());
     }
 
-    /// Gives `address` back, if `key` holds it.
+    /// Gives `address` back, if `key` holds it. It is remembered: `key` gets it again if it is still free then.
     pub fn release(&mut self, key: &AttachmentKey, address: IpAddr) {
         let Some(held) = self.held.get_mut(&key.network) else { return };
-        if held.get(&address) == Some(key) {
+        let was_held = held.get(&address) == Some(key);
+        if was_held {
             held.remove(&address);
         }
         if held.is_empty() {
             self.held.remove(&key.network);
         }
+        if was_held {
+            self.remember(key, address);
+        }
+    }
+
+    /// Remembers that `key` held `address` last.
+    pub fn remember(&mut self, key: &AttachmentKey, address: IpAddr) {
+        if !self.sticky.contains_key(key) {
+            self.sticky_order.push_back(key.clone());
+        }
+        self.sticky.entry(key.clone()).or_default().insert(address);
+        if self.sticky_order.len() > REMEMBERED
+            && let Some(oldest) = self.sticky_order.pop_front()
+        {
+            self.sticky.remove(&oldest);
+        }
+    }
+
+    /// Whose addresses are remembered, the oldest first.
+    pub fn remembered(&self) -> impl Iterator<Item = (&AttachmentKey, &BTreeSet<IpAddr>)> {
+        self.sticky_order.iter().filter_map(|key| self.sticky.get_key_value(key))
     }
 
     /// Chooses one address from every range set and holds them all, or holds none.
     ///
-    /// An address that `key` holds already (a draining attachment of its own) is preferred.
+    /// An address that `key` holds already (a draining attachment of its own) is preferred, then the one it held last.
     ///
     /// # Errors
     /// See [`LeaseError`]; nothing is held then.
@@ -114,7 +141,10 @@ impl Leases {
             let wanted = left.iter().position(|ip| set.iter().any(|range| range.contains(*ip)));
             let address = match wanted {
                 Some(position) => self.requested(key, set, left.remove(position), reserved)?,
-                None => self.own(key, set).map_or_else(|| self.next(key, index, set, reserved), Ok)?,
+                None => {
+                    let known = self.own(key, set).or_else(|| self.last_of(key, set, reserved));
+                    known.map_or_else(|| self.next(key, index, set, reserved), Ok)?
+                }
             };
             cursors.push((index, address));
             chosen.push(lease_of(set, address));
@@ -126,6 +156,9 @@ impl Leases {
         for (index, address) in cursors {
             self.hold(key, address);
             self.last.insert((key.network.clone(), index), address);
+        }
+        if self.sticky.remove(key).is_some() {
+            self.sticky_order.retain(|remembered| remembered != key);
         }
         Ok(chosen)
     }
@@ -154,6 +187,16 @@ impl Leases {
             .iter()
             .find(|(ip, holder)| *holder == key && set.iter().any(|range| range.contains(**ip)))
             .map(|(ip, _)| *ip)
+    }
+
+    fn last_of(&self, key: &AttachmentKey, set: &[Range], reserved: &Reserved) -> Option<IpAddr> {
+        let held = self.held.get(&key.network);
+        let mut remembered = self.sticky.get(key)?.iter().copied();
+        remembered.find(|ip| {
+            set.iter().any(|range| range.contains(*ip) && range.gateway != *ip)
+                && !reserved.contains(ip)
+                && !held.is_some_and(|held| held.contains_key(ip))
+        })
     }
 
     /// Round robin from the address given out last, as host-local does it.

@@ -36,6 +36,8 @@ pub enum Record {
     Guard(Family),
     /// The address was held under a MAC that is not its own: its next holder announces itself.
     Estranged(IpAddr),
+    /// The key held the address last, and gets it again if it is free.
+    Remembered(AttachmentKey, IpAddr),
 }
 
 /// Why the journal could not be read or written.

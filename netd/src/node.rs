@@ -97,6 +97,9 @@ impl Node {
         let mut records = vec![Record::Counter(self.counter)];
         records.extend(self.guarded.iter().copied().map(Record::Guard));
         records.extend(self.estranged.iter().copied().map(Record::Estranged));
+        for (key, addresses) in self.leases.remembered() {
+            records.extend(addresses.iter().map(|address| Record::Remembered(key.clone(), *address)));
+        }
         records.extend(self.draining.values().cloned().map(Box::new).map(Record::Drain));
         records.extend(self.attachments.values().cloned().map(Box::new).map(Record::Put));
         records
@@ -203,6 +206,7 @@ impl Node {
             Record::Guard(family) => {
                 self.guarded.insert(family);
             }
+            Record::Remembered(key, address) => self.leases.remember(&key, address),
             Record::Estranged(address) => {
                 self.estranged.insert(address);
             }

@@ -223,7 +223,7 @@ fn a_bridge_that_somebody_deleted_comes_back_with_its_ports_by_a_resync() {
     assert_eq!(spaces[0].hears("10.4.0.3:80").as_deref(), Ok("10.4.0.2"));
     // The links that were made anew leave their old ones to be deleted behind the answer.
     while node.status().draining > 0 {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(resync().steps, Vec::<String>::new());
     assert_eq!(listed(&node).len(), 2);

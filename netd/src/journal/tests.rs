@@ -7,7 +7,12 @@ use super::{Journal, JournalError, Record, read_records};
 fn counters(records: &[Record]) -> Vec<u64> {
     let counter = |record: &Record| match record {
         Record::Counter(counter) => Some(*counter),
-        Record::Put(_) | Record::Drain(_) | Record::Reaped(..) | Record::Guard(_) | Record::Estranged(_) => None,
+        Record::Put(_)
+        | Record::Drain(_)
+        | Record::Reaped(..)
+        | Record::Guard(_)
+        | Record::Estranged(_)
+        | Record::Remembered(..) => None,
     };
     records.iter().filter_map(counter).collect()
 }

@@ -246,3 +246,16 @@ fn an_address_keeps_its_mac_and_only_one_that_had_another_is_announced() {
     let Attached::New { attachment, .. } = node.attach(wanted(&wanted_again, "c", 3)).unwrap() else { panic!() };
     assert!(announced(&attachment), "neighbours may know the address by the other MAC");
 }
+
+#[test]
+fn a_container_gets_the_address_again_that_it_held_last() {
+    let mut node = Node::new("nd");
+    let first = attach(&mut node, "a", 1);
+    node.take(Record::Drain(Box::new(first.clone())));
+    node.take(reaped(&first));
+    let other = attach(&mut node, "b", 2);
+    assert_ne!(address(&other), address(&first), "others come by it last");
+    let mut node = Node::replay("nd", node.records());
+    let again = attach(&mut node, "a", 3);
+    assert_eq!(address(&again), address(&first));
+}

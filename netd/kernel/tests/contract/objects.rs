@@ -48,7 +48,7 @@ pub(crate) fn interface_key(id: NetnsId) -> Key {
 pub(crate) fn interface_of(addresses: &[&str]) -> Object {
     let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
     let (routes, sysctls, settings) = (Vec::new(), BTreeMap::new(), LinkSettings::default());
-    Object::Interface(Interface { addresses, routes, sysctls, settings, quick_link_local: true })
+    Object::Interface(Interface { addresses, routes, sysctls, settings, quick_link_local: false })
 }
 
 pub(crate) fn interface(id: NetnsId, number: u16) -> (Key, Object) {
