@@ -79,9 +79,8 @@ struct Bench {
 impl Bench {
     /// Puts every case on its node and makes there what its attachments share. Returns what is not measured, and why.
     fn prepare(&mut self, settings: &Settings) -> Result<Vec<String>> {
-        let mut left_out = vec![
-            "netd-api-routed, kernel-floor-routed: left out: netd has no routed (ptp) mode yet".to_owned(),
-        ];
+        let mut left_out =
+            vec!["netd-api-routed, kernel-floor-routed: left out: netd has no routed (ptp) mode yet".to_owned()];
         let Programs { netd, client, plugins, .. } = &settings.programs;
         let (most, runs) = if settings.quick { (SMALL, 40) } else { (LARGE, 200) };
         let most_chain_runs = if settings.quick { 8 } else { 20 };

@@ -11,11 +11,25 @@ use crate::space::Space;
 
 /// Keys whose values are chance: identities, counters, times.
 const CHANCE: [&str; 15] = [
-    "ifindex", "link_index", "link_netnsid", "handle", "valid_life_time", "preferred_life_time", "hello_timer", "gc_timer",
-    "tcn_timer", "topology_change_timer", "root_id", "bridge_id", "designated_root", "designated_bridge", "num_tx_queues",
+    "ifindex",
+    "link_index",
+    "link_netnsid",
+    "handle",
+    "valid_life_time",
+    "preferred_life_time",
+    "hello_timer",
+    "gc_timer",
+    "tcn_timer",
+    "topology_change_timer",
+    "root_id",
+    "bridge_id",
+    "designated_root",
+    "designated_bridge",
+    "num_tx_queues",
 ];
 /// Of a bridge port: its number, and what follows from it or from the time since.
-const PORT_CHANCE: [&str; 6] = ["id", "no", "designated_port", "hold_timer", "message_age_timer", "forward_delay_timer"];
+const PORT_CHANCE: [&str; 6] =
+    ["id", "no", "designated_port", "hold_timer", "message_age_timer", "forward_delay_timer"];
 
 /// The node's side: links, addresses, routes, bridge ports, tables, sockets.
 ///
@@ -33,7 +47,10 @@ pub fn node(space: &Space) -> Result<String> {
         text += &json(space, line)?;
     }
     for family in ["inet", "bridge"] {
-        text += &section(&format!("nft list table {family} netd"), &rules(&space.output(&format!("nft list table {family} netd"))?));
+        text += &section(
+            &format!("nft list table {family} netd"),
+            &rules(&space.output(&format!("nft list table {family} netd"))?),
+        );
     }
     text += &section("ss -lntH", &sorted(&space.output("ss -lntH")?));
     text += &sysctls(space, BRIDGE)?;
@@ -90,7 +107,7 @@ fn masked(text: &str) -> String {
     let is_ours = text.strip_prefix("nd").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_hexdigit()));
     if is_mac && text != "00:00:00:00:00:00" && text != "ff:ff:ff:ff:ff:ff" {
         "MAC".to_owned()
-    } else if text.starts_with("fe80::") && text.len() > 8 {
+    } else if text.starts_with("fe80::") && !text.starts_with("fe80::/") && text.len() > 6 {
         "LINK-LOCAL".to_owned()
     } else if is_ours {
         "HOST-LINK".to_owned()
@@ -135,8 +152,11 @@ fn sysctls(space: &Space, interface: &str) -> Result<String> {
     space.run(|| {
         let mut lines = Vec::new();
         for family in ["ipv4", "ipv6"] {
-            for folder in [format!("/proc/sys/net/{family}/conf/{interface}"), format!("/proc/sys/net/{family}/conf/all")] {
-                for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))? {
+            for folder in
+                [format!("/proc/sys/net/{family}/conf/{interface}"), format!("/proc/sys/net/{family}/conf/all")]
+            {
+                // An interface that is not there has none.
+                for entry in fs::read_dir(&folder).into_iter().flatten() {
                     let path = entry?.path();
                     // A secret that was never set cannot be read.
                     let Ok(value) = fs::read_to_string(&path) else { continue };

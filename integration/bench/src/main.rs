@@ -35,11 +35,7 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let programs = Programs {
-        netd: arguments.netd,
-        client: arguments.client,
-        floor: arguments.floor,
-        plugins: arguments.plugins,
-    };
+    let programs =
+        Programs { netd: arguments.netd, client: arguments.client, floor: arguments.floor, plugins: arguments.plugins };
     attach::run(&Settings { quick: arguments.quick, programs, output: arguments.output, commit: arguments.commit })
 }

@@ -22,7 +22,9 @@ pub(crate) fn pass(node: &Space, sandbox: &Space, address: Ipv4Addr) -> Result<D
         socket.set_read_timeout(Some(PATIENCE))?;
     }
     let start = Instant::now();
-    let lost = || format!("the first packet to {address} was lost: the attach was answered before it could pass; the run is void");
+    let lost = || {
+        format!("the first packet to {address} was lost: the attach was answered before it could pass; the run is void")
+    };
     outside.send_to(b"?", (address, PORT)).with_context(lost)?;
     let (_, sender) = inside.recv_from(&mut [0; 1]).with_context(lost)?;
     inside.send_to(b"!", sender).with_context(lost)?;

@@ -52,9 +52,7 @@ impl Report<'_> {
     }
 
     fn raw(&self) -> Value {
-        let sample = |(what, times): (&crate::samples::What, &[f64])| {
-            json!({"case": what.case, "op": what.op, "attachments": what.attachments, "us": times})
-        };
+        let sample = |(what, times): (&crate::samples::What, &[f64])| json!({"case": what.case, "op": what.op, "attachments": what.attachments, "us": times});
         let packets = |field: &Field| {
             let times: Vec<u128> = field.packets.iter().map(std::time::Duration::as_micros).collect();
             json!({"case": field.name, "us": times})
@@ -76,13 +74,19 @@ impl Report<'_> {
     /// A table for people.
     pub(crate) fn say(&self) {
         let lines = self.samples.lines();
-        say(&format!("\n{:<22} {:<13} {:>11} {:>10} {:>10} {:>5}  {}", "case", "op", "attachments", "p50 ms", "p99 ms", "runs", "× floor"));
+        say(&format!(
+            "\n{:<22} {:<13} {:>11} {:>10} {:>10} {:>5}  {}",
+            "case", "op", "attachments", "p50 ms", "p99 ms", "runs", "× floor"
+        ));
         for line in &lines {
             let floor = p50(&lines, FLOOR, line.what.op, line.what.attachments).filter(|_| line.what.case != FLOOR);
             let ratio = floor.map(|floor| format!("{:.2}", line.p50_us / floor)).unwrap_or_default();
             let (p50, p99) = (line.p50_us / 1e3, line.p99_us / 1e3);
             let Line { what, runs, .. } = line;
-            say(&format!("{:<22} {:<13} {:>11} {p50:>10.3} {p99:>10.3} {runs:>5}  {ratio}", what.case, what.op, what.attachments));
+            say(&format!(
+                "{:<22} {:<13} {:>11} {p50:>10.3} {p99:>10.3} {runs:>5}  {ratio}",
+                what.case, what.op, what.attachments
+            ));
         }
         let mut packets: Vec<_> = self.fields.iter().flat_map(|field| &field.packets).copied().collect();
         packets.sort();
@@ -108,7 +112,8 @@ impl Report<'_> {
     fn aims(&self) -> Vec<Aim> {
         let lines = self.samples.lines();
         let add = |case: &str, size| p50(&lines, case, "add", size);
-        let mut sizes: Vec<usize> = lines.iter().filter(|line| line.what.case == API).map(|line| line.what.attachments).collect();
+        let mut sizes: Vec<usize> =
+            lines.iter().filter(|line| line.what.case == API).map(|line| line.what.attachments).collect();
         sizes.sort_unstable();
         sizes.dedup();
         let ratio = |size| Some(add(API, size)? / add(FLOOR, size)?);
@@ -130,7 +135,8 @@ impl Report<'_> {
         aims.push(Aim::new("100 adds at once, at the worst size".to_owned(), 300.0, "ms", at_once));
         let failed = self.failed.iter().map(|crowd| crowd.failed).max().and_then(|most| u32::try_from(most).ok());
         aims.push(Aim::new("of 100 adds at once, failed".to_owned(), 0.0, "adds", failed.map(f64::from)));
-        let memory = self.memory.iter().find(|memory| memory.attachments == 1_000).map(|memory| mega(memory.resident_kb));
+        let memory =
+            self.memory.iter().find(|memory| memory.attachments == 1_000).map(|memory| mega(memory.resident_kb));
         aims.push(Aim::new("netd resident with 1,000 attachments".to_owned(), 15.0, "MB", memory));
         aims
     }

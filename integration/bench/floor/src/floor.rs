@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
+    sockopt,
 };
 
 use crate::messages;
@@ -35,7 +36,8 @@ pub(crate) struct Order {
 
 impl Order {
     pub(crate) fn parse(number: &str, netns: &str, address: &str, gateway: &str, port: &str) -> Result<Self> {
-        let (address, prefix) = address.split_once('/').context("the address has no prefix; write it as 10.4.0.2/16")?;
+        let (address, prefix) =
+            address.split_once('/').context("the address has no prefix; write it as 10.4.0.2/16")?;
         Ok(Self {
             number: number.parse()?,
             netns: netns.to_owned(),
@@ -71,14 +73,8 @@ impl Floor {
     pub(crate) fn open(bridge: &str, table: &str) -> Result<Self> {
         let rules = Socket::open(SockProtocol::NetlinkNetFilter)?;
         rules.widen()?;
-        let mut batch = Batch::default();
-        messages::adopt(&mut batch, table, OWNED);
-        let adopted = rules.carry_out(&batch, batch.last - 1);
-        if adopted.is_err() {
-            // A kernel without owners: the table is open to all.
-            let mut batch = Batch::default();
-            messages::adopt(&mut batch, table, 0);
-            rules.carry_out(&batch, batch.last - 1).with_context(|| format!("cannot use the table {table}"))?;
+        for family in messages::TABLES {
+            adopt(&rules, family, table).with_context(|| format!("cannot use the table {table}"))?;
         }
         Ok(Self {
             links: Socket::open(SockProtocol::NetlinkRoute)?,
@@ -141,6 +137,16 @@ impl Floor {
         messages::elements(&mut batch, kind, &self.table, &self.bridge, address, port);
         self.rules.carry_out(&batch, batch.last - 1).context("cannot change the rules")
     }
+}
+
+/// Where the kernel has no owners, the table is open to all.
+fn adopt(rules: &Socket, family: u8, table: &str) -> Result<()> {
+    let with = |flags| {
+        let mut batch = Batch::default();
+        messages::adopt(&mut batch, family, table, flags);
+        rules.carry_out(&batch, batch.last - 1)
+    };
+    Ok(with(OWNED).or_else(|_| with(0))?)
 }
 
 fn listener(address: SocketAddr) -> Result<OwnedFd> {

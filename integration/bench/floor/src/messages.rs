@@ -66,7 +66,9 @@ pub(crate) fn interface(batch: &mut Batch, address: Ipv4Addr, prefix: u8, gatewa
     const ARP_NOTIFY: u16 = 22;
     batch.message(SET_LINK, 0, &link(0, INSIDE, 0));
     batch.nest(AF_SPEC, |families| {
-        families.nest(u16::from(INET), |inet| inet.nest(1, |switches| switches.attribute(ARP_NOTIFY, &1_u32.to_ne_bytes())));
+        families.nest(u16::from(INET), |inet| {
+            inet.nest(1, |switches| switches.attribute(ARP_NOTIFY, &1_u32.to_ne_bytes()))
+        });
     });
     let [a, b, c, d] = INSIDE.to_ne_bytes();
     batch.message(NEW_ADDRESS, CREATE | EXCL, &[INET, prefix, 0, 0, a, b, c, d]);
@@ -101,6 +103,8 @@ const NEW_TABLE: u16 = NF_TABLES << 8;
 pub(crate) const NEW_ELEMENTS: u16 = NF_TABLES << 8 | 12;
 /// Takes them away.
 pub(crate) const DELETE_ELEMENTS: u16 = NF_TABLES << 8 | 14;
+/// Families of the two tables of netd's ruleset.
+pub(crate) const TABLES: [u8; 2] = [INET_FAMILY, BRIDGE];
 const INET_FAMILY: u8 = 1;
 
 /// What stands between is one transaction.
@@ -113,9 +117,9 @@ fn transaction(batch: &mut Batch, inner: impl FnOnce(&mut Batch)) {
 }
 
 /// Takes over a table whose owner is gone (`NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`).
-pub(crate) fn adopt(batch: &mut Batch, table: &str, flags: u32) {
+pub(crate) fn adopt(batch: &mut Batch, family: u8, table: &str, flags: u32) {
     transaction(batch, |batch| {
-        batch.message(NEW_TABLE, CREATE, &[INET_FAMILY, 0, 0, 0]);
+        batch.message(NEW_TABLE, CREATE, &[family, 0, 0, 0]);
         batch.text(1, table);
         batch.attribute(2, &flags.to_be_bytes());
     });
@@ -135,7 +139,8 @@ pub(crate) fn elements(batch: &mut Batch, kind: u16, table: &str, bridge: &str, 
     // A map's element is deleted by its key.
     let target = if kind == NEW_ELEMENTS { target.as_slice() } else { &[] };
     transaction(batch, |batch| {
-        for (set, key, data) in [("home4", home.as_slice(), [].as_slice()), ("masq4", &octets, &[]), ("ports4", &published, target)]
+        for (set, key, data) in
+            [("home4", home.as_slice(), [].as_slice()), ("masq4", &octets, &[]), ("ports4", &published, target)]
         {
             let flags = if kind == NEW_ELEMENTS { CREATE } else { 0 };
             batch.message(kind, flags, &[INET_FAMILY, 0, 0, 0]);

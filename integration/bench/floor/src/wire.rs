@@ -78,7 +78,9 @@ pub(crate) fn acknowledgements(mut datagram: &[u8]) -> Vec<(u32, i32)> {
     const ERROR: u16 = 2;
     let word = |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?));
     let mut found = Vec::new();
-    while let (Some(length), Some(sequence), Some(error)) = (word(datagram, 0), word(datagram, 8), word(datagram, HEADER)) {
+    while let (Some(length), Some(sequence), Some(error)) =
+        (word(datagram, 0), word(datagram, 8), word(datagram, HEADER))
+    {
         let kind = u16::from_ne_bytes([datagram[4], datagram[5]]);
         if kind == ERROR {
             found.push((sequence, -error.cast_signed()));

@@ -1,7 +1,7 @@
 //! Many requests at the same time: 100 adds at once, and adds while detaches go on.
 
-use std::sync::mpsc;
 use std::sync::Barrier;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,8 @@ pub(super) fn at_once(field: &mut Field, attachments: usize) -> Result<Crowd> {
         let outcomes: Vec<_> = workers.into_iter().filter_map(|worker| worker.join().ok()).collect();
         (start.elapsed(), outcomes)
     });
-    let errors: Vec<String> = outcomes.iter().filter_map(|one| one.as_ref().err()).map(|error| format!("{error:#}")).collect();
+    let errors: Vec<String> =
+        outcomes.iter().filter_map(|one| one.as_ref().err()).map(|error| format!("{error:#}")).collect();
     for sandbox in &sandboxes {
         Api::detach(&socket, &data_dir, sandbox)?;
     }
