@@ -83,7 +83,7 @@ fn json(space: &Space, line: &str) -> Result<String> {
     let mut value = serde_json::from_str(&space.output(line)?).with_context(|| format!("`{line}` printed no JSON"))?;
     mask(&mut value);
     let rows = value.as_array().cloned().unwrap_or_default();
-    let rows = rows.iter().map(|row| serde_json::to_string_pretty(row)).collect::<Result<Vec<_>, _>>()?;
+    let rows = rows.iter().map(serde_json::to_string_pretty).collect::<Result<Vec<_>, _>>()?;
     let mut rows = rows;
     rows.sort();
     Ok(section(line, &rows.join("\n")))

@@ -1,5 +1,6 @@
-//! The one door to building and testing: `cargo xtask {test, tidy, ci, dist}`. A laptop and CI run the same.
+//! The one door to building and testing: `cargo xtask {test, tidy, ci, dist, bench}`. A laptop and CI run the same.
 
+mod bench;
 mod dist;
 mod tidy;
 
@@ -7,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask {test | tidy | ci | dist}\n  test  all tests\n  tidy  the house rules\n  ci    formatting, clippy, tidy, test\n  dist  release programs in target/dist";
+const USAGE: &str = "usage: cargo xtask {test | tidy | ci | dist | bench}\n  test  all tests\n  tidy  the house rules\n  ci    formatting, clippy, tidy, test\n  dist  release programs in target/dist\n  bench attach [--quick]  what an attach costs, in target/bench";
 
 fn main() -> ExitCode {
     let word = std::env::args().nth(1).unwrap_or_default();
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(),
         "ci" => ci(),
         "dist" => dist::run(),
+        "bench" => bench::run(&std::env::args().skip(2).collect::<Vec<_>>()),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match done {

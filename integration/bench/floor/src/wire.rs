@@ -8,6 +8,8 @@ pub(crate) const CREATE: u16 = 0x400;
 
 const NESTED: u16 = 0x8000;
 const HEADER: usize = 16;
+/// Where a header has its flags.
+const FLAGS: usize = 6;
 
 /// Messages that go in one send. Only the last asks for an acknowledgement: the kernel reports refusals in any case.
 #[derive(Debug, Default)]
@@ -34,7 +36,8 @@ impl Batch {
 
     /// Asks for an acknowledgement of the message that is being written.
     pub(crate) fn acknowledged(&mut self) {
-        self.bytes[self.start + 6] |= ACK as u8;
+        self.bytes[self.start + FLAGS] |= ACK.to_ne_bytes()[0];
+        self.bytes[self.start + FLAGS + 1] |= ACK.to_ne_bytes()[1];
     }
 
     /// A fixed part within a nest.
