@@ -82,13 +82,13 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The workspace, as cargo knows it.
-struct Workspace {
-    target: PathBuf,
+pub(crate) struct Workspace {
+    pub(crate) target: PathBuf,
     packages: Vec<Value>,
 }
 
 impl Workspace {
-    fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let output = Command::new(env!("CARGO")).args(["metadata", "--no-deps", "--format-version=1"]).output()?;
         if !output.status.success() {
             bail!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));

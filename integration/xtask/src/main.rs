@@ -1,6 +1,7 @@
-//! The one door to building and testing: `cargo xtask {demo, parts, test, crash, fuzz, tidy, packaging, ci, dist}`. A laptop
-//! and CI run the same.
+//! The one door to building and testing: `cargo xtask {demo, parts, test, crash, fuzz, bench, tidy, packaging, ci, dist}`. A
+//! laptop and CI run the same.
 
+mod bench;
 mod demo;
 mod dist;
 mod hard;
@@ -13,7 +14,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask {demo | parts | test | crash | fuzz | tidy | packaging | ci | dist}\n  demo       a node with containerd and netd, shown and taken away\n  parts      what tests and demo need: installs and builds it, once\n  test       all tests\n  crash      [--kills N] kills netd under load, 200 times\n  fuzz       [--runs N] [--seed S] [TARGET...] hostile input for every reader\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
+const USAGE: &str = "usage: cargo xtask {demo | parts | test | crash | fuzz | bench | tidy | packaging | ci | dist}\n  demo       a node with containerd and netd, shown and taken away\n  parts      what tests and demo need: installs and builds it, once\n  test       all tests\n  crash      [--kills N] kills netd under load, 200 times\n  fuzz       [--runs N] [--seed S] [TARGET...] hostile input for every reader\n  bench      attach [--quick] what an attach costs, in target/bench\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         "packaging" => packaging::run(),
         "ci" => ci(),
         "dist" => dist::run(),
+        "bench" => bench::run(&arguments),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match done {

@@ -31,10 +31,10 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn cargo_test(which: &str, tally: &mut Tally) -> Result<()> {
-    let line = format!("cargo test --workspace {which}");
+    let line = format!("cargo test --workspace --no-fail-fast {which}");
     say(&format!("== {line}"));
     let mut child = Command::new(env!("CARGO"))
-        .args(["test", "--workspace", which])
+        .args(["test", "--workspace", "--no-fail-fast", which])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

@@ -26,6 +26,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("netd-fuzz", &["netd", "netd-config", "netd-hook", "netd-netlink"]),
     ("netd-rig", &[]),
     ("xtask", &["netd-rig"]),
+    ("netd-bench", &["netd-api"]),
+    ("netd-kernel-floor", &[]),
 ];
 
 pub(crate) fn run() -> Result<()> {

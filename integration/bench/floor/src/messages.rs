@@ -1,0 +1,159 @@
+//! The messages of an attach and a detach (rtnetlink(7); linux/netfilter/nf_tables.h). As few as the kernel allows.
+
+use std::net::Ipv4Addr;
+use std::os::fd::RawFd;
+
+use crate::wire::{Batch, CREATE, EXCL};
+
+const NEW_LINK: u16 = 16;
+const DELETE_LINK: u16 = 17;
+const SET_LINK: u16 = 19;
+const NEW_ADDRESS: u16 = 20;
+const NEW_ROUTE: u16 = 24;
+
+const IFNAME: u16 = 3;
+const MASTER: u16 = 10;
+const PROTINFO: u16 = 12;
+const LINKINFO: u16 = 18;
+const ALIAS: u16 = 20;
+const AF_SPEC: u16 = 26;
+const NETNS_FD: u16 = 28;
+
+const INET: u8 = 2;
+const BRIDGE: u8 = 7;
+const UP: u32 = 1;
+/// The index of a sandbox's interface: the next one free in a new namespace.
+const INSIDE: u32 = 2;
+const LOOPBACK: u32 = 1;
+
+/// `struct ifinfomsg`
+fn link(family: u8, index: u32, flags: u32) -> [u8; 16] {
+    let mut body = [0; 16];
+    body[0] = family;
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    body[8..12].copy_from_slice(&flags.to_ne_bytes());
+    body[12..].copy_from_slice(&flags.to_ne_bytes());
+    body
+}
+
+/// The pair, its host end up and a port of the bridge, its other end in the sandbox; then what creation passes over: alias
+/// and hairpin, in one message. Both indices are chosen, so that nobody has to ask for them.
+pub(crate) fn pair(batch: &mut Batch, name: &str, index: u32, bridge: u32, interface: &str, netns: RawFd) {
+    batch.message(NEW_LINK, CREATE | EXCL, &link(0, index, UP));
+    batch.text(IFNAME, name);
+    batch.attribute(MASTER, &bridge.to_ne_bytes());
+    batch.nest(LINKINFO, |info| {
+        info.attribute(1, b"veth");
+        info.nest(2, |data| {
+            data.nest(1, |peer| {
+                peer.fixed(&link(0, INSIDE, 0));
+                peer.text(IFNAME, interface);
+                peer.attribute(NETNS_FD, &netns.to_ne_bytes());
+            });
+        });
+    });
+    batch.message(NEW_LINK, 0, &link(0, index, 0));
+    batch.attribute(ALIAS, format!("netd:{index:x}:{interface}").as_bytes());
+    batch.nest(LINKINFO, |info| {
+        info.attribute(4, b"bridge");
+        info.nest(5, |port| port.attribute(4, &[1]));
+    });
+    batch.acknowledged();
+}
+
+/// `arp_notify` before the link goes up, by `IFLA_INET_CONF`; addresses, links up, default route.
+pub(crate) fn interface(batch: &mut Batch, address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) {
+    const ARP_NOTIFY: u16 = 22;
+    batch.message(SET_LINK, 0, &link(0, INSIDE, 0));
+    batch.nest(AF_SPEC, |families| {
+        families.nest(u16::from(INET), |inet| {
+            inet.nest(1, |switches| switches.attribute(ARP_NOTIFY, &1_u32.to_ne_bytes()))
+        });
+    });
+    let [a, b, c, d] = INSIDE.to_ne_bytes();
+    batch.message(NEW_ADDRESS, CREATE | EXCL, &[INET, prefix, 0, 0, a, b, c, d]);
+    let broadcast = u32::from(address) | u32::MAX.checked_shr(u32::from(prefix)).unwrap_or_default();
+    batch.attribute(2, &address.octets());
+    batch.attribute(1, &address.octets());
+    batch.attribute(4, &broadcast.to_be_bytes());
+    batch.message(SET_LINK, 0, &link(0, LOOPBACK, UP));
+    batch.message(SET_LINK, 0, &link(0, INSIDE, UP));
+    // Table main, protocol boot, scope universe, unicast.
+    batch.message(NEW_ROUTE, CREATE | EXCL, &[INET, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
+    batch.attribute(4, &INSIDE.to_ne_bytes());
+    batch.attribute(5, &gateway.octets());
+    batch.acknowledged();
+}
+
+/// Lets no packet pass the port any more.
+pub(crate) fn shut(batch: &mut Batch, index: u32) {
+    batch.message(SET_LINK, 0, &link(BRIDGE, index, 0));
+    batch.nest(PROTINFO, |port| port.attribute(1, &[0]));
+    batch.acknowledged();
+}
+
+pub(crate) fn unlink(batch: &mut Batch, index: u32) {
+    batch.message(DELETE_LINK, 0, &link(0, index, 0));
+    batch.acknowledged();
+}
+
+const NF_TABLES: u16 = 10;
+const NEW_TABLE: u16 = NF_TABLES << 8;
+/// Adds elements.
+pub(crate) const NEW_ELEMENTS: u16 = NF_TABLES << 8 | 12;
+/// Takes them away.
+pub(crate) const DELETE_ELEMENTS: u16 = NF_TABLES << 8 | 14;
+/// Families of the two tables of netd's ruleset.
+pub(crate) const TABLES: [u8; 2] = [INET_FAMILY, BRIDGE];
+const INET_FAMILY: u8 = 1;
+
+/// What stands between is one transaction.
+fn transaction(batch: &mut Batch, inner: impl FnOnce(&mut Batch)) {
+    let [high, low] = NF_TABLES.to_be_bytes();
+    batch.message(0x10, 0, &[0, 0, high, low]);
+    inner(batch);
+    batch.acknowledged();
+    batch.message(0x11, 0, &[0, 0, high, low]);
+}
+
+/// Takes over a table whose owner is gone (`NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`).
+pub(crate) fn adopt(batch: &mut Batch, family: u8, table: &str, flags: u32) {
+    transaction(batch, |batch| {
+        batch.message(NEW_TABLE, CREATE, &[family, 0, 0, 0]);
+        batch.text(1, table);
+        batch.attribute(2, &flags.to_be_bytes());
+    });
+}
+
+/// An attachment's elements: its address is masqueraded unless it stays on its bridge, and a port of the node leads to it.
+pub(crate) fn elements(batch: &mut Batch, kind: u16, table: &str, bridge: &str, address: Ipv4Addr, port: u16) {
+    const TCP: u8 = 6;
+    const INSIDE_PORT: [u8; 4] = [0, 80, 0, 0];
+    let mut name = [0; 16];
+    name[..bridge.len()].copy_from_slice(bridge.as_bytes());
+    let octets = address.octets();
+    let [high, low] = port.to_be_bytes();
+    let home = [octets.as_slice(), &name].concat();
+    let published = [TCP, 0, 0, 0, high, low, 0, 0];
+    let target = [octets, INSIDE_PORT].concat();
+    // A map's element is deleted by its key.
+    let target = if kind == NEW_ELEMENTS { target.as_slice() } else { &[] };
+    transaction(batch, |batch| {
+        for (set, key, data) in
+            [("home4", home.as_slice(), [].as_slice()), ("masq4", &octets, &[]), ("ports4", &published, target)]
+        {
+            let flags = if kind == NEW_ELEMENTS { CREATE } else { 0 };
+            batch.message(kind, flags, &[INET_FAMILY, 0, 0, 0]);
+            batch.text(1, table);
+            batch.text(2, set);
+            batch.nest(3, |list| {
+                list.nest(1, |element| {
+                    element.nest(1, |value| value.attribute(1, key));
+                    if !data.is_empty() {
+                        element.nest(2, |value| value.attribute(1, data));
+                    }
+                });
+            });
+        }
+    });
+}

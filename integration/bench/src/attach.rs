@@ -1,0 +1,187 @@
+//! The bench `attach`: which case is measured when. All cases take turns in one run, so that what disturbs one disturbs all.
+
+mod crowd;
+
+pub(crate) use self::crowd::Crowd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::case::{Api, Cni, Floor, Programs};
+use crate::field::Field;
+use crate::network::Writing;
+use crate::node::Node;
+use crate::report::{Memory, Report};
+use crate::samples::Samples;
+use crate::say;
+
+/// What to measure, with what.
+#[derive(Debug)]
+pub struct Settings {
+    /// 0 and 100 attachments; 1,000 for `netd-api` and `kernel-floor`.
+    pub quick: bool,
+    /// The programs under test.
+    pub programs: Programs,
+    /// Folder for the results.
+    pub output: PathBuf,
+    /// Of what is measured.
+    pub commit: String,
+}
+
+pub(crate) const API: &str = "netd-api";
+pub(crate) const FLOOR: &str = "kernel-floor";
+pub(crate) const CHAIN: &str = "cni-chain";
+pub(crate) const CNI: &str = "netd-cni";
+pub(crate) const CNI_ONE: &str = "netd-cni-one";
+
+/// The official plugins' costs grow too fast for more.
+const MOST_OF_CHAIN: usize = 100;
+const SMALL: usize = 100;
+const LARGE: usize = 1_000;
+const SIZES: [usize; 4] = [0, SMALL, 500, LARGE];
+const QUICK_SIZES: [usize; 3] = [0, SMALL, LARGE];
+/// From here, 100 at once lead to 1,000.
+const BEFORE_LARGE: usize = LARGE - crowd::AT_ONCE;
+
+/// Runs the bench and writes `attach.json` and `attach-raw.json`.
+///
+/// # Errors
+/// A case failed, or a packet that had to pass was lost: then there is no result.
+pub fn run(settings: &Settings) -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    // Every sandbox's namespace is a descriptor; the daemons inherit the limit and hold two sockets an attachment.
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let mut bench = Bench { fields: Vec::new(), samples: Samples::default(), memory: Vec::new(), failed: Vec::new() };
+    let left_out = bench.prepare(settings)?;
+    let sizes = if settings.quick { QUICK_SIZES.as_slice() } else { &SIZES };
+    let start = Instant::now();
+    for size in sizes {
+        bench.measure(*size, settings.quick)?;
+        say(&format!("   done after {:.0} s", start.elapsed().as_secs_f64()));
+    }
+    let Bench { fields, samples, memory, failed } = bench;
+    let report = Report { settings, samples: &samples, memory, failed, fields: &fields, left_out };
+    report.write()?;
+    report.say();
+    say("taking the namespaces away");
+    Ok(())
+}
+
+struct Bench {
+    fields: Vec<Field>,
+    samples: Samples,
+    memory: Vec<Memory>,
+    failed: Vec<Crowd>,
+}
+
+impl Bench {
+    /// Puts every case on its node and makes there what its attachments share. Returns what is not measured, and why.
+    fn prepare(&mut self, settings: &Settings) -> Result<Vec<String>> {
+        let mut left_out =
+            vec!["netd-api-routed, kernel-floor-routed: left out: netd has no routed (ptp) mode yet".to_owned()];
+        let Programs { netd, client, plugins, .. } = &settings.programs;
+        let (most, runs) = if settings.quick { (SMALL, 40) } else { (LARGE, 200) };
+        let most_chain_runs = if settings.quick { 8 } else { 20 };
+        if let Some(missing) = missing(plugins) {
+            left_out.push(format!("{CHAIN}: left out: no {missing}; `cargo xtask parts` builds the official plugins"));
+        } else {
+            let case = Box::new(Cni::official(plugins));
+            self.fields.push(Field::new(CHAIN, Node::fresh()?, case, MOST_OF_CHAIN, most_chain_runs));
+        }
+        for (name, writing) in [(CNI, Writing::Chain), (CNI_ONE, Writing::One)] {
+            let node = Node::fresh()?;
+            let case = Box::new(Cni::ours(&node, netd, client, writing)?);
+            self.fields.push(Field::new(name, node, case, most, runs));
+        }
+        let node = Node::fresh()?;
+        let case = Box::new(Api::start(&node, netd)?);
+        self.fields.push(Field::new(API, node, case, LARGE, runs.max(100)));
+        let node = Node::fresh()?;
+        let case = Box::new(Floor::start(&node, &settings.programs)?);
+        self.fields.push(Field::new(FLOOR, node, case, LARGE, runs.max(100)));
+        for field in &mut self.fields {
+            // The first attachment of a node makes what all share; it is not what later ones cost.
+            let took = field.add()?;
+            self.samples.note(field.name, "add-first", 0, took);
+            field.del()?;
+        }
+        Ok(left_out)
+    }
+
+    fn measure(&mut self, size: usize, quick: bool) -> Result<()> {
+        say(&format!("== {size} attachments"));
+        if size == LARGE {
+            self.grow_large(quick)?;
+        }
+        for field in self.fields.iter_mut().filter(|field| size <= field.most) {
+            field.fill(size).with_context(|| format!("cannot have {size} attachments"))?;
+        }
+        self.weigh(size)?;
+        self.take_turns(size)?;
+        if size == 0 {
+            self.crowd(0, quick)?;
+        }
+        Ok(())
+    }
+
+    /// Before the last 100: 100 at once from 900, and adds while deletes go on.
+    fn grow_large(&mut self, quick: bool) -> Result<()> {
+        let field = field(&mut self.fields, API)?;
+        field.fill(BEFORE_LARGE)?;
+        let added = crowd::churn(field, if quick { 200 } else { 500 })?;
+        added.into_iter().for_each(|took| self.samples.note("netd-api-churn", "add", BEFORE_LARGE, took));
+        self.crowd(BEFORE_LARGE, quick)
+    }
+
+    fn crowd(&mut self, size: usize, quick: bool) -> Result<()> {
+        for _ in 0..if quick { 3 } else { 10 } {
+            let crowd = crowd::at_once(field(&mut self.fields, API)?, size)?;
+            self.samples.note("netd-api-parallel-100", "add", size, crowd.all);
+            self.failed.push(crowd);
+        }
+        Ok(())
+    }
+
+    /// One add and one detach a turn; another case begins each time.
+    fn take_turns(&mut self, size: usize) -> Result<()> {
+        let mut turns: Vec<usize> =
+            (0..self.fields.len()).filter(|at| self.fields.get(*at).is_some_and(|field| size <= field.most)).collect();
+        let runs = self.fields.iter().map(|field| field.runs).max().unwrap_or_default();
+        for run in 0..runs {
+            for at in &turns {
+                let Some(field) = self.fields.get_mut(*at).filter(|field| run < field.runs) else { continue };
+                let took = field.add()?;
+                self.samples.note(field.name, "add", size, took);
+                let gone = field.del()?;
+                self.samples.note(field.name, "del", size, gone.answered);
+                self.samples.note(field.name, "del-leasable", size, gone.leasable);
+            }
+            turns.rotate_left(1);
+        }
+        Ok(())
+    }
+
+    fn weigh(&mut self, attachments: usize) -> Result<()> {
+        let netd = field(&mut self.fields, API)?.case.netd().context("netd-api has no netd")?;
+        self.memory.push(Memory { attachments, resident_kb: netd.resident_kb()? });
+        Ok(())
+    }
+}
+
+fn field<'a>(fields: &'a mut [Field], name: &str) -> Result<&'a mut Field> {
+    fields.iter_mut().find(|field| field.name == name).with_context(|| format!("{name} is not measured"))
+}
+
+/// The first of the plugins that is not there.
+fn missing(plugins: &Path) -> Option<String> {
+    let names = ["bridge", "host-local", "portmap", "firewall", "tuning"];
+    let paths = names.map(|name| plugins.join(name));
+    paths.iter().find(|path| !path.exists()).map(|path| path.display().to_string())
+}
+
+/// A time as people read it.
+pub(crate) fn milliseconds(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}

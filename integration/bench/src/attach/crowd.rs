@@ -1,0 +1,90 @@
+//! Many requests at the same time: 100 adds at once, and adds while detaches go on.
+
+use std::sync::Barrier;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::case::{Api, Sandbox};
+use crate::field::Field;
+
+/// Adds that are asked for at the same time.
+pub(super) const AT_ONCE: usize = 100;
+
+/// 100 adds at once.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Crowd {
+    /// Attachments before.
+    pub(crate) attachments: usize,
+    /// From the first request to the last answer.
+    #[serde(skip)]
+    pub(crate) all: Duration,
+    /// Adds that failed.
+    pub(crate) failed: usize,
+    /// What the first of them said.
+    pub(crate) error: Option<String>,
+}
+
+/// Attaches 100 at once, each from a thread and by a connection of its own; takes them away again.
+pub(super) fn at_once(field: &mut Field, attachments: usize) -> Result<Crowd> {
+    let netd = field.case.netd().context("no netd to ask")?;
+    let (socket, data_dir) = (netd.socket.clone(), field.node.data_dir());
+    let sandboxes = (0..AT_ONCE).map(|_| field.sandbox()).collect::<Result<Vec<_>>>()?;
+    let barrier = Barrier::new(AT_ONCE + 1);
+    let ask = |sandbox| {
+        barrier.wait();
+        Api::attach(&socket, &data_dir, sandbox)
+    };
+    let ask = &ask;
+    let (all, outcomes) = thread::scope(|scope| {
+        let workers: Vec<_> = sandboxes.iter().map(|sandbox| scope.spawn(move || ask(sandbox))).collect();
+        barrier.wait();
+        let start = Instant::now();
+        let outcomes: Vec<_> = workers.into_iter().filter_map(|worker| worker.join().ok()).collect();
+        (start.elapsed(), outcomes)
+    });
+    let errors: Vec<String> =
+        outcomes.iter().filter_map(|one| one.as_ref().err()).map(|error| format!("{error:#}")).collect();
+    for sandbox in &sandboxes {
+        Api::detach(&socket, &data_dir, sandbox)?;
+    }
+    field.spent.extend(sandboxes);
+    field.case.netd().context("no netd to ask")?.wait_until_drained()?;
+    let failed = AT_ONCE - (outcomes.len() - errors.len());
+    Ok(Crowd { attachments, all, failed, error: errors.into_iter().next() })
+}
+
+/// Adds one after another while another thread detaches what was added before; as many stand after as before.
+pub(super) fn churn(field: &mut Field, adds: usize) -> Result<Vec<Duration>> {
+    let netd = field.case.netd().context("no netd to ask")?;
+    let (socket, data_dir) = (netd.socket.clone(), field.node.data_dir());
+    let (added, to_detach) = mpsc::channel::<Sandbox>();
+    let detacher = thread::spawn({
+        let (socket, data_dir) = (socket.clone(), data_dir.clone());
+        move || -> Result<Vec<Sandbox>> {
+            let mut spent = Vec::new();
+            for sandbox in to_detach {
+                Api::detach(&socket, &data_dir, &sandbox)?;
+                spent.push(sandbox);
+            }
+            Ok(spent)
+        }
+    });
+    let mut times = Vec::new();
+    for _ in 0..adds {
+        let sandbox = field.sandbox()?;
+        times.push(Api::attach(&socket, &data_dir, &sandbox)?.took);
+        // A detacher that failed says so below.
+        drop(added.send(sandbox));
+        // A deleted link takes the kernel about 20 ms: faster adds would only fill the bridge.
+        thread::sleep(Duration::from_millis(20));
+    }
+    drop(added);
+    let spent = detacher.join().ok().context("the detacher panicked")??;
+    field.spent.extend(spent);
+    field.case.netd().context("no netd to ask")?.wait_until_drained()?;
+    Ok(times)
+}

@@ -1,0 +1,26 @@
+//! What an attach and a detach cost, by every way to ask for them, against the kernel's own floor in the same run.
+//!
+//! ```text
+//! plan ─▶ field (a case on a node of its own, with its sandboxes) ─▶ samples ─▶ report, attach.json
+//!           case: cni-chain, netd-cni, netd-cni-one, netd-api, kernel-floor
+//! ```
+//!
+//! Every namespace is made here and ends with this process. Nothing is made or pooled ahead of a clock but the sandbox's empty
+//! namespace, and on each node the first attachment, which makes what all share (bridge, ruleset).
+
+pub mod attach;
+pub mod case;
+pub mod dump;
+mod field;
+pub mod network;
+pub mod node;
+mod packet;
+mod report;
+mod samples;
+pub mod space;
+
+/// Tells a waiting person, or the one who reads the result.
+#[expect(clippy::print_stdout, reason = "the one place where the bench speaks")]
+pub fn say(line: &str) {
+    println!("{line}");
+}

@@ -1,0 +1,175 @@
+//! What is written and said of a run: `attach.json`, `attach-raw.json`, a table, and whether each aim is met.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::attach::{API, CNI, CNI_ONE, FLOOR, Settings, milliseconds};
+use crate::field::Field;
+use crate::packet::SLOW;
+use crate::samples::{Line, Samples};
+use crate::say;
+
+/// netd's memory.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Memory {
+    pub(crate) attachments: usize,
+    pub(crate) resident_kb: u64,
+}
+
+/// All that came out of a run.
+#[derive(Debug)]
+pub(crate) struct Report<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) samples: &'a Samples,
+    pub(crate) memory: Vec<Memory>,
+    pub(crate) failed: Vec<crate::attach::Crowd>,
+    pub(crate) fields: &'a [Field],
+    pub(crate) left_out: Vec<String>,
+}
+
+/// What the project wants of itself.
+struct Aim {
+    what: String,
+    limit: f64,
+    unit: &'static str,
+    found: Option<f64>,
+}
+
+impl Report<'_> {
+    /// Writes `attach.json` and, beside it, `attach-raw.json`.
+    pub(crate) fn write(&self) -> Result<()> {
+        let folder = &self.settings.output;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for (name, value) in [("attach.json", json!(self.samples.lines())), ("attach-raw.json", self.raw())] {
+            let path = folder.join(name);
+            let text = serde_json::to_string_pretty(&value)?;
+            fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn raw(&self) -> Value {
+        let sample = |(what, times): (&crate::samples::What, &[f64])| json!({"case": what.case, "op": what.op, "attachments": what.attachments, "us": times});
+        let packets = |field: &Field| {
+            let times: Vec<u128> = field.packets.iter().map(std::time::Duration::as_micros).collect();
+            json!({"case": field.name, "us": times})
+        };
+        json!({
+            "commit": self.settings.commit,
+            "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
+            "quick": self.settings.quick,
+            "processors": std::thread::available_parallelism().map_or(0, usize::from),
+            "left_out": self.left_out,
+            "resident": self.memory,
+            "parallel": self.failed,
+            "packets": self.fields.iter().map(packets).collect::<Vec<_>>(),
+            "samples": self.samples.raw().map(sample).collect::<Vec<_>>(),
+            "aims": self.aims().iter().map(Aim::json).collect::<Vec<_>>(),
+        })
+    }
+
+    /// A table for people.
+    pub(crate) fn say(&self) {
+        let lines = self.samples.lines();
+        say(&format!(
+            "\n{:<22} {:<13} {:>11} {:>10} {:>10} {:>5}  {}",
+            "case", "op", "attachments", "p50 ms", "p99 ms", "runs", "× floor"
+        ));
+        for line in &lines {
+            let floor = p50(&lines, FLOOR, line.what.op, line.what.attachments).filter(|_| line.what.case != FLOOR);
+            let ratio = floor.map(|floor| format!("{:.2}", line.p50_us / floor)).unwrap_or_default();
+            let (p50, p99) = (line.p50_us / 1e3, line.p99_us / 1e3);
+            let Line { what, runs, .. } = line;
+            say(&format!(
+                "{:<22} {:<13} {:>11} {p50:>10.3} {p99:>10.3} {runs:>5}  {ratio}",
+                what.case, what.op, what.attachments
+            ));
+        }
+        let mut packets: Vec<_> = self.fields.iter().flat_map(|field| &field.packets).copied().collect();
+        packets.sort();
+        let slowest = packets.last().copied().map(milliseconds).unwrap_or_default();
+        say(&format!("\n{} first packets passed, the slowest there and back in {slowest}", packets.len()));
+        for field in self.fields {
+            let slow = field.packets.iter().filter(|took| **took > SLOW).count();
+            if slow > 0 {
+                say(&format!("{}: {slow} of {} waited for a second ARP request", field.name, field.packets.len()));
+            }
+        }
+        for memory in &self.memory {
+            say(&format!("netd with {} attachments: {:.1} MB resident", memory.attachments, mega(memory.resident_kb)));
+        }
+        for error in self.failed.iter().filter_map(|crowd| crowd.error.as_ref()) {
+            say(&format!("of 100 at once, one failed: {error}"));
+        }
+        self.left_out.iter().for_each(|line| say(line));
+        say("");
+        self.aims().iter().for_each(|aim| say(&aim.words()));
+    }
+
+    fn aims(&self) -> Vec<Aim> {
+        let lines = self.samples.lines();
+        let add = |case: &str, size| p50(&lines, case, "add", size);
+        let mut sizes: Vec<usize> =
+            lines.iter().filter(|line| line.what.case == API).map(|line| line.what.attachments).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let ratio = |size| Some(add(API, size)? / add(FLOOR, size)?);
+        let mut aims: Vec<Aim> = sizes
+            .iter()
+            .map(|size| Aim::new(format!("netd-api add over kernel-floor, {size} attachments"), 1.3, "×", ratio(*size)))
+            .collect();
+        let growth = add(API, 1_000).and_then(|large| Some(large / add(API, 0)?));
+        aims.push(Aim::new("netd-api add, 1,000 attachments over 0, on a bridge".to_owned(), 2.0, "×", growth));
+        aims.push(Aim::new("netd-api add, 1,000 over 0, routed".to_owned(), 1.2, "×", None));
+        let worst = |case: &str, op: &str| {
+            let of = lines.iter().filter(|line| line.what.case == case && line.what.op == op);
+            of.map(|line| line.p50_us / 1e3).reduce(f64::max)
+        };
+        aims.push(Aim::new("netd-api del answered, at the worst size".to_owned(), 0.5, "ms", worst(API, "del")));
+        aims.push(Aim::new("netd-cni add, at the worst size".to_owned(), 5.0, "ms", worst(CNI, "add")));
+        aims.push(Aim::new("netd-cni-one add, at the worst size".to_owned(), 2.5, "ms", worst(CNI_ONE, "add")));
+        let at_once = worst("netd-api-parallel-100", "add");
+        aims.push(Aim::new("100 adds at once, at the worst size".to_owned(), 300.0, "ms", at_once));
+        let failed = self.failed.iter().map(|crowd| crowd.failed).max().and_then(|most| u32::try_from(most).ok());
+        aims.push(Aim::new("of 100 adds at once, failed".to_owned(), 0.0, "adds", failed.map(f64::from)));
+        let memory =
+            self.memory.iter().find(|memory| memory.attachments == 1_000).map(|memory| mega(memory.resident_kb));
+        aims.push(Aim::new("netd resident with 1,000 attachments".to_owned(), 15.0, "MB", memory));
+        aims
+    }
+}
+
+impl Aim {
+    fn new(what: String, limit: f64, unit: &'static str, found: Option<f64>) -> Self {
+        Self { what, limit, unit, found }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.found {
+            Some(found) if found <= self.limit => "met",
+            Some(_) => "NOT MET",
+            None => "not measured",
+        }
+    }
+
+    fn words(&self) -> String {
+        let found = self.found.map(|found| format!(": {found:.2}")).unwrap_or_default();
+        format!("{}, aim ≤ {} {}{found} {}", self.what, self.limit, self.unit, self.verdict())
+    }
+
+    fn json(&self) -> Value {
+        json!({"aim": self.what, "limit": self.limit, "unit": self.unit, "found": self.found, "verdict": self.verdict()})
+    }
+}
+
+fn p50(lines: &[Line], case: &str, op: &str, attachments: usize) -> Option<f64> {
+    let is_it = |line: &&Line| line.what.case == case && line.what.op == op && line.what.attachments == attachments;
+    lines.iter().find(is_it).map(|line| line.p50_us)
+}
+
+fn mega(kilobytes: u64) -> f64 {
+    u32::try_from(kilobytes).map_or(f64::INFINITY, f64::from) / 1024.0
+}
