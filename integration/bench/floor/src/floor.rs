@@ -96,7 +96,7 @@ impl Floor {
         self.elements(messages::NEW_ELEMENTS, order.address, order.port)?;
         let mut batch = Batch::default();
         let (name, index) = (format!("nd{:x}", order.number), FIRST_INDEX + order.number);
-        messages::pair(&mut batch, &name, index, self.bridge_index, INTERFACE, netns.as_raw_fd());
+        messages::pair(&mut batch, (&name, index), self.bridge_index, INTERFACE, netns.as_raw_fd(), order.address);
         self.links.carry_out(&batch, batch.last).context("cannot make the pair")?;
         self.inside(&netns, &order).context("cannot configure the sandbox")?;
         self.attached.insert(order.number, Attached { address: order.address, port: order.port, listeners });
@@ -108,10 +108,7 @@ impl Floor {
         messages::interface(&mut batch, order.address, order.prefix, order.gateway);
         setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
         let socket = Socket::open(SockProtocol::NetlinkRoute);
-        // The one switch that netlink does not have.
-        let written = std::fs::write(format!("/proc/sys/net/ipv6/conf/{INTERFACE}/accept_dad"), "0");
         setns(self.own_netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        written?;
         Ok(socket?.carry_out(&batch, batch.last)?)
     }
 

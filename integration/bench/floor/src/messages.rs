@@ -11,6 +11,7 @@ const SET_LINK: u16 = 19;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 
+const ADDRESS: u16 = 1;
 const IFNAME: u16 = 3;
 const MASTER: u16 = 10;
 const PROTINFO: u16 = 12;
@@ -20,6 +21,7 @@ const AF_SPEC: u16 = 26;
 const NETNS_FD: u16 = 28;
 
 const INET: u8 = 2;
+const INET6: u8 = 10;
 const BRIDGE: u8 = 7;
 const UP: u32 = 1;
 /// The index of a sandbox's interface: the next one free in a new namespace.
@@ -36,10 +38,31 @@ fn link(family: u8, index: u32, flags: u32) -> [u8; 16] {
     body
 }
 
-/// The pair, its host end up and a port of the bridge, its other end in the sandbox; then what creation passes over: alias
-/// and hairpin, in one message. Both indices are chosen, so that nobody has to ask for them.
-pub(crate) fn pair(batch: &mut Batch, name: &str, index: u32, bridge: u32, interface: &str, netns: RawFd) {
-    batch.message(NEW_LINK, CREATE | EXCL, &link(0, index, UP));
+/// The MAC that belongs to an address.
+fn mac_of(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, 0x6e, a, b, c, d]
+}
+
+/// `IFLA_INET6_ADDR_GEN_MODE`: whether the kernel makes a link-local address when the link goes up.
+fn link_local_generation(message: &mut Batch, is_on: bool) {
+    message.nest(AF_SPEC, |families| {
+        families.nest(u16::from(INET6), |inet6| inet6.attribute(8, &[u8::from(!is_on)]));
+    });
+}
+
+/// The pair, its host end a port of the bridge, its other end in the sandbox; then what creation passes over: alias,
+/// hairpin and a host end without an address of its own, in one message; then the host end up. Both indices are chosen, so
+/// that nobody has to ask for them.
+pub(crate) fn pair(
+    batch: &mut Batch,
+    (name, index): (&str, u32),
+    bridge: u32,
+    interface: &str,
+    netns: RawFd,
+    address: Ipv4Addr,
+) {
+    batch.message(NEW_LINK, CREATE | EXCL, &link(0, index, 0));
     batch.text(IFNAME, name);
     batch.attribute(MASTER, &bridge.to_ne_bytes());
     batch.nest(LINKINFO, |info| {
@@ -48,6 +71,7 @@ pub(crate) fn pair(batch: &mut Batch, name: &str, index: u32, bridge: u32, inter
             data.nest(1, |peer| {
                 peer.fixed(&link(0, INSIDE, 0));
                 peer.text(IFNAME, interface);
+                peer.attribute(ADDRESS, &mac_of(address));
                 peer.attribute(NETNS_FD, &netns.to_ne_bytes());
             });
         });
@@ -58,19 +82,16 @@ pub(crate) fn pair(batch: &mut Batch, name: &str, index: u32, bridge: u32, inter
         info.attribute(4, b"bridge");
         info.nest(5, |port| port.attribute(4, &[1]));
     });
+    link_local_generation(batch, false);
+    batch.message(SET_LINK, 0, &link(0, index, UP));
     batch.acknowledged();
 }
 
-/// `arp_notify` before the link goes up, by `IFLA_INET_CONF`; addresses, links up, default route.
+/// Address, links up, default route; and the link-local address that the kernel would make, which works at once so.
 pub(crate) fn interface(batch: &mut Batch, address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) {
-    const ARP_NOTIFY: u16 = 22;
-    batch.message(SET_LINK, 0, &link(0, INSIDE, 0));
-    batch.nest(AF_SPEC, |families| {
-        families.nest(u16::from(INET), |inet| {
-            inet.nest(1, |switches| switches.attribute(ARP_NOTIFY, &1_u32.to_ne_bytes()))
-        });
-    });
     let [a, b, c, d] = INSIDE.to_ne_bytes();
+    batch.message(SET_LINK, 0, &link(0, INSIDE, 0));
+    link_local_generation(batch, false);
     batch.message(NEW_ADDRESS, CREATE | EXCL, &[INET, prefix, 0, 0, a, b, c, d]);
     let broadcast = u32::from(address) | u32::MAX.checked_shr(u32::from(prefix)).unwrap_or_default();
     batch.attribute(2, &address.octets());
@@ -82,6 +103,15 @@ pub(crate) fn interface(batch: &mut Batch, address: Ipv4Addr, prefix: u8, gatewa
     batch.message(NEW_ROUTE, CREATE | EXCL, &[INET, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
     batch.attribute(4, &INSIDE.to_ne_bytes());
     batch.attribute(5, &gateway.octets());
+    let [m0, m1, m2, m3, m4, m5] = mac_of(address);
+    let local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, m0 ^ 2, m1, m2, 0xff, 0xfe, m3, m4, m5];
+    // Scope link; IFA_F_NODAD.
+    batch.message(NEW_ADDRESS, CREATE | EXCL, &[INET6, 64, 0, 253, a, b, c, d]);
+    batch.attribute(2, &local);
+    batch.attribute(1, &local);
+    batch.attribute(8, &2_u32.to_ne_bytes());
+    batch.message(SET_LINK, 0, &link(0, INSIDE, 0));
+    link_local_generation(batch, true);
     batch.acknowledged();
 }
 
