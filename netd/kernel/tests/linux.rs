@@ -1,4 +1,4 @@
-//! What only the real kernel has: packets, and an interface with all its settings. Needs root, and fails without.
+//! What only the real kernel has: packets. Needs root, and fails without.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 use std::collections::BTreeMap;
@@ -14,6 +14,8 @@ use netd_kernel::{
     Step, Veth, plan,
 };
 use nix::sched::{CloneFlags, unshare};
+
+const LONG: Duration = Duration::from_secs(10);
 
 fn link(name: &str) -> LinkName {
     LinkName::new(name).unwrap()
@@ -99,14 +101,15 @@ fn attach(kernel: &LinuxKernel, room: &Room, number: u8) -> Sandbox {
     sandbox
 }
 
-/// Whether a datagram from `from` reaches `address` in `to` within a second.
-fn reaches(from: &Room, to: &Room, address: &'static str) -> bool {
+/// Whether a datagram from `from` reaches `address` in `to` within `patience`: the kernel opens a new port when one of its
+/// workers has heard of the carrier, and a machine under load lets that wait.
+fn reaches(from: &Room, to: &Room, address: &'static str, patience: Duration) -> bool {
     let any = if address.contains(':') { "[::]:7777" } else { "0.0.0.0:7777" };
     let receiver = to.run(move || UdpSocket::bind(any).unwrap());
     receiver.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     let sender = from.run(move || UdpSocket::bind(any.replace("7777", "0")).unwrap());
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(1) {
+    while start.elapsed() < patience {
         // A refusal here is an answer too: nothing arrives.
         drop(sender.send_to(b"hello", format!("{address}:7777")));
         if receiver.recv(&mut [0; 16]).is_ok() {
@@ -117,33 +120,16 @@ fn reaches(from: &Room, to: &Room, address: &'static str) -> bool {
 }
 
 #[test]
-fn what_was_planned_is_observed_and_a_second_plan_is_empty() {
-    on_a_node(|kernel| {
-        let room = Room::new();
-        let sandbox = attach(kernel, &room, 2);
-        let observed = kernel.observe(Scope::Node).unwrap();
-        let wanted = Objects::from([bridge(), veth(sandbox.id, 2, Port::Open)]);
-        assert_eq!(observed, wanted);
-        assert!(plan(&wanted, &observed).is_empty());
-        let inside = kernel.observe(Scope::Sandbox(&sandbox, &link("eth0"))).unwrap();
-        let Some(Object::Interface(interface)) = inside.into_values().next() else { panic!("no interface") };
-        assert_eq!(format!("{:?}", interface.addresses), "[10.4.0.2/24, fd00::2/64]");
-        let facts = kernel.attached(&link("nd2"), &link("br0"), &link("eth0"), &sandbox).unwrap();
-        assert_eq!((facts.mtu, facts.mac.len(), facts.host_mac.len()), (1_400, 17, 17));
-    });
-}
-
-#[test]
 fn packets_pass_until_the_port_is_closed() {
     on_a_node(|kernel| {
         let (one, two) = (Room::new(), Room::new());
         attach(kernel, &one, 2);
         let sandbox = attach(kernel, &two, 3);
-        assert!(reaches(&one, &two, "10.4.0.3"));
-        assert!(reaches(&one, &two, "[fd00::3]"));
+        assert!(reaches(&one, &two, "10.4.0.3", LONG));
+        assert!(reaches(&one, &two, "[fd00::3]", LONG));
         let (key, object) = veth(sandbox.id, 3, Port::Closed);
         kernel.apply(&[Step::Replace(key.clone(), object.clone())], None).unwrap();
         assert_eq!(kernel.observe(Scope::Node).unwrap().get(&key), Some(&object));
-        assert!(!reaches(&one, &two, "10.4.0.3"));
+        assert!(!reaches(&one, &two, "10.4.0.3", Duration::from_secs(1)));
     });
 }

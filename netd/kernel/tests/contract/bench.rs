@@ -49,6 +49,16 @@ impl dyn Bench + '_ {
         self.observe_node().contains_key(key)
     }
 
+    /// Asserts that this is what is observed. A port that opens is seen as shut until a worker of the kernel has heard of
+    /// its carrier.
+    pub(crate) fn settles(&self, id: NetnsId, desired: &Objects, when: &str) {
+        let start = Instant::now();
+        while self.observe(id) != *desired && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(self.observe(id), *desired, "{when}");
+    }
+
     /// The kernel takes a namespace apart behind the back of all.
     pub(crate) fn until(&self, what: &str, is_so: impl Fn() -> bool) {
         let start = Instant::now();

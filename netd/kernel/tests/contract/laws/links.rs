@@ -149,6 +149,7 @@ pub(crate) fn a_port_is_shut_and_opened_and_changes_its_flags(bench: &dyn Bench)
     bench.apply(id, &create(interface(id, 2))).unwrap();
     let port = |port, hairpin, isolated| Object::Veth(Veth { port, hairpin, isolated, ..veth_of(id) });
     let seen = || bench.observe_node()[&veth_key(2)].clone();
+    bench.until("an open port", || seen() == port(Port::Open, true, false));
     // What is shut changes nothing else.
     bench.apply_on_node(&replace((veth_key(2), port(Port::Closed, false, true)))).unwrap();
     assert_eq!(seen(), port(Port::Closed, true, false));
