@@ -69,6 +69,7 @@ pub struct Wiring {
     /// Sysctls inside the sandbox.
     pub sysctls: BTreeMap<String, String>,
     /// The sandbox end's link-local address is not tried out before it is used.
+    #[serde(default)]
     pub quick_link_local: bool,
     /// What is sent beyond the bridge takes the node's address.
     pub ip_masq: bool,
