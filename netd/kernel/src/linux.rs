@@ -23,6 +23,7 @@ use nix::net::if_::if_nametoindex;
 use crate::object::{Bridge, Family, Interface, Key, Object, Objects, Port, Step, Veth};
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
 pub(crate) use inside::Inside;
+use namespace::Entrant;
 use ruleset::Ruleset;
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
@@ -38,6 +39,7 @@ pub fn fixed_ruleset() -> (Key, Object) {
 pub struct LinuxKernel {
     socket: Mutex<Socket>,
     ruleset: Ruleset,
+    entrant: Entrant,
     has_ipv6: bool,
 }
 
@@ -49,7 +51,8 @@ impl LinuxKernel {
     /// The kernel's; `EPERM` where another netd of this instance lives.
     pub fn new(instance: &str, link_prefix: &str) -> io::Result<Self> {
         let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
-        Ok(Self { socket: Mutex::new(Socket::open()?), ruleset: Ruleset::open(instance, link_prefix)?, has_ipv6 })
+        let ruleset = Ruleset::open(instance, link_prefix)?;
+        Ok(Self { socket: Mutex::new(Socket::open()?), ruleset, entrant: Entrant::start()?, has_ipv6 })
     }
 
     fn socket(&self) -> MutexGuard<'_, Socket> {
@@ -137,7 +140,8 @@ impl LinuxKernel {
     ) -> Result<(), KernelError> {
         let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
         let quick_link_local = interface.quick_link_local && self.has_ipv6;
-        interface::configure(name, &Interface { quick_link_local, ..interface.clone() }, inside, flags)
+        let interface = Interface { quick_link_local, ..interface.clone() };
+        interface::configure(name, &interface, (inside, &self.entrant), flags)
     }
 
     fn port(&self, name: &LinkName, veth: &Veth) -> Result<(), KernelError> {
@@ -238,7 +242,7 @@ impl Kernel for LinuxKernel {
     }
 
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError> {
-        let entered = Inside::enter(fd);
+        let entered = Inside::enter(&self.entrant, fd);
         let action = || "enter the network namespace".to_owned();
         let (id, inside) = entered.map_err(|source| KernelError::Refused { action: action(), source })?;
         Ok(Sandbox { id, inside: Some(inside) })

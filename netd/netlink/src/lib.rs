@@ -1,4 +1,5 @@
-//! Executes netlink messages: one send for many, one acknowledgement counted for each, the kernel's own words on an error.
+//! Executes netlink messages: one send for many, the last one's acknowledgement awaited and every refusal
+//! heard, the kernel's own words on an error.
 //!
 //! Links, addresses and routes come as netlink-packet-route's messages; nf_tables and conntrack are encoded here.
 //! Not here: which messages. An answer that does not come is an error here, never success.

@@ -2,7 +2,6 @@
 //!
 //! What the messages say is built elsewhere: by netlink-packet-route for links, by `nft` and `conntrack` for netfilter.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -10,7 +9,8 @@ use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, N
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use thiserror::Error;
 
@@ -52,6 +52,8 @@ pub enum NetlinkError {
 
 /// Header of a netfilter message (`struct nfgenmsg`): family, version, subsystem.
 const NETFILTER_HEADER: usize = 4;
+/// An acknowledgement that echoes its request, or one object (octets).
+const LARGEST_ANSWER: usize = 16 << 10;
 /// Header of a netlink message.
 const HEADER: usize = 16;
 
@@ -60,6 +62,7 @@ const HEADER: usize = 16;
 pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 impl AsRawFd for Socket {
@@ -95,7 +98,7 @@ impl Socket {
         // Without CAP_NET_ADMIN over the first namespace: as much as `net.core.wmem_max` allows.
         setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)
             .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, buffer: vec![0; LARGEST_ANSWER] })
     }
 
     /// Carries out all messages, in order, with one send. `flags` are those beside request and acknowledgement
@@ -104,32 +107,31 @@ impl Socket {
     /// # Errors
     /// See [`NetlinkError`]. The kernel goes on after a refused message: what follows it was tried.
     pub fn execute(&mut self, batch: Vec<(RouteNetlinkMessage, u16)>) -> Result<(), NetlinkError> {
-        let first = self.sequence;
+        let first = self.sequence + 1;
         let count = batch.len();
         let mut bytes = Vec::new();
-        for (message, flags) in batch {
-            self.append(&mut bytes, message, NLM_F_REQUEST | NLM_F_ACK | flags);
+        for (at, (message, flags)) in batch.into_iter().enumerate() {
+            // Refusals come in any case, in order; the last one's answer says that all before it were tried.
+            let ack = if at + 1 == count { NLM_F_ACK } else { 0 };
+            self.append(&mut bytes, message, NLM_F_REQUEST | ack | flags);
         }
-        let failed = |unanswered, source| NetlinkError::Socket { unanswered, source };
-        if count > 0 {
-            self.socket.send(&bytes, 0).map_err(|source| failed(count, source))?;
+        if count == 0 {
+            return Ok(());
         }
-        let mut acks: BTreeMap<usize, (i32, String)> = BTreeMap::new();
-        while acks.len() < count {
-            let (datagram, _) = self.socket.recv_from_full().map_err(|source| failed(count - acks.len(), source))?;
-            for answer in answers(&datagram) {
-                if let Answer::Ack { sequence, errno, text } = answer
-                    && let Some(index) = sequence.checked_sub(first + 1).and_then(|index| usize::try_from(index).ok())
-                    && index < count
-                {
-                    acks.insert(index, (errno, text));
+        let failed = |source| NetlinkError::Socket { unanswered: count, source };
+        self.socket.send(&bytes, 0).map_err(failed)?;
+        let mut refused: Option<NetlinkError> = None;
+        loop {
+            for answer in self.receive().map_err(failed)? {
+                let Answer::Ack { sequence, errno, text } = answer else { continue };
+                if errno != 0 && (first..=self.sequence).contains(&sequence) {
+                    let index = usize::try_from(sequence - first).unwrap_or(count);
+                    let source = io::Error::from_raw_os_error(errno);
+                    refused.get_or_insert(NetlinkError::Refused { index, text, source });
                 }
-            }
-        }
-        match acks.into_iter().find(|(_, (errno, _))| *errno != 0) {
-            None => Ok(()),
-            Some((index, (errno, text))) => {
-                Err(NetlinkError::Refused { index, text, source: io::Error::from_raw_os_error(errno) })
+                if sequence == self.sequence {
+                    return refused.map_or(Ok(()), Err);
+                }
             }
         }
     }
@@ -154,8 +156,7 @@ impl Socket {
         self.socket.send(&bytes, 0).map_err(failed)?;
         let mut refused: Option<NetlinkError> = None;
         loop {
-            let (datagram, _) = self.socket.recv_from_full().map_err(failed)?;
-            for answer in answers(&datagram) {
+            for answer in self.receive().map_err(failed)? {
                 let Answer::Ack { sequence, errno, text } = answer else { continue };
                 if errno != 0
                     && (begin..=end).contains(&sequence)
@@ -236,8 +237,8 @@ impl Socket {
         self.socket.send(request, 0).map_err(failed)?;
         let (mut objects, mut restless) = (Vec::new(), false);
         loop {
-            let (datagram, _) = self.socket.recv_from_full().map_err(failed)?;
-            for answer in answers(&datagram) {
+            let answered = if one { self.receive() } else { self.receive_of_any_size() };
+            for answer in answered.map_err(failed)? {
                 match answer {
                     Answer::Object { sequence, interrupted, message } if sequence == self.sequence => {
                         restless |= interrupted;
@@ -262,6 +263,19 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// One datagram that is no larger than an acknowledgement or an object can be.
+    fn receive(&mut self) -> io::Result<Vec<Answer>> {
+        let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC)?;
+        let datagram = self.buffer.get(..length).ok_or_else(|| io::Error::from_raw_os_error(Errno::EMSGSIZE as i32))?;
+        Ok(answers(datagram))
+    }
+
+    /// One datagram of a dump, which the kernel makes as large as its largest object.
+    fn receive_of_any_size(&mut self) -> io::Result<Vec<Answer>> {
+        let (datagram, _) = self.socket.recv_from_full()?;
+        Ok(answers(&datagram))
     }
 
     fn append_request(&mut self, bytes: &mut Vec<u8>, request: &Request, flags: u16) {

@@ -6,12 +6,12 @@
 //! cannot say.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netd_netlink::Socket;
 
-use super::namespace;
+use super::namespace::{self, Entrant};
 use crate::object::NetnsId;
 
 /// What was opened inside.
@@ -23,12 +23,13 @@ pub(crate) struct Inside {
 
 impl Inside {
     /// Enters the namespace, and says which one it is.
-    pub(super) fn enter(namespace: OwnedFd) -> io::Result<(NetnsId, Self)> {
-        let opened = namespace::within(namespace.as_fd(), || {
+    pub(super) fn enter(entrant: &Entrant, namespace: OwnedFd) -> io::Result<(NetnsId, Self)> {
+        let opened = || {
             let socket = Socket::open()?;
             Ok::<_, io::Error>((namespace::cookie(&socket)?, socket))
-        });
-        let (id, socket) = opened??;
+        };
+        let (namespace, opened) = entrant.within(namespace, opened)?;
+        let (id, socket) = opened?;
         Ok((id, Self { namespace, socket: Mutex::new(socket) }))
     }
 
@@ -41,9 +42,10 @@ impl Inside {
     }
 
     /// Writes a sysctl given with dots. A kernel without IPv6 has none of its switches, and nothing for them to switch.
-    pub(super) fn write_sysctl(&self, name: &str, value: &str) -> io::Result<()> {
-        let path = format!("/proc/sys/{}", path_of(name));
-        match namespace::within(self.namespace.as_fd(), || std::fs::write(path, value))? {
+    pub(super) fn write_sysctl(&self, entrant: &Entrant, name: &str, value: &str) -> io::Result<()> {
+        let (path, text) = (format!("/proc/sys/{}", path_of(name)), value.to_owned());
+        let (_, written) = entrant.within(self.namespace.try_clone()?, || std::fs::write(path, text))?;
+        match written {
             Err(error) if error.kind() == io::ErrorKind::NotFound && name.starts_with("net.ipv6.") => Ok(()),
             written => written,
         }

@@ -8,6 +8,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 
 use super::inside::Inside;
+use super::namespace::Entrant;
 use super::{messages, observe, refused};
 use crate::object::Interface;
 use crate::seam::KernelError;
@@ -16,7 +17,7 @@ use crate::seam::KernelError;
 pub(super) fn configure(
     name: &LinkName,
     interface: &Interface,
-    inside: &Inside,
+    (inside, entrant): (&Inside, &Entrant),
     flags: u16,
 ) -> Result<(), KernelError> {
     let mut socket = inside.socket();
@@ -25,7 +26,7 @@ pub(super) fn configure(
     let index = observe::index(&link);
     for (key, value) in &interface.sysctls {
         let action = || format!("set sysctl {key} of the sandbox to {value:?}");
-        inside.write_sysctl(key, value).map_err(|source| KernelError::Refused { action: action(), source })?;
+        inside.write_sysctl(entrant, key, value).map_err(|source| KernelError::Refused { action: action(), source })?;
     }
     let mac = interface.settings.mac.or_else(|| observe::mac_octets(&link).try_into().ok());
     let quick = mac.filter(|_| interface.quick_link_local);

@@ -1,7 +1,9 @@
-//! Work inside another network namespace, on a thread that ends with it: no other thread is ever moved.
+//! Work inside other network namespaces, on one thread that does nothing else: no other thread is ever moved.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
@@ -11,15 +13,58 @@ use crate::object::NetnsId;
 /// `SO_NETNS_COOKIE` (asm-generic/socket.h, Linux 5.14).
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// Runs `work` in the namespace `fd`.
-pub(super) fn within<T: Send>(fd: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-    thread::scope(|scope| {
-        let worker = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, || {
-            setns(fd, CloneFlags::CLONE_NEWNET)?;
-            Ok(work())
-        })?;
-        worker.join().unwrap_or_else(|_| Err(io::Error::other("the namespace's worker panicked")))
-    })
+type Job = Box<dyn FnOnce(&File) -> io::Result<()> + Send>;
+
+/// The thread that enters namespaces. It comes back from each before the next; if it cannot, it ends, and another begins.
+#[derive(Debug)]
+pub(super) struct Entrant {
+    home: Arc<File>,
+    jobs: Mutex<mpsc::Sender<Job>>,
+}
+
+impl Entrant {
+    /// One whose home is the calling thread's namespace.
+    pub(super) fn start() -> io::Result<Self> {
+        let home = Arc::new(File::open("/proc/thread-self/ns/net")?);
+        let jobs = Mutex::new(begin(Arc::clone(&home))?);
+        Ok(Self { home, jobs })
+    }
+
+    /// Runs `work` in a namespace, and gives both back.
+    pub(super) fn within<T: Send + 'static>(
+        &self,
+        namespace: OwnedFd,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<(OwnedFd, T)> {
+        let (done, outcome) = mpsc::channel();
+        let job: Job = Box::new(move |home| {
+            let entered = setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET);
+            let worked = entered.map(|()| (namespace, work()));
+            let back = setns(home.as_fd(), CloneFlags::CLONE_NEWNET);
+            // Whoever asked waits for this.
+            drop(done.send(worked.map_err(io::Error::from)));
+            Ok(back?)
+        });
+        self.send(job)?;
+        outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the namespace's worker died")))
+    }
+
+    fn send(&self, job: Job) -> io::Result<()> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Err(mpsc::SendError(job)) = jobs.send(job) else { return Ok(()) };
+        *jobs = begin(Arc::clone(&self.home))?;
+        jobs.send(job).map_err(|_| io::Error::other("the namespace's worker died"))
+    }
+}
+
+fn begin(home: Arc<File>) -> io::Result<mpsc::Sender<Job>> {
+    let (jobs, inbox) = mpsc::channel::<Job>();
+    let work = move || -> io::Result<()> {
+        setns(home.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        inbox.into_iter().try_for_each(|job| job(&home))
+    };
+    thread::Builder::new().name("netns".to_owned()).spawn(work)?;
+    Ok(jobs)
 }
 
 /// The identity of the namespace that a socket was opened in.
