@@ -123,10 +123,11 @@ fn sockets(process: u32, table: &str) -> Facts {
     text.lines().skip(1).filter_map(socket).collect()
 }
 
-/// Descriptors of network namespaces that netd holds: each would keep its namespace alive.
+/// Descriptors of network namespaces that netd holds, but its own: each would keep its namespace alive.
 fn held_namespaces(process: u32) -> Facts {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{process}/fd")) else { return Facts::new() };
     let targets = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    let held = targets.filter(|target| target.to_string_lossy().starts_with("net:"));
+    let own = fs::read_link(format!("/proc/{process}/ns/net")).unwrap_or_default();
+    let held = targets.filter(|target| *target != own && target.to_string_lossy().starts_with("net:"));
     held.map(|target| format!("netd holds {}", target.display())).collect()
 }
