@@ -119,10 +119,17 @@ impl LinuxKernel {
         let message = messages::veth(name, veth, bridge, inside.namespace());
         let mark = messages::mark(name, veth, self.has_ipv6);
         let batch = vec![(message, CREATE), (mark, 0), (messages::up_by_name(name), 0)];
-        self.socket().execute(batch).map_err(|error| match (&error, &veth.bridge) {
-            (NetlinkError::Refused { source, .. }, _) if source.raw_os_error() == Some(libc::EEXIST) => {
-                KernelError::Exists(format!("link {name} or interface {}", veth.peer.1))
-            }
+        let mut socket = self.socket();
+        let exists = || KernelError::Exists(format!("link {name} or interface {}", veth.peer.1));
+        // One send, so that no crash leaves a link without its mark. But the kernel goes on after a refusal, and a link of
+        // that name that is somebody else's must not get the mark: nothing is sent where one stands.
+        if socket.fetch(messages::by_name(name)).is_ok() {
+            return Err(exists());
+        }
+        let made = socket.execute(batch);
+        drop(socket);
+        made.map_err(|error| match (&error, &veth.bridge) {
+            (NetlinkError::Refused { source, .. }, _) if source.raw_os_error() == Some(libc::EEXIST) => exists(),
             (NetlinkError::Refused { source, .. }, Some(bridge)) if source.raw_os_error() == Some(libc::EXFULL) => {
                 KernelError::Full(bridge.clone())
             }

@@ -1,4 +1,4 @@
-//! What only the real kernel has: packets. Needs root, and fails without.
+//! What only the real kernel has: packets, and links of others. Needs root, and fails without.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use netd_config::LinkName;
 use netd_kernel::{
-    Bridge, Interface, Kernel, Key, LinkSettings, LinuxKernel, NetnsId, Object, Objects, Port, Route, Sandbox, Scope,
-    Step, Veth, plan,
+    Bridge, Interface, Kernel, KernelError, Key, LinkSettings, LinuxKernel, NetnsId, Object, Objects, Port, Route,
+    Sandbox, Scope, Step, Veth, plan,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -131,5 +131,24 @@ fn packets_pass_until_the_port_is_closed() {
         kernel.apply(&[Step::Replace(key.clone(), object.clone())], None).unwrap();
         assert_eq!(kernel.observe(Scope::Node).unwrap().get(&key), Some(&object));
         assert!(!reaches(&one, &two, "10.4.0.3", Duration::from_secs(1)));
+    });
+}
+
+#[test]
+fn a_link_of_somebody_else_that_has_our_name_gets_no_mark() {
+    on_a_node(|kernel| {
+        let ip = |line: &str| {
+            let output = std::process::Command::new("ip").args(line.split(' ')).output().unwrap();
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        ip("link add nd2 type bridge");
+        let before = ip("-o link show nd2");
+        let room = Room::new();
+        let sandbox = room.sandbox(kernel);
+        let steps = plan(&attachment(sandbox.id, 2), &Objects::new());
+        let error = kernel.apply(&steps, Some(&sandbox)).unwrap_err();
+        assert!(matches!(error.source, KernelError::Exists(_)), "{error:?}");
+        assert_eq!(ip("-o link show nd2"), before);
     });
 }

@@ -7,6 +7,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Runs `test` on a thread of its own in a network namespace of its own.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -107,16 +108,15 @@ fn a_link_that_goes_is_told_and_what_there_was_no_room_for_is_too() {
         gone.attributes.push(LinkAttribute::IfName("br0".to_owned()));
         socket.execute(vec![(RouteNetlinkMessage::DelLink(gone), 0)]).unwrap();
         assert_eq!(heard(&notices), [Notice::Gone("br0".to_owned())]);
-        // Each change of the MTU is a notice of more than 1,000 octets.
-        let mtu = |mtu| {
+        // Room for a notice or two.
+        setsockopt(&notices, sockopt::RcvBuf, &1).unwrap();
+        socket.execute((0..20).map(|number| bridge(&format!("many{number}"))).collect()).unwrap();
+        let delete = |number: u32| {
             let mut link = LinkMessage::default();
-            link.header.index = 1;
-            link.attributes.push(LinkAttribute::Mtu(mtu));
-            (RouteNetlinkMessage::SetLink(link), 0)
+            link.attributes.push(LinkAttribute::IfName(format!("many{number}")));
+            (RouteNetlinkMessage::DelLink(link), 0)
         };
-        for round in 0..100_u32 {
-            socket.execute((0..100).map(|change| mtu(2_000 + round + change)).collect()).unwrap();
-        }
+        socket.execute((0..20).map(delete).collect()).unwrap();
         let lost = heard(&notices);
         assert!(lost.contains(&Notice::Lost), "{lost:?}");
         socket.execute(vec![bridge("br1")]).unwrap();
