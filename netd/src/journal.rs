@@ -61,6 +61,16 @@ pub enum JournalError {
         /// What it says.
         found: String,
     },
+    /// A whole record that this netd does not understand: what follows it cannot be left out.
+    #[error(
+        "the journal {path} has a record that this netd does not understand (number {number}): start the netd that wrote it, or stop all containers and remove the file"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Its place, from 1.
+        number: usize,
+    },
 }
 
 /// The open journal.
@@ -89,7 +99,13 @@ impl Journal {
             Err(error) => return Err(failed(error)),
         };
         let records = match classify(path, &content, &header)? {
-            Content::Ours => read_records(&content[header.len()..]),
+            Content::Ours => {
+                let (records, is_foreign) = read(&content[header.len()..]);
+                if is_foreign {
+                    return Err(JournalError::Foreign { path: path.to_owned(), number: records.len() + 1 });
+                }
+                records
+            }
             Content::OtherBoot => Vec::new(),
         };
         let file = File::open("/dev/null").map_err(failed)?;
@@ -173,26 +189,29 @@ fn encode(record: &Record) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Reads records up to the first damage.
+/// Reads records up to the first damage, or the first that is not understood.
 #[must_use]
-pub fn read_records(mut bytes: &[u8]) -> Vec<Record> {
+pub fn read_records(bytes: &[u8]) -> Vec<Record> {
+    read(bytes).0
+}
+
+/// The records, and whether they end at one that is whole and not understood.
+fn read(mut bytes: &[u8]) -> (Vec<Record>, bool) {
     let mut records = Vec::new();
-    while let Some((record, rest)) = read_record(bytes) {
+    while let Some((payload, rest)) = read_payload(bytes) {
+        let Ok(record) = serde_json::from_slice(payload) else { return (records, true) };
         records.push(record);
         bytes = rest;
     }
-    records
+    (records, false)
 }
 
-fn read_record(bytes: &[u8]) -> Option<(Record, &[u8])> {
+fn read_payload(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<4>()?;
     let (crc, rest) = rest.split_first_chunk::<4>()?;
     let length = usize::try_from(u32::from_le_bytes(*length)).ok().filter(|length| *length <= LARGEST)?;
     let (payload, rest) = rest.split_at_checked(length)?;
-    if crc32fast::hash(payload) != u32::from_le_bytes(*crc) {
-        return None;
-    }
-    Some((serde_json::from_slice(payload).ok()?, rest))
+    (crc32fast::hash(payload) == u32::from_le_bytes(*crc)).then_some((payload, rest))
 }
 
 #[cfg(test)]

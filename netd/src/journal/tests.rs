@@ -102,3 +102,24 @@ proptest::proptest! {
         drop(read_records(&bytes));
     }
 }
+
+#[test]
+fn a_whole_record_of_another_netd_stops_the_start_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let (mut journal, _) = Journal::open(&path, "boot").unwrap();
+    journal.append(&Record::Counter(1)).unwrap();
+    drop(journal);
+    let payload = br#"{"Later":7}"#;
+    let mut content = fs::read(&path).unwrap();
+    content.extend(u32::try_from(payload.len()).unwrap().to_le_bytes());
+    content.extend(crc32fast::hash(payload).to_le_bytes());
+    content.extend(payload);
+    fs::write(&path, &content).unwrap();
+    let error = Journal::open(&path, "boot").unwrap_err().to_string();
+    assert!(
+        error.contains("a record that this netd does not understand (number 2): start the netd that wrote it"),
+        "{error}"
+    );
+    assert_eq!(fs::read(&path).unwrap(), content);
+}
