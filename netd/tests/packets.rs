@@ -2,6 +2,8 @@
 
 mod rig;
 
+use std::time::Duration;
+
 use rig::{Node, Space};
 
 const DUAL: &str = r#"{"type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,"hairpinMode":true,
@@ -303,4 +305,26 @@ fn a_link_local_address_works_at_once_and_is_the_kernels_own() {
     one.command("ip link set eth0 up");
     let shown = one.command("ip -6 -o addr show dev eth0");
     assert!(shown.contains("fe80::ff:fe00:9/64"), "{shown}");
+}
+
+#[test]
+fn a_restart_loses_no_packet() {
+    let mut node = Node::new();
+    let outside = node.outside();
+    let web = Space::new();
+    node.attach(&web, "web", &[DUAL, SAME_BRIDGE]).unwrap();
+    outside.serve_udp(7001);
+    assert_eq!(web.hears_udp("192.0.2.9:7001").as_deref(), Some("192.0.2.1"));
+    let (sent, heard) = std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| web.exchange_udp("192.0.2.9:7001", Duration::from_secs(2)));
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(100));
+            node.stop();
+            std::thread::sleep(Duration::from_millis(100));
+            node.start();
+        }
+        traffic.join().unwrap()
+    });
+    assert!(sent > 200, "{sent}");
+    assert_eq!(heard, sent);
 }

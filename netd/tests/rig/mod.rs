@@ -121,6 +121,23 @@ impl Space {
         })
     }
 
+    /// Asks every few milliseconds for so long; how often it asked, and how often it was answered.
+    pub(crate) fn exchange_udp(&self, address: &str, length: Duration) -> (u32, u32) {
+        let address: SocketAddr = address.parse().unwrap();
+        self.run(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let (start, mut sent, mut heard) = (std::time::Instant::now(), 0, 0);
+            while start.elapsed() < length {
+                socket.send_to(b"?", address).unwrap();
+                sent += 1;
+                heard += u32::from(socket.recv(&mut [0; 64]).is_ok());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            (sent, heard)
+        })
+    }
+
     pub(crate) fn hears_udp(&self, address: &str) -> Option<String> {
         let address: SocketAddr = address.parse().unwrap();
         self.run(move || {
