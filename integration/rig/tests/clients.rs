@@ -1,6 +1,7 @@
 //! Containers by CNI clients: one that works as nerdctl does, and `ctr run --cni`. Needs root.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 
@@ -10,26 +11,40 @@ const SLEEP: [&str; 2] = ["/bin/sleep", "infinity"];
 
 #[test]
 fn containers_have_their_network_by_the_official_plugins() {
-    containers_have_their_network(&Plugins::Official);
+    containers_have_their_network(&Plugins::Official, "plain-official");
 }
 
 #[test]
 fn containers_have_their_network_by_netd() {
-    containers_have_their_network(&Plugins::Netd);
+    containers_have_their_network(&Plugins::Netd, "plain-netd");
 }
 
-fn containers_have_their_network(plugins: &Plugins) {
+/// nerdctl is in no registry: it is run where somebody has put it.
+#[test]
+fn containers_have_their_network_by_netd_and_the_real_nerdctl() {
+    let bed = Bed::start(Release::V2_4, &Plugins::Netd).unwrap();
+    match Nerdctl::real(&bed.node) {
+        Some(nerdctl) => network_of_containers(&bed, &nerdctl, "plain-nerdctl"),
+        None => writeln!(std::io::stderr(), "SKIPPED nerdctl: not on PATH").unwrap(),
+    }
+}
+
+fn containers_have_their_network(plugins: &Plugins, plain: &str) {
     let bed = Bed::start(Release::V2_4, plugins).unwrap();
-    let nerdlike = Nerdctl::like(&bed.node).unwrap();
+    network_of_containers(&bed, &Nerdctl::like(&bed.node).unwrap(), plain);
+}
+
+/// `plain`: the name of the container by `ctr`, and of its control group, which all nodes share.
+fn network_of_containers(bed: &Bed, nerdlike: &Nerdctl<'_>, plain: &str) {
     let ctr = Ctr::new(&bed.node, &bed.containerd);
     // The first container brings the network itself: its bridge, and what the firewall says of that.
-    nerdctl_once(&nerdlike);
+    nerdctl_once(nerdlike);
     let before = Inventory::of(&bed.node).unwrap();
 
     let http = ["/bin/httpd", "-f", "-p", "80", "-h", "/etc"];
     let server =
         nerdlike.run(&["-p", "8080:80", "--ip", "10.4.0.77", "--mac-address", "02:00:00:00:00:77"], &http).unwrap();
-    let plain = ctr.run("plain", &SLEEP).unwrap();
+    let plain = ctr.run(plain, &SLEEP).unwrap();
     assert_eq!(address(&server.place), Ipv4Addr::new(10, 4, 0, 77));
     assert!(ip(&server.place, &["link", "show", "eth0"]).contains("02:00:00:00:00:77"));
 

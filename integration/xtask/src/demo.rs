@@ -46,8 +46,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     say("== removed");
     guests.remove()?;
     drop(guests);
-    programs.show_status(&bed.node)?;
-    show_what_is_left(&bed, &before)
+    show_what_is_left(&bed, &before)?;
+    programs.show_status(&bed.node)
 }
 
 /// A first pod brings the network itself, which outlives its sandboxes: its bridge, and what the firewall says of that.
