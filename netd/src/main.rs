@@ -131,6 +131,16 @@ async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime) {
         if let Err(error) = runtime.free(lifecycle).await {
             tracing::warn!(%error, "not freed; the next round tries again");
         }
+        give_memory_back();
+    }
+}
+
+/// A look at the whole node takes memory that nothing needs afterwards.
+fn give_memory_back() {
+    #[expect(unsafe_code, reason = "malloc_trim has no safe wrapper")]
+    // SAFETY: it may be called at any time, from any thread.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -21,4 +21,4 @@ pub use object::{
     Bridge, Family, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Publication, Route, Step, Veth,
 };
 pub use plan::plan;
-pub use seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
+pub use seam::{ApplyError, Identified, Kernel, KernelError, LinkFacts, Sandbox, Scope};

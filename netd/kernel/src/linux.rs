@@ -12,7 +12,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
 use netd_config::LinkName;
 use netd_netlink::conntrack::{self, End};
@@ -21,7 +21,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use nix::net::if_::if_nametoindex;
 
 use crate::object::{Bridge, Family, Interface, Key, Object, Objects, Port, Step, Veth};
-use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
+use crate::seam::{ApplyError, Identified, Kernel, KernelError, LinkFacts, Sandbox, Scope};
 pub(crate) use inside::Inside;
 use namespace::Entrant;
 use ruleset::Ruleset;
@@ -249,10 +249,18 @@ impl Kernel for LinuxKernel {
     }
 
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError> {
-        let entered = Inside::enter(&self.entrant, fd);
-        let action = || "enter the network namespace".to_owned();
-        let (id, inside) = entered.map_err(|source| KernelError::Refused { action: action(), source })?;
-        Ok(Sandbox { id, inside: Some(inside) })
+        let (done, outcome) = mpsc::channel();
+        self.identify_then(fd, Box::new(move |identified| drop(done.send(identified))));
+        outcome.recv().unwrap_or_else(|_| Err(cannot_enter(io::Error::other("the namespace's worker died"))))
+    }
+
+    fn identify_then(&self, fd: OwnedFd, done: Identified) {
+        let entered = Inside::enter(&self.entrant, fd, |entered| {
+            let sandbox = entered.map(|(id, inside)| Sandbox { id, inside: Some(inside) });
+            done(sandbox.map_err(cannot_enter));
+        });
+        // Without a worker nobody was told, and whoever waits hears that.
+        drop(entered);
     }
 
     fn attached(
@@ -341,6 +349,10 @@ fn switch_forwarding(step: &Step) -> Result<(), KernelError> {
 
 fn index(name: &LinkName) -> Result<u32, KernelError> {
     if_nametoindex(name.as_str()).map_err(|_| KernelError::NotFound(format!("link {name}")))
+}
+
+fn cannot_enter(source: io::Error) -> KernelError {
+    KernelError::Refused { action: "enter the network namespace".to_owned(), source }
 }
 
 fn no_sandbox() -> KernelError {

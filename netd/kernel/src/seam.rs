@@ -83,9 +83,12 @@ pub struct ApplyError {
     pub source: KernelError,
 }
 
+/// What is told of a namespace that was looked at.
+pub type Identified = Box<dyn FnOnce(Result<Sandbox, KernelError>) + Send>;
+
 /// A kernel. Two verbs do the work; two drop what conntrack remembers; two answer questions that a result needs.
 ///
-/// All methods block.
+/// All methods but one block.
 pub trait Kernel: Send + Sync + std::fmt::Debug {
     /// What there is, of ours.
     ///
@@ -119,6 +122,12 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// The descriptor is no network namespace.
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError>;
+
+    /// As [`Kernel::identify`], without blocking where the kernel can: `done` is called from whatever thread has found out,
+    /// or dropped where nobody can look.
+    fn identify_then(&self, fd: OwnedFd, done: Identified) {
+        done(self.identify(fd));
+    }
 
     /// The links of an attachment.
     ///

@@ -232,12 +232,10 @@ impl<K: Kernel + 'static> Service<K> {
             None => File::open(&asked.call.netns_path).map(OwnedFd::from),
         };
         let fd = fd.map_err(|error| invalid(error.to_string()))?;
-        let executor = Arc::clone(&self.lifecycle.executor);
-        let identified = tokio::task::spawn_blocking(move || executor.identify(fd)).await;
-        match identified {
-            Ok(Ok(sandbox)) => Ok(sandbox),
-            Ok(Err(error)) => Err(invalid(failure(FailureCode::INVALID_NETNS, &error).message)),
-            Err(error) => Err(invalid(error.to_string())),
+        match self.lifecycle.executor.identified(fd).await {
+            Some(Ok(sandbox)) => Ok(sandbox),
+            Some(Err(error)) => Err(invalid(failure(FailureCode::INVALID_NETNS, &error).message)),
+            None => Err(invalid("the namespace's worker died".to_owned())),
         }
     }
 

@@ -22,15 +22,21 @@ pub(crate) struct Inside {
 }
 
 impl Inside {
-    /// Enters the namespace, and says which one it is.
-    pub(super) fn enter(entrant: &Entrant, namespace: OwnedFd) -> io::Result<(NetnsId, Self)> {
-        let opened = || {
+    /// Enters the namespace, and tells `done` which one it is.
+    pub(super) fn enter(
+        entrant: &Entrant,
+        namespace: OwnedFd,
+        done: impl FnOnce(io::Result<(NetnsId, Self)>) + Send + 'static,
+    ) -> io::Result<()> {
+        let open = || {
             let socket = Socket::open()?;
             Ok::<_, io::Error>((namespace::cookie(&socket)?, socket))
         };
-        let (namespace, opened) = entrant.within(namespace, opened)?;
-        let (id, socket) = opened?;
-        Ok((id, Self { namespace, socket: Mutex::new(socket) }))
+        let of = |(namespace, opened): (OwnedFd, io::Result<(NetnsId, Socket)>)| {
+            let (id, socket) = opened?;
+            Ok((id, Self { namespace, socket: Mutex::new(socket) }))
+        };
+        entrant.start_within(namespace, open, move |entered| done(entered.and_then(of)))
     }
 
     pub(super) fn namespace(&self) -> &OwnedFd {

@@ -37,16 +37,25 @@ impl Entrant {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<(OwnedFd, T)> {
         let (done, outcome) = mpsc::channel();
-        let job: Job = Box::new(move |home| {
+        // Whoever asked waits for this.
+        self.start_within(namespace, work, move |worked| drop(done.send(worked)))?;
+        outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the namespace's worker died")))
+    }
+
+    /// Runs `work` in a namespace, then `done` at home, without waiting for either.
+    pub(super) fn start_within<T: 'static>(
+        &self,
+        namespace: OwnedFd,
+        work: impl FnOnce() -> T + Send + 'static,
+        done: impl FnOnce(io::Result<(OwnedFd, T)>) + Send + 'static,
+    ) -> io::Result<()> {
+        self.send(Box::new(move |home| {
             let entered = setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET);
             let worked = entered.map(|()| (namespace, work()));
             let back = setns(home.as_fd(), CloneFlags::CLONE_NEWNET);
-            // Whoever asked waits for this.
-            drop(done.send(worked.map_err(io::Error::from)));
+            done(worked.map_err(io::Error::from));
             Ok(back?)
-        });
-        self.send(job)?;
-        outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the namespace's worker died")))
+        }))
     }
 
     fn send(&self, job: Job) -> io::Result<()> {
