@@ -123,6 +123,10 @@ fn a_port_on_one_address_and_a_udp_port_and_one_that_is_taken() {
     let error = node.attach(&second, "second", &[DUAL, &portmap(&tcp(9090, 80))]).unwrap_err();
     assert!(error.contains("another process of this node uses the port"), "{error}");
     drop(holder);
+    // A program that another test starts just now has the socket too, until it runs.
+    while node.space.run(|| std::net::TcpListener::bind("0.0.0.0:9090").is_err()) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     node.attach(&second, "second", &[DUAL, &portmap(&tcp(9090, 80))]).unwrap();
 }
 

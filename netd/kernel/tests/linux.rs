@@ -13,6 +13,10 @@ use netd_kernel::{
     Bridge, Interface, Kernel, KernelError, Key, LinkSettings, LinuxKernel, NetnsId, Object, Objects, Port, Route,
     Sandbox, Scope, Step, Veth, plan,
 };
+use netd_netlink::Socket;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use nix::sched::{CloneFlags, unshare};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -134,21 +138,28 @@ fn packets_pass_until_the_port_is_closed() {
     });
 }
 
+/// No program is started here: a child would hold the other test's sockets until it runs.
 #[test]
 fn a_link_of_somebody_else_that_has_our_name_gets_no_mark() {
     on_a_node(|kernel| {
-        let ip = |line: &str| {
-            let output = std::process::Command::new("ip").args(line.split(' ')).output().unwrap();
-            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8(output.stdout).unwrap()
+        let mut socket = Socket::open().unwrap();
+        let mut theirs = LinkMessage::default();
+        theirs.attributes.push(LinkAttribute::IfName("nd2".to_owned()));
+        let by_name = RouteNetlinkMessage::GetLink(theirs.clone());
+        theirs.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        socket.execute(vec![(RouteNetlinkMessage::NewLink(theirs), NLM_F_CREATE | NLM_F_EXCL)]).unwrap();
+        let mut marks = || {
+            let RouteNetlinkMessage::NewLink(link) = socket.fetch(by_name.clone()).unwrap() else { panic!("no link") };
+            let has_alias = link.attributes.iter().any(|one| matches!(one, LinkAttribute::IfAlias(_)));
+            (link.header.flags, has_alias)
         };
-        ip("link add nd2 type bridge");
-        let before = ip("-o link show nd2");
+        let before = marks();
         let room = Room::new();
         let sandbox = room.sandbox(kernel);
         let steps = plan(&attachment(sandbox.id, 2), &Objects::new());
         let error = kernel.apply(&steps, Some(&sandbox)).unwrap_err();
         assert!(matches!(error.source, KernelError::Exists(_)), "{error:?}");
-        assert_eq!(ip("-o link show nd2"), before);
+        assert_eq!(marks(), before);
+        assert!(!before.1);
     });
 }
