@@ -19,8 +19,8 @@ pub enum End {
     Answerer,
 }
 
-/// Forgets all connections that `address` opened, or answers. Needs `CTA_FILTER` (Linux 5.8) on deletion; an older
-/// kernel refuses it.
+/// Forgets all connections that `address` opened, or answers. Needs a kernel that deletes by
+/// `CTA_FILTER`; an older one refuses it (`EINVAL` or `EOPNOTSUPP`) and forgets nothing.
 #[must_use]
 pub fn forget(address: IpAddr, end: End) -> Request {
     const FILTER_SOURCE: u32 = 1;

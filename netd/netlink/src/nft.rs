@@ -5,7 +5,7 @@
 mod expression;
 mod request;
 
-pub use expression::{Expression, Hook, Meta, Register, Reject, Status, Verdict};
+pub use expression::{Expression, Hook, Meta, Register, Status, Verdict};
 pub use request::{
     BATCH_BEGIN, BATCH_END, Chain, ChainKind, Element, Family, Request, Set, TABLE_OWNER, TABLE_PERSIST, chain,
     delete_elements, delete_table, destroy_elements, elements, get_elements, get_rules, get_table, read_element,

@@ -137,13 +137,13 @@ impl Ruleset {
         Ok(requests)
     }
 
-    /// Drops connections from conntrack. None to drop is success.
+    /// Drops connections from conntrack. None to drop is success, and so is a kernel that cannot.
     pub(super) fn forget(&self, requests: &[Request]) -> Result<(), KernelError> {
         let mut reader = self.reader();
         for request in requests {
             match reader.command(request) {
                 Ok(()) => {}
-                Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {}
+                Err(NetlinkError::Refused { source, .. }) if is_passed_over(&source) => {}
                 Err(error) => {
                     let source = io::Error::other(error);
                     return Err(KernelError::Refused { action: "drop connections from conntrack".to_owned(), source });
@@ -205,6 +205,12 @@ pub(super) fn is_ours(step: &Step) -> bool {
         | Key::Published(_) => true,
         Key::Bridge(_) | Key::Veth(_) | Key::Interface(..) => false,
     }
+}
+
+/// There was none, or the kernel is too old to delete by a filter: an address that could never be given again
+/// would be worse than a connection that is remembered until it times out.
+fn is_passed_over(refusal: &io::Error) -> bool {
+    matches!(refusal.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 fn exists(reader: &mut Socket, family: Family, table: &str) -> Result<bool, NetlinkError> {

@@ -33,8 +33,6 @@ pub enum Meta {
 pub enum Hook {
     /// Before routing.
     Prerouting = 0,
-    /// To this node.
-    Input = 1,
     /// Through this node.
     Forward = 2,
     /// From this node.
@@ -50,13 +48,6 @@ pub enum Verdict {
     Drop = 0,
     /// `NF_ACCEPT`: ends this chain's hook only; other tables are still asked.
     Accept = 1,
-}
-
-/// How a packet is refused (`enum nft_reject_types`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reject {
-    /// By a TCP reset.
-    TcpReset = 1,
 }
 
 /// Bits of a connection's state and status, as `ct` loads them.
@@ -198,12 +189,6 @@ impl Expression {
     #[must_use]
     pub fn masquerade() -> Self {
         Self::new("masq", &Attributes::new())
-    }
-
-    /// Refuses the packet.
-    #[must_use]
-    pub fn reject(how: Reject) -> Self {
-        Self::new("reject", &Attributes::new().number(1, how as u32))
     }
 
     /// Ends the rule.
