@@ -10,6 +10,7 @@ pub mod attachment;
 pub mod census;
 pub mod containerd;
 pub mod desired;
+mod directories;
 pub mod executor;
 pub mod ipam;
 pub mod journal;

@@ -2,19 +2,20 @@
 //! business; a network that a caller sends on standard input need not be here.
 //!
 //! ```text
-//! inotify ─▶ watch (own thread) ─▶ directory ─files─▶ Catalogue::next (pure) ─▶ handles: snapshot, lookup
+//! directories (own thread) ─▶ directory ─files─▶ Catalogue::next (pure) ─▶ handles: snapshot, lookup
 //! ```
 
 mod catalogue;
 mod directory;
-mod watch;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use netd_config::Network;
-use tokio::sync::watch::{Receiver, channel};
+use tokio::sync::watch::{Receiver, Sender, channel};
+
+use crate::directories;
 
 pub use catalogue::{Catalogue, Entry};
 
@@ -38,9 +39,9 @@ impl Networks {
     ///
     /// # Errors
     /// No thread or pipe is to be had.
-    pub fn watch(directories: Vec<PathBuf>) -> io::Result<Self> {
+    pub fn watch(paths: Vec<PathBuf>) -> io::Result<Self> {
         let (publish, current) = channel(Arc::default());
-        let watching = watch::start(directories, publish)?;
+        let watching = directories::watch("networks", paths, move |paths| read(paths, &publish))?;
         Ok(Self { current, _watching: Some(Arc::new(watching)) })
     }
 
@@ -60,6 +61,29 @@ impl Networks {
     #[must_use]
     pub fn subscribe(&self) -> Receiver<Arc<Catalogue>> {
         self.current.clone()
+    }
+}
+
+fn read(paths: &[PathBuf], publish: &Sender<Arc<Catalogue>>) {
+    let before = Arc::clone(&publish.borrow());
+    let files: Vec<String> = before.entries.iter().map(|entry| entry.file.clone()).collect();
+    let next = before.next(&directory::read(paths, &files));
+    if next.generation != before.generation {
+        report(&before, &next);
+        publish.send_replace(Arc::new(next));
+    }
+}
+
+fn report(before: &Catalogue, next: &Catalogue) {
+    for entry in next.entries.iter().filter(|entry| !before.entries.contains(entry)) {
+        match &entry.error {
+            Some(error) => tracing::warn!(file = entry.file, error, "network file not taken"),
+            None => tracing::info!(file = entry.file, network = entry.name, "network read"),
+        }
+    }
+    let is_gone = |file: &str| !next.entries.iter().any(|entry| entry.file == file);
+    for entry in before.entries.iter().filter(|entry| is_gone(&entry.file)) {
+        tracing::info!(file = entry.file, network = entry.name, "network file gone");
     }
 }
 

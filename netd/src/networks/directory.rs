@@ -96,11 +96,6 @@ fn list(directory: &Path) -> io::Result<Listing> {
     Ok(listing)
 }
 
-/// The subdirectories of `directory` that are read with it.
-pub(super) fn subdirectories(directory: &Path) -> Vec<PathBuf> {
-    list(directory).map(|listing| listing.directories).unwrap_or_default()
-}
-
 fn ends_in(path: &Path, endings: &[&str]) -> bool {
     path.extension().is_some_and(|is| endings.iter().any(|ending| is == *ending))
 }

@@ -10,7 +10,8 @@ use netd_config::Folders;
 
 use super::catalogue::{Catalogue, Entry};
 use super::directory::{self, Source};
-use super::{Networks, watch};
+use super::{Networks, read};
+use crate::directories;
 
 fn list(name: &str, plugin: &str) -> String {
     format!(r#"{{"cniVersion":"1.0.0","name":"{name}","plugins":[{plugin}]}}"#)
@@ -260,7 +261,8 @@ async fn a_burst_of_files_is_read_whole() {
 async fn the_watching_ends_with_the_last_handle() {
     let folder = tempfile::tempdir().unwrap();
     let (publish, mut current) = tokio::sync::watch::channel(Arc::default());
-    let ending = watch::start(vec![folder.path().to_owned()], publish).unwrap();
+    let paths = vec![folder.path().to_owned()];
+    let ending = directories::watch("networks", paths, move |paths| read(paths, &publish)).unwrap();
     assert!(current.has_changed().is_ok());
     drop(ending);
     let ended = tokio::time::timeout(Duration::from_secs(10), current.changed()).await;

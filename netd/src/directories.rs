@@ -1,21 +1,17 @@
-//! The thread that notices changes. It looks anew at everything after each: directories come, go and are replaced,
-//! and a fresh watch that stands before the reading begins misses nothing.
+//! Watched directories: says that something in them changed, never what. Everything is looked at anew after each change:
+//! directories come, go and are replaced, and a fresh watch that stands before the reading begins misses nothing.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
-use tokio::sync::watch::Sender;
-
-use super::catalogue::Catalogue;
-use super::directory;
 
 /// A burst of changes is over when it has been quiet for so long.
 const QUIET_MS: u16 = 50;
@@ -24,45 +20,39 @@ const LONGEST_BURST: Duration = Duration::from_millis(500);
 /// How often to look where the kernel gives no watch.
 const LOOK_EVERY_MS: u16 = 5_000;
 
-/// Reads once, then starts the thread; it ends when the returned end of the pipe is closed.
-pub(super) fn start(directories: Vec<PathBuf>, publish: Sender<Arc<Catalogue>>) -> io::Result<PipeWriter> {
+/// Has `read` called once, and then by a thread of the name `subject` whenever something in the directories or their
+/// subdirectories changes. A directory that is not there yet is waited for. The thread ends when the returned end of the
+/// pipe is closed.
+///
+/// # Errors
+/// No thread or pipe is to be had.
+pub(crate) fn watch(
+    subject: &'static str,
+    directories: Vec<PathBuf>,
+    mut read: impl FnMut(&[PathBuf]) + Send + 'static,
+) -> io::Result<PipeWriter> {
     let (ending, end) = io::pipe()?;
-    let watch = arm(&directories).inspect_err(unwatched).ok();
-    read(&directories, &publish);
-    thread::Builder::new().name("networks".to_owned()).spawn(move || follow(&directories, watch, &publish, &ending))?;
+    let watch = arm(&directories).inspect_err(|error| unwatched(subject, *error)).ok();
+    read(&directories);
+    thread::Builder::new()
+        .name(subject.to_owned())
+        .spawn(move || follow(subject, &directories, watch, read, &ending))?;
     Ok(end)
 }
 
-fn follow(directories: &[PathBuf], mut watch: Option<Watch>, publish: &Sender<Arc<Catalogue>>, ending: &PipeReader) {
+fn follow(
+    subject: &str,
+    directories: &[PathBuf],
+    mut watch: Option<Watch>,
+    mut read: impl FnMut(&[PathBuf]),
+    ending: &PipeReader,
+) {
     while change(watch.as_ref(), ending) {
         // The new one first: what happens between the two is seen by both.
         let armed = arm(directories);
         // Told once, not at each look.
-        watch = if watch.is_some() { armed.inspect_err(unwatched).ok() } else { armed.ok() };
-        read(directories, publish);
-    }
-}
-
-fn read(directories: &[PathBuf], publish: &Sender<Arc<Catalogue>>) {
-    let before = Arc::clone(&publish.borrow());
-    let files: Vec<String> = before.entries.iter().map(|entry| entry.file.clone()).collect();
-    let next = before.next(&directory::read(directories, &files));
-    if next.generation != before.generation {
-        report(&before, &next);
-        publish.send_replace(Arc::new(next));
-    }
-}
-
-fn report(before: &Catalogue, next: &Catalogue) {
-    for entry in next.entries.iter().filter(|entry| !before.entries.contains(entry)) {
-        match &entry.error {
-            Some(error) => tracing::warn!(file = entry.file, error, "network file not taken"),
-            None => tracing::info!(file = entry.file, network = entry.name, "network read"),
-        }
-    }
-    let is_gone = |file: &str| !next.entries.iter().any(|entry| entry.file == file);
-    for entry in before.entries.iter().filter(|entry| is_gone(&entry.file)) {
-        tracing::info!(file = entry.file, network = entry.name, "network file gone");
+        watch = if watch.is_some() { armed.inspect_err(|error| unwatched(subject, *error)).ok() } else { armed.ok() };
+        read(directories);
     }
 }
 
@@ -80,11 +70,12 @@ fn arm(directories: &[PathBuf]) -> nix::Result<Watch> {
     })
 }
 
-fn unwatched(error: &Errno) {
+fn unwatched(subject: &str, error: Errno) {
     tracing::warn!(
         %error,
+        subject,
         every_ms = LOOK_EVERY_MS,
-        "cannot watch the network directories; netd looks at them from time to time (raise fs.inotify.max_user_instances and max_user_watches)"
+        "cannot watch the directories; netd looks at them from time to time (raise fs.inotify.max_user_instances and max_user_watches)"
     );
 }
 
@@ -106,7 +97,7 @@ impl Watch {
             }
             (child, is_there) = (parent, false);
         }
-        directory::subdirectories(directory).iter().try_for_each(|path| self.put(path, None).map(drop))
+        subdirectories(directory).iter().try_for_each(|path| self.put(path, None).map(drop))
     }
 
     /// Says whether the directory is there.
@@ -147,6 +138,11 @@ impl Watch {
         }
         matters
     }
+}
+
+fn subdirectories(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
 /// Waits for a change and the end of its burst. False: the watching is to end.
