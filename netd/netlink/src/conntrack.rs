@@ -35,7 +35,7 @@ pub fn forget(address: IpAddr, end: End) -> Request {
     };
     let filter = Attributes::new().bytes(flags, &FILTER_SOURCE.to_ne_bytes());
     let body = Attributes::new().nested(tuple, &Attributes::new().nested(1, &source)).nested(FILTER, &filter);
-    Request { kind: DELETE, flags: 0, family, body }
+    Request { kind: DELETE, flags: 0, family, resource: 0, body }
 }
 
 /// Forgets all connections to a UDP port, by IPv4 and by IPv6.
@@ -47,5 +47,5 @@ pub fn forget_udp_port(port: u16) -> [Request; 2] {
     let protocol = Attributes::new().bytes(1, &[UDP]).bytes(3, &port.to_be_bytes());
     let filter = Attributes::new().bytes(1, &(FILTER_PROTOCOL | FILTER_DESTINATION_PORT).to_ne_bytes());
     let body = Attributes::new().nested(ORIGINAL, &Attributes::new().nested(2, &protocol)).nested(FILTER, &filter);
-    [2, 10].map(|family| Request { kind: DELETE, flags: 0, family, body: body.clone() })
+    [2, 10].map(|family| Request { kind: DELETE, flags: 0, family, resource: 0, body: body.clone() })
 }

@@ -1,7 +1,8 @@
 //! Executes netlink messages: one send for many, the last one's acknowledgement awaited and every refusal
 //! heard, the kernel's own words on an error.
 //!
-//! Links, addresses and routes come as netlink-packet-route's messages; nf_tables and conntrack are encoded here.
+//! Links, addresses and routes come as netlink-packet-route's messages; nf_tables, conntrack and the packet log are
+//! encoded here.
 //! Not here: which messages. An answer that does not come is an error here, never success.
 
 mod answer;
@@ -9,9 +10,11 @@ mod attributes;
 pub mod conntrack;
 pub mod nft;
 mod notices;
+mod packet_log;
 mod socket;
 
 pub use answer::{Answer, answers};
 pub use attributes::{Attributes, attribute, attributes};
 pub use notices::{Notice, Notices};
+pub use packet_log::{LoggedPacket, PacketLog};
 pub use socket::{NetlinkError, Socket};

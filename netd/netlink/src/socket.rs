@@ -3,7 +3,7 @@
 //! What the messages say is built elsewhere: by netlink-packet-route for links, by `nft` and `conntrack` for netfilter.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -56,6 +56,8 @@ const NETFILTER_HEADER: usize = 4;
 const LARGEST_ANSWER: usize = 16 << 10;
 /// Header of a netlink message.
 const HEADER: usize = 16;
+/// `NFNL_SUBSYS_NFTABLES`: whose transaction a batch is, said by its marks.
+const NF_TABLES: u16 = 10;
 
 /// A netlink socket of the namespace that it was opened in, whatever its thread does later.
 #[derive(Debug)]
@@ -63,6 +65,12 @@ pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
     buffer: Vec<u8>,
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 impl AsRawFd for Socket {
@@ -99,6 +107,16 @@ impl Socket {
         setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)
             .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER))?;
         Ok(Self { socket, sequence: 0, buffer: vec![0; LARGEST_ANSWER] })
+    }
+
+    /// From now on, [`Socket::datagram`] does not wait.
+    pub(crate) fn set_non_blocking(&mut self) -> io::Result<()> {
+        self.socket.set_non_blocking(true)
+    }
+
+    /// One datagram that nobody asked for.
+    pub(crate) fn datagram(&self) -> io::Result<Vec<u8>> {
+        self.socket.recv_from_full().map(|(datagram, _)| datagram)
     }
 
     /// Carries out all messages, in order, with one send. `flags` are those beside request and acknowledgement
@@ -144,7 +162,7 @@ impl Socket {
         let Some((last, others)) = requests.split_last() else { return Ok(()) };
         let failed = |source| NetlinkError::Socket { unanswered: requests.len(), source };
         let mut bytes = Vec::new();
-        self.append_netfilter(&mut bytes, BATCH_BEGIN, NLM_F_REQUEST, [0, 0], &[]);
+        self.append_netfilter(&mut bytes, BATCH_BEGIN, NLM_F_REQUEST, 0, NF_TABLES, &[]);
         let begin = self.sequence;
         for request in others {
             self.append_request(&mut bytes, request, NLM_F_REQUEST);
@@ -152,7 +170,7 @@ impl Socket {
         // Refusals come in any case; of what went well, the last one speaks for all.
         self.append_request(&mut bytes, last, NLM_F_REQUEST | NLM_F_ACK);
         let end = self.sequence;
-        self.append_netfilter(&mut bytes, BATCH_END, NLM_F_REQUEST, [0, 0], &[]);
+        self.append_netfilter(&mut bytes, BATCH_END, NLM_F_REQUEST, 0, NF_TABLES, &[]);
         self.socket.send(&bytes, 0).map_err(failed)?;
         let mut refused: Option<NetlinkError> = None;
         loop {
@@ -280,21 +298,19 @@ impl Socket {
 
     fn append_request(&mut self, bytes: &mut Vec<u8>, request: &Request, flags: u16) {
         let body = request.body.as_bytes();
-        self.append_netfilter(bytes, request.kind, flags | request.flags, [request.family, 0], body);
+        self.append_netfilter(bytes, request.kind, flags | request.flags, request.family, request.resource, body);
     }
 
-    /// Header, netfilter header, body. A batch's own marks name the subsystem, nf_tables (10).
-    fn append_netfilter(&mut self, bytes: &mut Vec<u8>, kind: u16, flags: u16, family: [u8; 2], body: &[u8]) {
-        const NF_TABLES: u16 = 10;
+    /// Header, netfilter header, body.
+    fn append_netfilter(&mut self, bytes: &mut Vec<u8>, kind: u16, flags: u16, family: u8, resource: u16, body: &[u8]) {
         self.sequence += 1;
         let length = u32::try_from(HEADER + NETFILTER_HEADER + body.len()).unwrap_or(u32::MAX);
-        let resource = if matches!(kind, BATCH_BEGIN | BATCH_END) { NF_TABLES } else { 0 };
         bytes.extend(length.to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());
         bytes.extend(self.sequence.to_ne_bytes());
         bytes.extend(0_u32.to_ne_bytes());
-        bytes.extend(family);
+        bytes.extend([family, 0]);
         bytes.extend(resource.to_be_bytes());
         bytes.extend(body);
     }

@@ -46,11 +46,13 @@ pub struct Request {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) family: u8,
+    /// Beside the family: a group of the packet log.
+    pub(crate) resource: u16,
     pub(crate) body: Attributes,
 }
 
 fn request(kind: u16, flags: u16, family: Family, body: Attributes) -> Request {
-    Request { kind, flags, family: family as u8, body }
+    Request { kind, flags, family: family as u8, resource: 0, body }
 }
 
 /// Makes a table, or takes over one whose owner is gone. `mark` is kept with it and read back by [`read_userdata`].
