@@ -118,7 +118,10 @@ impl LinuxKernel {
         let bridge = veth.bridge.as_ref().map(index).transpose()?;
         let message = messages::veth(name, veth, bridge, inside.namespace());
         let mark = messages::mark(name, veth, self.has_ipv6);
-        let batch = vec![(message, CREATE), (mark, 0), (messages::up_by_name(name), 0)];
+        let mut batch = vec![(message, CREATE), (mark, 0)];
+        if veth.port != Port::Down {
+            batch.push((messages::up_by_name(name), 0));
+        }
         let mut socket = self.socket();
         let exists = || KernelError::Exists(format!("link {name} or interface {}", veth.peer.1));
         // One send, so that no crash leaves a link without its mark. But the kernel goes on after a refusal, and a link of
@@ -152,11 +155,12 @@ impl LinuxKernel {
     }
 
     fn port(&self, name: &LinkName, veth: &Veth) -> Result<(), KernelError> {
-        let message = match veth.port {
-            Port::Open => messages::port(name, veth),
-            Port::Closed => messages::shut(index(name)?),
+        let batch = match veth.port {
+            Port::Open => vec![(messages::port(name, veth), 0), (messages::up_by_name(name), 0)],
+            Port::Closed => vec![(messages::shut(index(name)?), 0)],
+            Port::Down => vec![(messages::down_by_name(name), 0)],
         };
-        self.socket().execute(vec![(message, 0)]).map_err(|error| refused(format!("set the bridge port {name}"), error))
+        self.socket().execute(batch).map_err(|error| refused(format!("set the bridge port {name}"), error))
     }
 
     /// Deletes links together, by a group that only they are in: the kernel waits for its readers once, not once a link.

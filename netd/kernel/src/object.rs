@@ -109,17 +109,20 @@ pub struct Veth {
     pub hairpin: bool,
     /// Bridge port flag: no frames between two isolated ports.
     pub isolated: bool,
-    /// Whether the bridge port passes packets; a draining attachment's does not.
+    /// Whether it passes packets; one that is draining or in quarantine does not.
     pub port: Port,
 }
 
-/// State of a bridge port.
+/// Whether a veth passes packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Port {
     /// Passes packets.
     Open,
-    /// `IFLA_BRPORT_STATE` = disabled: no packet either way, at 0.3 ms instead of a deletion's 20.
+    /// `IFLA_BRPORT_STATE` = disabled: no packet either way, at 0.3 ms instead of a deletion's 20. It does not last: the
+    /// sandbox switches its end off and on, and the kernel opens the port again.
     Closed,
+    /// The host end is down: no packet either way, whatever is done to the sandbox end.
+    Down,
 }
 
 /// The sandbox end of a veth.

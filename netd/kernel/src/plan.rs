@@ -34,5 +34,5 @@ pub fn plan(desired: &Objects, observed: &Objects) -> Vec<Step> {
 }
 
 fn shuts(object: &Object) -> bool {
-    matches!(object, Object::Veth(veth) if veth.port == Port::Closed)
+    matches!(object, Object::Veth(veth) if matches!(veth.port, Port::Closed | Port::Down))
 }

@@ -16,7 +16,7 @@ use netd_kernel::{
 use netd_netlink::Socket;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use nix::sched::{CloneFlags, unshare};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -135,6 +135,33 @@ fn packets_pass_until_the_port_is_closed() {
         kernel.apply(&[Step::Replace(key.clone(), object.clone())], None).unwrap();
         assert_eq!(kernel.observe(Scope::Node).unwrap().get(&key), Some(&object));
         assert!(!reaches(&one, &two, "10.4.0.3", Duration::from_secs(1)));
+    });
+}
+
+/// A port that is only shut is opened by the kernel when its carrier comes back.
+#[test]
+fn a_link_that_is_down_passes_nothing_though_its_sandbox_switches_its_end_off_and_on() {
+    on_a_node(|kernel| {
+        let (one, two) = (Room::new(), Room::new());
+        attach(kernel, &one, 2);
+        let sandbox = attach(kernel, &two, 3);
+        let (key, object) = veth(sandbox.id, 3, Port::Down);
+        kernel.apply(&[Step::Replace(key.clone(), object.clone())], None).unwrap();
+        two.run(|| {
+            let mut socket = Socket::open().unwrap();
+            for is_up in [false, true] {
+                let mut eth0 = LinkMessage::default();
+                eth0.attributes.push(LinkAttribute::IfName("eth0".to_owned()));
+                eth0.header.change_mask = LinkFlags::Up;
+                eth0.header.flags = if is_up { LinkFlags::Up } else { LinkFlags::empty() };
+                socket.execute(vec![(RouteNetlinkMessage::SetLink(eth0), 0)]).unwrap();
+            }
+        });
+        assert!(!reaches(&one, &two, "10.4.0.3", Duration::from_secs(2)));
+        assert_eq!(kernel.observe(Scope::Node).unwrap().get(&key), Some(&object));
+        let (key, object) = veth(sandbox.id, 3, Port::Open);
+        kernel.apply(&[Step::Replace(key, object)], None).unwrap();
+        assert!(reaches(&one, &two, "10.4.0.3", LONG));
     });
 }
 

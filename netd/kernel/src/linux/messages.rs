@@ -125,6 +125,12 @@ pub(super) fn up_by_name(name: &LinkName) -> Message {
     Message::SetLink(message)
 }
 
+pub(super) fn down_by_name(name: &LinkName) -> Message {
+    let mut message = link(vec![LinkAttribute::IfName(name.to_string())]);
+    message.header.change_mask = LinkFlags::Up;
+    Message::SetLink(message)
+}
+
 pub(super) fn port(name: &LinkName, veth: &Veth) -> Message {
     Message::NewLink(link(vec![LinkAttribute::IfName(name.to_string()), port_flags(veth)]))
 }

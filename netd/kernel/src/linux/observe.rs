@@ -137,7 +137,7 @@ fn veth(link: &LinkMessage, names: &BTreeMap<u32, LinkName>) -> Option<Veth> {
         mtu: Some(mtu_of(link)),
         hairpin: false,
         isolated: false,
-        port: Port::Open,
+        port: if link.header.flags.contains(LinkFlags::Up) { Port::Open } else { Port::Down },
     };
     let options = infos(link)
         .filter_map(

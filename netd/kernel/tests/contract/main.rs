@@ -35,6 +35,7 @@ laws! {
         a_link_of_another_kind_is_no_bridge
         ports_outlive_their_bridge
         a_port_is_shut_and_opened_and_changes_its_flags
+        a_link_that_is_down_is_made_whole_and_stays_down_until_it_is_raised
         a_bridge_takes_1023_ports
         a_bridges_mtu_is_that_of_its_ports
         facts_are_told_of_what_stands

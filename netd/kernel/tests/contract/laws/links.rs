@@ -159,6 +159,25 @@ pub(crate) fn a_port_is_shut_and_opened_and_changes_its_flags(bench: &dyn Bench)
     assert_eq!(seen(), port(Port::Open, true, false));
 }
 
+pub(crate) fn a_link_that_is_down_is_made_whole_and_stays_down_until_it_is_raised(bench: &dyn Bench) {
+    let id = bench.sandbox();
+    bench.apply_on_node(&create(bridge())).unwrap();
+    let port = |port, hairpin, isolated| (veth_key(2), Object::Veth(Veth { port, hairpin, isolated, ..veth_of(id) }));
+    let seen = || bench.observe_node()[&veth_key(2)].clone();
+    bench.apply(id, &create(port(Port::Down, true, false))).unwrap();
+    // The sandbox end goes up with all it has.
+    bench.apply(id, &create(interface(id, 2))).unwrap();
+    assert_eq!(bench.observe(id).get(&interface_key(id)), Some(&interface(id, 2).1));
+    assert_eq!(seen(), port(Port::Down, true, false).1);
+    bench.apply_on_node(&replace(port(Port::Open, false, true))).unwrap();
+    bench.until("an open port", || seen() == port(Port::Open, false, true).1);
+    // What goes down changes nothing else.
+    bench.apply_on_node(&replace(port(Port::Down, true, false))).unwrap();
+    assert_eq!(seen(), port(Port::Down, false, true).1);
+    bench.apply_on_node(&replace(port(Port::Open, true, false))).unwrap();
+    bench.until("an open port", || seen() == port(Port::Open, true, false).1);
+}
+
 pub(crate) fn a_bridge_takes_1023_ports(bench: &dyn Bench) {
     let id = bench.sandbox();
     bench.apply_on_node(&create(bridge())).unwrap();
