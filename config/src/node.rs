@@ -23,9 +23,37 @@ pub struct NodeConfig {
     pub conf_dirs: Vec<String>,
     /// containerd's socket, which need not be there; empty: containerd is never asked.
     pub containerd_socket: String,
+    /// When a container whose labels are still to be said passes no packet.
+    pub quarantine: Quarantine,
 }
 
-const KEYS: [&str; 7] = ["instance", "run_dir", "socket", "link_prefix", "workers", "conf_dirs", "containerd_socket"];
+/// When a container whose labels are still to be said passes no packet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quarantine {
+    /// While a policy is in force: without its labels, nobody knows which policies are the container's.
+    #[default]
+    Policies,
+    /// Always.
+    Always,
+    /// Never: until its labels are said, no policy is the container's.
+    Never,
+}
+
+impl Quarantine {
+    /// Whether such containers are held back now.
+    #[must_use]
+    pub fn holds(self, is_any_policy_in_force: bool) -> bool {
+        match self {
+            Self::Policies => is_any_policy_in_force,
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
+}
+
+const KEYS: [&str; 8] =
+    ["instance", "run_dir", "socket", "link_prefix", "workers", "conf_dirs", "containerd_socket", "quarantine"];
 
 impl Default for NodeConfig {
     fn default() -> Self {
@@ -37,6 +65,7 @@ impl Default for NodeConfig {
             workers: 2,
             conf_dirs: vec!["/etc/cni/net.d".to_owned()],
             containerd_socket: "/run/containerd/containerd.sock".to_owned(),
+            quarantine: Quarantine::default(),
         }
     }
 }
@@ -113,7 +142,7 @@ fn line(text: &str, offset: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{KEYS, NodeConfig};
+    use super::{KEYS, NodeConfig, Quarantine};
 
     fn error(text: &str) -> String {
         NodeConfig::parse("netd.toml", text).unwrap_err().to_string()
@@ -137,6 +166,8 @@ mod tests {
         assert!(NodeConfig::parse("netd.toml", "conf_dirs = []").unwrap().conf_dirs.is_empty());
         assert_eq!(config.containerd_socket, "/run/containerd/containerd.sock");
         assert!(NodeConfig::parse("netd.toml", "containerd_socket = ''").unwrap().containerd_socket.is_empty());
+        let never = NodeConfig::parse("netd.toml", "quarantine = 'never'").unwrap();
+        assert_eq!(never.quarantine, Quarantine::Never);
         assert!(error("containerd_socket = 'a'").contains("containerd_socket: \"a\" is not absolute"));
     }
 
@@ -144,12 +175,27 @@ mod tests {
     fn all_mistakes_are_told_with_their_place() {
         assert_eq!(
             error("# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\n[shade]\nx = 1\n"),
-            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, or remove it; \
-             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, or remove it; \
+            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, quarantine, or remove it; \
+             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, quarantine, or remove it; \
              netd.toml: workers: 0 threads do no work; use 1 or more; \
              netd.toml: socket: \"a\" is not absolute; start it with /; \
              netd.toml: conf_dirs[1]: \"b\" is not absolute; start it with /"
         );
+    }
+
+    #[test]
+    fn what_holds_back_is_said_by_one_key() {
+        let table = [
+            (Quarantine::Policies, false, false),
+            (Quarantine::Policies, true, true),
+            (Quarantine::Always, false, true),
+            (Quarantine::Never, true, false),
+        ];
+        for (setting, policies, expected) in table {
+            assert_eq!(setting.holds(policies), expected, "{setting:?} with policies: {policies}");
+        }
+        let text = error("quarantine = 'sometimes'");
+        assert!(text.contains("line 1") && text.contains("`policies`, `always`, `never`"), "{text}");
     }
 
     #[test]

@@ -123,14 +123,15 @@ pub struct Attachment {
     /// Whose word name, namespace and labels are.
     #[serde(default)]
     pub label_state: LabelState,
+    /// No packet passes until the labels are said.
+    #[serde(default)]
+    pub quarantined: bool,
     /// A network that an annotation named: no CNI call will ever detach it, so it goes with the container's others.
     #[serde(default)]
     pub extra: bool,
 }
 
 /// Whether a container's labels are known.
-///
-/// Today this is told and nothing more: packets pass while labels are pending. Policies will have to hold them back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LabelState {
     /// The door has none (podman, Nomad, BuildKit): the empty set is the whole truth.
@@ -163,6 +164,17 @@ pub struct Description {
     pub state: LabelState,
 }
 
+impl Description {
+    /// The state of its labels before they are recorded.
+    #[must_use]
+    pub fn awaited(&self, now: SystemTime) -> LabelState {
+        match &self.state {
+            LabelState::Known { source } => LabelState::Pending { source: source.clone(), due: now },
+            LabelState::Pending { .. } | LabelState::None => self.state.clone(),
+        }
+    }
+}
+
 impl Attachment {
     /// Takes a description. What is known stays known while somebody else is still to be heard.
     pub fn describe(&mut self, description: &Description) {
@@ -174,6 +186,18 @@ impl Attachment {
         self.namespace.clone_from(&description.namespace);
         self.labels.clone_from(&description.labels);
         self.label_state.clone_from(&description.state);
+    }
+
+    /// Whether somebody is still to say the labels.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        matches!(self.label_state, LabelState::Pending { .. })
+    }
+
+    /// Goes into quarantine, stays in it or leaves it. `holds`: a container without its labels passes no packet. Where
+    /// another plugin made the interface, netd has nothing to hold back.
+    pub fn quarantine(&mut self, holds: bool) {
+        self.quarantined = holds && self.is_pending() && self.wiring.is_some();
     }
 
     /// The addresses of the interface, whoever gave them.

@@ -52,10 +52,17 @@ pub fn own(attachment: &Attachment) -> Objects {
         settings: wiring.tuned.clone(),
         quick_link_local: wiring.quick_link_local,
     };
-    objects.insert(Key::Veth(wiring.host_link.clone()), Object::Veth(veth(attachment, wiring, Port::Open)));
+    objects.insert(Key::Veth(wiring.host_link.clone()), Object::Veth(veth(attachment, wiring, port(attachment))));
     let name = attachment.key.interface.clone();
     objects.insert(Key::Interface(attachment.netns, name), Object::Interface(interface));
     objects
+}
+
+/// Whether the attachment's link passes packets. In quarantine the sandbox has all it needs, and its interface has no
+/// carrier: to open it takes one message of the node's, and nothing inside.
+#[must_use]
+pub fn port(attachment: &Attachment) -> Port {
+    if attachment.quarantined { Port::Down } else { Port::Open }
 }
 
 /// What the ruleset holds of this attachment alone.

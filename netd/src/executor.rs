@@ -101,6 +101,15 @@ impl<K: Kernel> Executor<K> {
         self.facts(after, sandbox)
     }
 
+    /// Lets an attachment's link pass packets, or holds it back, as the attachment says.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn set_port(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
+        let veths = desired::own(attachment).into_iter().filter(|(key, _)| matches!(key, Key::Veth(_)));
+        Ok(self.kernel.apply(&veths.map(|(key, object)| Step::Replace(key, object)).collect::<Vec<_>>(), None)?)
+    }
+
     /// Takes steps inside a sandbox.
     ///
     /// # Errors

@@ -158,7 +158,11 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         };
         match made {
             Ok(facts) => {
+                let was_held_back = attachment.quarantined;
                 let attachment = self.owner.wired(attachment.key, facts, asked.await).await?;
+                if attachment.quarantined != was_held_back {
+                    self.set_port(&attachment).await?;
+                }
                 info!(key = %attachment.key, leases = ?attachment.leases, "attached");
                 Ok(attachment)
             }
@@ -319,6 +323,49 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             Ok(true)
         })
         .await?
+    }
+
+    /// Gives all attachments of a container what it is, and returns them as they are now. Its quarantine ends with that.
+    ///
+    /// # Errors
+    /// [`OwnerError`]. A link that does not follow is the next resync's.
+    pub async fn describe(&self, container: String, description: Description) -> Result<Vec<Attachment>, OwnerError> {
+        let judged = self.owner.describe(container, description).await?;
+        self.follow(judged.changed).await;
+        Ok(judged.attachments)
+    }
+
+    /// From now on containers without their labels are held back, or are not; those that are there too.
+    ///
+    /// # Errors
+    /// [`OwnerError`]. A link that does not follow is the next resync's.
+    pub async fn quarantine(&self, holds: bool) -> Result<(), OwnerError> {
+        let judged = self.owner.quarantine(holds).await?;
+        self.follow(judged.changed).await;
+        Ok(())
+    }
+
+    /// What is being wired follows when it is its turn; each by what is recorded then.
+    async fn follow(&self, changed: Vec<AttachmentKey>) {
+        for key in changed {
+            let _turn = self.turns.take(&key).await;
+            let Ok(Some(attachment)) = self.owner.one(key).await else { continue };
+            if let Err(error) = self.set_port(&attachment).await {
+                let error = &error as &dyn std::error::Error;
+                warn!(key = %attachment.key, error, "its link does not follow its quarantine; the next resync sees to it");
+            }
+        }
+    }
+
+    async fn set_port(&self, attachment: &Attachment) -> Done<()> {
+        let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
+        tokio::task::spawn_blocking(move || executor.set_port(&wanted)).await??;
+        if attachment.quarantined {
+            info!(key = %attachment.key, "in quarantine: passes no packet until its labels are known");
+        } else {
+            info!(key = %attachment.key, "out of quarantine");
+        }
+        Ok(())
     }
 
     /// The new link needs the interface's name.

@@ -30,6 +30,9 @@ const RESYNC_EVERY: Duration = Duration::from_secs(30);
 /// Threads for kernel work. The kernel changes links one at a time, so more of them only wait, each with memory of its own.
 const KERNEL_WORKERS: usize = 8;
 
+/// netd compiles none yet.
+const POLICIES_IN_FORCE: bool = false;
+
 /// Container networking for containerd nodes.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -90,6 +93,7 @@ async fn run(config: NodeConfig) -> Result<()> {
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
     let lifecycle = Lifecycle::new(owner::start(node, journal), executor).minding(Tombstones::new(tombstones.clone()));
     resync::run(&lifecycle, Watch::Alone, false).await?;
+    lifecycle.quarantine(config.quarantine.holds(POLICIES_IN_FORCE)).await?;
     resync::bury(&lifecycle).await?;
     hold_ports(&lifecycle).await?;
 
@@ -128,7 +132,7 @@ async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime) {
         if let Err(error) = resync::run(lifecycle, Watch::Running, false).await {
             tracing::warn!(%error, "resync failed; the next one tries again");
         }
-        if let Err(error) = runtime.free(lifecycle).await {
+        if let Err(error) = runtime.look_around(lifecycle).await {
             tracing::warn!(%error, "not freed; the next round tries again");
         }
         give_memory_back();

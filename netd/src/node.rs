@@ -363,6 +363,7 @@ impl Node {
             labels: BTreeMap::new(),
             namespace: String::new(),
             label_state: wanted.label_state,
+            quarantined: false,
             extra: wanted.extra,
         })
     }

@@ -56,6 +56,15 @@ pub struct Renewed {
     pub after: Box<Attachment>,
 }
 
+/// Attachments as they are now, and those of them that just went into quarantine or left it: their links are to follow.
+#[derive(Debug, Default)]
+pub struct Judged {
+    /// All that were looked at.
+    pub attachments: Vec<Attachment>,
+    /// Those whose quarantine began or ended.
+    pub changed: Vec<AttachmentKey>,
+}
+
 type Answer<T> = oneshot::Sender<Result<T, OwnerError>>;
 
 #[derive(Debug)]
@@ -75,7 +84,8 @@ enum Request {
     Drain(AttachmentKey, Answer<Option<Attachment>>),
     DrainExactly(Box<Attachment>, Answer<Option<Attachment>>),
     Reaped(Box<Attachment>, Answer<()>),
-    Describe(String, Box<Description>, Answer<Vec<Attachment>>),
+    Describe(String, Box<Description>, Answer<Judged>),
+    Quarantine(bool, Answer<Judged>),
     Snapshot(Answer<Snapshot>),
 }
 
@@ -89,7 +99,7 @@ pub struct OwnerHandle {
 #[must_use]
 pub fn start(node: Node, journal: Journal) -> OwnerHandle {
     let (requests, receiver) = mpsc::channel(1_024);
-    tokio::spawn(Owner { node, journal }.run(receiver));
+    tokio::spawn(Owner { node, journal, quarantines: None }.run(receiver));
     OwnerHandle { requests }
 }
 
@@ -223,8 +233,17 @@ impl OwnerHandle {
     ///
     /// # Errors
     /// See [`OwnerError`].
-    pub async fn describe(&self, container: String, description: Description) -> Result<Vec<Attachment>, OwnerError> {
+    pub async fn describe(&self, container: String, description: Description) -> Result<Judged, OwnerError> {
         self.ask(|answer| Request::Describe(container, Box::new(description), answer)).await
+    }
+
+    /// From now on containers without their labels pass no packet, or pass them; those that are there too. Until this is
+    /// said, those that the journal has in quarantine stay there, and no others come.
+    ///
+    /// # Errors
+    /// See [`OwnerError`]; some are then judged and others not, and it has to be said again.
+    pub async fn quarantine(&self, holds: bool) -> Result<Judged, OwnerError> {
+        self.ask(|answer| Request::Quarantine(holds, answer)).await
     }
 
     /// A copy of everything.
@@ -245,6 +264,8 @@ impl OwnerHandle {
 struct Owner {
     node: Node,
     journal: Journal,
+    /// Whether containers without their labels pass no packet; `None`: nobody has said so yet.
+    quarantines: Option<bool>,
 }
 
 impl Owner {
@@ -281,14 +302,16 @@ impl Owner {
             Request::Describe(container, description, answer) => {
                 drop(answer.send(self.describe(&container, &description)));
             }
+            Request::Quarantine(holds, answer) => drop(answer.send(self.quarantine(holds))),
             Request::Snapshot(answer) => drop(answer.send(Ok(self.snapshot()))),
         }
     }
 
     fn attach(&mut self, wanted: Wanted) -> Result<Attached, OwnerError> {
         let key = wanted.key.clone();
-        let attached = self.node.attach(wanted)?;
-        if let Attached::New { attachment, replaces } = &attached {
+        let mut attached = self.node.attach(wanted)?;
+        if let Attached::New { attachment, replaces } = &mut attached {
+            self.judge(attachment);
             debug!(%key, leases = ?attachment.leases, "reserved");
             if let Some(replaced) = replaces {
                 self.record(Record::Drain(replaced.clone()))?;
@@ -318,6 +341,7 @@ impl Owner {
         if let Some(said) = said {
             attachment.describe(said);
         }
+        self.judge(&mut attachment);
         self.record(Record::Put(Box::new(attachment.clone())))?;
         Ok(attachment)
     }
@@ -363,17 +387,36 @@ impl Owner {
         self.record(Record::Reaped(gone.key.clone(), wiring.host_link.to_string()))
     }
 
+    fn describe(&mut self, container: &str, description: &Description) -> Result<Judged, OwnerError> {
+        let described = self.of(container);
+        self.judge_all(described, |attachment| attachment.describe(description))
+    }
+
+    fn quarantine(&mut self, holds: bool) -> Result<Judged, OwnerError> {
+        self.quarantines = Some(holds);
+        let all = self.node.attachments().cloned().collect();
+        self.judge_all(all, |_| ())
+    }
+
     /// What is said again costs no record.
-    fn describe(&mut self, container: &str, description: &Description) -> Result<Vec<Attachment>, OwnerError> {
-        let mut described = self.of(container);
-        for attachment in &mut described {
+    fn judge_all(&mut self, all: Vec<Attachment>, change: impl Fn(&mut Attachment)) -> Result<Judged, OwnerError> {
+        let mut judged = Judged { attachments: all, ..Judged::default() };
+        for attachment in &mut judged.attachments {
             let before = attachment.clone();
-            attachment.describe(description);
+            change(attachment);
+            self.judge(attachment);
             if *attachment != before {
                 self.record(Record::Put(Box::new(attachment.clone())))?;
             }
+            if attachment.quarantined != before.quarantined {
+                judged.changed.push(attachment.key.clone());
+            }
         }
-        Ok(described)
+        Ok(judged)
+    }
+
+    fn judge(&self, attachment: &mut Attachment) {
+        attachment.quarantine(self.quarantines.unwrap_or(attachment.quarantined));
     }
 
     fn snapshot(&self) -> Snapshot {

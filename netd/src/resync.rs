@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use netd_kernel::{Kernel, Key, Object, Objects, Step, fixed_ruleset};
+use netd_kernel::{Kernel, Key, Object, Objects, Port, Step, Veth, fixed_ruleset};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -81,6 +81,7 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
         } else if attachment.state == State::Attached && (watch == Watch::Alone || old(attachment)) {
             desired::merge(&mut target, desired::shared(attachment, &snapshot.guarded));
             target.extend(desired::ruled(attachment));
+            target.extend(veth.and_then(|key| kept_back(attachment, key, observed)));
             resync.loose.extend(Some(attachment).filter(|one| is_loose(one, observed)).cloned());
         }
     }
@@ -99,6 +100,15 @@ fn is_loose(attachment: &Attachment, observed: &Objects) -> bool {
     let Some(wiring) = &attachment.wiring else { return false };
     let link = observed.get(&Key::Veth(wiring.host_link.clone()));
     matches!(link, Some(Object::Veth(veth)) if veth.bridge.as_ref() != Some(&wiring.bridge))
+}
+
+/// The link of an attachment whose quarantine it does not follow. A shut port is none of this: the kernel is late in opening
+/// it, or it is about to be deleted.
+fn kept_back(attachment: &Attachment, key: Key, observed: &Objects) -> Option<(Key, Object)> {
+    let Some(Object::Veth(found)) = observed.get(&key) else { return None };
+    let wanted = desired::port(attachment);
+    let differs = (wanted == Port::Down) != (found.port == Port::Down);
+    differs.then(|| (key, Object::Veth(Veth { port: wanted, ..found.clone() })))
 }
 
 /// An extra network is attached while the container has others; a detach that was cut off may have left it.

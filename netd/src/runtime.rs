@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use netd_config::ContainerId;
 use netd_kernel::Kernel;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -62,12 +63,17 @@ impl Runtime {
         self.census.hear(source, living, attachments, Instant::now());
     }
 
-    /// Asks containerd what lives, and frees what has been missing for long enough.
+    /// Asks containerd what lives, and frees what has been missing for long enough; and asks what those are whose labels
+    /// are pending.
     ///
     /// # Errors
     /// See [`LifecycleError`]; the next time goes on. That containerd says nothing is no error: then nothing is freed.
-    pub async fn free<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) -> Result<(), LifecycleError> {
+    pub async fn look_around<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) -> Result<(), LifecycleError> {
         let attachments = lifecycle.owner.snapshot().await?.attachments;
+        if let Some(containerd) = &self.containerd {
+            // One that is slow is asked for the rest the next time.
+            timeout(LOOK_UP_BEHIND, self.look_up_pending(containerd, lifecycle)).await.unwrap_or(Ok(()))?;
+        }
         self.count(&attachments).await;
         for gone in self.census.overdue(&attachments, Instant::now()) {
             if lifecycle.sandbox_of(&gone).await.is_none() {
@@ -135,13 +141,34 @@ impl Runtime {
         }
     }
 
+    /// Asks again about a container whose record could not be had while it was attached, until it is due. After that,
+    /// [`Runtime::look_around`] asks from time to time.
+    pub fn ask_again<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>, container: &ContainerId) {
+        let Some(containerd) = self.containerd.clone() else { return };
+        let (this, lifecycle, container) = (self.clone(), lifecycle.clone(), container.to_string());
+        tokio::spawn(async move {
+            let (begin, mut wait) = (Instant::now(), BACKOFF.0);
+            while begin.elapsed() < LABELS_DUE {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(BACKOFF.1);
+                if this.look_up(&containerd, &lifecycle, &container).await.is_err() {
+                    return;
+                }
+                match lifecycle.owner.of(container.clone()).await {
+                    Ok(attachments) if attachments.iter().any(Attachment::is_pending) => {}
+                    Ok(_) | Err(_) => return,
+                }
+            }
+        });
+    }
+
     async fn look_up_pending<K: Kernel + 'static>(
         &self,
         containerd: &Containerd,
         lifecycle: &Lifecycle<K>,
     ) -> Result<(), OwnerError> {
         let attachments = lifecycle.owner.snapshot().await?.attachments;
-        let pending = attachments.iter().filter(|one| matches!(one.label_state, LabelState::Pending { .. }));
+        let pending = attachments.iter().filter(|one| one.is_pending());
         let containers: BTreeSet<&str> = pending.map(|one| one.key.container.as_str()).collect();
         for container in containers {
             self.look_up(containerd, lifecycle, container).await?;
@@ -165,13 +192,15 @@ impl Runtime {
         let said = match timeout(LOOK_UP_BEHIND, containerd.find(&origin)).await {
             Ok(Ok(Some(description))) => Some(description),
             // It was asked while containerd was away, and is another's.
-            Ok(Ok(None)) if matches!(state, LabelState::Pending { source, .. } if source == SOURCE) => {
+            Ok(Ok(None))
+                if !origin.is_certain() && matches!(state, LabelState::Pending { source, .. } if source == SOURCE) =>
+            {
                 Some(Description::default())
             }
             Ok(Ok(None) | Err(_)) | Err(_) => None,
         };
         if let Some(description) = said {
-            lifecycle.owner.describe(container.to_owned(), description).await?;
+            lifecycle.describe(container.to_owned(), description).await?;
         }
         Ok(())
     }
@@ -217,6 +246,8 @@ fn conclude(origin: &Origin, answer: Result<Option<Description>, CallError>, now
     let state = match answer {
         Ok(Some(description)) => return description,
         Ok(None) | Err(_) if is_announced(origin) => pending(ANNOUNCED, now),
+        // nerdctl's containers have their record before their network.
+        Ok(None) if origin.is_certain() => pending(SOURCE, now),
         Ok(None) => LabelState::None,
         // No containerd here: what may be another runtime's is.
         Err(CallError::Connect(_)) if !origin.is_certain() => LabelState::None,
@@ -253,7 +284,8 @@ pub fn missed(attachments: &[Attachment], now: SystemTime) -> Vec<String> {
             ANNOUNCED => "see that netd-hook runs and containerd's NRI is on",
             _ => "see that containerd answers at containerd_socket (netd.toml)",
         };
-        format!("the labels of {} are not known: {source} has not said them; {remedy}", one.key)
+        let held_back = if one.quarantined { ", and it passes no packet until then" } else { "" };
+        format!("the labels of {} are not known{held_back}: {source} has not said them; {remedy}", one.key)
     });
     told.collect()
 }

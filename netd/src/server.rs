@@ -48,7 +48,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         let call = request.call.unwrap_or_default();
         let descriptors = netd_api::descriptors(context);
         let mut response = AttachResponse::new();
-        match self.attach_call(Asked { call: &call, descriptors: &descriptors, extra: false }).await {
+        match self.attach_call(Asked { call: &call, descriptors: &descriptors, extra: None }).await {
             Ok(result) => response.result = result,
             Err(failed) => {
                 tracing::warn!(
@@ -84,7 +84,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         let descriptors = netd_api::descriptors(context);
         let mut response = CheckResponse::new();
         response.failure =
-            self.check_call(Asked { call: &call, descriptors: &descriptors, extra: false }).await.err().into();
+            self.check_call(Asked { call: &call, descriptors: &descriptors, extra: None }).await.err().into();
         Ok(response)
     }
 
@@ -139,7 +139,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         response.attachments = snapshot
             .attachments
             .iter()
-            .map(|attachment| listed(attachment, state_name(attachment.state)))
+            .map(|attachment| listed(attachment, state_name(attachment)))
             .chain(snapshot.draining.iter().map(|attachment| listed(attachment, "draining")))
             .collect();
         Ok(response)
@@ -221,9 +221,10 @@ impl<K: Kernel + 'static> Service<K> {
     }
 }
 
-fn state_name(state: State) -> &'static str {
-    match state {
+fn state_name(attachment: &Attachment) -> &'static str {
+    match attachment.state {
         State::Wiring => "wiring",
+        State::Attached if attachment.quarantined => "quarantine",
         State::Attached => "attached",
     }
 }

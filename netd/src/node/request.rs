@@ -61,6 +61,7 @@ impl Follower {
             labels: BTreeMap::new(),
             namespace: String::new(),
             label_state: LabelState::None,
+            quarantined: false,
             extra: false,
         }
     }

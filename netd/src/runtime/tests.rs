@@ -9,6 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use netd_kernel::{FakeKernel, LinuxKernel};
 use nix::sched::{CloneFlags, unshare};
 
+mod quarantine;
+
 use super::{LABELS_DUE, LOOK_UP, Runtime, missed};
 use crate::attachment::{Attachment, LabelState};
 use crate::census::GRACE;
@@ -102,12 +104,13 @@ async fn an_attach_knows_a_pod_and_a_restart_forgets_nothing() {
 async fn each_state_of_labels_has_its_reason() {
     let (hex, cri, none) = ("ab".repeat(32), CRI, "");
     // container, arguments, containerd is there, what is recorded: `Ok` nobody has any, `Err` somebody is still to say.
-    let table: [(String, &str, bool, Result<(), &str>); 6] = [
+    let table: [(String, &str, bool, Result<(), &str>); 7] = [
         (hex.clone(), cri, true, Err("nri")),
         (hex.clone(), cri, false, Err("nri")),
         (hex.clone(), none, true, Ok(())),
         (hex.clone(), none, false, Ok(())),
         (format!("default-{hex}"), none, false, Err("containerd")),
+        (format!("default-{hex}"), none, true, Err("containerd")),
         ("default-web".to_owned(), none, false, Ok(())),
     ];
     for (container, args, is_there, expected) in table {
@@ -185,20 +188,20 @@ async fn addresses_without_a_link_are_freed_when_their_container_is_gone() {
     wanted.label_state = LabelState::Known { source: "containerd".to_owned() };
     rig.lifecycle.attach(wanted, rig.kernel.sandbox(1)).await.unwrap();
     let left = async || rig.attachments().await.len();
-    rig.runtime.free(&rig.lifecycle).await.unwrap();
+    rig.runtime.look_around(&rig.lifecycle).await.unwrap();
     assert_eq!(left().await, 1, "it lives");
     fake.tasks("default", &["other"]);
-    rig.runtime.free(&rig.lifecycle).await.unwrap();
+    rig.runtime.look_around(&rig.lifecycle).await.unwrap();
     assert_eq!(left().await, 1, "it has just gone");
     // The grace is over; but a list that fails is none.
     rig.runtime.census.missing_since(Instant::now().checked_sub(GRACE).unwrap());
     fake.records.lock().unwrap().lists_fail = true;
-    rig.runtime.free(&rig.lifecycle).await.unwrap();
+    rig.runtime.look_around(&rig.lifecycle).await.unwrap();
     assert_eq!(left().await, 1, "nobody says that it is gone");
     fake.records.lock().unwrap().lists_fail = false;
-    rig.runtime.free(&rig.lifecycle).await.unwrap();
+    rig.runtime.look_around(&rig.lifecycle).await.unwrap();
     rig.runtime.census.missing_since(Instant::now().checked_sub(GRACE).unwrap());
-    rig.runtime.free(&rig.lifecycle).await.unwrap();
+    rig.runtime.look_around(&rig.lifecycle).await.unwrap();
     assert_eq!(left().await, 0);
     assert_eq!(rig.lifecycle.owner.snapshot().await.unwrap().leases, 0);
 }

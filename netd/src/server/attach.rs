@@ -25,8 +25,8 @@ pub(super) type Answer<T> = Result<T, Failure>;
 pub(super) struct Asked<'a> {
     pub(super) call: &'a Call,
     pub(super) descriptors: &'a Descriptors,
-    /// An annotation named the network, not a CNI call.
-    pub(super) extra: bool,
+    /// An annotation named the network, not a CNI call; whoever read it has said what the container is.
+    pub(super) extra: Option<&'a Description>,
 }
 
 impl<K: Kernel + 'static> Service<K> {
@@ -75,9 +75,13 @@ impl<K: Kernel + 'static> Service<K> {
         let reserved = self.reserved(&key, ipam, asked.descriptors)?;
         let (label_state, answer) = self.ask_for_labels(asked);
         let netns_path = asked.call.netns_path.clone();
-        let wanted = Wanted { key, netns: sandbox.id, netns_path, what, reserved, label_state, extra: asked.extra };
+        let wanted =
+            Wanted { key, netns: sandbox.id, netns_path, what, reserved, label_state, extra: asked.extra.is_some() };
         let attached = self.lifecycle.attach_asking(wanted, sandbox, answer).await;
         let attachment = attached.map_err(|error| lifecycle_failure(&error))?;
+        if attachment.is_pending() {
+            self.runtime.ask_again(&self.lifecycle, &attachment.key.container);
+        }
         Ok(result(&attachment, ipam.routes(), &dns.unwrap_or_default()))
     }
 
@@ -108,21 +112,33 @@ impl<K: Kernel + 'static> Service<K> {
         &self,
         asked: Asked<'_>,
     ) -> (LabelState, impl Future<Output = Option<Description>> + Send + 'static) {
-        // Who names an extra network has described the container.
-        let question = (!asked.extra).then(|| self.runtime.question(&asked.call.container_id, &asked.call.cni_args));
-        let question = question.flatten();
-        let state = question.as_ref().map_or(LabelState::None, |question| question.pending(SystemTime::now()));
+        let said = asked.extra.cloned();
+        let question = match &said {
+            Some(_) => None,
+            None => self.runtime.question(&asked.call.container_id, &asked.call.cni_args),
+        };
+        let state = match (&said, &question) {
+            (Some(said), _) => said.awaited(SystemTime::now()),
+            (None, Some(question)) => question.pending(SystemTime::now()),
+            (None, None) => LabelState::None,
+        };
         let answer = question.map(|question| tokio::spawn(question.ask()));
-        (state, async { answer?.await.ok() })
+        let answer = async {
+            match answer {
+                Some(answer) => answer.await.ok(),
+                None => said,
+            }
+        };
+        (state, answer)
     }
 
     /// Another plugin made the interface, and published ports are all there is: they need no label to work.
     fn describe_behind(&self, asked: Asked<'_>) {
         let (_, answer) = self.ask_for_labels(asked);
-        let (owner, container) = (self.lifecycle.owner.clone(), asked.call.container_id.clone());
+        let (lifecycle, container) = (self.lifecycle.clone(), asked.call.container_id.clone());
         tokio::spawn(async move {
             if let Some(description) = answer.await
-                && let Err(error) = owner.describe(container, description).await
+                && let Err(error) = lifecycle.describe(container, description).await
             {
                 tracing::debug!(%error, "labels not recorded");
             }

@@ -22,14 +22,15 @@ impl<K: Kernel + 'static> Service<K> {
         descriptors: &Descriptors,
     ) -> Answer<DescribeResponse> {
         let mut response = DescribeResponse::new();
-        let attachments = self.keep(request).await?;
+        let said = said(request);
+        let attachments = self.keep(request, &said).await?;
         response.attachments = u32::try_from(attachments.len()).unwrap_or(u32::MAX);
         let is_silent = descriptors.sandbox_netns.is_none() && request.netns_path.is_empty();
         if attachments.is_empty() || is_silent {
             return Ok(response);
         }
         let call = call_of(request);
-        let asked = Asked { call: &call, descriptors, extra: true };
+        let asked = Asked { call: &call, descriptors, extra: Some(&said) };
         let sandbox = self.sandbox(asked).await?;
         let is_of = |one: &&Attachment| one.state == State::Attached && one.netns == sandbox.id;
         let ours: Vec<&Attachment> = attachments.iter().filter(is_of).collect();
@@ -39,20 +40,14 @@ impl<K: Kernel + 'static> Service<K> {
         }
         if ours.iter().any(|attachment| !attachment.extra) {
             response.networks = self.attach_extra(request, asked).await?;
-            response.attachments = u32::try_from(self.keep(request).await?.len()).unwrap_or(u32::MAX);
+            response.attachments = u32::try_from(self.keep(request, &said).await?.len()).unwrap_or(u32::MAX);
         }
         Ok(response)
     }
 
     /// Gives all attachments of the container what the door knows of it.
-    async fn keep(&self, request: &DescribeRequest) -> Answer<Vec<Attachment>> {
-        let description = Description {
-            name: request.name.clone(),
-            namespace: request.namespace.clone(),
-            labels: request.labels.clone().into_iter().collect(),
-            state: LabelState::Known { source: request.source.clone() },
-        };
-        let described = self.lifecycle.owner.describe(request.container_id.clone(), description).await;
+    async fn keep(&self, request: &DescribeRequest, said: &Description) -> Answer<Vec<Attachment>> {
+        let described = self.lifecycle.describe(request.container_id.clone(), said.clone()).await;
         described.map_err(|error| owner_failure(&error))
     }
 
@@ -80,6 +75,15 @@ impl<K: Kernel + 'static> Service<K> {
             result = Some(read);
         }
         Ok(())
+    }
+}
+
+fn said(request: &DescribeRequest) -> Description {
+    Description {
+        name: request.name.clone(),
+        namespace: request.namespace.clone(),
+        labels: request.labels.clone().into_iter().collect(),
+        state: LabelState::Known { source: request.source.clone() },
     }
 }
 

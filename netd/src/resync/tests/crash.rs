@@ -6,20 +6,22 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use netd_config::{IngressPolicy, LinkName, PortMapping, Protocol};
 use netd_kernel::{
-    ApplyError, FakeKernel, Kernel, KernelError, Key, LinkFacts, NetnsId, Object, Objects, Sandbox, Scope, Step,
+    ApplyError, FakeKernel, Kernel, KernelError, Key, LinkFacts, NetnsId, Object, Objects, Port, Sandbox, Scope, Step,
 };
 
 use super::super::{Watch, run};
 use super::WEB;
-use crate::attachment::State;
+use crate::attachment::{Attachment, Description, LabelState, State};
+use crate::desired;
 use crate::executor::Executor;
 use crate::journal::Journal;
 use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::node::tests::wanted;
-use crate::node::{Extension, Follower, Node};
+use crate::node::{Extension, Follower, Node, Wanted};
 use crate::owner;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +156,20 @@ impl Daemon {
         self.lifecycle.extend(follower(), fence, sandbox()).await.map(drop)
     }
 
+    /// Its labels are somebody's to say.
+    async fn attach_unlabelled(&self, container: &str, netns: u64) -> Result<Attachment, LifecycleError> {
+        let state = LabelState::Pending { source: "nri".to_owned(), due: SystemTime::UNIX_EPOCH };
+        let wanted = Wanted { label_state: state, ..wanted(WEB, container, netns) };
+        self.lifecycle.attach(wanted, self.mortal.kernel.sandbox(netns)).await
+    }
+
+    /// Of all links, as the kernel has them.
+    fn ports(&self) -> Vec<Port> {
+        let objects = self.mortal.kernel.observe(Scope::Node).unwrap();
+        let port = |object| if let Object::Veth(veth) = object { Some(veth.port) } else { None };
+        objects.into_values().filter_map(port).collect()
+    }
+
     async fn detach(&self, container: &str) -> Result<bool, LifecycleError> {
         self.lifecycle.detach(wanted(WEB, container, 0).key, true).await
     }
@@ -187,6 +203,10 @@ impl Daemon {
         let again = run(&self.lifecycle, Watch::Alone, false).await.unwrap();
         assert!(again.is_empty(), "a second resync has work: {again:?}");
     }
+}
+
+fn labelled() -> Description {
+    Description { state: LabelState::Known { source: "nri".to_owned() }, ..Description::default() }
 }
 
 /// What the dead daemon wrote after its death does not count.
@@ -286,6 +306,33 @@ async fn the_same_key_in_another_sandbox_moves_wholly_though_netd_dies() {
         let next = Daemon::again(folder.path(), &kernel).await;
         next.chain("b", 3, 8081).await.unwrap();
         next.holds(&[("a", 1), ("b", 3)]).await;
+        died
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_in_quarantine_passes_nothing_though_netd_dies_and_what_leaves_it_passes_in_the_end() {
+    at_every_step(|steps, late| async move {
+        let (folder, kernel) = (tempfile::tempdir().unwrap(), Arc::new(FakeKernel::new()));
+        let daemon = Daemon::again(folder.path(), &kernel).await;
+        daemon.lifecycle.quarantine(true).await.unwrap();
+        daemon.will_die(steps, late);
+        let attached = daemon.attach_unlabelled("a", 1).await;
+        assert!(daemon.ports().iter().all(|port| *port == Port::Down), "{kernel}");
+        if attached.is_ok() {
+            drop(daemon.lifecycle.describe("a".to_owned(), labelled()).await);
+        }
+        let died = daemon.is_dead();
+        let next = Daemon::again(folder.path(), &kernel).await;
+        let found = next.lifecycle.owner.snapshot().await.unwrap().attachments;
+        let expected: Vec<Port> = found.iter().map(desired::port).collect();
+        assert_eq!(next.ports(), expected, "{kernel}");
+        assert!(found.iter().all(|one| one.quarantined == one.is_pending()), "{found:?}");
+        next.lifecycle.quarantine(true).await.unwrap();
+        next.attach_unlabelled("a", 1).await.unwrap();
+        next.lifecycle.describe("a".to_owned(), labelled()).await.unwrap();
+        assert_eq!(next.ports(), [Port::Open], "{kernel}");
         died
     })
     .await;
