@@ -92,7 +92,7 @@ pub(crate) struct Sandbox {
 pub(crate) struct Attachment {
     pub(crate) network: String,
     pub(crate) interface: String,
-    /// "wiring", "attached" or "draining".
+    /// "wiring", "attached", "quarantine" (no packet until its labels are known) or "draining".
     pub(crate) state: String,
     pub(crate) addresses: Vec<String>,
     pub(crate) mac: String,
