@@ -1,5 +1,7 @@
 //! `netd.toml`: the node's settings.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
@@ -25,6 +27,19 @@ pub struct NodeConfig {
     pub containerd_socket: String,
     /// When a container whose labels are still to be said passes no packet.
     pub quarantine: Quarantine,
+    /// What policies select namespaces by.
+    pub namespaces: Namespaces,
+}
+
+/// Namespaces by name: pods', and those of containerd.
+pub type Namespaces = BTreeMap<String, Namespace>;
+
+/// What is known of a namespace. One that is not named here has no labels of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Namespace {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// When a container whose labels are still to be said passes no packet.
@@ -52,8 +67,17 @@ impl Quarantine {
     }
 }
 
-const KEYS: [&str; 8] =
-    ["instance", "run_dir", "socket", "link_prefix", "workers", "conf_dirs", "containerd_socket", "quarantine"];
+const KEYS: [&str; 9] = [
+    "instance",
+    "run_dir",
+    "socket",
+    "link_prefix",
+    "workers",
+    "conf_dirs",
+    "containerd_socket",
+    "quarantine",
+    "namespaces",
+];
 
 impl Default for NodeConfig {
     fn default() -> Self {
@@ -66,6 +90,7 @@ impl Default for NodeConfig {
             conf_dirs: vec!["/etc/cni/net.d".to_owned()],
             containerd_socket: "/run/containerd/containerd.sock".to_owned(),
             quarantine: Quarantine::default(),
+            namespaces: Namespaces::default(),
         }
     }
 }
@@ -175,8 +200,8 @@ mod tests {
     fn all_mistakes_are_told_with_their_place() {
         assert_eq!(
             error("# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\n[shade]\nx = 1\n"),
-            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, quarantine, or remove it; \
-             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, quarantine, or remove it; \
+            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, quarantine, namespaces, or remove it; \
+             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, quarantine, namespaces, or remove it; \
              netd.toml: workers: 0 threads do no work; use 1 or more; \
              netd.toml: socket: \"a\" is not absolute; start it with /; \
              netd.toml: conf_dirs[1]: \"b\" is not absolute; start it with /"
@@ -196,6 +221,13 @@ mod tests {
         }
         let text = error("quarantine = 'sometimes'");
         assert!(text.contains("line 1") && text.contains("`policies`, `always`, `never`"), "{text}");
+    }
+
+    #[test]
+    fn namespaces_have_labels_and_nothing_else() {
+        let config = NodeConfig::parse("netd.toml", "[namespaces.shop]\nlabels = { tier = 'front' }\n").unwrap();
+        assert_eq!(config.namespaces["shop"].labels["tier"], "front");
+        assert!(error("[namespaces.shop]\nlabel = {}\n").contains("line 2: unknown field `label`"));
     }
 
     #[test]

@@ -120,7 +120,10 @@ pub struct Attachment {
     /// Namespace given by whoever described it: the pod's, or the container runtime's.
     #[serde(default)]
     pub namespace: String,
-    /// Whose word name, namespace and labels are.
+    /// The image given by whoever described it.
+    #[serde(default)]
+    pub image: String,
+    /// Whose word name, namespace, labels and image are.
     #[serde(default)]
     pub label_state: LabelState,
     /// No packet passes until the labels are said.
@@ -160,6 +163,8 @@ pub struct Description {
     pub namespace: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its image, where its record has one.
+    pub image: String,
     /// Whose word this is.
     pub state: LabelState,
 }
@@ -185,6 +190,7 @@ impl Attachment {
         self.name.clone_from(&description.name);
         self.namespace.clone_from(&description.namespace);
         self.labels.clone_from(&description.labels);
+        self.image.clone_from(&description.image);
         self.label_state.clone_from(&description.state);
     }
 

@@ -12,6 +12,7 @@ pub mod containerd;
 pub mod desired;
 mod directories;
 pub mod executor;
+pub mod identity;
 pub mod ipam;
 pub mod journal;
 pub mod lifecycle;

@@ -362,6 +362,7 @@ impl Node {
             name: String::new(),
             labels: BTreeMap::new(),
             namespace: String::new(),
+            image: String::new(),
             label_state: wanted.label_state,
             quarantined: false,
             extra: wanted.extra,

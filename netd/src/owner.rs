@@ -70,7 +70,7 @@ type Answer<T> = oneshot::Sender<Result<T, OwnerError>>;
 #[derive(Debug)]
 enum Request {
     Attach(Box<Wanted>, Answer<Attached>),
-    Wired(AttachmentKey, Facts, Option<Description>, Answer<Attachment>),
+    Wired(AttachmentKey, Facts, Option<Box<Description>>, Answer<Attachment>),
     Renew(AttachmentKey, Answer<Option<Renewed>>),
     Extend(Box<Follower>, Box<Extension>, Answer<Extended>),
     Put(Box<Attachment>, Answer<()>),
@@ -122,7 +122,7 @@ impl OwnerHandle {
         facts: Facts,
         said: Option<Description>,
     ) -> Result<Attachment, OwnerError> {
-        self.ask(|answer| Request::Wired(key, facts, said, answer)).await
+        self.ask(|answer| Request::Wired(key, facts, said.map(Box::new), answer)).await
     }
 
     /// Records that a damaged attachment is made again. `None`: it is gone, or has no link to make.
@@ -280,7 +280,7 @@ impl Owner {
         // A caller that went away does not need its answer; the decision stands and resync finds it.
         match request {
             Request::Attach(wanted, answer) => drop(answer.send(self.attach(*wanted))),
-            Request::Wired(key, facts, said, answer) => drop(answer.send(self.wired(&key, facts, said.as_ref()))),
+            Request::Wired(key, facts, said, answer) => drop(answer.send(self.wired(&key, facts, said.as_deref()))),
             Request::Renew(key, answer) => drop(answer.send(self.renew(&key))),
             Request::Extend(follower, extension, answer) => {
                 drop(answer.send(self.extend(*follower, &extension)));

@@ -17,6 +17,7 @@ use netd_kernel::Kernel;
 use ttrpc::asynchronous::TtrpcContext;
 
 use crate::attachment::{Attachment, AttachmentKey, State};
+use crate::identity;
 use crate::lifecycle::Lifecycle;
 use crate::networks::Networks;
 use crate::reply::{config_failure, failure, lifecycle_failure};
@@ -127,6 +128,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
                 let ports = snapshot.attachments.iter().map(|attachment| attachment.ports.len() as u64);
                 response.published_ports = ports.sum();
                 response.warnings = runtime::missed(&snapshot.attachments, SystemTime::now());
+                response.warnings.extend(identity::misnamed_ports(&snapshot.attachments));
             }
             Err(error) => response.failure = Some(failure(FailureCode::NOT_AVAILABLE, &error)).into(),
         }

@@ -20,6 +20,8 @@ use super::api::{
 };
 use super::{GET_CONTAINER, GET_SANDBOX, LIST_NAMESPACES, LIST_SANDBOXES, LIST_TASKS, SUBSCRIBE};
 
+/// Of every container.
+pub(crate) const IMAGE: &str = "docker.io/library/busybox:latest";
 const NOT_FOUND: &str = "5";
 const UNIMPLEMENTED: &str = "12";
 
@@ -75,6 +77,7 @@ impl Fake {
     pub(crate) fn container(&self, namespace: &str, id: &str, labels: &[(&str, &str)]) {
         let mut container = Container::new();
         container.id = id.to_owned();
+        IMAGE.clone_into(&mut container.image);
         container.labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         self.records.lock().unwrap().containers.insert((namespace.to_owned(), id.to_owned()), container);
     }

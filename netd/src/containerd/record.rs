@@ -49,7 +49,7 @@ pub(super) fn of_container(namespace: &str, container: Container) -> Description
     }
     let name = container.labels.get(NERDCTL_NAME).filter(|name| !name.is_empty()).unwrap_or(&container.id).clone();
     let labels = container.labels.into_iter().collect();
-    Description { name, namespace: namespace.to_owned(), labels, state: known() }
+    Description { name, namespace: namespace.to_owned(), labels, image: container.image, state: known() }
 }
 
 /// `None`: the record does not say it yet, or in words that netd does not know.
@@ -60,7 +60,8 @@ pub(super) fn of_sandbox(sandbox: &Sandbox) -> Option<Description> {
 fn of_pod(extension: &Any) -> Option<Description> {
     let metadata: Metadata = serde_json::from_slice(&extension.value).ok()?;
     let Config { metadata: pod, labels } = metadata.metadata.config;
-    Some(Description { name: pod.name, namespace: pod.namespace, labels: labels.unwrap_or_default(), state: known() })
+    let (labels, image) = (labels.unwrap_or_default(), String::new());
+    Some(Description { name: pod.name, namespace: pod.namespace, labels, image, state: known() })
 }
 
 fn known() -> LabelState {

@@ -60,6 +60,7 @@ impl Follower {
             name: String::new(),
             labels: BTreeMap::new(),
             namespace: String::new(),
+            image: String::new(),
             label_state: LabelState::None,
             quarantined: false,
             extra: false,

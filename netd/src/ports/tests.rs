@@ -36,6 +36,7 @@ fn attachment(container: &str, ports: &[(u16, Protocol)]) -> Attachment {
         labels: BTreeMap::new(),
         namespace: String::new(),
         label_state: crate::attachment::LabelState::None,
+        image: String::new(),
         quarantined: false,
         extra: false,
     }

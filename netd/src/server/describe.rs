@@ -83,6 +83,7 @@ fn said(request: &DescribeRequest) -> Description {
         name: request.name.clone(),
         namespace: request.namespace.clone(),
         labels: request.labels.clone().into_iter().collect(),
+        image: String::new(),
         state: LabelState::Known { source: request.source.clone() },
     }
 }

@@ -18,7 +18,13 @@ fn nerdctl() -> (String, String) {
 
 fn said(source: &str) -> Description {
     let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
-    Description { name: "web".to_owned(), namespace: "shop".to_owned(), labels, state: known(source) }
+    Description {
+        name: "web".to_owned(),
+        namespace: "shop".to_owned(),
+        labels,
+        image: String::new(),
+        state: known(source),
+    }
 }
 
 impl Rig {
