@@ -9,6 +9,8 @@
 //!                                                 clients: Cri, Nerdctl, Ctr
 //! ```
 //!
+//! A [`Guest`] is another kernel than this machine's, for programs that need one.
+//!
 //! Every guard takes away what it made, after a panic too; what a killed run left, the next one sweeps. Which conflist,
 //! which plugins and which netd are under test, the test says. No assertion lives here.
 
@@ -16,6 +18,7 @@ mod bed;
 mod client;
 mod containerd;
 mod daemon;
+mod guest;
 mod image;
 mod inventory;
 mod netd;
@@ -31,6 +34,7 @@ pub use self::bed::{Bed, Plugins};
 pub use self::client::{Container, Cri, Ctr, Nerdctl, Pod, PodWish, Ran};
 pub use self::containerd::Containerd;
 pub use self::daemon::{Daemon, Program, until};
+pub use self::guest::{Guest, Outcome, Trial};
 pub use self::image::{BUSYBOX, PAUSE};
 pub use self::inventory::Inventory;
 pub use self::netd::Netd;

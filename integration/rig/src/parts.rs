@@ -3,6 +3,7 @@
 
 mod debian;
 mod go;
+mod kernel;
 mod ours;
 mod store;
 
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-pub use self::ours::{cni_names, ours};
+pub use self::ours::{TestProgram, cni_names, ours, test_program};
 pub use self::store::Store;
 use crate::image;
 
@@ -109,6 +110,25 @@ pub fn images() -> Result<PathBuf> {
     let key = format!("images-{}", store::digest_of_file(&busybox)?);
     let folder = Store::open()?.part(&key, |folder| image::write_archive(&folder.join("images.tar"), &busybox))?;
     Ok(folder.join("images.tar"))
+}
+
+/// Folder with the modules of User-mode Linux, which is installed.
+///
+/// # Errors
+/// It cannot be installed; the text has the remedy.
+pub fn user_mode_linux() -> Result<PathBuf> {
+    debian::ensure(&debian::FOR_USER_MODE)?;
+    Store::open()?.part("user-mode-linux", kernel::link_user_mode_modules)
+}
+
+/// Folder with the kernel that this machine's Debian installs, unpacked for the emulator, which is installed. A newer one is
+/// taken when the folder is removed.
+///
+/// # Errors
+/// It cannot be installed or unpacked; the text has the remedy.
+pub fn debian_kernel() -> Result<PathBuf> {
+    debian::ensure(&debian::TO_EMULATE)?;
+    Store::open()?.part(&format!("{}-1", kernel::PACKAGE), kernel::unpack)
 }
 
 /// Installs the system's packages that a running node needs.

@@ -1,5 +1,7 @@
 //! Packages of a Debian system: installs those that are missing, by name, and no other.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -10,6 +12,10 @@ use crate::say;
 pub(super) const TO_RUN: [&str; 4] = ["busybox-static", "iproute2", "iptables", "nftables"];
 /// What runc links, and how it finds it.
 pub(super) const TO_BUILD_RUNC: [&str; 3] = ["gcc", "libseccomp-dev", "pkg-config"];
+/// User-mode Linux and its modules.
+pub(super) const FOR_USER_MODE: [&str; 2] = ["kmod", "user-mode-linux"];
+/// An emulator, and what an initrd is made of.
+pub(super) const TO_EMULATE: [&str; 3] = ["busybox-static", "kmod", "qemu-system-x86"];
 
 /// Installs the missing ones of `packages`.
 pub(super) fn ensure(packages: &[&str]) -> Result<()> {
@@ -26,6 +32,35 @@ pub(super) fn ensure(packages: &[&str]) -> Result<()> {
     install(&missing).with_context(|| remedy(&missing))
 }
 
+/// The package that `package` depends on, as the machine's package lists have it.
+pub(super) fn dependency(package: &str) -> Result<String> {
+    let ask = || -> Option<String> {
+        let output = Command::new("apt-cache").args(["depends", "--important", package]).output().ok()?;
+        first_dependency(&String::from_utf8_lossy(&output.stdout)).map(str::to_owned)
+    };
+    if let Some(found) = ask() {
+        return Ok(found);
+    }
+    apt(&["update"])?;
+    ask().with_context(|| format!("no package {package} in this machine's lists; it must be a Debian on amd64"))
+}
+
+fn first_dependency(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| line.trim().strip_prefix("Depends: "))
+}
+
+/// Downloads a package into `folder`, without installing it; the file.
+pub(super) fn download(package: &str, folder: &Path) -> Result<PathBuf> {
+    let download = || run(Command::new("apt-get").args(["-q", "download", package]).current_dir(folder));
+    let remedy = || format!("cannot download {package}; `apt-get download {package}` must work here");
+    if download().is_err() {
+        apt(&["update"]).with_context(remedy)?;
+        download().with_context(remedy)?;
+    }
+    let files = fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    files.into_iter().find(|file| file.extension().is_some_and(|end| end == "deb")).with_context(remedy)
+}
+
 fn remedy(missing: &[&str]) -> String {
     format!("packages are missing; on Debian, as root: apt-get install {}", missing.join(" "))
 }
@@ -40,14 +75,25 @@ fn install(missing: &[&str]) -> Result<()> {
 }
 
 fn apt(arguments: &[&str]) -> Result<()> {
-    let output = Command::new("apt-get")
-        .args(["-q", "-o", "DPkg::Lock::Timeout=300"])
-        .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .output()
-        .context("cannot run apt-get")?;
+    run(Command::new("apt-get").args(["-q", "-o", "DPkg::Lock::Timeout=300"]).args(arguments))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.env("DEBIAN_FRONTEND", "noninteractive").output().context("cannot run apt-get")?;
     if output.status.success() {
         return Ok(());
     }
-    bail!("apt-get {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim())
+    bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_dependency;
+
+    #[test]
+    fn a_dependency_is_read_from_what_apt_shows() {
+        let text = "linux-image-amd64\n  Depends: linux-image-6.1.0-56-amd64\n  Breaks: x\n";
+        assert_eq!(first_dependency(text), Some("linux-image-6.1.0-56-amd64"));
+        assert_eq!(first_dependency(""), None);
+    }
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
 
 /// The folder with netd's programs, beside that of the running test.
 ///
@@ -25,6 +26,50 @@ pub fn cni_names() -> Result<Vec<String>> {
     let list = workspace().join("hook/cni/plugins.txt");
     let text = std::fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
     Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// A test program, and the folder of its crate, in which tests run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestProgram {
+    /// The program.
+    pub path: PathBuf,
+    /// The crate's folder.
+    pub folder: PathBuf,
+}
+
+/// The test program `target` of the crate in `folder` (below the workspace), built from this tree as it stands.
+///
+/// # Errors
+/// It cannot be built, or there is none.
+pub fn test_program(folder: &str, target: &str) -> Result<TestProgram> {
+    static BUILT: OnceLock<std::result::Result<String, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build_tests().map_err(|error| format!("{error:#}")));
+    let built = built.as_ref().map_err(|error| anyhow!("{error}"))?;
+    let folder = workspace().canonicalize()?.join(folder);
+    let path = built.lines().find_map(|line| executable(line, &folder, target));
+    let path = path.with_context(|| format!("{} has no test program {target}", folder.display()))?;
+    Ok(TestProgram { path, folder })
+}
+
+/// What cargo tells of the workspace's test programs, a line of JSON each.
+fn build_tests() -> Result<String> {
+    // As the test run has it, for the same reason as below.
+    let output = Command::new(env!("CARGO"))
+        .args(["test", "--quiet", "--workspace", "--all-targets", "--no-run", "--message-format=json"])
+        .current_dir(workspace())
+        .output()
+        .context("cannot run cargo")?;
+    if !output.status.success() {
+        bail!("cargo test --no-run failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn executable(line: &str, folder: &Path, target: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    let is_test = message["profile"]["test"] == true && message["target"]["name"] == target;
+    let is_there = message["manifest_path"].as_str().is_some_and(|path| Path::new(path).parent() == Some(folder));
+    if is_test && is_there { message["executable"].as_str().map(PathBuf::from) } else { None }
 }
 
 fn build() -> Result<PathBuf> {

@@ -1,0 +1,56 @@
+//! The command that starts a guest. What the guest then does is `init.sh`'s.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::Guest;
+use crate::parts;
+
+/// Memory of a guest: its root's changes are in it too.
+const MEMORY: &str = "2G";
+
+pub(super) fn command(guest: Guest, exchange: &Path) -> Result<Command> {
+    match guest {
+        Guest::UserMode => Ok(user_mode(exchange, &parts::user_mode_linux()?)),
+        Guest::Debian => Ok(debian(exchange, &parts::debian_kernel()?)),
+    }
+}
+
+fn user_mode(exchange: &Path, modules: &Path) -> Command {
+    let mut linux = Command::new("linux.uml");
+    linux.arg(format!("mem={MEMORY}")).args(["root=none", "rootfstype=hostfs", "ro", "quiet"]);
+    linux.args(["con=null", "con0=null,fd:1"]).arg(format!("init={}/init", exchange.display()));
+    linux.args(variables(exchange, modules, "hostfs"));
+    linux
+}
+
+/// Emulated wholly: a machine that lets its guests have guests of their own is rare, and one that says so and then hangs is
+/// worse.
+fn debian(exchange: &Path, kernel: &Path) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", MEMORY]);
+    qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
+    qemu.arg("-kernel").arg(kernel.join("vmlinuz")).arg("-initrd").arg(kernel.join("initrd"));
+    let line = ["console=ttyS0 quiet panic=-1 mitigations=off".to_owned()];
+    let line: Vec<String> = line.into_iter().chain(variables(exchange, kernel, "9p")).collect();
+    qemu.arg("-append").arg(line.join(" "));
+    share(&mut qemu, "machine", Path::new("/"), ",readonly=on");
+    share(&mut qemu, "exchange", exchange, "");
+    qemu
+}
+
+fn share(qemu: &mut Command, tag: &str, folder: &Path, option: &str) {
+    let folder = folder.display();
+    qemu.arg("-fsdev").arg(format!("local,id={tag},path={folder},security_model=none,multidevs=remap{option}"));
+    qemu.arg("-device").arg(format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}"));
+}
+
+fn variables(exchange: &Path, modules: &Path, share: &str) -> [String; 3] {
+    [
+        format!("netd_exchange={}", exchange.display()),
+        format!("netd_modules={}", modules.display()),
+        format!("netd_share={share}"),
+    ]
+}

@@ -1,0 +1,77 @@
+//! Test programs of this tree in a guest: their counts and skips are told as if they had run here.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use super::Guest;
+use crate::parts;
+
+/// One program of the list; a guest that hangs is ended by its own limit.
+const LIMIT_S: u32 = 600;
+
+/// A test program for a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trial {
+    /// Folder of its crate, below the workspace.
+    pub folder: &'static str,
+    /// Its name.
+    pub target: &'static str,
+    /// For the test harness: filters, `--skip NAME`, `--test-threads=N`.
+    pub arguments: &'static [&'static str],
+}
+
+impl Guest {
+    /// Runs test programs, all of them, one after the other, and passes on what they say to standard error, past the test
+    /// harness, so that `cargo xtask test` counts them.
+    ///
+    /// # Errors
+    /// A test failed, a program ran no test, or the guest's own: see [`Guest::run`].
+    pub fn test(self, trials: &[Trial], limit: Duration) -> Result<()> {
+        let outcome = self.run(&errand(trials)?, limit)?;
+        let mut told = format!("\n== {self:?}, {:.1?}\n", outcome.took);
+        told.push_str(&outcome.output);
+        std::io::stderr().write_all(told.as_bytes())?;
+        if outcome.status != 0 {
+            bail!("tests failed in the guest {self:?}; its output is above");
+        }
+        match idle(&outcome.output) {
+            0 => Ok(()),
+            idle => bail!("{idle} programs ran no test in the guest {self:?}: is a filter out of date?"),
+        }
+    }
+}
+
+fn errand(trials: &[Trial]) -> Result<String> {
+    let mut script = "failed=0; uname -r\n".to_owned();
+    for Trial { folder, target, arguments } in trials {
+        let program = parts::test_program(folder, target)?;
+        let (path, crate_folder) = (program.path.display(), program.folder.display());
+        writeln!(script, "echo; echo '== {folder} {target}'; cd '{crate_folder}'")?;
+        let arguments = arguments.join(" ");
+        writeln!(
+            script,
+            "CARGO_MANIFEST_DIR='{crate_folder}' timeout -k 5 {LIMIT_S} '{path}' {arguments} || failed=1"
+        )?;
+    }
+    Ok(script + "exit $failed\n")
+}
+
+/// Programs that had nothing to do.
+fn idle(output: &str) -> usize {
+    output.lines().filter(|line| line.starts_with("test result: ok. 0 passed; 0 failed; 0 ignored")).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::idle;
+
+    #[test]
+    fn a_program_that_ran_no_test_is_noticed() {
+        let one = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.00s\n";
+        let two = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 0.00s\n";
+        assert_eq!((idle(one), idle(two)), (1, 0));
+    }
+}

@@ -1,0 +1,68 @@
+//! Other kernels than this machine's: the one that Debian installs carries netd, and one that has `ipip` carries tunnels.
+//! Needs root, and Debian's packages.
+
+use std::time::Duration;
+
+use netd_rig::{Guest, Trial};
+
+const fn all(folder: &'static str, target: &'static str) -> Trial {
+    Trial { folder, target, arguments: &[] }
+}
+
+#[test]
+fn netd_keeps_its_contract_on_the_kernel_of_debian() {
+    let trials = [
+        all("netd/netlink", "kernel"),
+        all("netd/kernel", "contract"),
+        all("netd/kernel", "ruleset"),
+        all("netd/kernel", "linux"),
+        all("netd/kernel", "neighbours"),
+        all("netd", "packets"),
+        all("netd", "service"),
+        all("netd", "daemon"),
+        all("netd", "describe"),
+    ];
+    Guest::Debian.test(&trials, Duration::from_secs(900)).unwrap();
+}
+
+/// Tunnels need more than this machine's kernel may have: protocol 4 between two namespaces, and a packet through it.
+#[test]
+fn an_ipip_tunnel_carries_packets_in_user_mode_linux() {
+    let script = r#"set -e
+ip netns add one; ip netns add two
+ip link add one0 netns one type veth peer name two0 netns two
+for pair in "one 1 2" "two 2 1"; do
+    set -- $pair
+    ip -n $1 link set lo up
+    ip -n $1 address add 192.0.2.$2/24 dev ${1}0
+    ip -n $1 link set ${1}0 up
+    ip -n $1 link add tunnel type ipip local 192.0.2.$2 remote 192.0.2.$3
+    ip -n $1 address add 10.$2.0.1/32 dev tunnel
+    ip -n $1 link set tunnel up
+    ip -n $1 route add 10.$3.0.0/24 dev tunnel
+done
+before=$(ip netns exec two cat /sys/class/net/tunnel/statistics/rx_packets)
+ip netns exec one busybox ping -c 3 -W 2 -I 10.1.0.1 10.2.0.1
+echo received: $(($(ip netns exec two cat /sys/class/net/tunnel/statistics/rx_packets) - before))
+"#;
+    let outcome = Guest::UserMode.run(script, Duration::from_secs(60)).unwrap();
+    assert_eq!(outcome.status, 0, "{}", outcome.output);
+    assert!(outcome.output.contains("received: 3\n"), "{}", outcome.output);
+}
+
+#[test]
+fn an_errand_brings_back_its_output_and_its_status_and_leaves_nothing() {
+    let errand = "id -u; uname -r; echo to-errors >&2; touch /etc/netd-guest-was-here; exit 7";
+    let outcome = Guest::UserMode.run(errand, Duration::from_secs(60)).unwrap();
+    let here = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let lines: Vec<&str> = outcome.output.lines().collect();
+    assert_eq!((outcome.status, lines[0], lines[2]), (7, "0", "to-errors"));
+    assert_ne!(lines[1], here.trim());
+    assert!(!std::path::Path::new("/etc/netd-guest-was-here").exists());
+}
+
+#[test]
+fn an_errand_without_an_end_is_ended() {
+    let error = Guest::UserMode.run("echo begun; sleep 1000", Duration::from_secs(8)).unwrap_err().to_string();
+    assert!(error.contains("was not done within 8s") && error.contains("begun"), "{error}");
+}
