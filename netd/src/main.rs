@@ -88,8 +88,14 @@ async fn run(config: NodeConfig) -> Result<()> {
         .with_context(|| format!("cannot open the kernel's interfaces, or nftables table {}", config.instance))?;
     // Before the first look: what goes after it is heard.
     let notices = Notices::open().context("cannot listen to the kernel's notices")?;
-    let heard =
-        watch::listen(notices, &tombstones).with_context(|| format!("cannot watch {}", tombstones.display()))?;
+    let changes = kernel.changes().context("cannot listen to what others do to nftables")?;
+    if changes.is_some() {
+        tracing::info!(
+            "this kernel lets others take netd's rules away (older than 6.9); netd makes them again at once"
+        );
+    }
+    let heard = watch::listen(watch::Ears { notices, changes, tombstones: &tombstones })
+        .with_context(|| format!("cannot watch {}", tombstones.display()))?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
     let lifecycle = Lifecycle::new(owner::start(node, journal), executor).minding(Tombstones::new(tombstones.clone()));
     resync::run(&lifecycle, Watch::Alone, false).await?;

@@ -1,12 +1,12 @@
-//! Hears at once what a resync would find later: links that the kernel deleted, and tombstones. What follows from it is
-//! `lifecycle`'s and `resync`'s.
+//! Hears at once what a resync would find later: links that the kernel deleted, tombstones, and rules that somebody else took
+//! away. What follows from it is `lifecycle`'s and `resync`'s.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
 
-use netd_kernel::{Kernel, Notice, Notices};
+use netd_kernel::{Change, Changes, Kernel, Notice, Notices};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -27,6 +27,19 @@ pub enum Word {
     Link(Notice),
     /// Somebody left a tombstone.
     Tombstone,
+    /// Rules went away.
+    Rules(Change),
+}
+
+/// What there is to listen to.
+#[derive(Debug)]
+pub struct Ears<'a> {
+    /// Links.
+    pub notices: Notices,
+    /// The tables of netd, where others can change them.
+    pub changes: Option<Changes>,
+    /// The directory of tombstones, which must exist.
+    pub tombstones: &'a Path,
 }
 
 /// The listening thread's end; the thread ends with it.
@@ -36,19 +49,20 @@ pub struct Heard {
     _listening: PipeWriter,
 }
 
-/// Listens to the kernel, and to a directory of tombstones, which must exist.
+/// Listens to the kernel, and to a directory of tombstones.
 ///
 /// # Errors
 /// The directory cannot be watched, or no thread is to be had.
-pub fn listen(notices: Notices, tombstones: &Path) -> io::Result<Heard> {
+pub fn listen(ears: Ears<'_>) -> io::Result<Heard> {
+    let Ears { notices, mut changes, tombstones } = ears;
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     // They come by rename, whole.
     inotify.add_watch(tombstones, AddWatchFlags::IN_MOVED_TO)?;
     let (ending, listening) = io::pipe()?;
     let (speak, words) = channel(UNFOLLOWED);
     thread::Builder::new().name("watch".to_owned()).spawn(move || {
-        if let Err(error) = relay(&notices, &inotify, &ending, &speak) {
-            warn!(%error, "no longer hears of links and tombstones; netd looks from time to time");
+        if let Err(error) = relay(&notices, changes.as_mut(), &inotify, &ending, &speak) {
+            warn!(%error, "no longer hears of links, rules and tombstones; netd looks from time to time");
         }
     })?;
     Ok(Heard { words, _listening: listening })
@@ -72,6 +86,7 @@ async fn mind<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, word: &Word) -> Res
         Word::Tombstone => return resync::bury(lifecycle).await,
         Word::Link(Notice::Lost) => return resync::run(lifecycle, Watch::Running, false).await.map(drop),
         Word::Link(Notice::Gone(link)) => link,
+        Word::Rules(change) => return restore(lifecycle, change).await,
     };
     // One that is still being wired is its request's affair.
     if let Some(dead) = lifecycle.owner.at_link(link.clone()).await?.filter(|dead| dead.state == State::Attached) {
@@ -88,17 +103,40 @@ async fn mind<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, word: &Word) -> Res
     Ok(())
 }
 
+/// Rules that are gone let pass what they fenced off, until they are made again.
+async fn restore<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, change: &Change) -> Result<(), ResyncError> {
+    match change {
+        Change::By(thread, _) if Path::new("/proc/self/task").join(thread.to_string()).exists() => return Ok(()),
+        Change::By(pid, program) => warn!(program, pid, "somebody took rules of netd away; they are made again"),
+        Change::Lost => {}
+    }
+    resync::run(lifecycle, Watch::Running, false).await.map(drop)
+}
+
 /// Until the other end is dropped.
-fn relay(notices: &Notices, inotify: &Inotify, ending: &PipeReader, speak: &Sender<Word>) -> io::Result<()> {
+fn relay(
+    notices: &Notices,
+    mut changes: Option<&mut Changes>,
+    inotify: &Inotify,
+    ending: &PipeReader,
+    speak: &Sender<Word>,
+) -> io::Result<()> {
     loop {
-        let mut polled =
-            [ending.as_fd(), notices.as_fd(), inotify.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let always = [ending.as_fd(), notices.as_fd(), inotify.as_fd()];
+        let fds = always.into_iter().chain(changes.as_deref().map(AsFd::as_fd));
+        let mut polled: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             ready => ready?,
         };
-        let [ended, linked, left] = polled.map(|fd| fd.any().unwrap_or(false));
+        let mut ready = polled.iter().map(|fd| fd.any().unwrap_or(false));
+        let [ended, linked, left, changed] = std::array::from_fn(|_| ready.next().unwrap_or(false));
+        drop(ready);
+        drop(polled);
         let mut words = Vec::new();
+        if let Some(changes) = changes.as_deref_mut().filter(|_| changed) {
+            words.extend(there(changes.receive())?.into_iter().flatten().map(Word::Rules));
+        }
         if linked {
             words.extend(there(notices.receive())?.into_iter().flatten().map(Word::Link));
         }

@@ -95,6 +95,30 @@ fn soon(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+/// On a kernel that knows owners of tables nothing happens; elsewhere netd makes its rules again, and names the program.
+#[test]
+fn rules_that_somebody_flushed_stand_again_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = start(folder.path());
+    let space = Space::new();
+    attach(&daemon, &space, "web");
+    let inside = |program: &str| {
+        let namespace = format!("--net=/proc/{}/ns/net", daemon.child.id());
+        Command::new("nsenter").arg(namespace).args(program.split(' ')).output().unwrap()
+    };
+    let rules = || String::from_utf8(inside("nft -s list ruleset").stdout).unwrap();
+    let before = rules();
+    assert!(before.contains("br0"), "{before}");
+    for _ in 0..3 {
+        let flushed = inside("nft flush ruleset");
+        assert!(flushed.status.success(), "{flushed:?}");
+        let begin = Instant::now();
+        soon("the rules", || rules() == before);
+        println!("the rules stood {:?} after the flush", begin.elapsed());
+    }
+    assert_eq!(status(&daemon).attachments, 1);
+}
+
 #[test]
 fn a_dead_sandbox_and_a_tombstone_are_followed_at_once() {
     let folder = tempfile::tempdir().unwrap();

@@ -16,6 +16,7 @@ mod seam;
 
 pub use fake::FakeKernel;
 pub use linux::{LinuxKernel, fixed_ruleset};
+pub use netd_netlink::nft::{Change, Changes};
 pub use netd_netlink::{Notice, Notices};
 pub use object::{
     Bridge, Family, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Publication, Route, Step, Veth,

@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
 use netd_config::LinkName;
 use netd_netlink::conntrack::{self, End};
+use netd_netlink::nft::Changes;
 use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use nix::net::if_::if_nametoindex;
@@ -53,6 +54,15 @@ impl LinuxKernel {
         let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
         let ruleset = Ruleset::open(instance, link_prefix)?;
         Ok(Self { socket: Mutex::new(Socket::open()?), ruleset, entrant: Entrant::start()?, has_ipv6 })
+    }
+
+    /// Tells who takes parts of our tables away, from now on, in the calling thread's network namespace. `None` where the
+    /// kernel lets nobody else (Linux 6.9).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn changes(&self) -> io::Result<Option<Changes>> {
+        self.ruleset.changes()
     }
 
     fn socket(&self) -> MutexGuard<'_, Socket> {

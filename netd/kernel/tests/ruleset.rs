@@ -1,11 +1,15 @@
 //! The ruleset on the real kernel: read back as it was made, made anew when it was damaged, readable by `nft`. Needs root.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 
 use netd_config::{LinkName, Protocol};
-use netd_kernel::{Family, Kernel, Key, LinuxKernel, Object, Objects, Publication, Scope, Step, fixed_ruleset, plan};
+use netd_kernel::{
+    Change, Family, Kernel, Key, LinuxKernel, Object, Objects, Publication, Scope, Step, fixed_ruleset, plan,
+};
+use netd_netlink::{Socket, attribute, conntrack};
 use nix::sched::{CloneFlags, unshare};
 
 fn on_a_node(test: impl FnOnce() + Send + 'static) {
@@ -101,20 +105,84 @@ fn nft_can_show_it() {
     });
 }
 
+/// An older kernel has no owners: what happens there, netd hears of.
 #[test]
-fn nobody_else_flushes_it_and_the_next_netd_takes_it_over() {
+fn nobody_else_flushes_it_or_it_is_told_who_did() {
     on_a_node(|| {
         let wanted = objects();
         let first = kernel();
         first.apply(&plan(&wanted, &Objects::new()), None).unwrap();
+        let changes = first.changes().unwrap();
         assert!(nft("flush ruleset").0);
-        assert_eq!(first.observe(Scope::Node).unwrap(), wanted, "flushed");
-        assert!(LinuxKernel::new("netd", "nd").is_err(), "two owners");
+        let Some(mut changes) = changes else {
+            assert_eq!(first.observe(Scope::Node).unwrap(), wanted, "flushed");
+            assert!(LinuxKernel::new("netd", "nd").is_err(), "two owners");
+            return;
+        };
+        let heard: Vec<Change> = std::iter::from_fn(|| changes.receive().ok()).flatten().collect();
+        assert!(matches!(heard.last(), Some(Change::By(_, program)) if program == "nft"), "{heard:?}");
+        let observed = first.observe(Scope::Node).unwrap();
+        assert_eq!(observed.get(&Key::Ruleset), None);
+        first.apply(&plan(&wanted, &observed), None).unwrap();
+        assert_eq!(first.observe(Scope::Node).unwrap(), wanted);
+    });
+}
+
+#[test]
+fn the_next_netd_takes_it_over() {
+    on_a_node(|| {
+        let wanted = objects();
+        let first = kernel();
+        let is_owned = first.changes().unwrap().is_none();
+        first.apply(&plan(&wanted, &Objects::new()), None).unwrap();
         drop(first);
         let second = kernel();
         assert_eq!(second.observe(Scope::Node).unwrap(), wanted, "lost with its owner");
-        assert!(!nft("delete table inet netd").0, "not owned again");
         second.apply(&[Step::Delete(publication("::", 8080))], None).unwrap();
+        assert_eq!(nft("delete table inet netd").0, !is_owned);
+    });
+}
+
+/// UDP connections to ports 53 and 54, as `opener > answerer:port`.
+fn connections(socket: &mut Socket) -> BTreeSet<String> {
+    let bodies = [53, 54].map(|port| {
+        let [of_v4, _] = conntrack::forget_udp_port(port);
+        socket.read_netfilter(&conntrack::list(&of_v4), false).unwrap()
+    });
+    bodies.iter().flatten().map(|body| opened(body).unwrap()).collect()
+}
+
+fn opened(body: &[u8]) -> Option<String> {
+    let tuple = attribute(body, 1)?;
+    let (addresses, ports) = (attribute(tuple, 1)?, attribute(tuple, 2)?);
+    let address = |kind| attribute(addresses, kind)?.first_chunk().map(|octets: &[u8; 4]| IpAddr::from(*octets));
+    let port = u16::from_be_bytes(*attribute(ports, 3)?.first_chunk()?);
+    Some(format!("{} > {}:{port}", address(1)?, address(2)?))
+}
+
+#[test]
+fn connections_of_an_address_and_of_a_port_are_forgotten_and_no_others() {
+    on_a_node(|| {
+        let kernel = kernel();
+        kernel.apply(&plan(&objects(), &Objects::new()), None).unwrap();
+        for line in ["link set lo up", "address add 10.4.0.2/32 dev lo", "address add 10.4.0.3/32 dev lo"] {
+            assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success());
+        }
+        for (source, destination) in [
+            ("10.4.0.2", "10.4.0.3:53"),
+            ("10.4.0.3", "10.4.0.2:53"),
+            ("10.4.0.3", "10.4.0.3:53"),
+            ("10.4.0.3", "10.4.0.3:54"),
+        ] {
+            UdpSocket::bind((source, 0)).unwrap().send_to(b"?", destination).unwrap();
+        }
+        let mut socket = Socket::open_netfilter().unwrap();
+        assert_eq!(connections(&mut socket).len(), 4);
+        kernel.forget("10.4.0.2".parse().unwrap(), None).unwrap();
+        let left = ["10.4.0.3 > 10.4.0.3:53", "10.4.0.3 > 10.4.0.3:54"];
+        assert_eq!(connections(&mut socket), left.map(str::to_owned).into());
+        kernel.forget_port(53).unwrap();
+        assert_eq!(connections(&mut socket), [left[1].to_owned()].into());
     });
 }
 

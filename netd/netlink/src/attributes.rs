@@ -47,6 +47,12 @@ impl Attributes {
         self.bytes(kind | NESTED, &inner.0)
     }
 
+    /// Adds attributes that were read as the value of one.
+    #[must_use]
+    pub fn nested_bytes(self, kind: u16, inner: &[u8]) -> Self {
+        self.bytes(kind | NESTED, inner)
+    }
+
     /// As they go to the kernel.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, attribute};
 use crate::nft::Request;
 
+const GET: u16 = (1 << 8) | 1;
 const DELETE: u16 = (1 << 8) | 2;
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
@@ -19,8 +20,8 @@ pub enum End {
     Answerer,
 }
 
-/// Forgets all connections that `address` opened, or answers. Needs a kernel that deletes by
-/// `CTA_FILTER`; an older one refuses it (`EINVAL` or `EOPNOTSUPP`) and forgets nothing.
+/// Forgets all connections that `address` opened, or answers. Needs a kernel that deletes by `CTA_FILTER`; an older one, such
+/// as 6.1, refuses it (`EINVAL` or `EOPNOTSUPP`) and forgets nothing: there [`list`] and [`forget_one`] do it.
 #[must_use]
 pub fn forget(address: IpAddr, end: End) -> Request {
     const FILTER_SOURCE: u32 = 1;
@@ -48,4 +49,23 @@ pub fn forget_udp_port(port: u16) -> [Request; 2] {
     let filter = Attributes::new().bytes(1, &(FILTER_PROTOCOL | FILTER_DESTINATION_PORT).to_ne_bytes());
     let body = Attributes::new().nested(ORIGINAL, &Attributes::new().nested(2, &protocol)).nested(FILTER, &filter);
     [2, 10].map(|family| Request { kind: DELETE, flags: 0, family, resource: 0, body: body.clone() })
+}
+
+/// Asks for the connections that `request` would forget (Linux 5.8).
+#[must_use]
+pub fn list(request: &Request) -> Request {
+    Request { kind: GET, ..request.clone() }
+}
+
+/// Forgets one connection of the answer to [`list`], unless it has ended and another has its addresses. `body` follows the
+/// netfilter header.
+#[must_use]
+pub fn forget_one(request: &Request, body: &[u8]) -> Option<Request> {
+    const ID: u16 = 12;
+    const ZONE: u16 = 18;
+    let mut one = Attributes::new().nested_bytes(ORIGINAL, attribute(body, ORIGINAL)?).bytes(ID, attribute(body, ID)?);
+    if let Some(zone) = attribute(body, ZONE) {
+        one = one.bytes(ZONE, zone);
+    }
+    Some(Request { kind: DELETE, body: one, ..*request })
 }

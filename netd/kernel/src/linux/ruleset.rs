@@ -16,7 +16,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netd_netlink::nft::{self, Element, Family, Request};
-use netd_netlink::{NetlinkError, Socket};
+use netd_netlink::{NetlinkError, Socket, conntrack};
 
 use crate::object::{Key, Object, Objects, Step};
 use crate::seam::KernelError;
@@ -36,6 +36,8 @@ pub(super) struct Ruleset {
 }
 
 const FAMILIES: [Family; 2] = [Family::Inet, Family::Bridge];
+/// What is looked for may be taken away by another before it is deleted; then it is looked for again.
+const LOOKS: usize = 4;
 
 impl Ruleset {
     /// Takes over the tables that a netd of this instance left behind.
@@ -64,19 +66,29 @@ impl Ruleset {
 
     /// Takes the steps that are the ruleset's, all in one transaction.
     pub(super) fn apply(&self, steps: &[Step]) -> Result<(), KernelError> {
-        let failed = |error| KernelError::Refused {
-            action: format!("change nftables table {}", self.table),
-            source: io::Error::other(error),
-        };
-        let mut requests = Vec::new();
-        for step in steps {
-            requests.extend(self.requests(step).map_err(failed)?);
+        let mut done = self.commit(steps);
+        for _ in 1..LOOKS {
+            if self.has_destroy || !done.as_ref().is_err_and(is_of_the_absent) {
+                break;
+            }
+            done = self.commit(steps);
         }
-        match self.writer.commit(requests) {
+        match done {
             // Where the table is absent, so is all that was in it.
             Err(_) if steps.iter().all(|step| matches!(step, Step::Delete(_))) && self.is_absent() => Ok(()),
-            done => done.map_err(failed),
+            done => done.map_err(|error| KernelError::Refused {
+                action: format!("change nftables table {}", self.table),
+                source: io::Error::other(error),
+            }),
         }
+    }
+
+    fn commit(&self, steps: &[Step]) -> Result<(), NetlinkError> {
+        let mut requests = Vec::new();
+        for step in steps {
+            requests.extend(self.requests(step)?);
+        }
+        self.writer.commit(requests)
     }
 
     fn is_absent(&self) -> bool {
@@ -96,10 +108,13 @@ impl Ruleset {
                 requests.extend(self.with(key, object));
                 requests
             }
-            Step::Delete(key) => elements::of(key, &Object::Set)
-                .into_iter()
-                .flat_map(|(set, element)| self.without(set, element))
-                .collect(),
+            Step::Delete(key) => {
+                let mut requests = Vec::new();
+                for (set, element) in elements::of(key, &Object::Set) {
+                    requests.extend(self.without(set, element)?);
+                }
+                requests
+            }
         })
     }
 
@@ -108,15 +123,26 @@ impl Ruleset {
         elements.flat_map(|(set, element)| nft::elements(Family::Inet, &self.table, set, &[element])).collect()
     }
 
-    /// Takes an element away, present or not. A kernel that cannot say so adds it first, in the same transaction.
-    fn without(&self, set: &str, element: Element) -> Vec<Request> {
+    /// Takes an element away, present or not. A kernel that cannot say so adds that of a set first, in the same transaction;
+    /// that of a map cannot be added without its value, and is looked for.
+    fn without(&self, set: &str, element: Element) -> Result<Vec<Request>, NetlinkError> {
         let list = [element];
         if self.has_destroy {
-            return nft::destroy_elements(Family::Inet, &self.table, set, &list);
+            return Ok(nft::destroy_elements(Family::Inet, &self.table, set, &list));
         }
-        let mut requests = nft::elements(Family::Inet, &self.table, set, &list);
+        let mut requests = Vec::new();
+        if !skeleton::is_map(set) {
+            requests = nft::elements(Family::Inet, &self.table, set, &list);
+        } else if !self.has(set, &list[0])? {
+            return Ok(requests);
+        }
         requests.extend(nft::delete_elements(Family::Inet, &self.table, set, &list));
-        requests
+        Ok(requests)
+    }
+
+    fn has(&self, set: &str, element: &Element) -> Result<bool, NetlinkError> {
+        let request = nft::get_element(Family::Inet, &self.table, set, element);
+        found(self.reader().read_netfilter(&request, true))
     }
 
     /// What stands there goes in the same transaction, so that no packet meets neither the old nor the new.
@@ -140,17 +166,15 @@ impl Ruleset {
     /// Drops connections from conntrack. None to drop is success, and so is a kernel that cannot.
     pub(super) fn forget(&self, requests: &[Request]) -> Result<(), KernelError> {
         let mut reader = self.reader();
-        for request in requests {
-            match reader.command(request) {
-                Ok(()) => {}
-                Err(NetlinkError::Refused { source, .. }) if is_passed_over(&source) => {}
-                Err(error) => {
-                    let source = io::Error::other(error);
-                    return Err(KernelError::Refused { action: "drop connections from conntrack".to_owned(), source });
-                }
-            }
-        }
-        Ok(())
+        requests.iter().try_for_each(|request| forget(&mut reader, request)).map_err(|error| KernelError::Refused {
+            action: "drop connections from conntrack".to_owned(),
+            source: io::Error::other(error),
+        })
+    }
+
+    /// Who takes parts of the tables away. `None` where nobody but netd can.
+    pub(super) fn changes(&self) -> io::Result<Option<nft::Changes>> {
+        if self.flags == 0 { nft::Changes::open(&self.table).map(Some) } else { Ok(None) }
     }
 
     /// Our objects in the kernel. Where the skeleton is not the one desired, its elements do not count: they go with it.
@@ -207,18 +231,41 @@ pub(super) fn is_ours(step: &Step) -> bool {
     }
 }
 
-/// There was none, or the kernel is too old to delete by a filter: an address that could never be given again
-/// would be worse than a connection that is remembered until it times out.
-fn is_passed_over(refusal: &io::Error) -> bool {
-    matches!(refusal.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::EOPNOTSUPP))
+/// A kernel that does not drop by a filter is asked for the connections, and told each.
+fn forget(socket: &mut Socket, request: &Request) -> Result<(), NetlinkError> {
+    match socket.command(request) {
+        Err(NetlinkError::Refused { source, .. }) if is_no_filter(&source) => {
+            let bodies = match socket.read_netfilter(&conntrack::list(request), false) {
+                // An address that could never be given again would be worse than a connection that is remembered until it
+                // times out.
+                Err(NetlinkError::Refused { source, .. }) if is_no_filter(&source) => return Ok(()),
+                listed => listed?,
+            };
+            let each = bodies.iter().filter_map(|body| conntrack::forget_one(request, body));
+            each.into_iter().try_for_each(|one| found(socket.command(&one)).map(drop))
+        }
+        done => found(done).map(drop),
+    }
+}
+
+fn is_no_filter(refusal: &io::Error) -> bool {
+    matches!(refusal.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
 }
 
 fn exists(reader: &mut Socket, family: Family, table: &str) -> Result<bool, NetlinkError> {
-    match reader.read_netfilter(&nft::get_table(family, table), true) {
+    found(reader.read_netfilter(&nft::get_table(family, table), true))
+}
+
+fn found<T>(answer: Result<T, NetlinkError>) -> Result<bool, NetlinkError> {
+    match answer {
         Ok(_) => Ok(true),
-        Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) if is_of_the_absent(&error) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+fn is_of_the_absent(error: &NetlinkError) -> bool {
+    matches!(error, NetlinkError::Refused { source, .. } if source.raw_os_error() == Some(libc::ENOENT))
 }
 
 fn adopt(writer: &mut Socket, family: Family, table: &str, flags: u32) -> io::Result<()> {

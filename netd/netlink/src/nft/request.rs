@@ -205,6 +205,13 @@ pub fn get_elements(family: Family, table: &str, set: &str) -> Request {
     request(GET_ELEMENT, 0, family, Attributes::new().text(1, table).text(2, set))
 }
 
+/// Asks for one element, by its key. An absent one is a refusal (`ENOENT`).
+#[must_use]
+pub fn get_element(family: Family, table: &str, set: &str, element: &Element) -> Request {
+    let list = Attributes::new().nested(1, &Attributes::new().nested(1, &Attributes::new().bytes(1, &element.key)));
+    request(GET_ELEMENT, 0, family, Attributes::new().text(1, table).text(2, set).nested(3, &list))
+}
+
 /// The elements that one message of the answer to [`get_elements`] lists. `body` follows the netfilter header.
 #[must_use]
 pub fn read_element(body: &[u8]) -> Vec<Element> {

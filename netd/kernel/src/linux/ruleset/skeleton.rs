@@ -45,6 +45,10 @@ pub(super) const SETS: [Set; 12] = [
     Set { name: HOST_PORTS[1], key: ((IPV6 << 6 | PROTOCOL) << 6 | SERVICE, 24), data: Some(TARGET6) },
 ];
 
+pub(super) fn is_map(set: &str) -> bool {
+    SETS.iter().any(|one| one.name == set && one.data.is_some())
+}
+
 const PREROUTING: Chain = Chain { name: "prerouting", kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -100 };
 const OUTPUT: Chain = Chain { name: "output", kind: ChainKind::Nat, hook: Hook::Output, priority: -100 };
 const POSTROUTING: Chain = Chain { name: "postrouting", kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100 };
