@@ -60,6 +60,18 @@ pub struct Outcome {
 }
 
 impl Guest {
+    /// Every guest.
+    pub const ALL: [Self; 2] = [Self::UserMode, Self::Debian];
+
+    /// Its name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UserMode => "user-mode",
+            Self::Debian => "debian",
+        }
+    }
+
     /// Runs a shell script as root of the guest, in at most `limit`, boot included.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ const fn all(folder: &'static str, target: &'static str) -> Trial {
 fn netd_keeps_its_contract_on_the_kernel_of_debian() {
     let trials = [
         all("netd/netlink", "kernel"),
-        all("netd/kernel", "contract"),
+        Trial { folder: "netd/kernel", target: "contract", arguments: &["linux::"] },
         all("netd/kernel", "ruleset"),
         all("netd/kernel", "linux"),
         all("netd/kernel", "neighbours"),

@@ -1,9 +1,10 @@
-//! The one door to building and testing: `cargo xtask {demo, parts, test, crash, fuzz, bench, tidy, packaging, ci, dist}`. A
-//! laptop and CI run the same.
+//! The one door to building and testing: `cargo xtask {demo, parts, test, crash, fuzz, bench, guest, tidy, packaging, ci,
+//! dist}`. A laptop and CI run the same.
 
 mod bench;
 mod demo;
 mod dist;
+mod guest;
 mod hard;
 mod packaging;
 mod parts;
@@ -14,7 +15,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask {demo | parts | test | crash | fuzz | bench | tidy | packaging | ci | dist}\n  demo       a node with containerd and netd, shown and taken away\n  parts      what tests and demo need: installs and builds it, once\n  test       all tests\n  crash      [--kills N] kills netd under load, 200 times\n  fuzz       [--runs N] [--seed S] [TARGET...] hostile input for every reader\n  bench      attach [--quick] what an attach costs, in target/bench\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
+const USAGE: &str = "usage: cargo xtask {demo | parts | test | crash | fuzz | bench | guest | tidy | packaging | ci | dist}\n  demo       a node with containerd and netd, shown and taken away\n  parts      what tests and demo need: installs and builds it, once\n  test       all tests\n  crash      [--kills N] kills netd under load, 200 times\n  fuzz       [--runs N] [--seed S] [TARGET...] hostile input for every reader\n  bench      attach [--quick] what an attach costs, in target/bench\n  guest      KERNEL COMMAND... a command in another kernel\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         "ci" => ci(),
         "dist" => dist::run(),
         "bench" => bench::run(&arguments),
+        "guest" => guest::run(&arguments),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match done {

@@ -17,7 +17,9 @@ pub(crate) fn run() -> Result<()> {
     part(parts::runc)?;
     part(parts::cni_plugins)?;
     part(parts::clients)?;
-    part(parts::images)
+    part(parts::images)?;
+    part(parts::user_mode_linux)?;
+    part(parts::debian_kernel)
 }
 
 fn part(make: impl FnOnce() -> Result<PathBuf>) -> Result<()> {
