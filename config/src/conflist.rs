@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-pub use network::{Network, Plugin};
+pub use network::{Mode, Network, Plugin};
 
 use crate::arguments::Arguments;
 use crate::error::ConfigErrors;

@@ -28,6 +28,14 @@ impl Ipam {
             Self::Static(fixed) => &fixed.routes,
         }
     }
+
+    pub(crate) fn subnets(&self) -> Vec<IpNet> {
+        match self {
+            Self::None => Vec::new(),
+            Self::HostLocal(host_local) => host_local.subnets(),
+            Self::Static(fixed) => fixed.subnets(),
+        }
+    }
 }
 
 /// The `host-local` plugin's settings.
@@ -43,6 +51,12 @@ pub struct HostLocal {
     pub requested: Vec<IpAddr>,
 }
 
+impl HostLocal {
+    pub(crate) fn subnets(&self) -> Vec<IpNet> {
+        self.range_sets.iter().flatten().map(|range| range.subnet).collect()
+    }
+}
+
 /// The `static` plugin's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticIpam {
@@ -50,6 +64,12 @@ pub struct StaticIpam {
     pub addresses: Vec<(IpNet, Option<IpAddr>)>,
     /// Copied to the result.
     pub routes: Vec<Route>,
+}
+
+impl StaticIpam {
+    pub(crate) fn subnets(&self) -> Vec<IpNet> {
+        self.addresses.iter().map(|(address, _)| address.trunc()).collect()
+    }
 }
 
 /// A range of addresses, both ends included.

@@ -18,6 +18,10 @@ impl Mistakes {
         self.0.borrow_mut().push(Mistake { path: path.to_owned(), message: message.into(), code });
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     pub(crate) fn take(&self) -> Vec<Mistake> {
         self.0.take()
     }

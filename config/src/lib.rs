@@ -20,12 +20,12 @@ mod result;
 mod stanza;
 mod version;
 
-pub use conflist::{Conflist, Folders, Network, Plugin, PluginFile};
+pub use conflist::{Conflist, Folders, Mode, Network, Plugin, PluginFile};
 pub use document::Document;
 pub use error::{ConfigErrors, Mistake};
 pub use ipam::{HostLocal, Ipam, Range, Route, StaticIpam};
 pub use name::{ContainerId, LinkName, NameError, NetworkName};
 pub use node::{Namespace, Namespaces, NodeConfig, Quarantine};
 pub use result::{CniResult, Dns, ResultInterface, ResultIp};
-pub use stanza::{Bridge, Firewall, IngressPolicy, PortMapping, Portmap, Protocol, Stanza, Tuning};
+pub use stanza::{Bridge, Firewall, IngressPolicy, PortMapping, Portmap, Protocol, Ptp, Stanza, Tuning};
 pub use version::CniVersion;

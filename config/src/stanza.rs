@@ -17,6 +17,8 @@ use crate::result::{Dns, dns};
 pub enum Stanza {
     /// `bridge`, and netd's own name for it, `netd`.
     Bridge(Box<Bridge>),
+    /// `ptp`.
+    Ptp(Box<Ptp>),
     /// `loopback`.
     Loopback,
     /// `host-local` called by itself.
@@ -62,6 +64,25 @@ pub struct Bridge {
     /// MAC of the sandbox end.
     pub mac: Option<[u8; 6]>,
     /// Addresses.
+    pub ipam: Ipam,
+    /// Overrides IPAM's.
+    pub dns: Option<Dns>,
+    /// Published ports (netd's own extension: in the reference only `portmap` takes them).
+    pub ports: Vec<PortMapping>,
+    /// Who may come in (netd's own extension: in the reference only `firewall` takes it).
+    pub ingress_policy: IngressPolicy,
+}
+
+/// The `ptp` plugin's settings: a sandbox on a link of its own, reached by a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ptp {
+    /// What leaves the routed sandboxes takes the node's address.
+    pub ip_masq: bool,
+    /// Octets; `None` keeps the kernel's default.
+    pub mtu: Option<u32>,
+    /// MAC of the sandbox end (netd's own extension: the reference lets the kernel choose).
+    pub mac: Option<[u8; 6]>,
+    /// Addresses, each with a gateway.
     pub ipam: Ipam,
     /// Overrides IPAM's.
     pub dns: Option<Dns>,
@@ -173,12 +194,11 @@ impl Tuning {
     }
 }
 
-const EXECUTED: [&str; 9] =
-    ["bridge", "netd", "loopback", "host-local", "static", "portmap", "firewall", "isolation", "tuning"];
+const EXECUTED: [&str; 10] =
+    ["bridge", "netd", "ptp", "loopback", "host-local", "static", "portmap", "firewall", "isolation", "tuning"];
 
 /// Official types, and two that netd is to run itself although they are not.
-const NOT_YET: [&str; 13] = [
-    "ptp",
+const NOT_YET: [&str; 12] = [
     "macvlan",
     "ipvlan",
     "vlan",
@@ -205,6 +225,7 @@ pub(crate) fn is_known(kind: &str) -> bool {
 pub(crate) fn parse(kind: &str, root: &Object<'_>, arguments: &Arguments) -> Option<Stanza> {
     Some(match kind {
         "bridge" | "netd" => Stanza::Bridge(Box::new(bridge(root, arguments)?)),
+        "ptp" => Stanza::Ptp(Box::new(ptp(root, arguments)?)),
         "loopback" => Stanza::Loopback,
         "host-local" | "static" => match ipam::parse(root, arguments) {
             Ipam::HostLocal(ipam) => Stanza::HostLocal(ipam),
@@ -261,11 +282,44 @@ fn bridge(root: &Object<'_>, arguments: &Arguments) -> Option<Bridge> {
         mtu: root.number("mtu").filter(|mtu| *mtu != 0),
         mac: mac(root, arguments),
         ipam: ipam::parse(root, arguments),
-        dns: root.object("dns").map(|object| dns(&object)).filter(|dns| *dns != Dns::default()),
+        dns: own_dns(root),
         ports: ports(root),
         ingress_policy: ingress_policy(root),
         bridge: bridge?,
     })
+}
+
+fn ptp(root: &Object<'_>, arguments: &Arguments) -> Option<Ptp> {
+    let before = root.mistakes.count();
+    let ipam = ipam::parse(root, arguments);
+    match &ipam {
+        // What is wrong in the section has been said.
+        Ipam::None if root.mistakes.count() > before => return None,
+        Ipam::None => {
+            root.wrong("ipam", "missing; a routed sandbox needs an address: use \"host-local\" or \"static\"");
+            return None;
+        }
+        Ipam::HostLocal(_) => {}
+        Ipam::Static(fixed) => {
+            fixed.addresses.iter().filter(|(_, gateway)| gateway.is_none()).for_each(|(address, _)| {
+                let message = format!("{address} has no gateway, and a routed sandbox reaches all by it; name one");
+                root.wrong("ipam.addresses", message);
+            })
+        }
+    }
+    Some(Ptp {
+        ip_masq: root.flag("ipMasq"),
+        mtu: root.number("mtu").filter(|mtu| *mtu != 0),
+        mac: mac(root, arguments),
+        ipam,
+        dns: own_dns(root),
+        ports: ports(root),
+        ingress_policy: ingress_policy(root),
+    })
+}
+
+fn own_dns(root: &Object<'_>) -> Option<Dns> {
+    root.object("dns").map(|object| dns(&object)).filter(|dns| *dns != Dns::default())
 }
 
 /// `runtimeConfig.mac`, else `args.cni.mac`, else `MAC` of `CNI_ARGS`.

@@ -183,7 +183,8 @@ const TUNING: Table = &[
 pub(super) fn plugin(kind: &str) -> Option<Table> {
     Some(match kind {
         "bridge" | "netd" => BRIDGE,
-        "ptp" => &[("ipMasq", Flag), ("ipMasqBackend", Text), ("mtu", Number)],
+        // `ingressPolicy` is netd's own: in the reference only `firewall` takes it.
+        "ptp" => &[("ipMasq", Flag), ("ipMasqBackend", Text), ("mtu", Number), ("ingressPolicy", Text)],
         "macvlan" => &[
             ("master", Text),
             ("mode", Text),

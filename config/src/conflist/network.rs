@@ -1,11 +1,11 @@
 //! A network as its file describes it, right by construction. Who is attached to it is netd's business.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value};
 
-use crate::ipam::Ipam;
 use crate::name::{LinkName, NetworkName};
 use crate::stanza::Stanza;
 use crate::version::CniVersion;
@@ -43,6 +43,24 @@ pub struct Plugin {
     pub(super) entry: Map<String, Value>,
 }
 
+/// How sandboxes are wired to the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By a port of a bridge.
+    Bridge,
+    /// By a link of their own and a route.
+    Routed,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bridge => "bridge",
+            Self::Routed => "routed",
+        })
+    }
+}
+
 impl Network {
     /// What libcni sends to each plugin on standard input when the caller has no capability arguments and nothing was
     /// attached before: the plugin's entry with the network's name and version. Keys are sorted, as Go sorts them.
@@ -66,6 +84,23 @@ impl Network {
     pub fn bridge(&self) -> Option<&LinkName> {
         self.plugins.iter().find_map(|plugin| match &plugin.stanza {
             Stanza::Bridge(bridge) => Some(&bridge.bridge),
+            Stanza::Ptp(_)
+            | Stanza::Loopback
+            | Stanza::HostLocal(_)
+            | Stanza::Static(_)
+            | Stanza::Portmap(_)
+            | Stanza::Firewall(_)
+            | Stanza::Tuning(_)
+            | Stanza::NotYet { .. } => None,
+        })
+    }
+
+    /// How its sandboxes are wired.
+    #[must_use]
+    pub fn mode(&self) -> Option<Mode> {
+        self.plugins.iter().find_map(|plugin| match &plugin.stanza {
+            Stanza::Bridge(_) => Some(Mode::Bridge),
+            Stanza::Ptp(_) => Some(Mode::Routed),
             Stanza::Loopback
             | Stanza::HostLocal(_)
             | Stanza::Static(_)
@@ -92,13 +127,10 @@ impl Network {
 impl Stanza {
     fn subnets(&self) -> Vec<IpNet> {
         match self {
-            Self::Bridge(bridge) => match &bridge.ipam {
-                Ipam::None => Vec::new(),
-                Ipam::HostLocal(ipam) => ipam.range_sets.iter().flatten().map(|range| range.subnet).collect(),
-                Ipam::Static(ipam) => ipam.addresses.iter().map(|(address, _)| address.trunc()).collect(),
-            },
-            Self::HostLocal(ipam) => ipam.range_sets.iter().flatten().map(|range| range.subnet).collect(),
-            Self::Static(ipam) => ipam.addresses.iter().map(|(address, _)| address.trunc()).collect(),
+            Self::Bridge(bridge) => bridge.ipam.subnets(),
+            Self::Ptp(ptp) => ptp.ipam.subnets(),
+            Self::HostLocal(ipam) => ipam.subnets(),
+            Self::Static(ipam) => ipam.subnets(),
             Self::Loopback | Self::Portmap(_) | Self::Firewall(_) | Self::Tuning(_) | Self::NotYet { .. } => Vec::new(),
         }
     }
