@@ -72,6 +72,7 @@ impl FakeKernel {
             (Key::Veth(_), Object::Veth(veth)) => veth.peer.0 != id,
             _ => true,
         });
+        state.close_ways();
         state.fit_bridges();
     }
 
@@ -131,26 +132,29 @@ impl Kernel for FakeKernel {
     fn attached(
         &self,
         host_link: &LinkName,
-        bridge: &LinkName,
+        bridge: Option<&LinkName>,
         interface: &LinkName,
         sandbox: &Sandbox,
     ) -> Result<LinkFacts, KernelError> {
         let state = self.state();
         let find = |key: Key| state.objects.get(&key).ok_or_else(|| KernelError::NotFound(format!("{key:?}")));
-        find(Key::Bridge(bridge.clone()))?;
+        if let Some(bridge) = bridge {
+            find(Key::Bridge(bridge.clone()))?;
+        }
         let (Object::Veth(veth), Object::Interface(inside)) =
             (find(Key::Veth(host_link.clone()))?, find(Key::Interface(sandbox.id, interface.clone()))?)
         else {
             return Err(KernelError::NotFound(format!("link {host_link}")));
         };
-        if veth.bridge.as_ref() != Some(bridge) {
-            return Err(KernelError::NotFound(format!("port {host_link} of bridge {bridge}")));
+        if veth.bridge.as_ref() != bridge {
+            return Err(KernelError::NotFound(format!("link {host_link} at bridge {bridge:?}")));
         }
         let mac = |last: u64| [2, 0, 0, 0, 0, u8::try_from(last & 0xff).unwrap_or_default()];
         let text = |mac: [u8; 6]| mac.map(|octet| format!("{octet:02x}")).join(":");
         let own = inside.settings.mac.or(veth.peer_mac).unwrap_or_else(|| mac(sandbox.id.0));
         let mtu = inside.settings.mtu.or(veth.mtu).unwrap_or(MTU);
-        Ok(LinkFacts { mac: text(own), host_mac: text(mac(1)), bridge_mac: text(mac(2)), mtu })
+        let bridge_mac = bridge.map(|_| text(mac(2))).unwrap_or_default();
+        Ok(LinkFacts { mac: text(own), host_mac: text(mac(1)), bridge_mac, mtu })
     }
 }
 
@@ -160,7 +164,9 @@ fn readable(object: &Object) -> Object {
         Object::Veth(veth) => Object::Veth(Veth { peer_mac: None, mtu: veth.mtu.or(Some(MTU)), ..veth.clone() }),
         Object::Bridge(bridge) => Object::Bridge(Bridge { mtu: bridge.mtu.or(Some(MTU)), ..bridge.clone() }),
         Object::Interface(interface) => Object::Interface(with_addresses(interface.addresses.clone())),
-        Object::Ruleset(_) | Object::Forwarding { .. } | Object::Set | Object::Target(_) => object.clone(),
+        Object::Ruleset(_) | Object::Forwarding { .. } | Object::Set | Object::Via(_) | Object::Target(_) => {
+            object.clone()
+        }
     }
 }
 
@@ -192,6 +198,13 @@ impl State {
             Step::Replace(key @ Key::Interface(..), Object::Interface(interface)) => {
                 self.interface(key, interface, sandbox, false)
             }
+            Step::Create(key @ Key::Gateway(link, _), Object::Set)
+            | Step::Replace(key @ Key::Gateway(link, _), Object::Set) => self.beside(link, key, &Object::Set),
+            Step::Create(key @ Key::Way(address), object @ Object::Via(link)) => match self.objects.get(key) {
+                Some(found) if found != object => Err(KernelError::Exists(format!("a route to {address}"))),
+                _ => self.beside(link, key, object),
+            },
+            Step::Replace(key @ Key::Way(_), object @ Object::Via(link)) => self.beside(link, key, object),
             Step::Create(key, object) if is_element(key) => match self.objects.get(key) {
                 Some(found) if found != object => Err(KernelError::Exists(format!("{key:?}"))),
                 _ => self.element(key, object),
@@ -256,6 +269,37 @@ impl State {
         self.needs_ruleset()?;
         self.objects.insert(key.clone(), object.clone());
         Ok(())
+    }
+
+    /// What stands on a host end, or leads by it.
+    fn beside(&mut self, link: &LinkName, key: &Key, object: &Object) -> Result<(), KernelError> {
+        if !self.objects.contains_key(&Key::Veth(link.clone())) {
+            return Err(KernelError::NotFound(format!("link {link}")));
+        }
+        self.objects.insert(key.clone(), object.clone());
+        Ok(())
+    }
+
+    /// Gateways and ways go with their links.
+    fn close_ways(&mut self) {
+        let veths: BTreeSet<LinkName> = self
+            .objects
+            .keys()
+            .filter_map(|key| if let Key::Veth(name) = key { Some(name.clone()) } else { None })
+            .collect();
+        self.objects.retain(|key, object| match (key, &*object) {
+            (Key::Gateway(link, _), _) | (Key::Way(_), Object::Via(link)) => veths.contains(link),
+            _ => true,
+        });
+    }
+
+    /// IPv4 routes die with the last IPv4 address of a link (`fib_inetaddr_event`, net/ipv4/fib_frontend.c).
+    fn disable_ipv4(&mut self, link: &LinkName) {
+        let is_left = |key: &Key| matches!(key, Key::Gateway(on, address) if on == link && address.is_ipv4());
+        if !self.objects.keys().any(is_left) {
+            let dies = |key: &Key, object: &Object| matches!((key, object), (Key::Way(to), Object::Via(by)) if to.is_ipv4() && by == link);
+            self.objects.retain(|key, object| !dies(key, object));
+        }
     }
 
     fn needs_ruleset(&self) -> Result<(), KernelError> {
@@ -370,6 +414,7 @@ impl State {
             Key::Veth(_) => {
                 if let Some(Object::Veth(veth)) = self.objects.remove(key) {
                     self.objects.remove(&Key::Interface(veth.peer.0, veth.peer.1));
+                    self.close_ways();
                     self.fit_bridges();
                 }
             }
@@ -378,8 +423,14 @@ impl State {
                 self.ports.remove(name);
                 self.objects.values_mut().for_each(|object| orphan(object, name));
             }
-            Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) => {
+            Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) | Key::Way(_) => {
                 self.objects.remove(key);
+            }
+            Key::Gateway(link, address) => {
+                self.objects.remove(key);
+                if address.is_ipv4() {
+                    self.disable_ipv4(link);
+                }
             }
         }
     }

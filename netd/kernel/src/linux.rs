@@ -6,6 +6,7 @@ mod messages;
 mod namespace;
 mod observe;
 mod ruleset;
+mod way;
 
 use std::fs;
 use std::io;
@@ -241,7 +242,8 @@ impl Kernel for LinuxKernel {
         let mut number = 0;
         for run in steps.chunk_by(goes_with) {
             let done = match run {
-                [step] if !ruleset::is_ours(step) => self.take(step, sandbox),
+                [step] if !ruleset::is_ours(step) && !way::is_ours(step) => self.take(step, sandbox),
+                run if run.iter().all(way::is_ours) => way::apply(&mut self.socket(), run),
                 run if run.iter().all(ruleset::is_ours) => {
                     self.ruleset.apply(run).and_then(|()| run.iter().try_for_each(switch_forwarding))
                 }
@@ -280,7 +282,7 @@ impl Kernel for LinuxKernel {
     fn attached(
         &self,
         host_link: &LinkName,
-        bridge: &LinkName,
+        bridge: Option<&LinkName>,
         interface: &LinkName,
         sandbox: &Sandbox,
     ) -> Result<LinkFacts, KernelError> {
@@ -288,11 +290,19 @@ impl Kernel for LinuxKernel {
         let mut here = |name: &LinkName| {
             socket.fetch(messages::by_name(name)).map_err(|_| KernelError::NotFound(format!("link {name}")))
         };
-        let (port, controller) = (here(host_link)?, here(bridge)?);
-        if !observe::is_port(&port, &controller) {
-            return Err(KernelError::NotFound(format!("port {host_link} of bridge {bridge}")));
+        let host_end = here(host_link)?;
+        let mut bridge_mac = String::new();
+        if bridge.is_none() && observe::has_controller(&host_end) {
+            return Err(KernelError::NotFound(format!("link {host_link} outside of bridges")));
         }
-        let (host_mac, bridge_mac) = (observe::mac(&port), observe::mac(&controller));
+        if let Some(bridge) = bridge {
+            let controller = here(bridge)?;
+            if !observe::is_port(&host_end, &controller) {
+                return Err(KernelError::NotFound(format!("port {host_link} of bridge {bridge}")));
+            }
+            bridge_mac = observe::mac(&controller);
+        }
+        let host_mac = observe::mac(&host_end);
         let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
         let link = inside.socket().fetch(messages::by_name(interface));
         let link = link.map_err(|_| KernelError::NotFound(format!("interface {interface}")))?;
@@ -327,10 +337,10 @@ fn bridge_sysctls(name: &LinkName) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Steps that are taken as one: the ruleset's in a transaction, deletions of links at the price of one.
+/// Steps that are taken as one: the ruleset's in a transaction, ways with one send, deletions of links at the price of one.
 fn goes_with(one: &Step, next: &Step) -> bool {
-    let deletes = |step: &Step| matches!(step, Step::Delete(Key::Veth(_)));
-    (ruleset::is_ours(one) && ruleset::is_ours(next)) || (deletes(one) && deletes(next))
+    let deletes: fn(&Step) -> bool = |step| matches!(step, Step::Delete(Key::Veth(_)));
+    [ruleset::is_ours, way::is_ours, deletes].iter().any(|is| is(one) && is(next))
 }
 
 /// The switch decides whether it is on, the guard's element (if it was seen) whether it is guarded.

@@ -23,14 +23,20 @@ pub enum Key {
     Forwarding(Family),
     /// The ruleset knows the bridge as ours.
     Admitted(LinkName),
-    /// Sandboxes of other fenced bridges do not reach the bridge's (`ingressPolicy` `same-bridge` and `isolated`).
+    /// Sandboxes of other fenced bridges and routed links do not reach those of this one (`ingressPolicy` `same-bridge` and
+    /// `isolated`).
     Fenced(LinkName),
-    /// What this address sends beyond its own bridge takes the node's address.
+    /// What this address sends beyond its own bridge, or routed links, takes the node's address.
     Masquerade(IpAddr, LinkName),
     /// A port of the node that leads to a sandbox.
     Published(Publication),
     /// The host end of a veth pair. Deleting it removes the sandbox end too, so only the host end is an object.
     Veth(LinkName),
+    /// A gateway address, alone in its prefix, on the host end of a routed veth. It goes with the veth.
+    Gateway(LinkName, IpAddr),
+    /// The route to a routed sandbox's address, by our protocol number. It is the door of a routed veth: what the sandbox
+    /// sends passes only while a route leads back. It goes with the veth.
+    Way(IpAddr),
     /// The sandbox end: addresses, routes, link up. Last, so that everything stands before the first packet.
     Interface(NetnsId, LinkName),
 }
@@ -73,6 +79,8 @@ pub enum Object {
     },
     /// It is so; there is no more to say.
     Set,
+    /// The host end that a way leads by.
+    Via(LinkName),
     /// Where a published port leads.
     Target(SocketAddr),
     /// See [`Bridge`].
@@ -97,7 +105,7 @@ pub struct Bridge {
 /// A veth pair seen from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Veth {
-    /// The bridge it is a port of.
+    /// The bridge it is a port of; `None`: it is routed.
     pub bridge: Option<LinkName>,
     /// The namespace and name of the sandbox end.
     pub peer: (NetnsId, LinkName),
@@ -109,7 +117,7 @@ pub struct Veth {
     pub hairpin: bool,
     /// Bridge port flag: no frames between two isolated ports.
     pub isolated: bool,
-    /// Whether it passes packets; one that is draining or in quarantine does not.
+    /// Whether it passes packets; one that is draining or in quarantine does not. A routed veth cannot be closed, only down.
     pub port: Port,
 }
 
@@ -128,7 +136,7 @@ pub enum Port {
 /// The sandbox end of a veth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
-    /// Addresses with their prefix.
+    /// Addresses with their prefix. The kernel makes a route for each prefix that `routes` does not name.
     pub addresses: Vec<IpNet>,
     /// Routes, in the order to add them.
     pub routes: Vec<Route>,
@@ -162,6 +170,9 @@ pub struct Route {
     pub destination: IpNet,
     /// Next hop; `None` is a route on the link.
     pub gateway: Option<IpAddr>,
+    /// The sender's address, where there is a choice.
+    #[serde(default)]
+    pub source: Option<IpAddr>,
 }
 
 /// All objects of a node, or of a part of it.

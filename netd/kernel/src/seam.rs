@@ -22,7 +22,7 @@ pub struct Sandbox {
 /// What to observe.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope<'a> {
-    /// All of ours in the node's namespace: bridges, ruleset, forwarding, veths.
+    /// All of ours in the node's namespace: bridges, ruleset, forwarding, veths, ways.
     Node,
     /// Forwarding alone; cheap.
     Forwarding,
@@ -37,7 +37,7 @@ pub struct LinkFacts {
     pub mac: String,
     /// MAC of the host end.
     pub host_mac: String,
-    /// MAC of the bridge.
+    /// MAC of the bridge; empty where there is none.
     pub bridge_mac: String,
     /// Octets, of the sandbox end.
     pub mtu: u32,
@@ -129,14 +129,14 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
         done(self.identify(fd));
     }
 
-    /// The links of an attachment.
+    /// The links of an attachment; without `bridge`, of a routed one.
     ///
     /// # Errors
     /// [`KernelError::NotFound`] names the link that is not there.
     fn attached(
         &self,
         host_link: &LinkName,
-        bridge: &LinkName,
+        bridge: Option<&LinkName>,
         interface: &LinkName,
         sandbox: &Sandbox,
     ) -> Result<LinkFacts, KernelError>;

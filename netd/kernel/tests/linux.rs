@@ -87,7 +87,8 @@ fn veth(id: NetnsId, number: u8, port: Port) -> (Key, Object) {
 
 fn attachment(id: NetnsId, number: u8) -> Objects {
     let addresses = vec![format!("10.4.0.{number}/24").parse().unwrap(), format!("fd00::{number}/64").parse().unwrap()];
-    let default = Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: Some("10.4.0.1".parse().unwrap()) };
+    let default =
+        Route { destination: "0.0.0.0/0".parse().unwrap(), gateway: Some("10.4.0.1".parse().unwrap()), source: None };
     let sysctls = BTreeMap::from([("net.ipv4.conf.eth0.arp_notify".to_owned(), "1".to_owned())]);
     let interface = Object::Interface(Interface {
         addresses,

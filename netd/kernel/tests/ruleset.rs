@@ -98,6 +98,7 @@ fn nft_can_show_it() {
             "masquerade",
             "iifname @fenced oifname @fenced drop",
             "ct state established,related accept",
+            "iifname \"nd*\" fib saddr . iif oif missing drop",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

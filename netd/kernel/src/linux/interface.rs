@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use ipnet::IpNet;
 use netd_config::LinkName;
 use netd_netlink::NetlinkError;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -46,7 +47,7 @@ fn configuration(index: u32, interface: &Interface, quick: Option<[u8; 6]>, flag
     if quick.is_some() {
         batch.push((messages::link_local_generation(index, false), 0));
     }
-    batch.extend(interface.addresses.iter().map(|address| (messages::address(index, *address), flags)));
+    batch.extend(interface.addresses.iter().map(|address| (address_of(index, interface, *address), flags)));
     batch.extend([(messages::up(1), 0), (messages::settings(index, &interface.settings), 0)]);
     batch.extend(interface.routes.iter().map(|route| (messages::route(index, route), flags)));
     let required = batch.len();
@@ -56,4 +57,9 @@ fn configuration(index: u32, interface: &Interface, quick: Option<[u8; 6]>, flag
     }
     let optional = required..batch.len();
     (batch, optional)
+}
+
+fn address_of(index: u32, interface: &Interface, address: IpNet) -> RouteNetlinkMessage {
+    let is_routed = interface.routes.iter().any(|route| route.destination == address.trunc());
+    if is_routed { messages::lone_address(index, address) } else { messages::address(index, address) }
 }

@@ -8,8 +8,8 @@ use netd_config::LinkName;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
-    InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
@@ -21,6 +21,10 @@ use crate::object::{Bridge, LinkSettings, Route, Veth};
 
 /// First letters of the alias of every veth that is ours.
 pub(super) const MARK: &str = "netd:";
+
+/// The protocol number of our routes (RFC 3549, 3.1.1: from 5 on they are anybody's).
+pub(super) const OURS: RouteProtocol = RouteProtocol::Other(0x6e);
+const NESTED: u16 = 0x8000;
 
 fn link(attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut link = LinkMessage::default();
@@ -80,15 +84,22 @@ pub(super) fn veth(name: &LinkName, veth: &Veth, bridge: Option<u32>, netns: &Ow
 
 /// Our mark, with the sandbox and the interface it was made for, and the port's flags. A message of its own: the kernel
 /// passes over `IFLA_IFALIAS` when it creates a link (`rtnl_create_link`, net/core/rtnetlink.c). `has_ipv6`: the host end
-/// gets no link-local address when it goes up; nobody speaks to a bridge port.
+/// gets no link-local address when it goes up; nobody speaks to a bridge port, and to a routed one by its gateway address.
 pub(super) fn mark(name: &LinkName, veth: &Veth, has_ipv6: bool) -> Message {
     let alias = format!("{MARK}{:x}:{}", veth.peer.0.0, veth.peer.1);
     let mut attributes = vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::IfAlias(alias)];
     if veth.hairpin || veth.isolated {
         attributes.push(port_flags(veth));
     }
+    let mut families = Vec::new();
+    if veth.bridge.is_none() {
+        families.push(localnet());
+    }
     if has_ipv6 {
-        attributes.push(generation(In6AddrGenMode::None));
+        families.push(generation(In6AddrGenMode::None));
+    }
+    if !families.is_empty() {
+        attributes.push(LinkAttribute::AfSpecUnspec(families));
     }
     Message::NewLink(link(attributes))
 }
@@ -96,13 +107,21 @@ pub(super) fn mark(name: &LinkName, veth: &Veth, has_ipv6: bool) -> Message {
 /// How the kernel makes a link's link-local address: as ever, or not at all.
 pub(super) fn link_local_generation(index: u32, is_on: bool) -> Message {
     let mode = if is_on { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
-    let mut message = link(vec![generation(mode)]);
+    let mut message = link(vec![LinkAttribute::AfSpecUnspec(vec![generation(mode)])]);
     message.header.index = index;
     Message::SetLink(message)
 }
 
-fn generation(mode: In6AddrGenMode) -> LinkAttribute {
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])])
+fn generation(mode: In6AddrGenMode) -> AfSpecUnspec {
+    AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])
+}
+
+/// `route_localnet`, for published ports from 127/8, as a bridge of ours has it; without a file to open.
+fn localnet() -> AfSpecUnspec {
+    const IFLA_INET_CONF: u16 = 1;
+    const ROUTE_LOCALNET: [u8; 4] = [8, 0, 26, 0];
+    let on = [ROUTE_LOCALNET, 1_u32.to_ne_bytes()].concat();
+    AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NESTED, on))])
 }
 
 /// The link-local address that the kernel would make of a MAC (RFC 4291, appendix A), without trying it out.
@@ -146,7 +165,6 @@ fn port_flags(veth: &Veth) -> LinkAttribute {
 /// (`br_port_carrier_check`, net/bridge/br_if.c).
 pub(super) fn shut(index: u32) -> Message {
     const IFLA_PROTINFO: u16 = 12;
-    const NESTED: u16 = 0x8000;
     let state = vec![5, 0, 1, 0, 0, 0, 0, 0];
     let mut message = link(vec![LinkAttribute::Other(DefaultNla::new(IFLA_PROTINFO | NESTED, state))]);
     message.header.interface_family = AddressFamily::Bridge;
@@ -183,6 +201,19 @@ pub(super) fn settings(index: u32, settings: &LinkSettings) -> Message {
 
 /// Addresses are netd's to give: IPv6 ones skip duplicate address detection.
 pub(super) fn address(index: u32, address: IpNet) -> Message {
+    Message::NewAddress(addressed(index, address, AddressFlags::empty()))
+}
+
+/// An address that brings no route for its prefix.
+pub(super) fn lone_address(index: u32, address: IpNet) -> Message {
+    Message::NewAddress(addressed(index, address, AddressFlags::Noprefixroute))
+}
+
+pub(super) fn remove_address(index: u32, address: IpNet) -> Message {
+    Message::DelAddress(addressed(index, address, AddressFlags::empty()))
+}
+
+fn addressed(index: u32, address: IpNet, mut flags: AddressFlags) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = if address.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.prefix_len = address.prefix_len();
@@ -191,9 +222,12 @@ pub(super) fn address(index: u32, address: IpNet) -> Message {
     message.attributes = vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
     match address {
         IpNet::V4(v4) => message.attributes.push(AddressAttribute::Broadcast(v4.broadcast())),
-        IpNet::V6(_) => message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
+        IpNet::V6(_) => flags |= AddressFlags::Nodad,
     }
-    Message::NewAddress(message)
+    if !flags.is_empty() {
+        message.attributes.push(AddressAttribute::Flags(flags));
+    }
+    message
 }
 
 /// Drops what the neighbour table has of an address.
@@ -214,14 +248,52 @@ pub(super) fn route(index: u32, route: &Route) -> Message {
     message.header.protocol = RouteProtocol::Boot;
     message.header.scope = if route.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
     message.header.kind = RouteType::Unicast;
-    let target = |address: IpAddr| match address {
-        IpAddr::V4(v4) => RouteAddress::Inet(v4),
-        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-    };
     message.attributes = vec![RouteAttribute::Oif(index)];
     if route.destination.prefix_len() > 0 {
         message.attributes.push(RouteAttribute::Destination(target(route.destination.network())));
     }
     message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(target(gateway))));
+    message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(target(source))));
     Message::NewRoute(message)
+}
+
+/// The way to an address, by a host end.
+pub(super) fn way(index: u32, address: IpAddr) -> Message {
+    let mut message = to(address);
+    message.header.scope = RouteScope::Link;
+    message.header.kind = RouteType::Unicast;
+    message.attributes.push(RouteAttribute::Oif(index));
+    Message::NewRoute(message)
+}
+
+pub(super) fn remove_way(address: IpAddr) -> Message {
+    let mut message = to(address);
+    // Of whatever scope.
+    message.header.scope = RouteScope::NoWhere;
+    Message::DelRoute(message)
+}
+
+/// Our routes of a family; a kernel that does not choose sends all.
+pub(super) fn routes(family: AddressFamily) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.protocol = OURS;
+    Message::GetRoute(message)
+}
+
+fn to(address: IpAddr) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = IpNet::from(address).prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = OURS;
+    message.attributes = vec![RouteAttribute::Destination(target(address))];
+    message
+}
+
+fn target(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
 }

@@ -1,29 +1,26 @@
 //! What the kernel has, in the vocabulary of `object`. Reads only.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netd_config::LinkName;
 use netd_netlink::{NetlinkError, Socket};
-use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     BridgePortState, InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use super::messages::{MARK, by_name};
+use super::messages::{MARK, OURS, by_name, routes};
 use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Veth};
 
-/// All bridges, and the veths that carry our mark.
+/// All bridges, the veths that carry our mark with their gateways, and our ways.
 pub(super) fn node(socket: &mut Socket) -> Result<Objects, NetlinkError> {
-    let links: Vec<LinkMessage> = socket
-        .dump(&Message::GetLink(LinkMessage::default()))?
-        .into_iter()
-        .filter_map(|object| if let Message::NewLink(link) = object { Some(link) } else { None })
-        .collect();
+    let links = links(socket)?;
     let addresses = addresses(socket)?;
-    let names: BTreeMap<u32, LinkName> =
-        links.iter().filter_map(|link| Some((link.header.index, LinkName::new(name(link)?).ok()?))).collect();
+    let names = names(&links);
     let mut objects = Objects::new();
     for link in &links {
         let Some(name) = names.get(&link.header.index) else { continue };
@@ -35,10 +32,60 @@ pub(super) fn node(socket: &mut Socket) -> Result<Objects, NetlinkError> {
             };
             objects.insert(Key::Bridge(name.clone()), Object::Bridge(bridge));
         } else if let Some(veth) = veth(link, &names) {
+            let here = addresses.get(&link.header.index).into_iter().flatten();
+            let alone = here.filter(|_| veth.bridge.is_none()).filter(|one| one.prefix_len() == one.max_prefix_len());
+            objects.extend(alone.map(|one| (Key::Gateway(name.clone(), one.addr()), Object::Set)));
             objects.insert(Key::Veth(name.clone()), Object::Veth(veth));
         }
     }
+    objects.extend(ways_by(socket, &names)?);
     Ok(objects)
+}
+
+/// The ways to sandboxes' addresses: host routes by our protocol number.
+pub(super) fn ways(socket: &mut Socket) -> Result<Objects, NetlinkError> {
+    let links = links(socket)?;
+    ways_by(socket, &names(&links))
+}
+
+fn ways_by(socket: &mut Socket, names: &BTreeMap<u32, LinkName>) -> Result<Objects, NetlinkError> {
+    let mut ways = Objects::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        for object in socket.dump(&routes(family))? {
+            if let Message::NewRoute(route) = object {
+                ways.extend(way(&route, names));
+            }
+        }
+    }
+    Ok(ways)
+}
+
+fn way(route: &RouteMessage, names: &BTreeMap<u32, LinkName>) -> Option<(Key, Object)> {
+    let header = &route.header;
+    let address = route.attributes.iter().find_map(|attribute| {
+        if let RouteAttribute::Destination(RouteAddress::Inet(v4)) = attribute {
+            Some(IpAddr::from(*v4))
+        } else if let RouteAttribute::Destination(RouteAddress::Inet6(v6)) = attribute {
+            Some(IpAddr::from(*v6))
+        } else {
+            None
+        }
+    })?;
+    let is_way = header.protocol == OURS
+        && header.table == RouteHeader::RT_TABLE_MAIN
+        && header.destination_prefix_length == IpNet::from(address).prefix_len();
+    let by = |one: &RouteAttribute| if let RouteAttribute::Oif(index) = one { names.get(index).cloned() } else { None };
+    let via = route.attributes.iter().find_map(by)?;
+    is_way.then_some((Key::Way(address), Object::Via(via)))
+}
+
+fn links(socket: &mut Socket) -> Result<Vec<LinkMessage>, NetlinkError> {
+    let links = socket.dump(&Message::GetLink(LinkMessage::default()))?.into_iter();
+    Ok(links.filter_map(|object| if let Message::NewLink(link) = object { Some(link) } else { None }).collect())
+}
+
+fn names(links: &[LinkMessage]) -> BTreeMap<u32, LinkName> {
+    links.iter().filter_map(|link| Some((link.header.index, LinkName::new(name(link)?).ok()?))).collect()
 }
 
 /// The addresses of a sandbox's interface. Routes, sysctls and settings are not read back: they are empty in the answer.
@@ -64,6 +111,11 @@ pub(super) fn is_bridge(object: &Message) -> bool {
 pub(super) fn is_port(object: &Message, bridge: &Message) -> bool {
     let (Message::NewLink(link), Message::NewLink(bridge)) = (object, bridge) else { return false };
     link.attributes.contains(&LinkAttribute::Controller(bridge.header.index))
+}
+
+pub(super) fn has_controller(object: &Message) -> bool {
+    let Message::NewLink(link) = object else { return false };
+    link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)))
 }
 
 pub(super) fn mac_octets(object: &Message) -> Vec<u8> {

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! prerouting, output   address of this node . protocol . port ─▶ ports4, ports6, host_ports4, host_ports6 ─▶ dnat
-//! forward              known, dnat ─▶ accept; fenced bridge to another ─▶ drop; neither ours (where guarded) ─▶ drop
-//! postrouting          masq4, masq6, unless it stays on its own bridge (home4, home6) ─▶ masquerade
+//! raw_prerouting       from a routed link without a way back ─▶ drop
+//! forward              known, dnat ─▶ accept; fenced link to another ─▶ drop; neither ours (where guarded) ─▶ drop
+//! postrouting          masq4, masq6, unless it stays on its own bridge (home4, home6) or routed links ─▶ masquerade
 //! ```
 //!
 //! A packet is looked up in hash sets by its address, port or interface: its cost does not grow with the attachments.
@@ -227,7 +228,7 @@ pub(super) fn is_ours(step: &Step) -> bool {
         | Key::Fenced(_)
         | Key::Masquerade(..)
         | Key::Published(_) => true,
-        Key::Bridge(_) | Key::Veth(_) | Key::Interface(..) => false,
+        Key::Bridge(_) | Key::Veth(_) | Key::Gateway(..) | Key::Way(_) | Key::Interface(..) => false,
     }
 }
 

@@ -6,6 +6,7 @@ mod bench;
 mod laws {
     pub(crate) mod links;
     pub(crate) mod rules;
+    pub(crate) mod ways;
     pub(crate) mod whole;
 }
 mod objects;
@@ -49,6 +50,12 @@ laws! {
         a_replaced_ruleset_drops_elements_and_guards
         a_deleted_ruleset_takes_its_elements_along
         forwarding_is_never_switched_off_and_a_guard_stays;
+    ways:
+        gateways_and_ways_need_their_veth_and_go_with_it
+        gateways_and_ways_go_with_the_sandbox
+        a_gateway_may_stand_on_many_links_and_be_made_again
+        a_way_leads_by_one_link_and_is_moved_in_one_step
+        facts_are_told_of_a_routed_veth;
     whole:
         what_was_planned_is_observed_and_a_second_plan_is_empty
         a_death_at_any_step_then_a_new_plan_reaches_the_same_state

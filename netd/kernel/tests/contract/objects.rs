@@ -88,9 +88,31 @@ pub(crate) fn rules() -> Objects {
     ])
 }
 
-/// A node with one whole attachment.
+/// The host end of a routed pair.
+pub(crate) fn routed(id: NetnsId, number: u16) -> (Key, Object) {
+    let peer = (id, link(&format!("eth{number}")));
+    (veth_key(number), Object::Veth(Veth { bridge: None, peer, hairpin: false, ..veth_of(id) }))
+}
+
+pub(crate) fn gateway(number: u16, address: &str) -> (Key, Object) {
+    (Key::Gateway(link(&format!("nd{number}")), address.parse().unwrap()), Object::Set)
+}
+
+pub(crate) fn way(address: &str, number: u16) -> (Key, Object) {
+    (Key::Way(address.parse().unwrap()), Object::Via(link(&format!("nd{number}"))))
+}
+
+/// A routed pair with all that belongs to it on the node.
+pub(crate) fn routed_whole(id: NetnsId, number: u16) -> Objects {
+    let (v4, v6) = (format!("10.6.0.{number}"), format!("fd06::{number}"));
+    let beside = [gateway(number, "10.6.0.1"), gateway(number, "fd06::1"), way(&v4, number), way(&v6, number)];
+    [routed(id, number)].into_iter().chain(beside).collect()
+}
+
+/// A node with one whole attachment of either kind; the routed sandbox end is `eth9`.
 pub(crate) fn everything(id: NetnsId) -> Objects {
     let mut objects = rules();
     objects.extend([bridge(), veth(id, 2), interface(id, 2)]);
+    objects.extend(routed_whole(id, 9));
     objects
 }

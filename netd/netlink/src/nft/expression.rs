@@ -158,6 +158,18 @@ impl Expression {
         [Self::new("fib", &data), Self::is(scratch, &LOCAL.to_ne_bytes())]
     }
 
+    /// Goes on if no route leads back to the sender by where the packet came from (`fib saddr . iif oif missing`).
+    #[must_use]
+    pub fn no_way_back(scratch: Register) -> [Self; 2] {
+        const OUTGOING: u32 = 1;
+        const BY_SOURCE: u32 = 1;
+        const BY_INPUT: u32 = 8;
+        const PRESENT: u32 = 32;
+        let flags = BY_SOURCE | BY_INPUT | PRESENT;
+        let data = Attributes::new().number(1, scratch.number()).number(2, OUTGOING).number(3, flags);
+        [Self::new("fib", &data), Self::is(scratch, &[0])]
+    }
+
     /// Goes on if the connection has one of the bits of `status`.
     #[must_use]
     pub fn connection(status: Status, scratch: Register) -> [Self; 3] {

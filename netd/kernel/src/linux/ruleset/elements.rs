@@ -23,7 +23,13 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
         Key::Forwarding(family) if *object == (Object::Forwarding { guarded: true }) => {
             vec![(GUARDED, plain(vec![number(*family)]))]
         }
-        Key::Ruleset | Key::Forwarding(_) | Key::Bridge(_) | Key::Veth(_) | Key::Interface(..) => Vec::new(),
+        Key::Ruleset
+        | Key::Forwarding(_)
+        | Key::Bridge(_)
+        | Key::Veth(_)
+        | Key::Gateway(..)
+        | Key::Way(_)
+        | Key::Interface(..) => Vec::new(),
     }
 }
 
@@ -57,6 +63,7 @@ fn published(publication: &Publication, object: &Object) -> (&'static str, Eleme
         | Object::Ruleset(_)
         | Object::Forwarding { .. }
         | Object::Set
+        | Object::Via(_)
         | Object::Veth(_)
         | Object::Interface(_) => Vec::new(),
     };

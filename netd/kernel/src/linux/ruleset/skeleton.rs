@@ -89,14 +89,14 @@ pub(super) fn read_mark(userdata: &[u8]) -> Option<u64> {
 }
 
 pub(super) fn rule_count() -> usize {
-    rules().len() + port_rules("").len()
+    rules("").len() + port_rules("").len()
 }
 
 fn build(table: &str, link_prefix: &str, flags: u32, mark: &[u8]) -> Vec<Request> {
     let mut requests = vec![nft::table(Family::Inet, table, flags, mark)];
     requests.extend((1..).zip(SETS).map(|(id, set)| nft::set(Family::Inet, table, set, id)));
     requests.extend([RAW, PREROUTING, OUTPUT, FORWARD, POSTROUTING].map(|one| nft::chain(Family::Inet, table, one)));
-    requests.extend(rules().iter().map(|(chain, rule)| nft::rule(Family::Inet, table, chain.name, rule)));
+    requests.extend(rules(link_prefix).iter().map(|(chain, rule)| nft::rule(Family::Inet, table, chain.name, rule)));
     requests.push(nft::table(Family::Bridge, table, flags, mark));
     requests.push(nft::chain(Family::Bridge, table, PORT_IN));
     let port_rules = port_rules(link_prefix);
@@ -104,26 +104,72 @@ fn build(table: &str, link_prefix: &str, flags: u32, mark: &[u8]) -> Vec<Request
     requests
 }
 
-fn rules() -> Vec<Rule> {
-    let mut rules = vec![(RAW, no_loopback_from_a_sandbox())];
+fn rules(link_prefix: &str) -> Vec<Rule> {
+    let [bridges, routed] = [Links::Bridges, Links::Routed(link_prefix)];
+    let mut rules: Vec<Rule> = [bridges, routed].map(|links| (RAW, no_loopback_from_a_sandbox(links))).into();
+    rules.extend(from_a_routed_link(routed));
     for version in &VERSIONS {
         for chain in [PREROUTING, OUTPUT] {
             rules.push((chain, to_published(version, chain, true)));
             rules.push((chain, to_published(version, chain, false)));
         }
     }
-    rules.extend(forward());
+    rules.extend(forward(routed));
     for version in &VERSIONS {
         rules.push((POSTROUTING, published_on_its_own_bridge(version)));
-        rules.push((POSTROUTING, masquerade(version)));
+        rules.push((POSTROUTING, masquerade(version, routed)));
     }
-    rules.push((POSTROUTING, published_from_loopback()));
+    rules.extend([bridges, routed].map(|links| (POSTROUTING, published_from_loopback(links))));
     rules
 }
 
-/// 127/8 leads into our bridges only for what the node itself sends: `route_localnet` stands on them.
-fn no_loopback_from_a_sandbox() -> Vec<Expression> {
-    let mut rule = in_names(Meta::InputName, BRIDGES);
+/// Links of the node that lead to sandboxes.
+#[derive(Clone, Copy)]
+enum Links<'a> {
+    /// Those of the set [`BRIDGES`].
+    Bridges,
+    /// Host ends that are no ports: what a port receives comes by its bridge here. All our host ends begin so.
+    Routed(&'a str),
+}
+
+impl Links<'_> {
+    /// Goes on for a packet by one of them.
+    fn by(self, name: Meta) -> [Expression; 2] {
+        let load = Expression::meta(name, Register(0));
+        match self {
+            Self::Bridges => [load, Expression::in_set(BRIDGES, Register(0))],
+            Self::Routed(prefix) => [load, Expression::is(Register(0), prefix.as_bytes())],
+        }
+    }
+
+    /// Goes on for a packet by none of them.
+    fn by_none(self, name: Meta) -> [Expression; 2] {
+        let load = Expression::meta(name, Register(0));
+        match self {
+            Self::Bridges => [load, Expression::not_in_set(BRIDGES, Register(0))],
+            Self::Routed(prefix) => [load, Expression::is_not(Register(0), prefix.as_bytes())],
+        }
+    }
+}
+
+/// A sandbox sends under its own addresses only, and nothing once its way is gone; the node takes no router's word from
+/// it. Neighbours are found all the same: a solicitation may come from a link-local address, which has no way.
+fn from_a_routed_link(routed: Links<'_>) -> Vec<Rule> {
+    let discovery = |kind: u8| {
+        let mut rule = Vec::from(routed.by(Meta::InputName));
+        rule.extend(of_icmpv6(kind));
+        rule.push(Expression::verdict(Verdict::Accept));
+        (RAW, rule)
+    };
+    let mut stranger = Vec::from(routed.by(Meta::InputName));
+    stranger.extend(Expression::no_way_back(Register(0)));
+    stranger.push(Expression::verdict(Verdict::Drop));
+    vec![discovery(NEIGHBOUR_SOLICITATION), discovery(NEIGHBOUR_ADVERTISEMENT), (RAW, stranger)]
+}
+
+/// 127/8 leads into our links only for what the node itself sends: `route_localnet` stands on them.
+fn no_loopback_from_a_sandbox(links: Links<'_>) -> Vec<Expression> {
+    let mut rule = Vec::from(links.by(Meta::InputName));
     rule.extend(is_version(&VERSIONS[0]));
     rule.extend([
         Expression::network(VERSIONS[0].destination.0, 4, Register(0)),
@@ -159,7 +205,7 @@ fn to_published(version: &Version, chain: Chain, by_address: bool) -> Vec<Expres
     rule
 }
 
-fn forward() -> Vec<Rule> {
+fn forward(routed: Links<'_>) -> Vec<Rule> {
     let accept = |mut rule: Vec<Expression>, verdict| {
         rule.push(Expression::verdict(verdict));
         (FORWARD, rule)
@@ -172,8 +218,8 @@ fn forward() -> Vec<Rule> {
     let mut fenced = in_names(Meta::InputName, FENCED);
     fenced.extend(in_names(Meta::OutputName, FENCED));
     let mut guarded = vec![Expression::meta(Meta::Family, Register(0)), Expression::in_set(GUARDED, Register(0))];
-    for name in [Meta::InputName, Meta::OutputName] {
-        guarded.extend([Expression::meta(name, Register(0)), Expression::not_in_set(BRIDGES, Register(0))]);
+    for links in [Links::Bridges, routed] {
+        guarded.extend([Meta::InputName, Meta::OutputName].into_iter().flat_map(|name| links.by_none(name)));
     }
     vec![
         accept(Expression::connection(Status::Known, Register(0)).into(), Verdict::Accept),
@@ -184,7 +230,7 @@ fn forward() -> Vec<Rule> {
     ]
 }
 
-/// A sandbox that comes back to its own bridge by a published port must hear the answer from where it asked.
+/// A sandbox that comes back to its own bridge or link by a published port must hear the answer from where it asked.
 fn published_on_its_own_bridge(version: &Version) -> Vec<Expression> {
     let mut rule = is_version(version);
     rule.extend(Expression::connection(Status::DestinationChanged, Register(0)));
@@ -194,20 +240,22 @@ fn published_on_its_own_bridge(version: &Version) -> Vec<Expression> {
 }
 
 /// What the node sends from 127/8 to a published port.
-fn published_from_loopback() -> Vec<Expression> {
+fn published_from_loopback(links: Links<'_>) -> Vec<Expression> {
     let mut rule = is_version(&VERSIONS[0]);
     rule.extend([
         Expression::network(VERSIONS[0].source.0, 4, Register(0)),
         Expression::mask(Register(0), [0xff, 0, 0, 0]),
         Expression::is(Register(0), &[127, 0, 0, 0]),
     ]);
-    rule.extend(in_names(Meta::OutputName, BRIDGES));
+    rule.extend(links.by(Meta::OutputName));
     rule.push(Expression::masquerade());
     rule
 }
 
-fn masquerade(version: &Version) -> Vec<Expression> {
+/// To whom a link of its own leads, a sandbox's address is known.
+fn masquerade(version: &Version, routed: Links<'_>) -> Vec<Expression> {
     let mut rule = is_version(version);
+    rule.extend(routed.by_none(Meta::OutputName));
     rule.push(Expression::network(version.source.0, version.source.1, Register(0)));
     rule.push(Expression::in_set(MASQ[version.index], Register(0)));
     rule.extend(at_home(version));
@@ -237,23 +285,30 @@ fn is_version(version: &Version) -> Vec<Expression> {
     vec![Expression::meta(Meta::Family, Register(0)), Expression::is(Register(0), &[version.family])]
 }
 
+/// Types of ICMPv6 (RFC 4861, RFC 3810).
+const ROUTER_SOLICITATION: u8 = 133;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
+const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+const LISTENER_REPORT: u8 = 143;
+
+fn of_icmpv6(kind: u8) -> [Expression; 4] {
+    const ICMPV6: u8 = 58;
+    [
+        Expression::meta(Meta::Transport, Register(0)),
+        Expression::is(Register(0), &[ICMPV6]),
+        Expression::transport(0, 1, Register(0)),
+        Expression::is(Register(0), &[kind]),
+    ]
+}
+
 /// Multicast listener reports, router solicitations and duplicate address probes of a sandbox flood every port of its
 /// bridge, so that an attach costs the more the more ports there are. Nobody on the bridge needs them: netd gives the
 /// addresses, and the bridge floods multicast without reports.
 fn port_rules(link_prefix: &str) -> Vec<Vec<Expression>> {
-    const ICMPV6: u8 = 58;
-    const LISTENER_REPORT: u8 = 143;
-    const ROUTER_SOLICITATION: u8 = 133;
-    const NEIGHBOUR_SOLICITATION: u8 = 135;
     let of_ours = |kind: u8, unspecified: bool| {
-        let mut rule = vec![
-            Expression::meta(Meta::InputName, Register(0)),
-            Expression::is(Register(0), link_prefix.as_bytes()),
-            Expression::meta(Meta::Transport, Register(0)),
-            Expression::is(Register(0), &[ICMPV6]),
-            Expression::transport(0, 1, Register(0)),
-            Expression::is(Register(0), &[kind]),
-        ];
+        let mut rule =
+            vec![Expression::meta(Meta::InputName, Register(0)), Expression::is(Register(0), link_prefix.as_bytes())];
+        rule.extend(of_icmpv6(kind));
         if unspecified {
             rule.push(Expression::network(VERSIONS[1].source.0, 16, Register(0)));
             rule.push(Expression::is(Register(0), &[0; 16]));

@@ -196,7 +196,7 @@ pub(crate) fn facts_are_told_of_what_stands(bench: &dyn Bench) {
     let id = bench.sandbox();
     let facts = || {
         let sandbox = bench.enter(id);
-        bench.kernel().attached(&link("nd2"), &link("br0"), &link("eth0"), &sandbox)
+        bench.kernel().attached(&link("nd2"), Some(&link("br0")), &link("eth0"), &sandbox)
     };
     assert!(matches!(facts(), Err(KernelError::NotFound(_))));
     bench.apply_on_node(&create(bridge())).unwrap();

@@ -19,9 +19,7 @@ pub(crate) fn a_death_at_any_step_then_a_new_plan_reaches_the_same_state(bench: 
     let desired = everything(id);
     let steps = plan(&desired, &Objects::new()).len();
     for death in 0..=steps {
-        bench
-            .apply_on_node(&[Step::Delete(veth_key(2)), Step::Delete(bridge().0), Step::Delete(Key::Ruleset)])
-            .unwrap();
+        bench.apply_on_node(&[veth_key(9), veth_key(2), bridge().0, Key::Ruleset].map(Step::Delete)).unwrap();
         let steps = plan(&desired, &bench.observe(id));
         bench.apply(id, &steps[..death.min(steps.len())]).unwrap();
         let rest = plan(&desired, &bench.observe(id));
