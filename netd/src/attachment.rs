@@ -45,14 +45,14 @@ pub enum State {
     Attached,
 }
 
-/// The bridge wiring of an attachment.
+/// How an attachment is wired to the node: by a port of a bridge, or routed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wiring {
     /// Name of the host end; never reused within a boot.
     pub host_link: LinkName,
-    /// The bridge it is a port of.
-    pub bridge: LinkName,
-    /// Gateway addresses that the bridge carries for this attachment's network.
+    /// The bridge it is a port of; `None`: it is routed.
+    pub bridge: Option<LinkName>,
+    /// Gateway addresses that the bridge carries for this attachment's network; of a routed one, its own host end.
     pub gateways: Vec<IpNet>,
     /// Octets.
     pub mtu: Option<u32>,
@@ -71,9 +71,9 @@ pub struct Wiring {
     /// The sandbox end's link-local address is not tried out before it is used.
     #[serde(default)]
     pub quick_link_local: bool,
-    /// What is sent beyond the bridge takes the node's address.
+    /// What is sent beyond the bridge, or routed links, takes the node's address.
     pub ip_masq: bool,
-    /// The bridge is fenced off from other fenced bridges.
+    /// The bridge, or the routed link, is fenced off from others that are.
     pub fenced: bool,
     /// Settings of the sandbox end, from `tuning`.
     pub tuned: LinkSettings,
@@ -86,7 +86,7 @@ pub struct Facts {
     pub mac: String,
     /// MAC of the host end.
     pub host_mac: String,
-    /// MAC of the bridge.
+    /// MAC of the bridge; empty where there is none.
     pub bridge_mac: String,
     /// Octets.
     pub mtu: u32,

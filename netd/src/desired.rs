@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use netd_kernel::{Bridge, Family, Interface, Key, Object, Objects, Port, Veth, fixed_ruleset};
 
-use crate::attachment::{Attachment, Wiring};
+use crate::attachment::{Attachment, Lease, Wiring};
 
 /// Objects that several attachments share: ruleset, forwarding and bridges. `guarded`: families whose forwarding netd
 /// switched on.
@@ -16,10 +16,12 @@ pub fn shared(attachment: &Attachment, guarded: &BTreeSet<Family>) -> Objects {
     for family in families(attachment) {
         objects.insert(Key::Forwarding(family), Object::Forwarding { guarded: guarded.contains(&family) });
     }
-    objects.insert(Key::Bridge(wiring.bridge.clone()), Object::Bridge(bridge(wiring)));
-    objects.insert(Key::Admitted(wiring.bridge.clone()), Object::Set);
-    if wiring.fenced {
-        objects.insert(Key::Fenced(wiring.bridge.clone()), Object::Set);
+    if let Some(name) = &wiring.bridge {
+        objects.insert(Key::Bridge(name.clone()), Object::Bridge(bridge(wiring)));
+        objects.insert(Key::Admitted(name.clone()), Object::Set);
+        if wiring.fenced {
+            objects.insert(Key::Fenced(name.clone()), Object::Set);
+        }
     }
     objects
 }
@@ -29,7 +31,12 @@ pub fn shared(attachment: &Attachment, guarded: &BTreeSet<Family>) -> Objects {
 pub fn is_shared(key: &Key) -> bool {
     match key {
         Key::Ruleset | Key::Forwarding(_) | Key::Bridge(_) | Key::Admitted(_) | Key::Fenced(_) => true,
-        Key::Masquerade(..) | Key::Published(_) | Key::Veth(_) | Key::Interface(..) => false,
+        Key::Masquerade(..)
+        | Key::Published(_)
+        | Key::Veth(_)
+        | Key::Gateway(..)
+        | Key::Way(_)
+        | Key::Interface(..) => false,
     }
 }
 
@@ -44,6 +51,7 @@ pub fn families(attachment: &Attachment) -> BTreeSet<Family> {
 #[must_use]
 pub fn own(attachment: &Attachment) -> Objects {
     let mut objects = ruled(attachment);
+    objects.extend(routed(attachment));
     let Some(wiring) = &attachment.wiring else { return objects };
     let interface = Interface {
         addresses: attachment.leases.iter().map(|lease| lease.address).collect(),
@@ -59,10 +67,11 @@ pub fn own(attachment: &Attachment) -> Objects {
 }
 
 /// Whether the attachment's link passes packets. In quarantine the sandbox has all it needs, and its interface has no
-/// carrier: to open it takes one message of the node's, and nothing inside.
+/// carrier: to open it takes one message of the node's, and nothing inside. A routed one is held back by its ways.
 #[must_use]
 pub fn port(attachment: &Attachment) -> Port {
-    if attachment.quarantined { Port::Down } else { Port::Open }
+    let is_port = attachment.wiring.as_ref().is_some_and(|wiring| wiring.bridge.is_some());
+    if attachment.quarantined && is_port { Port::Down } else { Port::Open }
 }
 
 /// What the ruleset holds of this attachment alone.
@@ -72,15 +81,43 @@ pub fn ruled(attachment: &Attachment) -> Objects {
     for (publication, target) in attachment.publications() {
         objects.insert(Key::Published(publication), Object::Target(target));
     }
-    if let Some(wiring) = attachment.wiring.as_ref().filter(|wiring| wiring.ip_masq) {
-        for lease in &attachment.leases {
-            objects.insert(Key::Masquerade(lease.address.addr(), wiring.bridge.clone()), Object::Set);
-        }
+    let Some(wiring) = &attachment.wiring else { return objects };
+    let home = wiring.bridge.as_ref().unwrap_or(&wiring.host_link);
+    if wiring.ip_masq {
+        let masquerade = |lease: &Lease| (Key::Masquerade(lease.address.addr(), home.clone()), Object::Set);
+        objects.extend(attachment.leases.iter().map(masquerade));
+    }
+    if wiring.fenced && wiring.bridge.is_none() {
+        objects.insert(Key::Fenced(home.clone()), Object::Set);
     }
     objects
 }
 
-/// The veth of a draining attachment: still there, and shut.
+/// What stands on the node for a routed attachment: the gateways and, but in quarantine, the ways to its addresses.
+#[must_use]
+pub fn routed(attachment: &Attachment) -> Objects {
+    let Some(wiring) = attachment.wiring.as_ref().filter(|wiring| wiring.bridge.is_none()) else {
+        return Objects::new();
+    };
+    let gateway = |gateway: &IpNet| (Key::Gateway(wiring.host_link.clone(), gateway.addr()), Object::Set);
+    let mut objects: Objects = wiring.gateways.iter().map(gateway).collect();
+    if !attachment.quarantined {
+        objects.extend(ways(attachment));
+    }
+    objects
+}
+
+/// What is taken away for a routed attachment to let no packet pass any more; the rest goes with its link.
+#[must_use]
+pub fn ways(attachment: &Attachment) -> Objects {
+    let Some(wiring) = attachment.wiring.as_ref().filter(|wiring| wiring.bridge.is_none()) else {
+        return Objects::new();
+    };
+    let way = |lease: &Lease| (Key::Way(lease.address.addr()), Object::Via(wiring.host_link.clone()));
+    attachment.leases.iter().map(way).collect()
+}
+
+/// The veth of a draining attachment: still there, and shut. A routed one's way is its door.
 #[must_use]
 pub fn drained(attachment: &Attachment) -> Objects {
     let Some(wiring) = &attachment.wiring else { return Objects::new() };
@@ -116,7 +153,7 @@ fn bridge(wiring: &Wiring) -> Bridge {
 
 fn veth(attachment: &Attachment, wiring: &Wiring, port: Port) -> Veth {
     Veth {
-        bridge: Some(wiring.bridge.clone()),
+        bridge: wiring.bridge.clone(),
         peer: (attachment.netns, attachment.key.interface.clone()),
         peer_mac: wiring.mac,
         mtu: wiring.mtu,

@@ -106,8 +106,16 @@ impl<K: Kernel> Executor<K> {
     /// # Errors
     /// See [`ExecutorError`].
     pub fn set_port(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
-        let veths = desired::own(attachment).into_iter().filter(|(key, _)| matches!(key, Key::Veth(_)));
-        Ok(self.kernel.apply(&veths.map(|(key, object)| Step::Replace(key, object)).collect::<Vec<_>>(), None)?)
+        let ways = desired::ways(attachment);
+        let steps: Vec<Step> = if ways.is_empty() {
+            let veths = desired::own(attachment).into_iter().filter(|(key, _)| matches!(key, Key::Veth(_)));
+            veths.map(|(key, object)| Step::Replace(key, object)).collect()
+        } else if attachment.quarantined {
+            ways.into_keys().map(Step::Delete).collect()
+        } else {
+            ways.into_iter().map(|(key, object)| Step::Create(key, object)).collect()
+        };
+        Ok(self.kernel.apply(&steps, None)?)
     }
 
     /// Takes steps inside a sandbox.
@@ -118,21 +126,23 @@ impl<K: Kernel> Executor<K> {
         Ok(self.kernel.apply(steps, Some(sandbox))?)
     }
 
-    /// Lets no packet pass any more, and takes from the ruleset what is not also `current`'s, the attachment that has the
-    /// key now. Cheap; the link itself goes later, by [`Executor::unlink`].
+    /// Lets no packet pass any more, and takes from ruleset and routes what is not also `current`'s, the attachment that has
+    /// the key now. Cheap; the link itself goes later, by [`Executor::unlink`].
     ///
     /// # Errors
     /// See [`ExecutorError`]. Without an error the ruleset holds nothing of the attachment.
     pub fn close(&self, attachment: &Attachment, current: Option<&Attachment>) -> Result<(), ExecutorError> {
-        let shut: Vec<Step> =
-            desired::drained(attachment).into_iter().map(|(key, object)| Step::Replace(key, object)).collect();
+        let is_port = attachment.wiring.as_ref().is_some_and(|wiring| wiring.bridge.is_some());
+        let shut = desired::drained(attachment).into_iter().filter(|_| is_port);
+        let shut: Vec<Step> = shut.map(|(key, object)| Step::Replace(key, object)).collect();
         if let Err(error) = self.kernel.apply(&shut, None) {
             // It is gone with its sandbox, as a rule; if it is not, it goes now.
             tracing::debug!(key = %attachment.key, error = %error.source, "port not shut");
         }
-        let kept = current.map(desired::ruled).unwrap_or_default();
-        let ruled = desired::ruled(attachment).into_iter().rev().filter(|(key, object)| kept.get(key) != Some(object));
-        Ok(self.kernel.apply(&ruled.map(|(key, _)| Step::Delete(key)).collect::<Vec<_>>(), None)?)
+        let all = |of: &Attachment| desired::ruled(of).into_iter().chain(desired::ways(of)).collect::<Objects>();
+        let kept = current.map(all).unwrap_or_default();
+        let gone = all(attachment).into_iter().rev().filter(|(key, object)| kept.get(key) != Some(object));
+        Ok(self.kernel.apply(&gone.map(|(key, _)| Step::Delete(key)).collect::<Vec<_>>(), None)?)
     }
 
     /// Makes the ruleset hold of an attachment what it held before, after an extension that failed somewhere.
@@ -143,12 +153,17 @@ impl<K: Kernel> Executor<K> {
         Ok(self.kernel.apply(&plan(&desired::ruled(before), &desired::ruled(after)), None)?)
     }
 
-    /// Adds to the ruleset what it may have lost of an attachment; what stands there already stays.
+    /// Adds to ruleset, gateways and routes what they may have lost of an attachment; what stands there already stays. A link
+    /// that is gone has none: that is for [`Executor::is_damaged`] to see.
     ///
     /// # Errors
     /// See [`ExecutorError`].
     pub fn restate(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
-        Ok(self.kernel.apply(&plan(&desired::ruled(attachment), &Objects::new()), None)?)
+        self.kernel.apply(&plan(&desired::ruled(attachment), &Objects::new()), None)?;
+        match self.kernel.apply(&plan(&desired::routed(attachment), &Objects::new()), None) {
+            Err(ApplyError { source: KernelError::NotFound(_), .. }) => Ok(()),
+            done => Ok(done?),
+        }
     }
 
     /// Drops what the node remembers of an attachment's addresses: connections, and MACs.
@@ -156,7 +171,7 @@ impl<K: Kernel> Executor<K> {
     /// # Errors
     /// See [`ExecutorError`].
     pub fn forget(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
-        let bridge = attachment.wiring.as_ref().map(|wiring| &wiring.bridge);
+        let bridge = attachment.wiring.as_ref().and_then(|wiring| wiring.bridge.as_ref());
         attachment.leases.iter().try_for_each(|lease| Ok(self.kernel.forget(lease.address.addr(), bridge)?))
     }
 
@@ -180,7 +195,8 @@ impl<K: Kernel> Executor<K> {
     /// See [`ExecutorError`].
     pub fn facts(&self, attachment: &Attachment, sandbox: &Sandbox) -> Result<Facts, ExecutorError> {
         let Some(wiring) = &attachment.wiring else { return Ok(Facts::default()) };
-        let links = self.kernel.attached(&wiring.host_link, &wiring.bridge, &attachment.key.interface, sandbox)?;
+        let links =
+            self.kernel.attached(&wiring.host_link, wiring.bridge.as_ref(), &attachment.key.interface, sandbox)?;
         Ok(Facts { mac: links.mac, host_mac: links.host_mac, bridge_mac: links.bridge_mac, mtu: links.mtu })
     }
 

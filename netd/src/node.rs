@@ -235,15 +235,17 @@ impl Node {
         }
         self.publications.extend(claims(&attachment));
         if let Some(wiring) = &attachment.wiring {
+            self.counter = self.counter.max(self.number(&wiring.host_link));
+        }
+        let bridge = attachment.wiring.as_ref().and_then(|wiring| wiring.bridge.clone());
+        if let (Some(wiring), Some(bridge)) = (&attachment.wiring, &bridge) {
             if wiring.tuned.mac.or(wiring.mac) != mac_of(&attachment.leases) {
                 self.estranged.extend(attachment.leases.iter().map(|lease| lease.address.addr()));
             }
-            self.counter = self.counter.max(self.number(&wiring.host_link));
-            let known = self.gateways.entry(wiring.bridge.clone()).or_default();
+            let known = self.gateways.entry(bridge.clone()).or_default();
             known
                 .extend(wiring.gateways.iter().filter(|gateway| !known.contains(gateway)).copied().collect::<Vec<_>>());
         }
-        let bridge = attachment.wiring.as_ref().map(|wiring| wiring.bridge.clone());
         if self.attachments.insert(attachment.key.clone(), attachment).is_none()
             && let Some(bridge) = bridge
         {
@@ -270,13 +272,13 @@ impl Node {
     fn reaped(&mut self, key: &AttachmentKey, link: &str) {
         let Ok(link) = LinkName::new(link) else { return };
         let Some(gone) = self.draining.remove(&link) else { return };
-        if let Some(wiring) = &gone.wiring
-            && let Some(ports) = self.ports.get_mut(&wiring.bridge)
+        if let Some(bridge) = gone.wiring.as_ref().and_then(|wiring| wiring.bridge.as_ref())
+            && let Some(ports) = self.ports.get_mut(bridge)
         {
             *ports = ports.saturating_sub(1);
             if *ports == 0 {
-                self.ports.remove(&wiring.bridge);
-                self.gateways.remove(&wiring.bridge);
+                self.ports.remove(bridge);
+                self.gateways.remove(bridge);
             }
         }
         let held = self.attachments.get(key).map(|now| now.leases.clone()).unwrap_or_default();
@@ -315,6 +317,7 @@ impl Node {
     fn lease(&mut self, wanted: &Wanted) -> Result<Vec<Lease>, AttachError> {
         let ipam = match &wanted.what {
             What::Bridge(bridge) => &bridge.ipam,
+            What::Routed(ptp) => &ptp.ipam,
             What::Addresses(ipam) => ipam,
         };
         let leases = match ipam {
@@ -348,6 +351,10 @@ impl Node {
         let (wiring, ports) = match &wanted.what {
             What::Addresses(_) => (None, Vec::new()),
             What::Bridge(bridge) => (Some(self.wire(&wanted.key, bridge, link, &leases)?), bridge.ports.clone()),
+            What::Routed(ptp) => {
+                has_gateways(&wanted.key, &leases)?;
+                (Some(wiring::of_ptp(ptp, link, &leases)), ptp.ports.clone())
+            }
         };
         Ok(Attachment {
             key: wanted.key,
@@ -414,6 +421,13 @@ impl Node {
 /// The ports that an attachment publishes, each with whose it is.
 fn claims(attachment: &Attachment) -> impl Iterator<Item = (Publication, AttachmentKey)> {
     attachment.publications().into_iter().map(|(publication, _)| (publication, attachment.key.clone()))
+}
+
+fn has_gateways(key: &AttachmentKey, leases: &[Lease]) -> Result<(), AttachError> {
+    match leases.iter().find(|lease| lease.gateway.is_none()) {
+        Some(lease) => Err(AttachError::NoGateway { key: Box::new(key.clone()), address: lease.address }),
+        None => Ok(()),
+    }
 }
 
 fn octets(mac: &str) -> Option<[u8; 6]> {

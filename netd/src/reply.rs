@@ -8,7 +8,7 @@ use crate::lifecycle::LifecycleError;
 use crate::node::AttachError;
 use crate::owner::OwnerError;
 
-/// The CNI result of an attachment, in the reference plugins' order: bridge, host end, sandbox end.
+/// The CNI result of an attachment, in the reference plugins' order: bridge, host end, sandbox end. `ptp` tells no MTU.
 #[must_use]
 pub fn result(attachment: &Attachment, routes: &[Route], dns: &Dns) -> CniResult {
     let mut interfaces = Vec::new();
@@ -20,12 +20,12 @@ pub fn result(attachment: &Attachment, routes: &[Route], dns: &Dns) -> CniResult
             sandbox: sandbox.to_owned(),
         };
         let facts = &attachment.facts;
-        let mtu = (facts.mtu > 0).then_some(facts.mtu);
-        interfaces.push(link(wiring.bridge.as_str(), &facts.bridge_mac, "", None));
+        let mtu = (facts.mtu > 0 && wiring.bridge.is_some()).then_some(facts.mtu);
+        interfaces.extend(wiring.bridge.iter().map(|bridge| link(bridge.as_str(), &facts.bridge_mac, "", None)));
         interfaces.push(link(wiring.host_link.as_str(), &facts.host_mac, "", None));
         interfaces.push(link(attachment.key.interface.as_str(), &facts.mac, &attachment.netns_path, mtu));
     }
-    let interface = attachment.wiring.is_some().then_some(2);
+    let interface = interfaces.len().checked_sub(1).and_then(|last| u32::try_from(last).ok());
     let ips = attachment
         .leases
         .iter()
@@ -63,6 +63,7 @@ pub fn lifecycle_failure(error: &LifecycleError) -> Failure {
             AttachError::Lease(_) | AttachError::NoAddress(_) | AttachError::BridgeFull { .. } => {
                 FailureCode::EXHAUSTED
             }
+            AttachError::NoGateway { .. } => FailureCode::INVALID_CONFIG,
             AttachError::BridgeAddress { .. } | AttachError::PortTaken { .. } => FailureCode::CONFLICT,
             AttachError::Foreign { .. } => FailureCode::UNSUPPORTED_FIELD,
             AttachError::Gone(_) => FailureCode::TRY_AGAIN,

@@ -49,7 +49,7 @@ pub struct Resync {
     pub dead: Vec<Attachment>,
     /// Attachments whose link is gone without a detach, with their sandbox as a rule.
     pub lost: Vec<Attachment>,
-    /// Attachments whose link is there and no port of its bridge.
+    /// Attachments whose link is there and not where it belongs: at its bridge, or at none.
     pub loose: Vec<Attachment>,
     /// Drained links that are still there, or already gone.
     pub drained: Vec<Attachment>,
@@ -82,6 +82,7 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
             desired::merge(&mut target, desired::shared(attachment, &snapshot.guarded));
             target.extend(desired::ruled(attachment));
             target.extend(veth.and_then(|key| kept_back(attachment, key, observed)));
+            target.extend(desired::routed(attachment));
             resync.loose.extend(Some(attachment).filter(|one| is_loose(one, observed)).cloned());
         }
     }
@@ -99,7 +100,7 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
 fn is_loose(attachment: &Attachment, observed: &Objects) -> bool {
     let Some(wiring) = &attachment.wiring else { return false };
     let link = observed.get(&Key::Veth(wiring.host_link.clone()));
-    matches!(link, Some(Object::Veth(veth)) if veth.bridge.as_ref() != Some(&wiring.bridge))
+    matches!(link, Some(Object::Veth(veth)) if veth.bridge != wiring.bridge)
 }
 
 /// The link of an attachment whose quarantine it does not follow. A shut port is none of this: the kernel is late in opening
@@ -127,9 +128,11 @@ fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bo
         }
         // The reference plugins leave bridges and forwarding, and people count on it.
         Key::Bridge(_) | Key::Forwarding(_) => true,
+        // It goes with its link, which others may have given it to.
+        Key::Gateway(..) => true,
         Key::Admitted(bridge) => observed.contains_key(&Key::Bridge(bridge.clone())),
         // A detach takes its own away, and an attach adds some before it is recorded as whole.
-        Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) => watch == Watch::Running,
+        Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) | Key::Way(_) => watch == Watch::Running,
         Key::Ruleset | Key::Interface(..) => false,
     }
 }
@@ -215,7 +218,7 @@ fn tell(resync: &Resync, living: &BTreeSet<AttachmentKey>) -> Vec<String> {
             format!("release {}: its sandbox is gone", lost.key)
         }
     });
-    let loose = resync.loose.iter().map(|loose| format!("make {} again: its link is no port of its bridge", loose.key));
+    let loose = resync.loose.iter().map(|loose| format!("make {} again: its link is not where it belongs", loose.key));
     let drained = resync.drained.iter().map(|gone| format!("delete the link of {}: it was detached", gone.key));
     let steps = resync.steps.iter().map(|step| format!("{step:?}"));
     dead.chain(lost).chain(loose).chain(drained).chain(steps).collect()

@@ -12,7 +12,7 @@ use netd_api::v1::{
     DetachResponse, FailureCode, GcRequest, GcResponse, ListRequest, ListResponse, NetworksRequest, NetworksResponse,
     ReleaseRequest, ReleaseResponse, ResyncRequest, ResyncResponse, StatusRequest, StatusResponse,
 };
-use netd_config::{Document, PortMapping};
+use netd_config::{Document, Mode, PortMapping};
 use netd_kernel::Kernel;
 use ttrpc::asynchronous::TtrpcContext;
 
@@ -238,7 +238,8 @@ fn listed(attachment: &Attachment, state: &str) -> v1::Attachment {
     listed.interface = attachment.key.interface.to_string();
     if let Some(wiring) = &attachment.wiring {
         listed.host_interface = wiring.host_link.to_string();
-        listed.bridge = wiring.bridge.to_string();
+        listed.bridge = wiring.bridge.as_ref().map(ToString::to_string).unwrap_or_default();
+        listed.mode = if wiring.bridge.is_some() { Mode::Bridge } else { Mode::Routed }.to_string();
     }
     listed.addresses = attachment.leases.iter().map(|lease| lease.address.to_string()).collect();
     attachment.facts.mac.clone_into(&mut listed.mac);

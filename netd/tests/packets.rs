@@ -4,7 +4,7 @@ mod rig;
 
 use std::time::Duration;
 
-use rig::{Node, Space};
+use rig::{Node, Space, assert_heard, portmap, tcp};
 
 const DUAL: &str = r#"{"type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,"hairpinMode":true,
     "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.4.0.0/24"}],[{"subnet":"fd00:4::/64"}]],
@@ -14,30 +14,6 @@ const OTHER: &str = r#"{"name":"other","type":"bridge","bridge":"br1","isGateway
     "routes":[{"dst":"0.0.0.0/0"}]}}"#;
 const SAME_BRIDGE: &str = r#"{"type":"firewall","ingressPolicy":"same-bridge"}"#;
 const ISOLATED: &str = r#"{"type":"firewall","ingressPolicy":"isolated"}"#;
-
-fn portmap(ports: &str) -> String {
-    format!(
-        r#"{{"type":"portmap","capabilities":{{"portMappings":true}},"runtimeConfig":{{"portMappings":[{ports}]}}}}"#
-    )
-}
-
-fn tcp(host: u16, container: u16) -> String {
-    format!(r#"{{"HostPort":{host},"ContainerPort":{container},"Protocol":"tcp","HostIP":""}}"#)
-}
-
-/// The whole table at once: who asks where, and what is heard.
-fn assert_heard(table: &[(&str, &Space, &str, Result<&str, ()>)]) {
-    let lines = |of: &dyn Fn(usize) -> String| {
-        (0..table.len()).map(|row| format!("{} -> {}: {}\n", table[row].0, table[row].2, of(row))).collect::<String>()
-    };
-    let expected = lines(&|row| table[row].3.map_or_else(|()| "nothing".to_owned(), str::to_owned));
-    let heard = |row: usize| {
-        let (_, space, address, expected) = &table[row];
-        if expected.is_ok() { space.hears_in_the_end(address) } else { space.hears(address) }
-    };
-    let actual = lines(&|row| heard(row).unwrap_or_else(|_| "nothing".to_owned()));
-    assert_eq!(actual, expected);
-}
 
 #[test]
 fn the_outside_sees_the_node_and_sandboxes_see_each_other() {
@@ -186,14 +162,7 @@ fn isolated_sandboxes_reach_the_outside_and_not_each_other() {
 fn the_node_does_not_become_a_router_for_others() {
     let node = Node::new();
     let outside = node.outside();
-    let neighbour = Space::new();
-    let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&node.space.fd));
-    neighbour.command(&format!("ip link add n0 type veth peer name up1 netns {path}"));
-    for (space, link, number) in [(&neighbour, "n0", 9), (&node.space, "up1", 1)] {
-        space.command(&format!("ip addr add 198.51.100.{number}/24 dev {link}"));
-        space.command(&format!("ip link set {link} up"));
-    }
-    neighbour.command("ip route add default via 198.51.100.1");
+    let neighbour = node.neighbour();
     outside.command("ip route add 198.51.100.0/24 via 192.0.2.1");
     outside.command("ip route add 10.4.0.0/24 via 192.0.2.1");
     outside.serve(7000);

@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn every_plugin_that_netd_runs_has_its_name() {
-        let expected = "netd-cni, netd, bridge, loopback, host-local, static, portmap, firewall, tuning, isolation";
+        let expected =
+            "netd-cni, netd, bridge, ptp, loopback, host-local, static, portmap, firewall, tuning, isolation";
         assert_eq!(names(), expected);
     }
 }

@@ -190,6 +190,7 @@ fn every_name_is_its_own_plugin_and_netd_cni_the_stanzas() {
     let names = [
         ("netd", "netd"),
         ("/x/loopback", "loopback"),
+        ("/opt/cni/bin/ptp", "ptp"),
         ("host-local", "host-local"),
         ("static", "static"),
         ("portmap", "portmap"),

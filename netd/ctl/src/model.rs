@@ -46,6 +46,8 @@ pub(crate) struct Network {
     pub(crate) file: String,
     pub(crate) cni_version: String,
     pub(crate) types: Vec<String>,
+    /// "bridge" or "routed"; empty where netd cannot tell, or another plugin made the interface.
+    pub(crate) mode: String,
     pub(crate) bridge: String,
     pub(crate) subnets: Vec<String>,
     pub(crate) attachments: u32,
@@ -66,6 +68,7 @@ impl From<api::Network> for Network {
             file: answer.file,
             cni_version: answer.cni_version,
             types: answer.types,
+            mode: answer.mode,
             bridge: answer.bridge,
             subnets: answer.subnets,
             attachments: answer.attachments,
@@ -97,6 +100,8 @@ pub(crate) struct Attachment {
     pub(crate) addresses: Vec<String>,
     pub(crate) mac: String,
     pub(crate) host_interface: String,
+    /// "bridge" or "routed"; empty where netd cannot tell, or another plugin made the interface.
+    pub(crate) mode: String,
     pub(crate) bridge: String,
     pub(crate) ports: Vec<Port>,
 }
@@ -165,6 +170,7 @@ pub(crate) fn sandboxes(attachments: Vec<api::Attachment>) -> Vec<Sandbox> {
             addresses: one.addresses,
             mac: one.mac,
             host_interface: one.host_interface,
+            mode: one.mode,
             bridge: one.bridge,
             ports,
         });

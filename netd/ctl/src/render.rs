@@ -57,12 +57,13 @@ pub(crate) fn networks(networks: &[Network]) -> String {
     if networks.is_empty() {
         return "No networks: the directories that netd watches hold no CNI configuration.\n".to_owned();
     }
-    let mut table = Table::new(["NETWORK", "TYPES", "BRIDGE", "SUBNETS", "ATTACHMENTS", "STATE", "FILE"]);
+    let mut table = Table::new(["NETWORK", "TYPES", "MODE", "BRIDGE", "SUBNETS", "ATTACHMENTS", "STATE", "FILE"]);
     for network in networks {
         let state = if network.error.is_empty() { "ok" } else { "broken" };
         table.row([
             network.name.clone(),
             network.types.join(","),
+            network.mode.clone(),
             network.bridge.clone(),
             network.subnets.join(","),
             network.attachments.to_string(),
@@ -83,6 +84,7 @@ pub(crate) fn network(network: &Network, look: Look) -> String {
         ("file", network.file.clone()),
         ("cni version", network.cni_version.clone()),
         ("types", network.types.join(",")),
+        ("mode", network.mode.clone()),
         ("bridge", network.bridge.clone()),
         ("subnets", network.subnets.join(",")),
         ("attachments", network.attachments.to_string()),
@@ -147,6 +149,7 @@ fn attachment(one: &Attachment) -> String {
         ("addresses", one.addresses.join(" ")),
         ("mac", one.mac.clone()),
         ("on the node", one.host_interface.clone()),
+        ("mode", one.mode.clone()),
         ("bridge", one.bridge.clone()),
         ("ports", one.ports.iter().map(port).collect::<Vec<_>>().join(" ")),
     ])

@@ -164,6 +164,7 @@ impl netd_api::server::Netd for Talkative {
             container_id: container.to_owned(),
             interface: interface.to_owned(),
             host_interface: "nd1".to_owned(),
+            mode: "bridge".to_owned(),
             bridge: "br0".to_owned(),
             addresses: vec!["10.9.0.2/24".to_owned()],
             mac: "02:00:00:00:00:01".to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netd_config::{Bridge, IngressPolicy, Ipam, LinkName, NameError, PortMapping, Tuning};
+use netd_config::{Bridge, IngressPolicy, Ipam, LinkName, NameError, PortMapping, Ptp, Tuning};
 use netd_kernel::{NetnsId, Publication};
 use thiserror::Error;
 
@@ -73,6 +73,8 @@ impl Follower {
 pub enum What {
     /// A veth to a bridge.
     Bridge(Box<Bridge>),
+    /// A veth of its own, and a route.
+    Routed(Box<Ptp>),
     /// Only addresses, for a foreign main plugin that calls us as its IPAM.
     Addresses(Ipam),
 }
@@ -111,6 +113,16 @@ pub enum AttachError {
     /// IPAM gave none.
     #[error("cannot attach {0}: IPAM plugin returned missing IP config")]
     NoAddress(Box<AttachmentKey>),
+    /// A routed sandbox reaches all by its gateway, and the address has none.
+    #[error(
+        "cannot attach {key}: address {address} has no gateway, and a routed sandbox reaches all by it; name one in the IPAM section"
+    )]
+    NoGateway {
+        /// Who asked.
+        key: Box<AttachmentKey>,
+        /// Which.
+        address: IpNet,
+    },
     /// The bridge is full.
     #[error("cannot attach {key}: bridge {bridge} has {BRIDGE_PORTS} ports, the kernel's limit; use a second network")]
     BridgeFull {

@@ -1,5 +1,7 @@
 //! What the node decides, and that replaying its records gives the same node.
 
+use std::net::IpAddr;
+
 use netd_config::{ContainerId, Document, IngressPolicy, LinkName, NetworkName, PortMapping, Protocol, Stanza};
 use netd_kernel::NetnsId;
 
@@ -11,16 +13,25 @@ use crate::journal::Record;
 pub(crate) const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isDefaultGateway":true,
     "ipam":{"type":"host-local","ranges":[[{"subnet":"10.4.0.0/24"}]]}}"#;
 
+pub(crate) const ROUTED: &str = r#"{"cniVersion":"1.0.0","name":"routed","type":"ptp","ipMasq":true,"mtu":1400,"ipam":{"type":"host-local",
+    "ranges":[[{"subnet":"10.6.0.0/24"}],[{"subnet":"fd06::/64"}]],"routes":[{"dst":"0.0.0.0/0"},{"dst":"10.9.0.0/16","gw":"10.6.0.9"}]}}"#;
+
 pub(crate) fn wanted(config: &str, container: &str, netns: u64) -> Wanted {
     let document = Document::parse(config.as_bytes(), "", "bridge").unwrap();
-    let Stanza::Bridge(bridge) = document.stanza else { panic!("not a bridge") };
+    let what = if let Stanza::Bridge(bridge) = document.stanza {
+        What::Bridge(bridge)
+    } else if let Stanza::Ptp(ptp) = document.stanza {
+        What::Routed(ptp)
+    } else {
+        panic!("it attaches nothing")
+    };
     let key = AttachmentKey {
         network: NetworkName::new(document.name.as_str()).unwrap(),
         container: ContainerId::new(container).unwrap(),
         interface: LinkName::new("eth0").unwrap(),
     };
     let netns_path = format!("/run/netns/{netns}");
-    let (what, reserved, label_state) = (What::Bridge(bridge), Reserved::new(), LabelState::None);
+    let (reserved, label_state) = (Reserved::new(), LabelState::None);
     Wanted { key, netns: NetnsId(netns), netns_path, what, reserved, label_state, extra: false }
 }
 
@@ -258,4 +269,69 @@ fn a_container_gets_the_address_again_that_it_held_last() {
     let mut node = Node::replay("nd", node.records());
     let again = attach(&mut node, "a", 3);
     assert_eq!(address(&again), address(&first));
+}
+
+#[test]
+fn a_routed_sandbox_goes_by_its_gateway_for_all_and_uses_no_bridge() {
+    let mut node = Node::new("nd");
+    let Attached::New { attachment, .. } = node.attach(wanted(ROUTED, "a", 1)).unwrap() else { panic!() };
+    let wiring = attachment.wiring.as_ref().unwrap();
+    let gateways: Vec<String> = wiring.gateways.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        (wiring.bridge.as_ref(), wiring.mtu, gateways),
+        (None, Some(1_400), vec!["10.6.0.1/32".to_owned(), "fd06::1/128".to_owned()])
+    );
+    let text = |address: Option<IpAddr>| address.map_or_else(|| "-".to_owned(), |address| address.to_string());
+    let routes: Vec<String> = wiring
+        .routes
+        .iter()
+        .map(|route| format!("{} via {} src {}", route.destination, text(route.gateway), text(route.source)))
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            "10.6.0.1/32 via - src 10.6.0.2",
+            "10.6.0.0/24 via 10.6.0.1 src 10.6.0.2",
+            "fd06::1/128 via - src fd06::2",
+            "fd06::/64 via fd06::1 src fd06::2",
+            "0.0.0.0/0 via 10.6.0.1 src -",
+            "10.9.0.0/16 via 10.6.0.9 src -",
+        ]
+    );
+    node.take(Record::Put(attachment.clone()));
+    let extended = node.extend(
+        Follower { key: attachment.key.clone(), ..follower("a", 1) },
+        &Extension::Ingress(IngressPolicy::Isolated),
+    );
+    let Extended::Changed { after, .. } = extended.unwrap() else { panic!("no fence") };
+    let wiring = after.wiring.as_ref().unwrap();
+    assert!(wiring.fenced && !wiring.isolated, "there is no port to isolate");
+    assert_eq!(Node::replay("nd", node.records()).records(), node.records());
+}
+
+#[test]
+fn more_routed_sandboxes_than_a_bridge_has_ports() {
+    let wide = ROUTED.replace("10.6.0.0/24", "10.6.0.0/16");
+    let mut node = Node::new("nd");
+    for number in 0..=1_023 {
+        let Attached::New { attachment, .. } = node.attach(wanted(&wide, &format!("c{number}"), number)).unwrap()
+        else {
+            panic!()
+        };
+        node.take(Record::Put(attachment));
+    }
+    assert_eq!(node.attachments().count(), 1_024);
+}
+
+#[test]
+fn a_routed_address_needs_a_gateway() {
+    let mut node = Node::new("nd");
+    let fixed = r#"{"cniVersion":"1.0.0","name":"routed","type":"ptp","ipam":{"type":"static","addresses":[{"address":"10.6.0.2/24","gateway":"10.6.0.1"}]}}"#;
+    let mut asked = wanted(fixed, "a", 1);
+    let What::Routed(ptp) = &mut asked.what else { panic!() };
+    let netd_config::Ipam::Static(ipam) = &mut ptp.ipam else { panic!() };
+    ipam.addresses[0].1 = None;
+    assert!(matches!(node.attach(asked), Err(AttachError::NoGateway { .. })));
+    assert_eq!(node.lease_count(), 0, "a refused attach holds nothing");
+    assert!(node.attach(wanted(fixed, "a", 1)).is_ok());
 }

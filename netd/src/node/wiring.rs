@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netd_config::{Bridge, IngressPolicy, LinkName, Route as ConfigRoute, Tuning};
+use netd_config::{Bridge, IngressPolicy, LinkName, Ptp, Route as ConfigRoute, Tuning};
 use netd_kernel::{LinkSettings, Route};
 
 use crate::attachment::{Lease, Wiring};
@@ -22,14 +22,14 @@ pub(super) fn of_bridge(
     let announced = estranged || bridge.mac.is_some_and(|mac| Some(mac) != own);
     let mut wiring = Wiring {
         host_link,
-        bridge: bridge.bridge.clone(),
+        bridge: Some(bridge.bridge.clone()),
         gateways: if bridge.is_gateway { gateways_of(leases) } else { Vec::new() },
         mtu: bridge.mtu,
         promisc: bridge.promisc_mode,
         hairpin: bridge.hairpin_mode,
         isolated: bridge.port_isolation,
         mac: bridge.mac.or(own),
-        routes: routes_of(bridge, leases),
+        routes: bridge_routes(bridge, leases),
         sysctls: if announced { announcing(interface).into() } else { BTreeMap::new() },
         // Addresses that netd alone gives out are nobody else's.
         quick_link_local: !bridge.enabledad,
@@ -41,14 +41,37 @@ pub(super) fn of_bridge(
     wiring
 }
 
-/// `ingressPolicy`: fences the bridge off, and for `isolated` shuts its ports off from each other.
+/// What a routed stanza asks for. The link is the sandbox's alone: nobody else has to know its MAC.
+pub(super) fn of_ptp(ptp: &Ptp, host_link: LinkName, leases: &[Lease]) -> Wiring {
+    let alone = |gateway: IpNet| IpNet::from(gateway.addr());
+    let mut wiring = Wiring {
+        host_link,
+        bridge: None,
+        gateways: gateways_of(leases).into_iter().map(alone).collect(),
+        mtu: ptp.mtu,
+        promisc: false,
+        hairpin: false,
+        isolated: false,
+        mac: ptp.mac.or_else(|| mac_of(leases)),
+        routes: ptp_routes(ptp, leases),
+        sysctls: BTreeMap::new(),
+        quick_link_local: true,
+        ip_masq: ptp.ip_masq,
+        fenced: false,
+        tuned: LinkSettings::default(),
+    };
+    restrict(&mut wiring, ptp.ingress_policy);
+    wiring
+}
+
+/// `ingressPolicy`: fences the bridge or the routed link off, and for `isolated` shuts a bridge's ports off from each other.
 pub(super) fn restrict(wiring: &mut Wiring, policy: IngressPolicy) {
     match policy {
         IngressPolicy::Open => {}
         IngressPolicy::SameBridge => wiring.fenced = true,
         IngressPolicy::Isolated => {
             wiring.fenced = true;
-            wiring.isolated = true;
+            wiring.isolated = wiring.bridge.is_some();
         }
     }
 }
@@ -107,23 +130,39 @@ pub fn mac_of(leases: &[Lease]) -> Option<[u8; 6]> {
     Some([0x02, 0x6e, a, b, c, d])
 }
 
-/// Routes of the IPAM section; then, for `isDefaultGateway`, a default route for each family that has none.
-fn routes_of(bridge: &Bridge, leases: &[Lease]) -> Vec<Route> {
-    let listed = bridge.ipam.routes();
+/// Routes of the IPAM section, by the first gateway of their family where they name none.
+fn listed<'a>(routes: &'a [ConfigRoute], leases: &'a [Lease]) -> impl Iterator<Item = Route> + 'a {
     let first_gateway =
         |v4: bool| leases.iter().filter_map(|lease| lease.gateway).find(|gateway| gateway.is_ipv4() == v4);
-    let route = |route: &ConfigRoute| Route {
-        destination: route.dst,
-        gateway: route.gw.or_else(|| first_gateway(route.dst.addr().is_ipv4())),
-    };
-    let mut routes: Vec<Route> = listed.iter().map(route).collect();
+    routes.iter().map(move |route| {
+        let gateway = route.gw.or_else(|| first_gateway(route.dst.addr().is_ipv4()));
+        Route { destination: route.dst, gateway, source: None }
+    })
+}
+
+/// All goes by the gateway, which is reached by the link itself: also what is of the same network.
+fn ptp_routes(ptp: &Ptp, leases: &[Lease]) -> Vec<Route> {
+    let mut routes = Vec::new();
+    for lease in leases {
+        let (Some(gateway), source) = (lease.gateway, Some(lease.address.addr())) else { continue };
+        let network = Route { destination: lease.address.trunc(), gateway: Some(gateway), source };
+        routes.push(Route { destination: IpNet::from(gateway), gateway: None, source });
+        routes.extend(Some(network).filter(|_| lease.address.prefix_len() < lease.address.max_prefix_len()));
+    }
+    routes.extend(listed(ptp.ipam.routes(), leases));
+    routes
+}
+
+/// Routes of the IPAM section; then, for `isDefaultGateway`, a default route for each family that has none.
+fn bridge_routes(bridge: &Bridge, leases: &[Lease]) -> Vec<Route> {
+    let mut routes: Vec<Route> = listed(bridge.ipam.routes(), leases).collect();
     if bridge.is_default_gateway {
         for lease in leases {
             let Some(gateway) = lease.gateway else { continue };
             let default = IpNet::from(if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) });
             let destination = IpNet::new(default.addr(), 0).unwrap_or(default);
             if !routes.iter().any(|route| route.destination == destination) {
-                routes.push(Route { destination, gateway: Some(gateway) });
+                routes.push(Route { destination, gateway: Some(gateway), source: None });
             }
         }
     }

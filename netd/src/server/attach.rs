@@ -38,6 +38,10 @@ impl<K: Kernel + 'static> Service<K> {
                 let (ipam, dns) = (bridge.ipam.clone(), bridge.dns.clone());
                 self.attach_new(asked, key, What::Bridge(bridge), &ipam, dns).await?
             }
+            Stanza::Ptp(ptp) => {
+                let (ipam, dns) = (ptp.ipam.clone(), ptp.dns.clone());
+                self.attach_new(asked, key, What::Routed(ptp), &ipam, dns).await?
+            }
             Stanza::HostLocal(ipam) => self.attach_addresses(asked, key, Ipam::HostLocal(ipam)).await?,
             Stanza::Static(ipam) => self.attach_addresses(asked, key, Ipam::Static(ipam)).await?,
             Stanza::Loopback => self.attach_loopback(asked, &document).await?,
@@ -198,7 +202,7 @@ impl<K: Kernel + 'static> Service<K> {
         let document = parse(call)?;
         let key = key_of(call, &document)?;
         let is_first = match document.stanza {
-            Stanza::Bridge(_) | Stanza::HostLocal(_) | Stanza::Static(_) => true,
+            Stanza::Bridge(_) | Stanza::Ptp(_) | Stanza::HostLocal(_) | Stanza::Static(_) => true,
             // What they asked for is part of the attachment and goes with it, unless another plugin made the interface.
             Stanza::Portmap(_) | Stanza::Firewall(_) | Stanza::Tuning(_) => {
                 let known = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
@@ -215,7 +219,7 @@ impl<K: Kernel + 'static> Service<K> {
     pub(super) async fn check_call(&self, asked: Asked<'_>) -> Answer<()> {
         let document = parse(asked.call)?;
         let key = key_of(asked.call, &document)?;
-        let Stanza::Bridge(_) = document.stanza else { return Ok(()) };
+        let (Stanza::Bridge(_) | Stanza::Ptp(_)) = document.stanza else { return Ok(()) };
         let sandbox = self.sandbox(asked).await?;
         let found = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
         let found = found.filter(|found| found.state == State::Attached && found.netns == sandbox.id);

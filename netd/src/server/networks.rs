@@ -31,6 +31,7 @@ fn listed(entry: &Entry, attached: &BTreeMap<NetworkName, u32>) -> Network {
     entry.text.clone_into(&mut listed.config);
     listed.error = entry.error.clone().unwrap_or_default();
     if let Some(network) = &entry.network {
+        listed.mode = network.mode().map(|mode| mode.to_string()).unwrap_or_default();
         listed.bridge = network.bridge().map_or_else(String::new, LinkName::to_string);
         listed.subnets = network.subnets().iter().map(ToString::to_string).collect();
         listed.attachments = attached.get(&network.name).copied().unwrap_or_default();

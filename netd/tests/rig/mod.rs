@@ -37,6 +37,30 @@ const MORE_PATIENCE: Duration = Duration::from_secs(8);
 
 type Order = Box<dyn FnOnce() + Send>;
 
+pub(crate) fn portmap(ports: &str) -> String {
+    format!(
+        r#"{{"type":"portmap","capabilities":{{"portMappings":true}},"runtimeConfig":{{"portMappings":[{ports}]}}}}"#
+    )
+}
+
+pub(crate) fn tcp(host: u16, container: u16) -> String {
+    format!(r#"{{"HostPort":{host},"ContainerPort":{container},"Protocol":"tcp","HostIP":""}}"#)
+}
+
+/// The whole table at once: who asks where, and what is heard.
+pub(crate) fn assert_heard(table: &[(&str, &Space, &str, Result<&str, ()>)]) {
+    let lines = |of: &dyn Fn(usize) -> String| {
+        (0..table.len()).map(|row| format!("{} -> {}: {}\n", table[row].0, table[row].2, of(row))).collect::<String>()
+    };
+    let expected = lines(&|row| table[row].3.map_or_else(|()| "nothing".to_owned(), str::to_owned));
+    let heard = |row: usize| {
+        let (_, space, address, expected) = &table[row];
+        if expected.is_ok() { space.hears_in_the_end(address) } else { space.hears(address) }
+    };
+    let actual = lines(&|row| heard(row).unwrap_or_else(|_| "nothing".to_owned()));
+    assert_eq!(actual, expected);
+}
+
 /// A network namespace, held by a thread that works in it.
 pub(crate) struct Space {
     orders: Option<mpsc::Sender<Order>>,
@@ -138,6 +162,20 @@ impl Space {
         })
     }
 
+    /// Says of each datagram to a port who it is from.
+    pub(crate) fn listen_udp(&self, port: u16) -> mpsc::Receiver<String> {
+        let (heard, arrivals) = mpsc::channel();
+        self.run(move || {
+            let socket = UdpSocket::bind(("::", port)).unwrap();
+            std::thread::spawn(move || {
+                while let Ok((_, peer)) = socket.recv_from(&mut [0; 64]) {
+                    drop(heard.send(peer.ip().to_canonical().to_string()));
+                }
+            });
+        });
+        arrivals
+    }
+
     pub(crate) fn hears_udp(&self, address: &str) -> Option<String> {
         let address: SocketAddr = address.parse().unwrap();
         self.run(move || {
@@ -230,6 +268,19 @@ impl Node {
         outside
     }
 
+    /// Another network beside the outside's, whose router the node could be.
+    pub(crate) fn neighbour(&self) -> Space {
+        let neighbour = Space::new();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&self.space.fd));
+        neighbour.command(&format!("ip link add n0 type veth peer name up1 netns {path}"));
+        for (space, link, number) in [(&neighbour, "n0", 9), (&self.space, "up1", 1)] {
+            space.command(&format!("ip addr add 198.51.100.{number}/24 dev {link}"));
+            space.command(&format!("ip link set {link} up"));
+        }
+        neighbour.command("ip route add default via 198.51.100.1");
+        neighbour
+    }
+
     /// Attaches `space` by one stanza.
     pub(crate) fn call(&self, space: &Space, call: blocking::Call) -> Result<serde_json::Value, String> {
         let client = Client::connect(&self.socket(), &[(Tag::SandboxNetns, space.fd.as_fd())]).unwrap();
@@ -267,6 +318,22 @@ impl Node {
         request.call = Some(call(&config.to_string(), container, "")).into();
         let response = Client::connect(&self.socket(), &[]).unwrap().detach(&request).unwrap();
         assert!(response.failure.is_none(), "{response:?}");
+    }
+
+    /// Makes record and kernel agree; says what was done.
+    pub(crate) fn resync(&self) -> Vec<String> {
+        let response = Client::connect(&self.socket(), &[]).unwrap().resync(&blocking::ResyncRequest::new()).unwrap();
+        assert!(response.failure.is_none(), "{response:?}");
+        response.steps
+    }
+
+    /// Waits until `is_so`.
+    pub(crate) fn until(&self, is_so: impl Fn(&Self) -> bool) {
+        let start = std::time::Instant::now();
+        while !is_so(self) {
+            assert!(start.elapsed() < MORE_PATIENCE, "it does not come about");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub(crate) fn status(&self) -> blocking::StatusResponse {

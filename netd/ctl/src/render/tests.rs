@@ -45,6 +45,7 @@ fn some_networks() -> Vec<Network> {
         file: "/etc/cni/net.d/00-netd.conflist".to_owned(),
         cni_version: "1.0.0".to_owned(),
         types: vec!["bridge".to_owned(), "portmap".to_owned()],
+        mode: "bridge".to_owned(),
         bridge: "netd0".to_owned(),
         subnets: vec!["10.1.0.0/24".to_owned(), "fd00:1::/64".to_owned()],
         attachments: 12,
@@ -69,6 +70,7 @@ fn some_sandboxes() -> Vec<Sandbox> {
         addresses: vec!["10.1.0.7/24".to_owned(), "fd00:1::7/64".to_owned()],
         mac: "02:00:0a:01:00:07".to_owned(),
         host_interface: "nd1f".to_owned(),
+        mode: "bridge".to_owned(),
         bridge: "netd0".to_owned(),
         ports: vec![
             Port { protocol: "tcp".to_owned(), host_ip: String::new(), host_port: 8080, container_port: 80 },

@@ -99,7 +99,7 @@ impl Kernel for Mortal {
     fn attached(
         &self,
         host_link: &LinkName,
-        bridge: &LinkName,
+        bridge: Option<&LinkName>,
         interface: &LinkName,
         sandbox: &Sandbox,
     ) -> Result<LinkFacts, KernelError> {

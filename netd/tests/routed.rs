@@ -1,0 +1,303 @@
+//! Routed sandboxes (`ptp`), with real packets: who reaches whom, what a sandbox cannot do, what is left. Needs root.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
+mod rig;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
+use rig::{Node, Space, assert_heard, portmap, tcp};
+
+const PTP: &str = r#"{"type":"ptp","ipMasq":true,
+    "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.6.0.0/24"}],[{"subnet":"fd00:6::/64"}]],
+    "routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}"#;
+const BRIDGE: &str = r#"{"name":"other","type":"bridge","bridge":"br1","isGateway":true,"ipMasq":true,
+    "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.5.0.0/24"}],[{"subnet":"fd00:5::/64"}]],
+    "routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}"#;
+const SAME_BRIDGE: &str = r#"{"type":"firewall","ingressPolicy":"same-bridge"}"#;
+const ISOLATED: &str = r#"{"type":"firewall","ingressPolicy":"isolated"}"#;
+
+#[test]
+fn sandboxes_the_node_and_the_outside_reach_each_other() {
+    let node = Node::new();
+    let outside = node.outside();
+    let (one, two, bridged) = (Space::new(), Space::new(), Space::new());
+    node.attach(&one, "one", &[PTP]).unwrap();
+    node.attach(&two, "two", &[PTP]).unwrap();
+    node.attach(&bridged, "bridged", &[BRIDGE]).unwrap();
+    for space in [&outside, &one, &two, &bridged, &node.space] {
+        space.serve(7000);
+    }
+    assert_heard(&[
+        ("one", &one, "192.0.2.9:7000", Ok("192.0.2.1")),
+        ("one", &one, "[2001:db8::9]:7000", Ok("2001:db8::1")),
+        ("one", &one, "10.6.0.3:7000", Ok("10.6.0.2")),
+        ("one", &one, "[fd00:6::3]:7000", Ok("fd00:6::2")),
+        ("one", &one, "10.6.0.1:7000", Ok("10.6.0.2")),
+        ("one", &one, "[fd00:6::1]:7000", Ok("fd00:6::2")),
+        ("one", &one, "10.5.0.2:7000", Ok("10.5.0.1")),
+        ("bridged", &bridged, "10.6.0.2:7000", Ok("10.5.0.2")),
+        ("bridged", &bridged, "[fd00:6::2]:7000", Ok("fd00:5::2")),
+        ("node", &node.space, "10.6.0.3:7000", Ok("10.6.0.1")),
+        ("node", &node.space, "[fd00:6::3]:7000", Ok("fd00:6::1")),
+    ]);
+}
+
+#[test]
+fn a_published_port_is_reached_from_everywhere_until_it_is_detached() {
+    let node = Node::new();
+    let outside = node.outside();
+    let (web, other) = (Space::new(), Space::new());
+    let ports = portmap(&tcp(8080, 80));
+    node.attach(&web, "web", &[PTP, &ports]).unwrap();
+    node.attach(&other, "other", &[PTP]).unwrap();
+    web.serve(80);
+    assert_heard(&[
+        ("outside", &outside, "192.0.2.1:8080", Ok("192.0.2.9")),
+        ("outside", &outside, "[2001:db8::1]:8080", Ok("2001:db8::9")),
+        ("node", &node.space, "127.0.0.1:8080", Ok("10.6.0.1")),
+        ("node", &node.space, "192.0.2.1:8080", Ok("192.0.2.1")),
+        ("node", &node.space, "[2001:db8::1]:8080", Ok("2001:db8::1")),
+        ("node", &node.space, "[::1]:8080", Ok("fd00:6::1")),
+        ("other", &other, "192.0.2.1:8080", Ok("10.6.0.3")),
+        ("other", &other, "10.6.0.1:8080", Ok("10.6.0.3")),
+        ("other", &other, "[2001:db8::1]:8080", Ok("fd00:6::3")),
+        ("itself", &web, "192.0.2.1:8080", Ok("10.6.0.1")),
+        ("itself", &web, "[2001:db8::1]:8080", Ok("fd00:6::1")),
+        ("outside", &outside, "192.0.2.1:8081", Err(())),
+    ]);
+    node.detach("web", PTP);
+    assert_heard(&[
+        ("outside", &outside, "192.0.2.1:8080", Err(())),
+        ("node", &node.space, "127.0.0.1:8080", Err(())),
+        ("node", &node.space, "[::1]:8080", Err(())),
+    ]);
+    // At once for another container.
+    let next = Space::new();
+    node.attach(&next, "next", &[PTP, &ports]).unwrap();
+    next.serve(80);
+    assert_heard(&[("outside", &outside, "192.0.2.1:8080", Ok("192.0.2.9"))]);
+}
+
+#[test]
+fn fenced_ones_reach_nobody_that_is_fenced_but_by_published_ports() {
+    let node = Node::new();
+    let outside = node.outside();
+    let (a, b, bridged, open) = (Space::new(), Space::new(), Space::new(), Space::new());
+    node.attach(&a, "a", &[PTP, &portmap(&tcp(8080, 80)), SAME_BRIDGE]).unwrap();
+    node.attach(&b, "b", &[PTP, ISOLATED]).unwrap();
+    node.attach(&open, "open", &[PTP]).unwrap();
+    node.attach(&bridged, "bridged", &[BRIDGE, &SAME_BRIDGE.replace('{', r#"{"name":"other","#)]).unwrap();
+    outside.serve(7000);
+    for space in [&a, &b, &bridged, &open] {
+        space.serve(80);
+    }
+    assert_heard(&[
+        ("b", &b, "10.6.0.2:80", Err(())),
+        ("b", &b, "[fd00:6::2]:80", Err(())),
+        ("a", &a, "10.5.0.2:80", Err(())),
+        ("bridged", &bridged, "10.6.0.2:80", Err(())),
+        ("a", &a, "10.6.0.4:80", Ok("10.6.0.2")),
+        ("open", &open, "10.6.0.2:80", Ok("10.6.0.4")),
+        ("b", &b, "192.0.2.1:8080", Ok("10.6.0.3")),
+        ("b", &b, "192.0.2.9:7000", Ok("192.0.2.1")),
+        ("node", &node.space, "10.6.0.3:80", Ok("10.6.0.1")),
+    ]);
+}
+
+#[test]
+fn the_node_does_not_become_a_router_for_others() {
+    let node = Node::new();
+    let outside = node.outside();
+    let neighbour = node.neighbour();
+    outside.command("ip route add 198.51.100.0/24 via 192.0.2.1");
+    outside.command("ip route add 10.6.0.0/24 via 192.0.2.1");
+    outside.serve(7000);
+    let web = Space::new();
+    node.attach(&web, "web", &[PTP]).unwrap();
+    web.serve(80);
+    assert_heard(&[
+        ("neighbour", &neighbour, "192.0.2.9:7000", Err(())),
+        ("web", &web, "192.0.2.9:7000", Ok("192.0.2.1")),
+        ("outside", &outside, "10.6.0.2:80", Ok("192.0.2.9")),
+    ]);
+}
+
+#[test]
+fn a_sandbox_sends_under_its_own_addresses_only() {
+    let node = Node::new();
+    let outside = node.outside();
+    let (web, other) = (Space::new(), Space::new());
+    node.attach(&web, "web", &[PTP]).unwrap();
+    node.attach(&other, "other", &[PTP]).unwrap();
+    for space in [&outside, &node.space] {
+        space.serve_udp(7001);
+    }
+    let arrivals = node.space.listen_udp(7002);
+    for (own, stolen, to) in [
+        ("10.6.0.2", "10.6.0.3", "10.6.0.1:7002"),
+        ("10.6.0.2", "192.0.2.77", "10.6.0.1:7002"),
+        ("fd00:6::2", "fd00:6::3", "[fd00:6::1]:7002"),
+        ("fd00:6::2", "2001:db8::77", "[fd00:6::1]:7002"),
+    ] {
+        let flag = if stolen.contains(':') { "128 nodad" } else { "32" };
+        web.command(&format!("ip addr add {stolen}/{flag} dev eth0"));
+        for source in [stolen, own] {
+            let (from, to): (SocketAddr, SocketAddr) =
+                (SocketAddr::new(source.parse().unwrap(), 0), to.parse().unwrap());
+            assert_eq!(web.run(move || UdpSocket::bind(from).unwrap().send_to(b"?", to).unwrap()), 1);
+        }
+        assert_eq!(arrivals.recv_timeout(Duration::from_secs(5)).unwrap(), own, "{stolen} got through");
+        web.command(&format!("ip addr del {stolen}/{} dev eth0", flag.split(' ').next().unwrap()));
+    }
+}
+
+#[test]
+fn a_sandbox_does_not_reach_the_nodes_loopback_and_is_no_router_to_it() {
+    let node = Node::new();
+    node.space.command("ip link set lo up");
+    let web = Space::new();
+    let only_v4 = PTP.replace(r#",[{"subnet":"fd00:6::/64"}]"#, "").replace(r#",{"dst":"::/0"}"#, "");
+    node.attach(&web, "web", &[&only_v4]).unwrap();
+    node.space.run(|| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:6000").unwrap();
+        std::thread::spawn(move || listener.incoming().count());
+    });
+    web.command("ip route add 127.0.0.1/32 via 10.6.0.1 dev eth0 table 7");
+    web.command("ip rule del pref 0");
+    web.command("ip rule add pref 10 lookup 7");
+    web.command("ip rule add pref 20 lookup local");
+    web.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap());
+    assert!(web.hears("127.0.0.1:6000").is_err());
+    // The node listens to routers elsewhere: it does not forward IPv6.
+    assert_eq!(node.space.command("cat /proc/sys/net/ipv6/conf/all/forwarding").trim(), "0");
+    web.run(advertise_a_router);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(node.space.command("ip -6 route show default"), "");
+}
+
+/// To all nodes of the link, lifetime half an hour.
+fn advertise_a_router() {
+    let sender = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6).unwrap();
+    setsockopt(&sender, sockopt::Ipv6MulticastHops, &255).unwrap();
+    let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+    let all = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
+    let mut advertisement = [0; 16];
+    (advertisement[0], advertisement[4]) = (134, 64);
+    advertisement[6..8].copy_from_slice(&1_800_u16.to_be_bytes());
+    UdpSocket::from(sender).send_to(&advertisement, all).unwrap();
+}
+
+#[test]
+fn its_way_is_its_door() {
+    let node = Node::new();
+    let outside = node.outside();
+    let web = Space::new();
+    node.attach(&web, "web", &[PTP]).unwrap();
+    for space in [&outside, &web, &node.space] {
+        space.serve_udp(7001);
+    }
+    assert_eq!(web.hears_udp("192.0.2.9:7001").as_deref(), Some("192.0.2.1"));
+    assert_eq!(web.hears_udp("[2001:db8::9]:7001").as_deref(), Some("2001:db8::1"));
+    for (way, address) in [("10.6.0.2", "10.6.0.2:7001"), ("fd00:6::2", "[fd00:6::2]:7001")] {
+        node.space.command(&format!("ip route del {way} dev nd00000001"));
+        assert_eq!(node.space.hears_udp(address), None);
+    }
+    for address in ["192.0.2.9:7001", "10.6.0.1:7001", "[2001:db8::9]:7001", "[fd00:6::1]:7001"] {
+        assert_eq!(web.hears_udp(address), None, "{address}");
+    }
+    // What somebody took away is made again.
+    let repaired = node.resync();
+    assert_eq!(repaired.len(), 2, "{repaired:?}");
+    for address in ["192.0.2.9:7001", "10.6.0.1:7001", "[2001:db8::9]:7001", "[fd00:6::1]:7001"] {
+        assert!(web.hears_udp(address).is_some(), "{address}");
+    }
+}
+
+#[test]
+fn a_detach_leaves_nothing() {
+    let node = Node::new();
+    let _outside = node.outside();
+    let show = |node: &Node| {
+        ["ip -o addr show", "ip -4 route show table all", "ip -6 route show table all"]
+            .map(|line| node.space.command(line))
+    };
+    let web = Space::new();
+    // Forwarding changes what the node shows, once.
+    node.attach(&web, "first", &[PTP]).unwrap();
+    node.detach("first", PTP);
+    let drained = |node: &Node| node.status().draining == 0;
+    node.until(drained);
+    let before = show(&node);
+    let chain = [PTP, &portmap(&tcp(8080, 80)), SAME_BRIDGE];
+    node.attach(&web, "web", &chain).unwrap();
+    let rules = || node.space.command("nft list table inet netd");
+    assert!(rules().contains("10.6.0.3") && rules().contains("nd00000002") && rules().contains("fd00:6::3"));
+    assert_ne!(show(&node), before);
+    node.detach("web", PTP);
+    // Before its link is deleted.
+    assert!(!rules().contains("10.6.0.3") && !rules().contains("nd00000002") && !rules().contains("fd00:6::3"));
+    node.until(drained);
+    assert_eq!(show(&node), before);
+    // At once for its own container, by the same address.
+    for _ in 0..3 {
+        let result = node.attach(&Space::new(), "web", &chain).unwrap();
+        assert_eq!(result["ips"][0]["address"], "10.6.0.3/24");
+        node.detach("web", PTP);
+    }
+}
+
+#[test]
+fn a_restart_loses_no_packet_and_keeps_its_rules() {
+    let mut node = Node::new();
+    let outside = node.outside();
+    let web = Space::new();
+    node.attach(&web, "web", &[PTP, &portmap(&tcp(8080, 80)), SAME_BRIDGE]).unwrap();
+    web.serve(80);
+    outside.serve_udp(7001);
+    assert_eq!(web.hears_udp("192.0.2.9:7001").as_deref(), Some("192.0.2.1"));
+    let (sent, heard) = std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| web.exchange_udp("192.0.2.9:7001", Duration::from_secs(2)));
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(100));
+            node.stop();
+            std::thread::sleep(Duration::from_millis(100));
+            node.start();
+        }
+        traffic.join().unwrap()
+    });
+    assert!(sent > 200, "{sent}");
+    assert_eq!(heard, sent);
+    assert_heard(&[("outside", &outside, "192.0.2.1:8080", Ok("192.0.2.9"))]);
+    let next = Space::new();
+    node.attach(&next, "next", &[PTP, &portmap(&tcp(8081, 80))]).unwrap();
+    next.serve(80);
+    assert_heard(&[
+        ("outside", &outside, "192.0.2.1:8080", Ok("192.0.2.9")),
+        ("outside", &outside, "192.0.2.1:8081", Ok("192.0.2.9")),
+    ]);
+}
+
+#[test]
+fn an_address_in_another_sandbox_is_reached_at_once() {
+    let node = Node::new();
+    for round in 0..4 {
+        let space = Space::new();
+        let result = node.attach(&space, "moves", &[PTP]).unwrap();
+        assert_eq!(result["ips"][1]["address"], "fd00:6::2/64", "round {round}");
+        space.serve(80);
+        assert_heard(&[
+            ("node", &node.space, "10.6.0.2:80", Ok("10.6.0.1")),
+            ("node", &node.space, "[fd00:6::2]:80", Ok("fd00:6::1")),
+        ]);
+    }
+}
+
+#[test]
+fn an_address_without_a_gateway_is_refused() {
+    let node = Node::new();
+    let fixed = r#"{"type":"ptp","runtimeConfig":{"ips":["10.6.0.9/24"]},"ipam":{"type":"static"}}"#;
+    let error = node.attach(&Space::new(), "web", &[fixed]).unwrap_err();
+    assert!(error.contains("10.6.0.9/24 has no gateway, and a routed sandbox reaches all by it"), "{error}");
+}
