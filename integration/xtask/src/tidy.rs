@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("netd-config", &[]),
     ("netd-kernel", &["netd-config", "netd-netlink"]),
     ("netd-netlink", &[]),
+    ("netd-policy", &["netd-config"]),
     ("netd-api", &[]),
     ("netd", &["netd-api", "netd-config", "netd-kernel"]),
     ("netd-cni", &["netd-api"]),

@@ -1,0 +1,25 @@
+//! Policies: from documents to what a kernel can look up, and what they mean.
+//!
+//! ```text
+//! files ─▶ parse ─▶ Policy ─┬─▶ Compiler(node) ─▶ Compiled, Delta ─▶ (netd writes it into the kernel)
+//!                    World ─┤                        └─▶ interpret: what the kernel will answer
+//!                           └─▶ oracle: a verdict straight from the model, with its reasons
+//! ```
+//!
+//! Not here: files, labels' origins, nftables, the kernel.
+
+mod flow;
+mod model;
+pub mod oracle;
+mod parse;
+mod selector;
+mod world;
+
+pub use flow::{Direction, Flow, ICMP, ICMPV6, Protocol, SCTP, TCP, Traffic, UDP};
+pub use model::{
+    Action, Block, Kind, Namespaces, Peer, Peers, Policy, PolicyName, Port, PortRange, Ports, Rule, SandboxSelector,
+    Source, Tier,
+};
+pub use parse::{Errors, Fault, parse};
+pub use selector::{Labels, Requirement, Selector, Test};
+pub use world::{NAMESPACE_NAME, NamedPort, Node, Owner, Sandbox, SandboxName, World};

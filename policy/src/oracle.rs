@@ -1,0 +1,225 @@
+//! The meaning of policies: a verdict straight from the model. Slow and plain, and no part of the compiler.
+
+use crate::flow::{Direction, Flow, Traffic};
+use crate::model::{Action, Peer, Peers, Policy, PolicyName, Port, Ports, Rule, SandboxSelector, Source, Tier};
+use crate::model::{Block, Namespaces};
+use crate::world::{Owner, Sandbox, World};
+use std::net::IpAddr;
+
+/// What becomes of a flow, and who says so at each end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// At the source, if that is a sandbox.
+    pub egress: Ruling,
+    /// At the destination, if that is a sandbox.
+    pub ingress: Ruling,
+}
+
+/// One end's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruling {
+    /// Whether the flow passes.
+    pub allowed: bool,
+    /// Who says so.
+    pub by: Decider,
+    /// Whether that one asks for a log (`netd/log`).
+    pub log: bool,
+    /// A policy in audit mode that would deny what passes.
+    pub audit: Option<Decider>,
+}
+
+/// Who decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decider {
+    /// This end is no sandbox.
+    NoSubject,
+    /// A sandbox may talk to itself, and keep its IPv6 link.
+    Exempt,
+    /// No policy has anything to say.
+    Default,
+    /// This rule.
+    Rule {
+        /// Its policy.
+        policy: PolicyName,
+        /// Its name, if it has one.
+        name: Option<String>,
+        /// Where it was written.
+        source: Source,
+    },
+    /// A `NetworkPolicy` selects the sandbox, and no rule of any of them allows the flow.
+    Isolated {
+        /// The first that selects it.
+        policy: PolicyName,
+        /// Where it was written.
+        source: Source,
+    },
+}
+
+/// What becomes of `flow`. Replies are not asked about: they belong to their connection.
+#[must_use]
+pub fn verdict(world: &World, policies: &[Policy], flow: Flow) -> Verdict {
+    let (from, to) = (world.owner(flow.from), world.owner(flow.to));
+    if flow.traffic.keeps_link() || is_same(from, to) {
+        let exempt = Ruling { allowed: true, by: Decider::Exempt, log: false, audit: None };
+        return Verdict { egress: exempt.clone(), ingress: exempt };
+    }
+    let end = |direction, subject, address, owner, other| match subject {
+        Owner::Sandbox(sandbox) => {
+            End { direction, subject: sandbox, address, peer: other, owner, traffic: flow.traffic }.ruling(policies)
+        }
+        Owner::Node(..) | Owner::Outside => Ruling { allowed: true, by: Decider::NoSubject, log: false, audit: None },
+    };
+    Verdict {
+        egress: end(Direction::Egress, from, flow.from, to, flow.to),
+        ingress: end(Direction::Ingress, to, flow.to, from, flow.from),
+    }
+}
+
+impl Verdict {
+    /// Whether both ends let it pass.
+    #[must_use]
+    pub fn allowed(&self) -> bool {
+        self.egress.allowed && self.ingress.allowed
+    }
+}
+
+impl Decider {
+    /// The policy that decided, if one did.
+    #[must_use]
+    pub fn policy(&self) -> Option<&PolicyName> {
+        match self {
+            Self::NoSubject | Self::Exempt | Self::Default => None,
+            Self::Rule { policy, .. } | Self::Isolated { policy, .. } => Some(policy),
+        }
+    }
+}
+
+fn is_same(from: Owner<'_>, to: Owner<'_>) -> bool {
+    match (from, to) {
+        (Owner::Sandbox(from), Owner::Sandbox(to)) => from.name == to.name,
+        (Owner::Sandbox(_) | Owner::Node(..) | Owner::Outside, _) => false,
+    }
+}
+
+/// One end of a flow.
+struct End<'a> {
+    direction: Direction,
+    subject: &'a Sandbox,
+    address: IpAddr,
+    peer: IpAddr,
+    owner: Owner<'a>,
+    traffic: Traffic,
+}
+
+impl End<'_> {
+    fn ruling(&self, policies: &[Policy]) -> Ruling {
+        let mut mine: Vec<&Policy> = policies
+            .iter()
+            .filter(|policy| policy.rules(self.direction).is_some())
+            .filter(|policy| selects(&policy.subject, self.subject, self.address))
+            .collect();
+        mine.sort_by_key(|policy| (policy.tier, &policy.name));
+        let staged = self.decide(&mine);
+        let enforced: Vec<&Policy> = mine.iter().copied().filter(|policy| !policy.audit).collect();
+        let (allowed, by) = self.decide(&enforced);
+        let log = mine.iter().any(|policy| policy.log && Some(&policy.name) == by.policy());
+        let audit = (allowed && !staged.0).then_some(staged.1);
+        Ruling { allowed, by, log, audit }
+    }
+
+    /// Asks the tiers in their order. `policies` are sorted, and all select the subject.
+    fn decide(&self, policies: &[&Policy]) -> (bool, Decider) {
+        let of = |wanted: fn(Tier) -> bool| policies.iter().copied().filter(move |policy| wanted(policy.tier));
+        if let Some(decided) = self.first_match(of(|tier| matches!(tier, Tier::Admin(_)))) {
+            return decided;
+        }
+        let isolating: Vec<&Policy> = of(|tier| tier == Tier::Namespaced).collect();
+        if !self.is_own_node()
+            && let Some(first) = isolating.first()
+        {
+            return self.first_match(isolating.iter().copied()).unwrap_or_else(|| (false, isolated(first)));
+        }
+        self.first_match(of(|tier| matches!(tier, Tier::Baseline(_)))).unwrap_or((true, Decider::Default))
+    }
+
+    /// The first rule that matches, unless it passes the question on.
+    fn first_match<'p>(&self, policies: impl Iterator<Item = &'p Policy>) -> Option<(bool, Decider)> {
+        let rules = policies
+            .flat_map(|policy| policy.rules(self.direction).into_iter().flatten().map(move |rule| (policy, rule)));
+        let (policy, rule) = rules.into_iter().find(|(_, rule)| self.matches(rule))?;
+        let by = Decider::Rule { policy: policy.name.clone(), name: rule.name.clone(), source: rule.source.clone() };
+        match rule.action {
+            Action::Accept => Some((true, by)),
+            Action::Deny => Some((false, by)),
+            Action::Pass => None,
+        }
+    }
+
+    fn matches(&self, rule: &Rule) -> bool {
+        let peer = match &rule.peers {
+            Peers::Any => !self.is_own_node(),
+            Peers::Of(peers) => peers.iter().any(|peer| self.is_peer(peer)),
+        };
+        peer && match &rule.ports {
+            Ports::Any => true,
+            Ports::Of(ports) => ports.iter().any(|port| self.is_port(port)),
+        }
+    }
+
+    /// Between a sandbox and its own node only rules that name nodes count.
+    fn is_own_node(&self) -> bool {
+        matches!(self.owner, Owner::Node(name, _) if name == self.subject.node)
+    }
+
+    fn is_peer(&self, peer: &Peer) -> bool {
+        match (peer, self.owner) {
+            (Peer::Sandboxes(selector), Owner::Sandbox(sandbox)) => selects(selector, sandbox, self.peer),
+            (Peer::Nodes(selector), Owner::Node(_, node)) => {
+                selector.matches(|key| node.labels.get(key).map(String::as_str))
+            }
+            (Peer::Block(block), _) => !self.is_own_node() && contains(block, self.peer),
+            (Peer::Sandboxes(_) | Peer::Nodes(_), _) => false,
+        }
+    }
+
+    fn is_port(&self, port: &Port) -> bool {
+        match port {
+            Port::Range(range) => {
+                range.protocol == self.traffic.protocol && (range.first..=range.last).contains(&self.traffic.port)
+            }
+            Port::Named(protocol, name) => self.destination().is_some_and(|sandbox| {
+                sandbox.ports.iter().any(|port| {
+                    port.name == *name
+                        && protocol.is_none_or(|protocol| protocol == port.protocol)
+                        && self.traffic == Traffic::to(port.protocol, port.number)
+                })
+            }),
+        }
+    }
+
+    fn destination(&self) -> Option<&Sandbox> {
+        match (self.direction, self.owner) {
+            (Direction::Ingress, _) => Some(self.subject),
+            (Direction::Egress, Owner::Sandbox(sandbox)) => Some(sandbox),
+            (Direction::Egress, Owner::Node(..) | Owner::Outside) => None,
+        }
+    }
+}
+
+fn isolated(policy: &Policy) -> Decider {
+    Decider::Isolated { policy: policy.name.clone(), source: policy.source.clone() }
+}
+
+fn selects(selector: &SandboxSelector, sandbox: &Sandbox, address: IpAddr) -> bool {
+    let namespace = match &selector.namespaces {
+        Namespaces::Named(name) => *name == sandbox.name.namespace,
+        Namespaces::Labelled(labels) => labels.matches(|key| sandbox.namespace_label(key)),
+    };
+    let network = selector.networks.is_empty()
+        || sandbox.addresses.get(&address).is_some_and(|network| selector.networks.contains(network));
+    namespace && network && selector.labels.matches(|key| sandbox.label(key))
+}
+
+fn contains(block: &Block, address: IpAddr) -> bool {
+    block.cidr.contains(&address) && !block.except.iter().any(|hole| hole.contains(&address))
+}

@@ -1,0 +1,65 @@
+//! What is wrong with a policy file: everything at once, each with its place and its remedy.
+
+use std::cell::RefCell;
+use std::fmt;
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// As `spec.ingress[0].ports[1].port`; empty for the document as a whole.
+    pub path: String,
+    /// What stands there, if anything does.
+    pub value: Option<String>,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to write instead.
+    pub remedy: String,
+}
+
+/// All mistakes of one file; at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Errors {
+    /// The file's name.
+    pub file: String,
+    /// In the order of the text.
+    pub faults: Vec<Fault>,
+}
+
+/// Collects faults while a file is read.
+#[derive(Debug, Default)]
+pub(crate) struct Faults(RefCell<Vec<Fault>>);
+
+impl Faults {
+    pub(crate) fn add(&self, fault: Fault) {
+        self.0.borrow_mut().push(fault);
+    }
+
+    pub(crate) fn take(self) -> Vec<Fault> {
+        let mut faults = self.0.into_inner();
+        faults.sort_by_key(|fault| (fault.line, fault.column));
+        faults
+    }
+}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, fault) in self.faults.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "\n" };
+            write!(f, "{separator}{}:{}:{}: ", self.file, fault.line, fault.column)?;
+            if !fault.path.is_empty() {
+                write!(f, "{}: ", fault.path)?;
+            }
+            if let Some(value) = &fault.value {
+                write!(f, "{value} ")?;
+            }
+            write!(f, "{}; {}", fault.problem, fault.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Errors {}
