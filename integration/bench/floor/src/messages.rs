@@ -19,6 +19,8 @@ const LINKINFO: u16 = 18;
 const ALIAS: u16 = 20;
 const AF_SPEC: u16 = 26;
 const NETNS_FD: u16 = 28;
+const TX_QUEUES: u16 = 31;
+const RX_QUEUES: u16 = 32;
 
 const INET: u8 = 2;
 const INET6: u8 = 10;
@@ -51,6 +53,12 @@ fn link_local_generation(message: &mut Batch, is_on: bool) {
     });
 }
 
+/// The kernel waits for its readers to go from one queue a CPU, its default, to one.
+fn one_queue(message: &mut Batch) {
+    message.attribute(TX_QUEUES, &1_u32.to_ne_bytes());
+    message.attribute(RX_QUEUES, &1_u32.to_ne_bytes());
+}
+
 /// The pair, its host end a port of the bridge, its other end in the sandbox; then what creation passes over: alias,
 /// hairpin and a host end without an address of its own, in one message; then the host end up. Both indices are chosen, so
 /// that nobody has to ask for them.
@@ -73,9 +81,11 @@ pub(crate) fn pair(
                 peer.text(IFNAME, interface);
                 peer.attribute(ADDRESS, &mac_of(address));
                 peer.attribute(NETNS_FD, &netns.to_ne_bytes());
+                one_queue(peer);
             });
         });
     });
+    one_queue(batch);
     batch.message(NEW_LINK, 0, &link(0, index, 0));
     batch.attribute(ALIAS, format!("netd:{index:x}:{interface}").as_bytes());
     batch.nest(LINKINFO, |info| {

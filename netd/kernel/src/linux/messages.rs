@@ -25,6 +25,7 @@ pub(super) const MARK: &str = "netd:";
 /// The protocol number of our routes (RFC 3549, 3.1.1: from 5 on they are anybody's).
 pub(super) const OURS: RouteProtocol = RouteProtocol::Other(0x6e);
 const NESTED: u16 = 0x8000;
+const ONE_QUEUE: [LinkAttribute; 2] = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
 
 fn link(attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut link = LinkMessage::default();
@@ -69,16 +70,20 @@ pub(super) fn pin(index: u32, bridge: &Bridge, mac: &[u8]) -> Message {
     Message::SetLink(message)
 }
 
-/// One message: the pair, its host end a port of the bridge, its other end in the sandbox with name and MAC.
+/// One message: the pair, its host end a port of the bridge, its other end in the sandbox with name and MAC. Both ends say
+/// that they have one queue: the kernel would make one a CPU, and then wait for its readers, at either end, to use one of
+/// them (`veth_init_queues`, drivers/net/veth.c).
 pub(super) fn veth(name: &LinkName, veth: &Veth, bridge: Option<u32>, netns: &OwnedFd) -> Message {
     let peer_name = &veth.peer.1;
     let mut peer = link(vec![LinkAttribute::IfName(peer_name.to_string()), LinkAttribute::NetNsFd(netns.as_raw_fd())]);
     peer.attributes.extend(veth.peer_mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
     peer.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
+    peer.attributes.extend(ONE_QUEUE);
     let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
     let mut message = link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::LinkInfo(info)]);
     message.attributes.extend(bridge.map(LinkAttribute::Controller));
     message.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
+    message.attributes.extend(ONE_QUEUE);
     Message::NewLink(message)
 }
 
