@@ -113,9 +113,8 @@ async fn run(config: NodeConfig) -> Result<()> {
         runtime: runtime.clone(),
         instance: config.instance.clone(),
     });
-    let mut server = netd_api::listen(Path::new(&config.socket), service)
+    let _server = netd_api::listen(Path::new(&config.socket), service)
         .with_context(|| format!("cannot listen on {}", config.socket))?;
-    server.start().await.context("cannot serve")?;
     tracing::info!(socket = config.socket, instance = config.instance, "ready");
     // Outside systemd there is nobody to tell.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
@@ -123,8 +122,7 @@ async fn run(config: NodeConfig) -> Result<()> {
     until_stopped(async {
         tokio::join!(heard.follow(&lifecycle), runtime.follow(&lifecycle), look_around(&lifecycle, &runtime),);
     })
-    .await?;
-    server.shutdown().await.context("cannot stop serving")
+    .await
 }
 
 /// Finds what nobody told.

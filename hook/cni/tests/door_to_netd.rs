@@ -91,7 +91,7 @@ impl Netd for Service {
 struct Instance {
     folder: tempfile::TempDir,
     notes: Arc<Notes>,
-    _netd: Option<(tokio::runtime::Runtime, ttrpc::asynchronous::Server)>,
+    _netd: Option<(tokio::runtime::Runtime, netd_api::server::Server)>,
 }
 
 impl Instance {
@@ -104,11 +104,7 @@ impl Instance {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let service = Service(Arc::clone(&instance.notes));
         let socket = instance.folder.path().join("netd.sock");
-        let server = runtime.block_on(async {
-            let mut server = netd_api::listen(&socket, Arc::new(service)).unwrap();
-            server.start().await.unwrap();
-            server
-        });
+        let server = runtime.block_on(async { netd_api::listen(&socket, Arc::new(service)) }).unwrap();
         instance._netd = Some((runtime, server));
         instance
     }

@@ -10,7 +10,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 #[cfg(feature = "server")]
 mod received;
 #[cfg(feature = "server")]
-pub(crate) use received::PreambleHook;
+pub(crate) use received::receive;
 #[cfg(feature = "server")]
 pub use received::{Descriptors, descriptors};
 

@@ -34,14 +34,10 @@ fn inode_seen(socket: &Path, file: Option<&File>) -> u64 {
     client.status(&blocking::StatusRequest::new()).unwrap().attachments
 }
 
-fn serve(folder: &Path) -> (tokio::runtime::Runtime, ttrpc::asynchronous::Server, PathBuf) {
+fn serve(folder: &Path) -> (tokio::runtime::Runtime, netd_api::server::Server, PathBuf) {
     let socket = folder.join("netd.sock");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let server = runtime.block_on(async {
-        let mut server = netd_api::listen(&socket, Arc::new(Inode)).unwrap();
-        server.start().await.unwrap();
-        server
-    });
+    let server = runtime.block_on(async { netd_api::listen(&socket, Arc::new(Inode)) }).unwrap();
     (runtime, server, socket)
 }
 
@@ -76,11 +72,11 @@ fn who_sends_something_else_is_dropped_and_others_go_on() {
 fn a_dead_netds_socket_is_replaced_and_another_file_is_not() {
     let folder = tempfile::tempdir().unwrap();
     drop(std::os::unix::net::UnixListener::bind(folder.path().join("netd.sock")).unwrap());
-    let (_runtime, _server, socket) = serve(folder.path());
+    let (runtime, _server, socket) = serve(folder.path());
     assert_eq!(inode_seen(&socket, None), 0);
     let other = folder.path().join("precious");
     std::fs::write(&other, "mine").unwrap();
-    assert!(netd_api::listen(&other, Arc::new(Inode)).is_err());
+    assert!(runtime.block_on(async { netd_api::listen(&other, Arc::new(Inode)) }).is_err());
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "mine");
 }
 

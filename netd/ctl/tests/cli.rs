@@ -212,8 +212,7 @@ fn every_answer_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("netd.sock");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let mut server = runtime.block_on(async { netd_api::listen(&socket, Arc::new(Talkative)) }).unwrap();
-    runtime.block_on(server.start()).unwrap();
+    let server = runtime.block_on(async { netd_api::listen(&socket, Arc::new(Talkative)) }).unwrap();
 
     let row = "abababababab  shop  default    web       10.9.0.2   8080->80/tcp  attached\n";
     assert!(said(&socket, &["sandbox", "ls"]).contains(row));
@@ -237,5 +236,5 @@ fn every_answer_is_shown() {
     // This one does not have Status, as an older netd lacks what is new.
     let (status, text) = failed(&socket, &["status"]);
     assert!(status == 1 && text.contains("older than this netdctl"), "{text}");
-    runtime.block_on(server.shutdown()).unwrap();
+    drop(server);
 }

@@ -231,11 +231,11 @@ impl Node {
             std::thread::spawn(move || {
                 let runtime =
                     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-                let mut server = runtime.block_on(serve(&socket, &journal));
+                let server = runtime.block_on(serve(&socket, &journal));
                 ready.send(()).unwrap();
                 // The other end is dropped to stop.
                 assert!(stopped.recv().is_err());
-                runtime.block_on(server.shutdown()).unwrap();
+                drop(server);
                 runtime.shutdown_background();
             })
         });
@@ -356,7 +356,7 @@ pub(crate) fn call(config: &str, container: &str, netns_path: &str) -> blocking:
     call
 }
 
-async fn serve(socket: &Path, journal: &Path) -> ttrpc::asynchronous::Server {
+async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
     let (journal, records) = Journal::open(journal, "boot").unwrap();
     let record = NodeRecord::replay("nd", records);
     let kernel = LinuxKernel::new("netd", "nd").unwrap();
@@ -374,7 +374,5 @@ async fn serve(socket: &Path, journal: &Path) -> ttrpc::asynchronous::Server {
         networks: Networks::watch(vec![socket.with_file_name("net.d")]).unwrap(),
         instance: "test".to_owned(),
     };
-    let mut server = netd_api::listen(socket, Arc::new(service)).unwrap();
-    server.start().await.unwrap();
-    server
+    netd_api::listen(socket, Arc::new(service)).unwrap()
 }

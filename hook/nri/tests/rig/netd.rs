@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use netd_api::server::Netd as Service;
+use netd_api::server::{Netd as Service, Server};
 use netd_api::v1::{
     DescribeRequest, DescribeResponse, Failure, FailureCode, ReleaseRequest, ReleaseResponse, ResyncRequest,
     ResyncResponse,
 };
-use ttrpc::asynchronous::{Server, TtrpcContext};
+use ttrpc::asynchronous::TtrpcContext;
 
 use super::until;
 
@@ -36,8 +36,8 @@ pub(crate) struct Book {
 /// A listening netd; gone with the value.
 pub(crate) struct Netd {
     pub(crate) book: Arc<Book>,
-    server: Option<Server>,
-    runtime: tokio::runtime::Runtime,
+    _server: Server,
+    _runtime: tokio::runtime::Runtime,
 }
 
 impl Netd {
@@ -45,12 +45,8 @@ impl Netd {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let book = Arc::new(Book::default());
         let service = Arc::new(Ear(Arc::clone(&book)));
-        let server = runtime.block_on(async {
-            let mut server = netd_api::server::listen(socket, service).unwrap();
-            server.start().await.unwrap();
-            server
-        });
-        Self { book, server: Some(server), runtime }
+        let server = runtime.block_on(async { netd_api::listen(socket, service) }).unwrap();
+        Self { book, _server: server, _runtime: runtime }
     }
 
     pub(crate) fn told(&self) -> Vec<Told> {
@@ -60,14 +56,6 @@ impl Netd {
     /// Waits until it was told `count` things.
     pub(crate) fn hears(&self, count: usize) -> Vec<Told> {
         until(&format!("{count} words to netd"), || Some(self.told()).filter(|told| told.len() >= count))
-    }
-}
-
-impl Drop for Netd {
-    fn drop(&mut self) {
-        if let Some(mut server) = self.server.take() {
-            drop(self.runtime.block_on(server.shutdown()));
-        }
     }
 }
 

@@ -1,19 +1,21 @@
 //! The daemon's end of the preamble: takes it off a new connection, under a deadline.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
-use ttrpc::ConnectionDataExt;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
 use ttrpc::asynchronous::TtrpcContext;
+use ttrpc::{ConnectionData, ConnectionDataExt};
 
 use super::{MAGIC, SIZE};
 
 /// A door writes its preamble at once; who has not by then is none.
-const DEADLINE_MS: u16 = 2_000;
+const DEADLINE: Duration = Duration::from_secs(2);
 
 /// The descriptors that came with a connection.
 #[derive(Debug, Default)]
@@ -34,44 +36,38 @@ pub fn descriptors(context: &TtrpcContext) -> Arc<Descriptors> {
     context.connection_data.get_typed::<Arc<Descriptors>>(KEY).cloned().unwrap_or_default()
 }
 
-/// Takes the preamble off a new connection.
-#[derive(Debug)]
-pub(crate) struct PreambleHook;
-
-impl ttrpc::AcceptHook for PreambleHook {
-    fn on_accept(&self, fd: RawFd) -> Result<ttrpc::HookOutput, ttrpc::HookError> {
-        let descriptors = receive(fd).map_err(ttrpc::HookError::Io)?;
-        let mut data = ttrpc::ConnectionData::new();
-        data.insert(KEY.to_owned(), Box::new(Arc::new(descriptors)));
-        Ok(ttrpc::HookOutput { data, payload_transform: None })
-    }
+/// Takes the preamble off a new connection, for the context of its requests.
+pub(crate) async fn receive(stream: &UnixStream) -> io::Result<ConnectionData> {
+    let descriptors = timeout(DEADLINE, gather(stream)).await??;
+    let mut data = ConnectionData::new();
+    data.insert(KEY.to_owned(), Box::new(Arc::new(descriptors)));
+    Ok(data)
 }
 
-fn receive(socket: RawFd) -> io::Result<Descriptors> {
+async fn gather(stream: &UnixStream) -> io::Result<Descriptors> {
     let mut bytes = [0_u8; SIZE];
     let mut filled = 0;
     let mut fds = Vec::new();
     while filled < SIZE {
-        wait(socket)?;
-        let mut control = nix::cmsg_space!([RawFd; 6]);
-        let mut slices = [IoSliceMut::new(&mut bytes[filled..])];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-        let message = match recvmsg::<UnixAddr>(socket, &mut slices, Some(&mut control), flags) {
-            Ok(message) => message,
-            Err(Errno::EAGAIN | Errno::EINTR) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        for part in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(received) = part {
-                fds.extend(received.into_iter().map(own));
-            }
+        let rest = &mut bytes[filled..];
+        match stream.async_io(Interest::READABLE, || take(stream, rest, &mut fds)).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            taken => filled += taken,
         }
-        if message.bytes == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        filled += message.bytes;
     }
     sort(&bytes, fds)
+}
+
+fn take(stream: &UnixStream, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+    let mut control = nix::cmsg_space!([RawFd; 6]);
+    let mut slices = [IoSliceMut::new(bytes)];
+    let message = recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(received) = part {
+            fds.extend(received.into_iter().map(own));
+        }
+    }
+    Ok(message.bytes)
 }
 
 fn sort(bytes: &[u8; SIZE], fds: Vec<OwnedFd>) -> io::Result<Descriptors> {
@@ -95,16 +91,4 @@ fn sort(bytes: &[u8; SIZE], fds: Vec<OwnedFd>) -> io::Result<Descriptors> {
 fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just made this descriptor for us by SCM_RIGHTS, and nobody else knows its number.
     unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-fn wait(socket: RawFd) -> io::Result<()> {
-    #[expect(unsafe_code, reason = "ttrpc hands the connection over as a bare number")]
-    // SAFETY: ttrpc keeps the connection open until the hook returns.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(socket) };
-    let mut ready = [PollFd::new(borrowed, PollFlags::POLLIN)];
-    match poll(&mut ready, PollTimeout::from(DEADLINE_MS)) {
-        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }

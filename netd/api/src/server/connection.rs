@@ -1,0 +1,81 @@
+//! One connection: the preamble, then ttrpc calls, one after another. One task does it all, so that a door's one call passes
+//! through no other hand on its way to the service; the runtime's own server has five tasks and a thread for it.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+
+use protobuf::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use ttrpc::asynchronous::{Service, TtrpcContext};
+use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_REQUEST};
+use ttrpc::{Code, ConnectionData, MessageHeader, Request, Response, Status, get_status};
+
+use crate::preamble;
+
+/// What the generated code makes of a service: its methods by name.
+pub(super) type Services = HashMap<String, Service>;
+
+pub(super) async fn serve(stream: UnixStream, services: Arc<Services>) {
+    // A stranger, or a caller that is done: there is nobody to tell.
+    drop(converse(stream, &services).await);
+}
+
+async fn converse(stream: UnixStream, services: &Services) -> io::Result<Infallible> {
+    let data = Arc::new(preamble::receive(&stream).await?);
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (header, body) = read(&mut stream).await?;
+        let answer = call(header, &body, services, Arc::clone(&data)).await;
+        stream.write_all(&frame(header.stream_id, answer)?).await?;
+    }
+}
+
+async fn read(stream: &mut BufReader<UnixStream>) -> io::Result<(MessageHeader, Vec<u8>)> {
+    let mut header = [0; MESSAGE_HEADER_LENGTH];
+    stream.read_exact(&mut header).await?;
+    let header = MessageHeader::from(header);
+    let length = usize::try_from(header.length).map_err(io::Error::other)?;
+    if header.type_ != MESSAGE_TYPE_REQUEST || length > MESSAGE_LENGTH_MAX {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    Ok((header, body))
+}
+
+async fn call(
+    header: MessageHeader,
+    body: &[u8],
+    services: &Services,
+    connection_data: Arc<ConnectionData>,
+) -> Result<Response, Status> {
+    let bad = |error: protobuf::Error| get_status(Code::INVALID_ARGUMENT, error);
+    let request = Request::parse_from_bytes(body).map_err(bad)?;
+    let method = services.get(&request.service).and_then(|service| service.methods.get(&request.method));
+    let unknown = || get_status(Code::UNIMPLEMENTED, format!("{} has no method {}", request.service, request.method));
+    let method = method.ok_or_else(unknown)?;
+    let timeout_nano = request.timeout_nano;
+    let context = TtrpcContext { mh: header, timeout_nano, connection_data, ..TtrpcContext::default() };
+    method.handler(context, request).await.map_err(|error| get_status(Code::UNKNOWN, error))
+}
+
+/// What is too long for a message is answered by saying so.
+fn frame(stream_id: u32, answer: Result<Response, Status>) -> io::Result<Vec<u8>> {
+    let mut body = encode(answer)?;
+    if body.len() > MESSAGE_LENGTH_MAX {
+        let text = format!("the answer has {} bytes, more than the {MESSAGE_LENGTH_MAX} of a message", body.len());
+        body = encode(Err(get_status(Code::RESOURCE_EXHAUSTED, text)))?;
+    }
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+    let mut frame: Vec<u8> = MessageHeader::new_response(stream_id, length).into();
+    frame.extend(body);
+    Ok(frame)
+}
+
+fn encode(answer: Result<Response, Status>) -> io::Result<Vec<u8>> {
+    let refused = |status| Response { status: Some(status).into(), ..Response::default() };
+    Ok(answer.unwrap_or_else(refused).write_to_bytes()?)
+}
