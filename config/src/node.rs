@@ -19,7 +19,8 @@ pub struct NodeConfig {
     pub socket: String,
     /// First letters of the links that netd makes; at most 4 bytes.
     pub link_prefix: String,
-    /// Threads of the daemon's runtime.
+    /// Threads of the daemon's runtime. One request passes between its tasks: with several threads, from one to the other and
+    /// back. More of them only help who sends much to ports that netd has to proxy.
     pub workers: usize,
     /// Directories of network configuration files, which are watched; of two networks of one name the first holds.
     pub conf_dirs: Vec<String>,
@@ -86,7 +87,7 @@ impl Default for NodeConfig {
             run_dir: "/run/netd".to_owned(),
             socket: "/run/netd/netd.sock".to_owned(),
             link_prefix: "nd".to_owned(),
-            workers: 2,
+            workers: 1,
             conf_dirs: vec!["/etc/cni/net.d".to_owned()],
             containerd_socket: "/run/containerd/containerd.sock".to_owned(),
             quarantine: Quarantine::default(),

@@ -162,7 +162,7 @@ pub(super) fn settings(input: &[u8]) -> Verdict {
     match NodeConfig::parse("netd.toml", &text) {
         Ok(settings) => {
             promise(settings.workers > 0 && settings.socket.starts_with('/'), || format!("accepted: {settings:?}"))?;
-            Ok(shape((settings.conf_dirs.len(), settings.workers == 2)))
+            Ok(shape((settings.conf_dirs.len(), settings.workers == 1)))
         }
         Err(errors) => {
             told(&errors)?;
