@@ -71,12 +71,12 @@ impl Attachment {
 
 /// What `status` says of labels that should name a port and do not.
 #[must_use]
-pub fn misnamed_ports(attachments: &[Attachment]) -> Vec<String> {
+pub fn misnamed_ports<'a>(attachments: impl IntoIterator<Item = &'a Attachment>) -> Vec<String> {
     let of = |one: &Attachment| -> Vec<String> {
         let mistakes = named_ports(&one.labels).filter_map(Result::err);
         mistakes.map(|mistake| format!("{}: {mistake}", one.key)).collect()
     };
-    attachments.iter().flat_map(of).collect()
+    attachments.into_iter().flat_map(of).collect()
 }
 
 fn labels_of(namespace: &str, namespaces: &Namespaces) -> BTreeMap<String, String> {

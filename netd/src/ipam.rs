@@ -62,6 +62,8 @@ const REMEMBERED: usize = 4_096;
 #[derive(Debug, Default)]
 pub struct Leases {
     held: BTreeMap<NetworkName, BTreeMap<IpAddr, AttachmentKey>>,
+    /// The same, by holder.
+    holdings: BTreeMap<AttachmentKey, BTreeSet<IpAddr>>,
     last: BTreeMap<(NetworkName, usize), IpAddr>,
     sticky: BTreeMap<AttachmentKey, BTreeSet<IpAddr>>,
     sticky_order: VecDeque<AttachmentKey>,
@@ -85,7 +87,11 @@ impl Leases {
 
     /// Records `address` as held by `key`.
     pub fn hold(&mut self, key: &AttachmentKey, address: IpAddr) {
-        self.held.entry(key.network.clone()).or_default().insert(address, key.clone());
+        let before = self.held.entry(key.network.clone()).or_default().insert(address, key.clone());
+        if let Some(other) = before.filter(|before| before != key) {
+            self.let_go(&other, address);
+        }
+        self.holdings.entry(key.clone()).or_default().insert(address);
     }
 
     /// Gives `address` back, if `key` holds it. It is remembered: `key` gets it again if it is still free then.
@@ -99,7 +105,17 @@ impl Leases {
             self.held.remove(&key.network);
         }
         if was_held {
+            self.let_go(key, address);
             self.remember(key, address);
+        }
+    }
+
+    fn let_go(&mut self, key: &AttachmentKey, address: IpAddr) {
+        if let Some(holding) = self.holdings.get_mut(key) {
+            holding.remove(&address);
+            if holding.is_empty() {
+                self.holdings.remove(key);
+            }
         }
     }
 
@@ -182,11 +198,7 @@ impl Leases {
     }
 
     fn own(&self, key: &AttachmentKey, set: &[Range]) -> Option<IpAddr> {
-        self.held
-            .get(&key.network)?
-            .iter()
-            .find(|(ip, holder)| *holder == key && set.iter().any(|range| range.contains(**ip)))
-            .map(|(ip, _)| *ip)
+        self.holdings.get(key)?.iter().copied().find(|ip| set.iter().any(|range| range.contains(*ip)))
     }
 
     fn last_of(&self, key: &AttachmentKey, set: &[Range], reserved: &Reserved) -> Option<IpAddr> {

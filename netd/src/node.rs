@@ -32,6 +32,7 @@ pub struct Node {
     publications: BTreeMap<Publication, AttachmentKey>,
     guarded: BTreeSet<Family>,
     estranged: BTreeSet<IpAddr>,
+    extra: BTreeSet<AttachmentKey>,
 }
 
 impl Node {
@@ -49,6 +50,7 @@ impl Node {
             publications: BTreeMap::new(),
             guarded: BTreeSet::new(),
             estranged: BTreeSet::new(),
+            extra: BTreeSet::new(),
         }
     }
 
@@ -64,12 +66,12 @@ impl Node {
     }
 
     /// All attachments.
-    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+    pub fn attachments(&self) -> impl ExactSizeIterator<Item = &Attachment> {
         self.attachments.values()
     }
 
     /// Attachments whose link is still to be deleted.
-    pub fn draining(&self) -> impl Iterator<Item = &Attachment> {
+    pub fn draining(&self) -> impl ExactSizeIterator<Item = &Attachment> {
         self.draining.values()
     }
 
@@ -159,10 +161,11 @@ impl Node {
     /// The extra attachments of a container that has no others any more: no CNI call will detach them.
     #[must_use]
     pub fn left_behind(&self, container: &ContainerId) -> Vec<AttachmentKey> {
-        let of = self.attachments.values().filter(|attachment| attachment.key.container == *container);
-        let (extra, others): (Vec<_>, Vec<_>) = of.partition(|attachment| attachment.extra);
-        let extra = if others.is_empty() { extra } else { Vec::new() };
-        extra.into_iter().map(|attachment| attachment.key.clone()).collect()
+        let is_of = |key: &AttachmentKey| key.container == *container;
+        // Hardly any node has extra ones, and every detach asks.
+        let extra: Vec<AttachmentKey> = self.extra.iter().filter(|key| is_of(key)).cloned().collect();
+        let others = || self.attachments.values().any(|attachment| is_of(&attachment.key) && !attachment.extra);
+        if extra.is_empty() || others() { Vec::new() } else { extra }
     }
 
     /// Decides what a later stanza of a chain adds. Where another plugin made the interface, only ports can be published.
@@ -246,6 +249,11 @@ impl Node {
             known
                 .extend(wiring.gateways.iter().filter(|gateway| !known.contains(gateway)).copied().collect::<Vec<_>>());
         }
+        if attachment.extra {
+            self.extra.insert(attachment.key.clone());
+        } else {
+            self.extra.remove(&attachment.key);
+        }
         if self.attachments.insert(attachment.key.clone(), attachment).is_none()
             && let Some(bridge) = bridge
         {
@@ -255,18 +263,23 @@ impl Node {
 
     fn drain(&mut self, attachment: Attachment) {
         let Some(wiring) = &attachment.wiring else {
-            self.attachments.remove(&attachment.key);
+            self.remove(&attachment.key);
             self.release(&attachment.key, &attachment.leases);
             return;
         };
         let current = self.attachments.get(&attachment.key).and_then(|found| found.wiring.as_ref());
         if current.is_some_and(|current| current.host_link == wiring.host_link) {
-            self.attachments.remove(&attachment.key);
+            self.remove(&attachment.key);
         }
         for lease in &attachment.leases {
             self.leases.hold(&attachment.key, lease.address.addr());
         }
         self.draining.insert(wiring.host_link.clone(), attachment);
+    }
+
+    fn remove(&mut self, key: &AttachmentKey) {
+        self.attachments.remove(key);
+        self.extra.remove(key);
     }
 
     fn reaped(&mut self, key: &AttachmentKey, link: &str) {

@@ -14,7 +14,8 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error};
 
-use crate::attachment::{Attachment, AttachmentKey, Description, Facts, State};
+use crate::attachment::{Attachment, AttachmentKey, Description, Facts, LabelState, State};
+use crate::identity;
 use crate::journal::{Journal, JournalError, Record};
 use crate::node::{AttachError, Attached, Extended, Extension, Follower, Node, Wanted};
 
@@ -45,6 +46,25 @@ pub struct Snapshot {
     pub leases: usize,
     /// Octets.
     pub journal_bytes: u64,
+}
+
+/// The node in numbers; it costs no copy of what it counts.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Attachments.
+    pub attachments: usize,
+    /// Links still to be deleted.
+    pub draining: usize,
+    /// Addresses held.
+    pub leases: usize,
+    /// Ports published.
+    pub published_ports: usize,
+    /// Octets.
+    pub journal_bytes: u64,
+    /// Attachments whose labels somebody is still to say.
+    pub unlabelled: Vec<Attachment>,
+    /// What is wrong with labels that should name ports.
+    pub misnamed_ports: Vec<String>,
 }
 
 /// A damaged attachment, and how it is made again.
@@ -87,6 +107,7 @@ enum Request {
     Describe(String, Box<Description>, Answer<Judged>),
     Quarantine(bool, Answer<Judged>),
     Snapshot(Answer<Snapshot>),
+    Tally(Answer<Tally>),
 }
 
 /// The way to the owner; cheap to clone.
@@ -254,6 +275,14 @@ impl OwnerHandle {
         self.ask(Request::Snapshot).await
     }
 
+    /// What there is, in numbers.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn tally(&self) -> Result<Tally, OwnerError> {
+        self.ask(Request::Tally).await
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, OwnerError> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(request(answer)).await.map_err(|_| OwnerError::Stopping)?;
@@ -304,6 +333,7 @@ impl Owner {
             }
             Request::Quarantine(holds, answer) => drop(answer.send(self.quarantine(holds))),
             Request::Snapshot(answer) => drop(answer.send(Ok(self.snapshot()))),
+            Request::Tally(answer) => drop(answer.send(Ok(self.tally()))),
         }
     }
 
@@ -429,6 +459,19 @@ impl Owner {
         }
     }
 
+    fn tally(&self) -> Tally {
+        let is_pending = |one: &&Attachment| matches!(one.label_state, LabelState::Pending { .. });
+        Tally {
+            attachments: self.node.attachments().len(),
+            draining: self.node.draining().len(),
+            leases: self.node.lease_count(),
+            published_ports: self.node.attachments().map(|one| one.ports.len()).sum(),
+            journal_bytes: self.journal.bytes(),
+            unlabelled: self.node.attachments().filter(is_pending).cloned().collect(),
+            misnamed_ports: identity::misnamed_ports(self.node.attachments()),
+        }
+    }
+
     /// Journal first, node second: what is not durable did not happen.
     fn record(&mut self, record: Record) -> Result<(), OwnerError> {
         self.journal.append(&record)?;
@@ -437,7 +480,7 @@ impl Owner {
     }
 
     fn compact(&mut self) {
-        let alive = self.node.attachments().count() + self.node.draining().count();
+        let alive = self.node.attachments().len() + self.node.draining().len();
         if self.journal.is_bloated(alive)
             && let Err(error) = self.journal.rewrite(&self.node.records())
         {

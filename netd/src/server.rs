@@ -17,7 +17,6 @@ use netd_kernel::Kernel;
 use ttrpc::asynchronous::TtrpcContext;
 
 use crate::attachment::{Attachment, AttachmentKey, State};
-use crate::identity;
 use crate::lifecycle::Lifecycle;
 use crate::networks::Networks;
 use crate::reply::{config_failure, failure, lifecycle_failure};
@@ -119,16 +118,15 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
             response.failure = Some(config_failure(&errors)).into();
         }
         response.networks = self.networks.snapshot().networks().count() as u64;
-        match self.lifecycle.owner.snapshot().await {
-            Ok(snapshot) => {
-                response.attachments = snapshot.attachments.len() as u64;
-                response.draining = snapshot.draining.len() as u64;
-                response.leases = snapshot.leases as u64;
-                response.journal_bytes = snapshot.journal_bytes;
-                let ports = snapshot.attachments.iter().map(|attachment| attachment.ports.len() as u64);
-                response.published_ports = ports.sum();
-                response.warnings = runtime::missed(&snapshot.attachments, SystemTime::now());
-                response.warnings.extend(identity::misnamed_ports(&snapshot.attachments));
+        match self.lifecycle.owner.tally().await {
+            Ok(tally) => {
+                response.attachments = tally.attachments as u64;
+                response.draining = tally.draining as u64;
+                response.leases = tally.leases as u64;
+                response.journal_bytes = tally.journal_bytes;
+                response.published_ports = tally.published_ports as u64;
+                response.warnings = runtime::missed(&tally.unlabelled, SystemTime::now());
+                response.warnings.extend(tally.misnamed_ports);
             }
             Err(error) => response.failure = Some(failure(FailureCode::NOT_AVAILABLE, &error)).into(),
         }
@@ -211,13 +209,11 @@ impl<K: Kernel + 'static> Service<K> {
 
     /// Detaches every attachment of a container whose sandbox is gone.
     async fn let_go(&self, container: &str) -> Result<u32, v1::Failure> {
-        let snapshot = self.lifecycle.owner.snapshot().await.map_err(|error| failure(FailureCode::INTERNAL, &error))?;
+        let internal = |error| failure(FailureCode::INTERNAL, &error);
         let mut removed = 0;
-        for attachment in snapshot.attachments {
-            if attachment.key.container.as_str() == container {
-                self.lifecycle.detach(attachment.key, false).await.map_err(|error| lifecycle_failure(&error))?;
-                removed += 1;
-            }
+        for attachment in self.lifecycle.owner.of(container.to_owned()).await.map_err(internal)? {
+            self.lifecycle.detach(attachment.key, false).await.map_err(|error| lifecycle_failure(&error))?;
+            removed += 1;
         }
         Ok(removed)
     }

@@ -14,7 +14,7 @@ pub fn start(owner: OwnerHandle) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     let alive = move || {
         let owner = owner.clone();
-        async move { owner.snapshot().await.is_ok() }
+        async move { owner.tally().await.is_ok() }
     };
     tokio::spawn(watch(limit, alive, || drop(sd_notify::notify(&[NotifyState::Watchdog]))));
 }
