@@ -204,9 +204,11 @@ fn its_way_is_its_door() {
         node.space.command(&format!("ip route del {way} dev nd00000001"));
         assert_eq!(node.space.hears_udp(address), None);
     }
-    for address in ["192.0.2.9:7001", "10.6.0.1:7001", "[2001:db8::9]:7001", "[fd00:6::1]:7001"] {
+    let arrivals = [outside.listen_udp(7002), node.space.listen_udp(7002)];
+    for address in ["192.0.2.9:7002", "10.6.0.1:7002", "[2001:db8::9]:7002", "[fd00:6::1]:7002"] {
         assert_eq!(web.hears_udp(address), None, "{address}");
     }
+    assert!(arrivals.iter().all(|heard| heard.try_recv().is_err()), "a packet came out");
     // What somebody took away is made again.
     let repaired = node.resync();
     assert_eq!(repaired.len(), 2, "{repaired:?}");

@@ -20,7 +20,7 @@ use crate::say;
 /// What to measure, with what.
 #[derive(Debug)]
 pub struct Settings {
-    /// 0 and 100 attachments; 1,000 for `netd-api` and `kernel-floor`.
+    /// 0 and 100 attachments; 1,000 for `netd-api` and `kernel-floor`, and these two routed.
     pub quick: bool,
     /// The programs under test.
     pub programs: Programs,
@@ -32,6 +32,8 @@ pub struct Settings {
 
 pub(crate) const API: &str = "netd-api";
 pub(crate) const FLOOR: &str = "kernel-floor";
+pub(crate) const API_ROUTED: &str = "netd-api-routed";
+pub(crate) const FLOOR_ROUTED: &str = "kernel-floor-routed";
 pub(crate) const CHAIN: &str = "cni-chain";
 pub(crate) const CNI: &str = "netd-cni";
 pub(crate) const CNI_ONE: &str = "netd-cni-one";
@@ -79,8 +81,7 @@ struct Bench {
 impl Bench {
     /// Puts every case on its node and makes there what its attachments share. Returns what is not measured, and why.
     fn prepare(&mut self, settings: &Settings) -> Result<Vec<String>> {
-        let mut left_out =
-            vec!["netd-api-routed, kernel-floor-routed: left out: netd has no routed (ptp) mode yet".to_owned()];
+        let mut left_out = Vec::new();
         let Programs { netd, client, plugins, .. } = &settings.programs;
         let (most, runs) = if settings.quick { (SMALL, 40) } else { (LARGE, 200) };
         let most_chain_runs = if settings.quick { 8 } else { 20 };
@@ -95,12 +96,16 @@ impl Bench {
             let case = Box::new(Cni::ours(&node, netd, client, writing)?);
             self.fields.push(Field::new(name, node, case, most, runs));
         }
-        let node = Node::fresh()?;
-        let case = Box::new(Api::start(&node, netd)?);
-        self.fields.push(Field::new(API, node, case, LARGE, runs.max(100)));
-        let node = Node::fresh()?;
-        let case = Box::new(Floor::start(&node, &settings.programs)?);
-        self.fields.push(Field::new(FLOOR, node, case, LARGE, runs.max(100)));
+        for (name, writing) in [(API, Writing::One), (API_ROUTED, Writing::Routed)] {
+            let node = Node::fresh()?;
+            let case = Box::new(Api::start(&node, netd, writing)?);
+            self.fields.push(Field::new(name, node, case, LARGE, runs.max(100)));
+        }
+        for (name, writing) in [(FLOOR, Writing::One), (FLOOR_ROUTED, Writing::Routed)] {
+            let node = Node::fresh()?;
+            let case = Box::new(Floor::start(&node, &settings.programs, writing)?);
+            self.fields.push(Field::new(name, node, case, LARGE, runs.max(100)));
+        }
         for field in &mut self.fields {
             // The first attachment of a node makes what all share; it is not what later ones cost.
             let took = field.add()?;

@@ -54,6 +54,9 @@ pub fn node(space: &Space) -> Result<String> {
     }
     text += &section("ss -lntH", &sorted(&space.output("ss -lntH")?));
     text += &sysctls(space, BRIDGE)?;
+    for link in host_links(space)? {
+        text += &sysctls(space, &link)?;
+    }
     Ok(text)
 }
 
@@ -72,6 +75,18 @@ pub fn sandbox(space: &Space) -> Result<String> {
         text += &sysctls(space, name)?;
     }
     Ok(text)
+}
+
+fn host_links(space: &Space) -> Result<Vec<String>> {
+    space.run(|| {
+        let folders = fs::read_dir("/proc/sys/net/ipv4/conf")?.flatten();
+        let names = folders.map(|folder| folder.file_name().to_string_lossy().into_owned());
+        Ok(names.filter(|name| is_host_link(name)).collect())
+    })
+}
+
+fn is_host_link(name: &str) -> bool {
+    name.strip_prefix("nd").is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_hexdigit()))
 }
 
 fn section(title: &str, body: &str) -> String {
@@ -104,12 +119,11 @@ fn mask(value: &mut Value) {
 /// A word that is a MAC, a link-local address made of one, one of our links, or its mark.
 fn masked(text: &str) -> String {
     let is_mac = text.len() == 17 && text.split(':').filter(|part| part.len() == 2).count() == 6;
-    let is_ours = text.strip_prefix("nd").is_some_and(|rest| rest.chars().all(|c| c.is_ascii_hexdigit()));
     if is_mac && text != "00:00:00:00:00:00" && text != "ff:ff:ff:ff:ff:ff" {
         "MAC".to_owned()
     } else if text.starts_with("fe80::") && !text.starts_with("fe80::/") && text.len() > 6 {
         "LINK-LOCAL".to_owned()
-    } else if is_ours {
+    } else if is_host_link(text) {
         "HOST-LINK".to_owned()
     } else if let Some((_, interface)) = text.strip_prefix("netd:").and_then(|rest| rest.split_once(':')) {
         format!("netd:SANDBOX:{interface}")
@@ -137,7 +151,7 @@ fn rules(text: &str) -> String {
         let inner = begins.unwrap_or(line);
         let list = elements.get_or_insert_default();
         let parts = inner.trim_end_matches('}').split(',').map(str::trim).filter(|part| !part.is_empty());
-        list.extend(parts.map(str::to_owned));
+        list.extend(parts.map(masked_element));
         if inner.ends_with('}') {
             let mut done = elements.take().unwrap_or_default();
             done.sort();
@@ -145,6 +159,15 @@ fn rules(text: &str) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// An element may name a host link of ours.
+fn masked_element(element: &str) -> String {
+    let part = |part: &str| match part.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(name) if is_host_link(name) => "HOST-LINK".to_owned(),
+        _ => part.to_owned(),
+    };
+    element.split(" . ").map(part).collect::<Vec<_>>().join(" . ")
 }
 
 /// All switches of an interface, and forwarding. What the kernel counts or draws itself is left out.
@@ -160,12 +183,13 @@ fn sysctls(space: &Space, interface: &str) -> Result<String> {
                     let path = entry?.path();
                     // A secret that was never set cannot be read.
                     let Ok(value) = fs::read_to_string(&path) else { continue };
-                    lines.push(format!("{} = {}", path.display(), value.trim()));
+                    let shown = path.display().to_string().replace(interface, &masked(interface));
+                    lines.push(format!("{shown} = {}", value.trim()));
                 }
             }
         }
         lines.sort();
-        Ok(section(&format!("sysctls of {interface}"), &lines.join("\n")))
+        Ok(section(&format!("sysctls of {}", masked(interface)), &lines.join("\n")))
     })
 }
 

@@ -10,7 +10,7 @@ use netd_bench::case::Programs;
 /// Measures attach and detach.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// 0 and 100 attachments, and 1,000 for `netd-api` and `kernel-floor`: under 3 minutes.
+    /// 0 and 100 attachments, and 1,000 for `netd-api` and `kernel-floor` on a bridge and routed: under 3 minutes.
     #[arg(long)]
     quick: bool,
     /// The daemon.

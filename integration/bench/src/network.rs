@@ -1,4 +1,5 @@
-//! The network that all cases attach to: nerdctl's default conflist with a /16, and one published port an attachment.
+//! The network that all cases attach to: nerdctl's default conflist with a /16, and one published port an attachment. Routed, the
+//! same without the bridge.
 
 use std::path::Path;
 
@@ -36,7 +37,12 @@ pub enum Writing {
     Chain,
     /// One `bridge` stanza that has the others' capabilities: as netd's packages bring it.
     One,
+    /// One `ptp` stanza, likewise.
+    Routed,
 }
+
+/// What `ptp` has not.
+const BRIDGE_KEYS: [&str; 3] = ["bridge", "isGateway", "hairpinMode"];
 
 /// The stanzas for attachment `number`, each as libcni gives it to its plugin but for the result before it. `data_dir` is
 /// host-local's.
@@ -53,7 +59,14 @@ pub fn stanzas(writing: Writing, data_dir: &Path, number: u32) -> Vec<Value> {
             "ranges": [[{"subnet": "10.4.0.0/16", "gateway": GATEWAY}]],
         },
     });
-    if writing == Writing::One {
+    if writing == Writing::Routed {
+        bridge["type"] = "ptp".into();
+        bridge
+            .as_object_mut()
+            .into_iter()
+            .for_each(|stanza| stanza.retain(|key, _| !BRIDGE_KEYS.contains(&key.as_str())));
+    }
+    if writing != Writing::Chain {
         bridge["ingressPolicy"] = "same-bridge".into();
         bridge["runtimeConfig"] = ports;
         return vec![bridge];

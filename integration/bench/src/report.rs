@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::attach::{API, CNI, CNI_ONE, FLOOR, Settings, milliseconds};
+use crate::attach::{API, API_ROUTED, CNI, CNI_ONE, FLOOR, FLOOR_ROUTED, Settings, milliseconds};
 use crate::field::Field;
 use crate::packet::SLOW;
 use crate::samples::{Line, Samples};
@@ -79,7 +79,9 @@ impl Report<'_> {
             "case", "op", "attachments", "p50 ms", "p99 ms", "runs", "× floor"
         ));
         for line in &lines {
-            let floor = p50(&lines, FLOOR, line.what.op, line.what.attachments).filter(|_| line.what.case != FLOOR);
+            let against = if line.what.case == API_ROUTED { FLOOR_ROUTED } else { FLOOR };
+            let floor = p50(&lines, against, line.what.op, line.what.attachments);
+            let floor = floor.filter(|_| ![FLOOR, FLOOR_ROUTED].contains(&line.what.case.as_str()));
             let ratio = floor.map(|floor| format!("{:.2}", line.p50_us / floor)).unwrap_or_default();
             let (p50, p99) = (line.p50_us / 1e3, line.p99_us / 1e3);
             let Line { what, runs, .. } = line;
@@ -116,14 +118,16 @@ impl Report<'_> {
             lines.iter().filter(|line| line.what.case == API).map(|line| line.what.attachments).collect();
         sizes.sort_unstable();
         sizes.dedup();
-        let ratio = |size| Some(add(API, size)? / add(FLOOR, size)?);
-        let mut aims: Vec<Aim> = sizes
-            .iter()
-            .map(|size| Aim::new(format!("netd-api add over kernel-floor, {size} attachments"), 1.3, "×", ratio(*size)))
-            .collect();
-        let growth = add(API, 1_000).and_then(|large| Some(large / add(API, 0)?));
-        aims.push(Aim::new("netd-api add, 1,000 attachments over 0, on a bridge".to_owned(), 2.0, "×", growth));
-        aims.push(Aim::new("netd-api add, 1,000 over 0, routed".to_owned(), 1.2, "×", None));
+        let mut aims = Vec::new();
+        for (api, floor) in [(API, FLOOR), (API_ROUTED, FLOOR_ROUTED)] {
+            let ratio = |size| Some(add(api, size)? / add(floor, size)?);
+            let aim =
+                |size: &usize| Aim::new(format!("{api} add over {floor}, {size} attachments"), 1.3, "×", ratio(*size));
+            aims.extend(sizes.iter().map(aim));
+        }
+        let growth = |case| add(case, 1_000).and_then(|large| Some(large / add(case, 0)?));
+        aims.push(Aim::new("netd-api add, 1,000 attachments over 0, on a bridge".to_owned(), 2.0, "×", growth(API)));
+        aims.push(Aim::new("netd-api add, 1,000 over 0, routed".to_owned(), 1.2, "×", growth(API_ROUTED)));
         let worst = |case: &str, op: &str| {
             let of = lines.iter().filter(|line| line.what.case == case && line.what.op == op);
             of.map(|line| line.p50_us / 1e3).reduce(f64::max)

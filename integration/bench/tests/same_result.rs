@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use netd_bench::case::{Api, Case, Floor, Programs, Sandbox};
 use netd_bench::dump;
+use netd_bench::network::Writing;
 use netd_bench::node::Node;
 use netd_bench::space::Space;
 
@@ -63,14 +64,23 @@ fn settle(node: &Node, sandboxes: &[Sandbox]) {
 
 #[test]
 fn the_floor_leaves_in_the_kernel_what_netd_leaves() {
+    leave_the_same(Writing::One);
+}
+
+#[test]
+fn routed_the_floor_leaves_in_the_kernel_what_netd_leaves() {
+    leave_the_same(Writing::Routed);
+}
+
+fn leave_the_same(writing: Writing) {
     let programs = programs();
     let (ours, bare) = (Node::fresh().unwrap(), Node::fresh().unwrap());
-    let mut api = Api::start(&ours, &programs.netd).unwrap();
+    let mut api = Api::start(&ours, &programs.netd, writing).unwrap();
     // As on the floor's node: one attachment made the bridge, and went. A bridge that never lost its carrier shows it.
     let warm = Sandbox { number: 0, space: Space::fresh().unwrap() };
     api.add(&ours, &warm).unwrap();
     api.del(&ours, &warm).unwrap();
-    let mut floor = Floor::start(&bare, &programs).unwrap();
+    let mut floor = Floor::start(&bare, &programs, writing).unwrap();
     let expected = dumps(&ours, &mut api);
     let actual = dumps(&bare, &mut floor);
     for ((what, expected), (_, actual)) in expected.iter().zip(&actual) {

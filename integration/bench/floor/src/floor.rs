@@ -13,7 +13,7 @@ use nix::sys::socket::{
     sockopt,
 };
 
-use crate::messages;
+use crate::messages::{self, Home, Inside};
 use crate::socket::Socket;
 use crate::wire::Batch;
 
@@ -55,10 +55,16 @@ pub(crate) struct Floor {
     links: Socket,
     rules: Socket,
     own_netns: File,
-    bridge: String,
-    bridge_index: u32,
+    /// Without one, links are routed.
+    bridge: Option<Bridge>,
     table: String,
     attached: BTreeMap<u32, Attached>,
+}
+
+#[derive(Debug)]
+struct Bridge {
+    name: String,
+    index: u32,
 }
 
 #[derive(Debug)]
@@ -68,9 +74,16 @@ struct Attached {
     listeners: [OwnedFd; 2],
 }
 
+impl Bridge {
+    fn find(name: &str) -> Result<Self> {
+        let index = if_nametoindex(name).with_context(|| format!("there is no bridge {name}"))?;
+        Ok(Self { name: name.to_owned(), index })
+    }
+}
+
 impl Floor {
-    /// On a node whose bridge and ruleset stand.
-    pub(crate) fn open(bridge: &str, table: &str) -> Result<Self> {
+    /// On a node whose bridge, if one is named, and ruleset stand.
+    pub(crate) fn open(bridge: Option<&str>, table: &str) -> Result<Self> {
         let rules = Socket::open(SockProtocol::NetlinkNetFilter)?;
         rules.widen()?;
         for family in messages::TABLES {
@@ -80,8 +93,7 @@ impl Floor {
             links: Socket::open(SockProtocol::NetlinkRoute)?,
             rules,
             own_netns: File::open("/proc/thread-self/ns/net")?,
-            bridge: bridge.to_owned(),
-            bridge_index: if_nametoindex(bridge).with_context(|| format!("there is no bridge {bridge}"))?,
+            bridge: bridge.map(Bridge::find).transpose()?,
             table: table.to_owned(),
             attached: BTreeMap::new(),
         })
@@ -93,10 +105,14 @@ impl Floor {
             listener(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), order.port))?,
             listener(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), order.port))?,
         ];
-        self.elements(messages::NEW_ELEMENTS, order.address, order.port)?;
+        self.elements(messages::NEW_ELEMENTS, order.number, order.address, order.port)?;
         let mut batch = Batch::default();
-        let (name, index) = (format!("nd{:x}", order.number), FIRST_INDEX + order.number);
-        messages::pair(&mut batch, (&name, index), self.bridge_index, INTERFACE, netns.as_raw_fd(), order.address);
+        let (name, index) = (name_of(order.number), FIRST_INDEX + order.number);
+        let bridge = self.bridge.as_ref().map(|bridge| bridge.index);
+        messages::pair(&mut batch, (&name, index), bridge, INTERFACE, netns.as_raw_fd(), order.address);
+        if bridge.is_none() {
+            messages::way(&mut batch, index, order.address, order.gateway);
+        }
         self.links.carry_out(&batch, batch.last).context("cannot make the pair")?;
         self.inside(&netns, &order).context("cannot configure the sandbox")?;
         self.attached.insert(order.number, Attached { address: order.address, port: order.port, listeners });
@@ -105,7 +121,8 @@ impl Floor {
 
     fn inside(&self, netns: &File, order: &Order) -> Result<()> {
         let mut batch = Batch::default();
-        messages::interface(&mut batch, order.address, order.prefix, order.gateway);
+        let Order { address, prefix, gateway, .. } = *order;
+        messages::interface(&mut batch, Inside { address, prefix, gateway, routed: self.bridge.is_none() });
         setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
         let socket = Socket::open(SockProtocol::NetlinkRoute);
         setns(self.own_netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
@@ -116,9 +133,12 @@ impl Floor {
     pub(crate) fn shut(&mut self, number: u32) -> Result<()> {
         let gone = self.attached.remove(&number).with_context(|| format!("{number} is not attached"))?;
         let mut batch = Batch::default();
-        messages::shut(&mut batch, FIRST_INDEX + number);
+        match self.bridge {
+            Some(_) => messages::shut(&mut batch, FIRST_INDEX + number),
+            None => messages::close(&mut batch, gone.address),
+        }
         self.links.carry_out(&batch, batch.last).context("cannot shut the port")?;
-        self.elements(messages::DELETE_ELEMENTS, gone.address, gone.port)?;
+        self.elements(messages::DELETE_ELEMENTS, number, gone.address, gone.port)?;
         drop(gone.listeners);
         Ok(())
     }
@@ -129,11 +149,20 @@ impl Floor {
         self.links.carry_out(&batch, batch.last).context("cannot delete the link")
     }
 
-    fn elements(&self, kind: u16, address: Ipv4Addr, port: u16) -> Result<()> {
+    fn elements(&self, kind: u16, number: u32, address: Ipv4Addr, port: u16) -> Result<()> {
         let mut batch = Batch::default();
-        messages::elements(&mut batch, kind, &self.table, &self.bridge, address, port);
+        let own = name_of(number);
+        let home = match &self.bridge {
+            Some(bridge) => Home { link: &bridge.name, routed: false },
+            None => Home { link: &own, routed: true },
+        };
+        messages::elements(&mut batch, kind, &self.table, home, address, port);
         self.rules.carry_out(&batch, batch.last - 1).context("cannot change the rules")
     }
+}
+
+fn name_of(number: u32) -> String {
+    format!("nd{number:x}")
 }
 
 /// Where the kernel has no owners, the table is open to all.

@@ -2,7 +2,7 @@
 //! standard input; each is answered with the time it took. It keeps no record, leases nothing, and has none of netd's crates.
 //!
 //! ```text
-//! open <bridge> <table>                                             ok
+//! open <bridge, or - for routed links> <table>                      ok
 //! add <number> <netns path> <address/prefix> <gateway> <port>       ok <nanoseconds>
 //! del <number>                                                      ok <nanoseconds: port shut, rules away> <link gone>
 //! ```
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
         let words: Vec<&str> = line.split(' ').collect();
         let answer = match words.as_slice() {
             ["open", bridge, table] => {
-                floor = Some(Floor::open(bridge, table)?);
+                floor = Some(Floor::open(Some(*bridge).filter(|bridge| *bridge != "-"), table)?);
                 "ok".to_owned()
             }
             ["add", number, netns, address, gateway, port] => {

@@ -10,6 +10,7 @@ const DELETE_LINK: u16 = 17;
 const SET_LINK: u16 = 19;
 const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
+const DELETE_ROUTE: u16 = 25;
 
 const ADDRESS: u16 = 1;
 const IFNAME: u16 = 3;
@@ -59,20 +60,22 @@ fn one_queue(message: &mut Batch) {
     message.attribute(RX_QUEUES, &1_u32.to_ne_bytes());
 }
 
-/// The pair, its host end a port of the bridge, its other end in the sandbox; then what creation passes over: alias,
-/// hairpin and a host end without an address of its own, in one message; then the host end up. Both indices are chosen, so
-/// that nobody has to ask for them.
+/// The pair, its host end a port of the bridge if there is one, its other end in the sandbox; then what creation passes over:
+/// alias, hairpin (without a bridge, `route_localnet`) and a host end without an address of its own, in one message; then the
+/// host end up. Both indices are chosen, so that nobody has to ask for them.
 pub(crate) fn pair(
     batch: &mut Batch,
     (name, index): (&str, u32),
-    bridge: u32,
+    bridge: Option<u32>,
     interface: &str,
     netns: RawFd,
     address: Ipv4Addr,
 ) {
     batch.message(NEW_LINK, CREATE | EXCL, &link(0, index, 0));
     batch.text(IFNAME, name);
-    batch.attribute(MASTER, &bridge.to_ne_bytes());
+    if let Some(bridge) = bridge {
+        batch.attribute(MASTER, &bridge.to_ne_bytes());
+    }
     batch.nest(LINKINFO, |info| {
         info.attribute(1, b"veth");
         info.nest(2, |data| {
@@ -88,17 +91,61 @@ pub(crate) fn pair(
     one_queue(batch);
     batch.message(NEW_LINK, 0, &link(0, index, 0));
     batch.attribute(ALIAS, format!("netd:{index:x}:{interface}").as_bytes());
-    batch.nest(LINKINFO, |info| {
-        info.attribute(4, b"bridge");
-        info.nest(5, |port| port.attribute(4, &[1]));
-    });
-    link_local_generation(batch, false);
+    if bridge.is_some() {
+        batch.nest(LINKINFO, |info| {
+            info.attribute(4, b"bridge");
+            info.nest(5, |port| port.attribute(4, &[1]));
+        });
+        link_local_generation(batch, false);
+    } else {
+        batch.nest(AF_SPEC, |families| {
+            families
+                .nest(u16::from(INET), |inet| inet.nest(1, |switches| switches.attribute(26, &1_u32.to_ne_bytes())));
+            families.nest(u16::from(INET6), |inet6| inet6.attribute(8, &[1]));
+        });
+    }
     batch.message(SET_LINK, 0, &link(0, index, UP));
     batch.acknowledged();
 }
 
-/// Address, links up, default route; and the link-local address that the kernel would make, which works at once so.
-pub(crate) fn interface(batch: &mut Batch, address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr) {
+/// netd's protocol number of its routes.
+const OURS: u8 = 0x6e;
+
+/// The gateway's address on the host end, and the way to the sandbox's.
+pub(crate) fn way(batch: &mut Batch, index: u32, address: Ipv4Addr, gateway: Ipv4Addr) {
+    let [a, b, c, d] = index.to_ne_bytes();
+    batch.message(NEW_ADDRESS, CREATE | EXCL, &[INET, 32, 0, 0, a, b, c, d]);
+    batch.attribute(2, &gateway.octets());
+    batch.attribute(1, &gateway.octets());
+    batch.attribute(4, &gateway.octets());
+    // Table main, scope link, unicast.
+    batch.message(NEW_ROUTE, CREATE | EXCL, &[INET, 32, 0, 0, 254, OURS, 253, 1, 0, 0, 0, 0]);
+    batch.attribute(4, &index.to_ne_bytes());
+    batch.attribute(1, &address.octets());
+    batch.acknowledged();
+}
+
+/// Lets no packet pass the link any more.
+pub(crate) fn close(batch: &mut Batch, address: Ipv4Addr) {
+    // Of whatever scope.
+    batch.message(DELETE_ROUTE, 0, &[INET, 32, 0, 0, 254, OURS, 255, 0, 0, 0, 0, 0]);
+    batch.attribute(1, &address.octets());
+    batch.acknowledged();
+}
+
+/// A sandbox's address, and how it reaches others.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Inside {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) prefix: u8,
+    pub(crate) gateway: Ipv4Addr,
+    /// All goes by the gateway, also to the same network.
+    pub(crate) routed: bool,
+}
+
+/// Address, links up, routes; and the link-local address that the kernel would make, which works at once so.
+pub(crate) fn interface(batch: &mut Batch, inside: Inside) {
+    let Inside { address, prefix, gateway, routed } = inside;
     let [a, b, c, d] = INSIDE.to_ne_bytes();
     batch.message(SET_LINK, 0, &link(0, INSIDE, 0));
     link_local_generation(batch, false);
@@ -107,8 +154,15 @@ pub(crate) fn interface(batch: &mut Batch, address: Ipv4Addr, prefix: u8, gatewa
     batch.attribute(2, &address.octets());
     batch.attribute(1, &address.octets());
     batch.attribute(4, &broadcast.to_be_bytes());
+    if routed {
+        // IFA_F_NOPREFIXROUTE
+        batch.attribute(8, &0x200_u32.to_ne_bytes());
+    }
     batch.message(SET_LINK, 0, &link(0, LOOPBACK, UP));
     batch.message(SET_LINK, 0, &link(0, INSIDE, UP));
+    if routed {
+        by_gateway(batch, inside);
+    }
     // Table main, protocol boot, scope universe, unicast.
     batch.message(NEW_ROUTE, CREATE | EXCL, &[INET, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
     batch.attribute(4, &INSIDE.to_ne_bytes());
@@ -123,6 +177,22 @@ pub(crate) fn interface(batch: &mut Batch, address: Ipv4Addr, prefix: u8, gatewa
     batch.message(SET_LINK, 0, &link(0, INSIDE, 0));
     link_local_generation(batch, true);
     batch.acknowledged();
+}
+
+/// The gateway by the link itself, and the network by the gateway.
+fn by_gateway(batch: &mut Batch, inside: Inside) {
+    let Inside { address, prefix, gateway, .. } = inside;
+    let network = u32::from(address) & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or_default();
+    for (length, destination, scope) in [(32, gateway.octets(), 253), (prefix, network.to_be_bytes(), 0)] {
+        batch.message(NEW_ROUTE, CREATE | EXCL, &[INET, length, 0, 0, 254, 3, scope, 1, 0, 0, 0, 0]);
+        batch.attribute(4, &INSIDE.to_ne_bytes());
+        batch.attribute(1, &destination);
+        if scope == 0 {
+            batch.attribute(5, &gateway.octets());
+        }
+        // RTA_PREFSRC
+        batch.attribute(7, &address.octets());
+    }
 }
 
 /// Lets no packet pass the port any more.
@@ -165,12 +235,20 @@ pub(crate) fn adopt(batch: &mut Batch, family: u8, table: &str, flags: u32) {
     });
 }
 
-/// An attachment's elements: its address is masqueraded unless it stays on its bridge, and a port of the node leads to it.
-pub(crate) fn elements(batch: &mut Batch, kind: u16, table: &str, bridge: &str, address: Ipv4Addr, port: u16) {
+/// Where an attachment is at home: its bridge, or its own link, which has a fence of its own too.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Home<'a> {
+    pub(crate) link: &'a str,
+    pub(crate) routed: bool,
+}
+
+/// An attachment's elements: its address is masqueraded unless it stays at home, and a port of the node leads to it.
+pub(crate) fn elements(batch: &mut Batch, kind: u16, table: &str, home: Home<'_>, address: Ipv4Addr, port: u16) {
     const TCP: u8 = 6;
     const INSIDE_PORT: [u8; 4] = [0, 80, 0, 0];
     let mut name = [0; 16];
-    name[..bridge.len()].copy_from_slice(bridge.as_bytes());
+    name[..home.link.len()].copy_from_slice(home.link.as_bytes());
+    let (fence, is_fenced) = ([name, name].concat(), home.routed);
     let octets = address.octets();
     let [high, low] = port.to_be_bytes();
     let home = [octets.as_slice(), &name].concat();
@@ -178,10 +256,10 @@ pub(crate) fn elements(batch: &mut Batch, kind: u16, table: &str, bridge: &str, 
     let target = [octets, INSIDE_PORT].concat();
     // A map's element is deleted by its key.
     let target = if kind == NEW_ELEMENTS { target.as_slice() } else { &[] };
+    let fences = [("same_bridge", fence.as_slice(), [].as_slice()), ("fenced", &name, &[])];
+    let all = [("home4", home.as_slice(), [].as_slice()), ("masq4", &octets, &[]), ("ports4", &published, target)];
     transaction(batch, |batch| {
-        for (set, key, data) in
-            [("home4", home.as_slice(), [].as_slice()), ("masq4", &octets, &[]), ("ports4", &published, target)]
-        {
+        for (set, key, data) in fences.into_iter().filter(|_| is_fenced).chain(all) {
             let flags = if kind == NEW_ELEMENTS { CREATE } else { 0 };
             batch.message(kind, flags, &[INET_FAMILY, 0, 0, 0]);
             batch.text(1, table);

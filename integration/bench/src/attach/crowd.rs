@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::case::{Api, Sandbox};
 use crate::field::Field;
+use crate::network::Writing;
 
 /// Adds that are asked for at the same time.
 pub(super) const AT_ONCE: usize = 100;
@@ -36,7 +37,7 @@ pub(super) fn at_once(field: &mut Field, attachments: usize) -> Result<Crowd> {
     let barrier = Barrier::new(AT_ONCE + 1);
     let ask = |sandbox| {
         barrier.wait();
-        Api::attach(&socket, &data_dir, sandbox)
+        Api::attach(&socket, &data_dir, Writing::One, sandbox)
     };
     let ask = &ask;
     let (all, outcomes) = thread::scope(|scope| {
@@ -49,7 +50,7 @@ pub(super) fn at_once(field: &mut Field, attachments: usize) -> Result<Crowd> {
     let errors: Vec<String> =
         outcomes.iter().filter_map(|one| one.as_ref().err()).map(|error| format!("{error:#}")).collect();
     for sandbox in &sandboxes {
-        Api::detach(&socket, &data_dir, sandbox)?;
+        Api::detach(&socket, &data_dir, Writing::One, sandbox)?;
     }
     field.spent.extend(sandboxes);
     field.case.netd().context("no netd to ask")?.wait_until_drained()?;
@@ -67,7 +68,7 @@ pub(super) fn churn(field: &mut Field, adds: usize) -> Result<Vec<Duration>> {
         move || -> Result<Vec<Sandbox>> {
             let mut spent = Vec::new();
             for sandbox in to_detach {
-                Api::detach(&socket, &data_dir, &sandbox)?;
+                Api::detach(&socket, &data_dir, Writing::One, &sandbox)?;
                 spent.push(sandbox);
             }
             Ok(spent)
@@ -76,7 +77,7 @@ pub(super) fn churn(field: &mut Field, adds: usize) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
     for _ in 0..adds {
         let sandbox = field.sandbox()?;
-        times.push(Api::attach(&socket, &data_dir, &sandbox)?.took);
+        times.push(Api::attach(&socket, &data_dir, Writing::One, &sandbox)?.took);
         // A detacher that failed says so below.
         drop(added.send(sandbox));
         // A deleted link takes the kernel about 20 ms: faster adds would only fill the bridge.

@@ -1,4 +1,4 @@
-//! `netd-api`: one Attach and one Detach over ttrpc, a connection each, as a door makes them.
+//! `netd-api`, `netd-api-routed`: one Attach and one Detach over ttrpc, a connection each, as a door makes them.
 
 use std::path::Path;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use crate::node::{Netd, Node};
 #[derive(Debug)]
 pub struct Api {
     netd: Netd,
+    writing: Writing,
 }
 
 impl Api {
@@ -22,17 +23,17 @@ impl Api {
     ///
     /// # Errors
     /// It does not start.
-    pub fn start(node: &Node, netd: &Path) -> Result<Self> {
-        Ok(Self { netd: node.start(netd)? })
+    pub fn start(node: &Node, netd: &Path, writing: Writing) -> Result<Self> {
+        Ok(Self { netd: node.start(netd)?, writing })
     }
 
     /// An attach that threads may make at the same time.
     ///
     /// # Errors
     /// It was refused.
-    pub fn attach(socket: &Path, data_dir: &Path, sandbox: &Sandbox) -> Result<Added> {
+    pub fn attach(socket: &Path, data_dir: &Path, writing: Writing, sandbox: &Sandbox) -> Result<Added> {
         let mut request = AttachRequest::new();
-        request.call = Some(call(data_dir, sandbox, &sandbox.space.path())?).into();
+        request.call = Some(call(data_dir, writing, sandbox, &sandbox.space.path())?).into();
         let start = Instant::now();
         let client = Client::connect(socket, &[(Tag::SandboxNetns, sandbox.space.fd())])?;
         let response = client.attach(&request)?;
@@ -48,9 +49,9 @@ impl Api {
     ///
     /// # Errors
     /// It was refused.
-    pub fn detach(socket: &Path, data_dir: &Path, sandbox: &Sandbox) -> Result<std::time::Duration> {
+    pub fn detach(socket: &Path, data_dir: &Path, writing: Writing, sandbox: &Sandbox) -> Result<std::time::Duration> {
         let mut request = DetachRequest::new();
-        request.call = Some(call(data_dir, sandbox, "")?).into();
+        request.call = Some(call(data_dir, writing, sandbox, "")?).into();
         let start = Instant::now();
         let response = Client::connect(socket, &[])?.detach(&request)?;
         let answered = start.elapsed();
@@ -63,12 +64,12 @@ impl Api {
 
 impl Case for Api {
     fn add(&mut self, node: &Node, sandbox: &Sandbox) -> Result<Added> {
-        Self::attach(&self.netd.socket, &node.data_dir(), sandbox)
+        Self::attach(&self.netd.socket, &node.data_dir(), self.writing, sandbox)
     }
 
     fn del(&mut self, node: &Node, sandbox: &Sandbox) -> Result<Gone> {
         let start = Instant::now();
-        let answered = Self::detach(&self.netd.socket, &node.data_dir(), sandbox)?;
+        let answered = Self::detach(&self.netd.socket, &node.data_dir(), self.writing, sandbox)?;
         self.netd.wait_until_drained()?;
         Ok(Gone { answered, leasable: start.elapsed() })
     }
@@ -78,13 +79,14 @@ impl Case for Api {
     }
 }
 
-fn call(data_dir: &Path, sandbox: &Sandbox, netns: &str) -> Result<Call> {
-    let mut stanzas = network::stanzas(Writing::One, data_dir, sandbox.number);
+fn call(data_dir: &Path, writing: Writing, sandbox: &Sandbox, netns: &str) -> Result<Call> {
+    let mut stanzas = network::stanzas(writing, data_dir, sandbox.number);
     let mut call = Call::new();
     call.container_id = network::container(sandbox.number);
     network::INTERFACE.clone_into(&mut call.interface);
     netns.clone_into(&mut call.netns_path);
-    "bridge".clone_into(&mut call.plugin);
-    call.config = serde_json::to_vec(&stanzas.remove(0))?;
+    let stanza = stanzas.remove(0);
+    stanza["type"].as_str().unwrap_or_default().clone_into(&mut call.plugin);
+    call.config = serde_json::to_vec(&stanza)?;
     Ok(call)
 }

@@ -1,4 +1,4 @@
-//! `kernel-floor`: a program that has none of netd's crates, told by lines what to do. The clock is its own.
+//! `kernel-floor`, `kernel-floor-routed`: a program that has none of netd's crates, told by lines what to do. The clock is its own.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::{Added, Api, Case, Gone, Programs, Sandbox};
-use crate::network::{BRIDGE, GATEWAY, host_port};
+use crate::network::{BRIDGE, GATEWAY, Writing, host_port};
 use crate::node::Node;
 use crate::space::Space;
 
@@ -24,14 +24,14 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// Starts the program on a node where bridge, ruleset and forwarding stand: netd makes them by one attachment, takes that
+    /// Starts the program on a node where bridge (but for routed links), ruleset and forwarding stand: netd makes them by one attachment, takes that
     /// away, and ends.
     ///
     /// # Errors
     /// netd or the program does not start.
-    pub fn start(node: &Node, programs: &Programs) -> Result<Self> {
+    pub fn start(node: &Node, programs: &Programs, writing: Writing) -> Result<Self> {
         let sandbox = Sandbox { number: 0, space: Space::fresh()? };
-        let mut netd = Api::start(node, &programs.netd)?;
+        let mut netd = Api::start(node, &programs.netd, writing)?;
         netd.add(node, &sandbox)?;
         netd.del(node, &sandbox)?;
         drop(netd);
@@ -43,7 +43,8 @@ impl Floor {
         let orders = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().context("the floor has no output")?);
         let mut floor = Self { child, orders, answers };
-        floor.order(&format!("open {BRIDGE} {TABLE}"))?;
+        let bridge = if writing == Writing::Routed { "-" } else { BRIDGE };
+        floor.order(&format!("open {bridge} {TABLE}"))?;
         Ok(floor)
     }
 
