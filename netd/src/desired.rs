@@ -35,7 +35,7 @@ pub fn is_shared(key: &Key) -> bool {
         | Key::Published(_)
         | Key::Veth(_)
         | Key::Gateway(..)
-        | Key::Way(_)
+        | Key::Way(..)
         | Key::Interface(..) => false,
     }
 }
@@ -113,7 +113,7 @@ pub fn ways(attachment: &Attachment) -> Objects {
     let Some(wiring) = attachment.wiring.as_ref().filter(|wiring| wiring.bridge.is_none()) else {
         return Objects::new();
     };
-    let way = |lease: &Lease| (Key::Way(lease.address.addr()), Object::Via(wiring.host_link.clone()));
+    let way = |lease: &Lease| (Key::Way(wiring.host_link.clone(), lease.address.addr()), Object::Set);
     attachment.leases.iter().map(way).collect()
 }
 

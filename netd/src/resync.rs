@@ -132,7 +132,7 @@ fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bo
         Key::Gateway(..) => true,
         Key::Admitted(bridge) => observed.contains_key(&Key::Bridge(bridge.clone())),
         // A detach takes its own away, and an attach adds some before it is recorded as whole.
-        Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) | Key::Way(_) => watch == Watch::Running,
+        Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) | Key::Way(..) => watch == Watch::Running,
         Key::Ruleset | Key::Interface(..) => false,
     }
 }
@@ -218,7 +218,11 @@ fn tell(resync: &Resync, living: &BTreeSet<AttachmentKey>) -> Vec<String> {
             format!("release {}: its sandbox is gone", lost.key)
         }
     });
-    let loose = resync.loose.iter().map(|loose| format!("make {} again: its link is not where it belongs", loose.key));
+    let loose = resync.loose.iter().map(|loose| {
+        let is_port = loose.wiring.as_ref().is_some_and(|wiring| wiring.bridge.is_some());
+        let why = if is_port { "no port of its bridge" } else { "a port of somebody's bridge" };
+        format!("make {} again: its link is {why}", loose.key)
+    });
     let drained = resync.drained.iter().map(|gone| format!("delete the link of {}: it was detached", gone.key));
     let steps = resync.steps.iter().map(|step| format!("{step:?}"));
     dead.chain(lost).chain(loose).chain(drained).chain(steps).collect()

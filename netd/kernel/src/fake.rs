@@ -164,9 +164,7 @@ fn readable(object: &Object) -> Object {
         Object::Veth(veth) => Object::Veth(Veth { peer_mac: None, mtu: veth.mtu.or(Some(MTU)), ..veth.clone() }),
         Object::Bridge(bridge) => Object::Bridge(Bridge { mtu: bridge.mtu.or(Some(MTU)), ..bridge.clone() }),
         Object::Interface(interface) => Object::Interface(with_addresses(interface.addresses.clone())),
-        Object::Ruleset(_) | Object::Forwarding { .. } | Object::Set | Object::Via(_) | Object::Target(_) => {
-            object.clone()
-        }
+        Object::Ruleset(_) | Object::Forwarding { .. } | Object::Set | Object::Target(_) => object.clone(),
     }
 }
 
@@ -198,13 +196,8 @@ impl State {
             Step::Replace(key @ Key::Interface(..), Object::Interface(interface)) => {
                 self.interface(key, interface, sandbox, false)
             }
-            Step::Create(key @ Key::Gateway(link, _), Object::Set)
-            | Step::Replace(key @ Key::Gateway(link, _), Object::Set) => self.beside(link, key, &Object::Set),
-            Step::Create(key @ Key::Way(address), object @ Object::Via(link)) => match self.objects.get(key) {
-                Some(found) if found != object => Err(KernelError::Exists(format!("a route to {address}"))),
-                _ => self.beside(link, key, object),
-            },
-            Step::Replace(key @ Key::Way(_), object @ Object::Via(link)) => self.beside(link, key, object),
+            Step::Create(key @ (Key::Gateway(link, _) | Key::Way(link, _)), Object::Set)
+            | Step::Replace(key @ (Key::Gateway(link, _) | Key::Way(link, _)), Object::Set) => self.beside(link, key),
             Step::Create(key, object) if is_element(key) => match self.objects.get(key) {
                 Some(found) if found != object => Err(KernelError::Exists(format!("{key:?}"))),
                 _ => self.element(key, object),
@@ -271,12 +264,17 @@ impl State {
         Ok(())
     }
 
-    /// What stands on a host end, or leads by it.
-    fn beside(&mut self, link: &LinkName, key: &Key, object: &Object) -> Result<(), KernelError> {
+    /// What stands on a host end, or leads by it. To an address there is one way.
+    fn beside(&mut self, link: &LinkName, key: &Key) -> Result<(), KernelError> {
         if !self.objects.contains_key(&Key::Veth(link.clone())) {
             return Err(KernelError::NotFound(format!("link {link}")));
         }
-        self.objects.insert(key.clone(), object.clone());
+        if let Key::Way(_, to) = key
+            && self.objects.keys().any(|found| matches!(found, Key::Way(by, other) if other == to && by != link))
+        {
+            return Err(KernelError::Exists(format!("a route to {to}")));
+        }
+        self.objects.insert(key.clone(), Object::Set);
         Ok(())
     }
 
@@ -287,8 +285,8 @@ impl State {
             .keys()
             .filter_map(|key| if let Key::Veth(name) = key { Some(name.clone()) } else { None })
             .collect();
-        self.objects.retain(|key, object| match (key, &*object) {
-            (Key::Gateway(link, _), _) | (Key::Way(_), Object::Via(link)) => veths.contains(link),
+        self.objects.retain(|key, _| match key {
+            Key::Gateway(link, _) | Key::Way(link, _) => veths.contains(link),
             _ => true,
         });
     }
@@ -297,8 +295,8 @@ impl State {
     fn disable_ipv4(&mut self, link: &LinkName) {
         let is_left = |key: &Key| matches!(key, Key::Gateway(on, address) if on == link && address.is_ipv4());
         if !self.objects.keys().any(is_left) {
-            let dies = |key: &Key, object: &Object| matches!((key, object), (Key::Way(to), Object::Via(by)) if to.is_ipv4() && by == link);
-            self.objects.retain(|key, object| !dies(key, object));
+            let dies = |key: &Key| matches!(key, Key::Way(by, to) if by == link && to.is_ipv4());
+            self.objects.retain(|key, _| !dies(key));
         }
     }
 
@@ -423,7 +421,7 @@ impl State {
                 self.ports.remove(name);
                 self.objects.values_mut().for_each(|object| orphan(object, name));
             }
-            Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) | Key::Way(_) => {
+            Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) | Key::Way(..) => {
                 self.objects.remove(key);
             }
             Key::Gateway(link, address) => {

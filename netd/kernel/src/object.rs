@@ -34,9 +34,9 @@ pub enum Key {
     Veth(LinkName),
     /// A gateway address, alone in its prefix, on the host end of a routed veth. It goes with the veth.
     Gateway(LinkName, IpAddr),
-    /// The route to a routed sandbox's address, by our protocol number. It is the door of a routed veth: what the sandbox
-    /// sends passes only while a route leads back. It goes with the veth.
-    Way(IpAddr),
+    /// The route by a routed veth to its sandbox's address, with our protocol number. It is the veth's door: what the sandbox
+    /// sends passes only while a route leads back. To an address there is one way. It goes with the veth.
+    Way(LinkName, IpAddr),
     /// The sandbox end: addresses, routes, link up. Last, so that everything stands before the first packet.
     Interface(NetnsId, LinkName),
 }
@@ -79,8 +79,6 @@ pub enum Object {
     },
     /// It is so; there is no more to say.
     Set,
-    /// The host end that a way leads by.
-    Via(LinkName),
     /// Where a published port leads.
     Target(SocketAddr),
     /// See [`Bridge`].

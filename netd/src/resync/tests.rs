@@ -5,7 +5,7 @@ mod crash;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use netd_config::{PortMapping, Protocol};
+use netd_config::{LinkName, PortMapping, Protocol};
 use netd_kernel::{FakeKernel, Kernel, Key, NetnsId, Object, Scope, Step};
 
 use super::{Watch, bury, run};
@@ -20,6 +20,9 @@ use crate::tombstones::Tombstones;
 
 const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,
     "ipam":{"type":"host-local","ranges":[[{"subnet":"10.4.0.0/24"}]]}}"#;
+
+const ROUTED: &str = r#"{"cniVersion":"1.0.0","name":"routed","type":"ptp","ipMasq":true,
+    "ipam":{"type":"host-local","ranges":[[{"subnet":"10.6.0.0/24"}]]}}"#;
 
 struct Rig {
     kernel: Arc<FakeKernel>,
@@ -89,6 +92,64 @@ async fn a_fault_at_every_step_of_an_attach_leaves_nothing() {
         rig.kernel.heal();
         rig.agrees(if attached.is_ok() { 2 } else { 1 }, 0).await;
     }
+}
+
+#[tokio::test]
+async fn a_fault_at_every_step_of_a_routed_attach_leaves_nothing() {
+    for fault in 0..STEPS {
+        let folder = tempfile::tempdir().unwrap();
+        let rig = restarted(folder.path(), &Arc::new(FakeKernel::new())).await;
+        let attach = async |container, netns| {
+            rig.lifecycle.attach(wanted(ROUTED, container, netns), rig.kernel.sandbox(netns)).await
+        };
+        attach("stays", 1).await.unwrap();
+        rig.kernel.fail_at(fault);
+        let attached = attach("fails", 2).await;
+        rig.kernel.heal();
+        let count = if attached.is_ok() { 2 } else { 1 };
+        rig.agrees(count, 0).await;
+        assert_eq!(rig.count(|key| matches!(key, Key::Way(..))), count, "{}", rig.kernel);
+    }
+}
+
+#[tokio::test]
+async fn ways_that_somebody_took_away_come_back_and_strange_ones_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = restarted(folder.path(), &Arc::new(FakeKernel::new())).await;
+    let attached = rig.lifecycle.attach(wanted(ROUTED, "a", 1), rig.kernel.sandbox(1)).await.unwrap();
+    let before = rig.kernel.observe(Scope::Node).unwrap();
+    let link = attached.wiring.unwrap().host_link;
+    let address = |text: &str| text.parse().unwrap();
+    let way = |text| Key::Way(link.clone(), address(text));
+    let gateway = Key::Gateway(link.clone(), address("10.6.0.1"));
+    assert!(before.contains_key(&way("10.6.0.2")) && before.contains_key(&gateway));
+    let strange = Step::Create(way("10.6.0.77"), Object::Set);
+    rig.kernel.apply(&[Step::Delete(way("10.6.0.2")), Step::Delete(gateway), strange], None).unwrap();
+    assert_eq!(
+        run(&rig.lifecycle, Watch::Running, false).await.unwrap().len(),
+        2,
+        "what stands is not judged while others work"
+    );
+    assert_eq!(rig.kernel.observe(Scope::Node).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_routed_link_that_was_put_into_a_bridge_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = restarted(folder.path(), &Arc::new(FakeKernel::new())).await;
+    rig.attach("b", 2).await.unwrap();
+    let routed = rig.lifecycle.attach(wanted(ROUTED, "a", 1), rig.kernel.sandbox(1)).await.unwrap();
+    assert!(!rig.lifecycle.mend(routed.key.clone(), rig.kernel.sandbox(1)).await.unwrap(), "it is whole");
+    let link = Key::Veth(routed.wiring.clone().unwrap().host_link);
+    let Some(Object::Veth(mut veth)) = rig.kernel.observe(Scope::Node).unwrap().remove(&link) else { panic!() };
+    veth.bridge = Some(LinkName::new("br0").unwrap());
+    rig.kernel
+        .apply(&[Step::Delete(link.clone()), Step::Create(link, Object::Veth(veth))], Some(&rig.kernel.sandbox(1)))
+        .unwrap();
+    assert!(rig.lifecycle.mend(routed.key.clone(), rig.kernel.sandbox(1)).await.unwrap());
+    let anew = rig.lifecycle.owner.one(routed.key).await.unwrap().unwrap();
+    assert_eq!((anew.leases, anew.facts.mac), (routed.leases, routed.facts.mac));
+    assert_ne!(anew.wiring.unwrap().host_link, routed.wiring.unwrap().host_link);
 }
 
 #[tokio::test]

@@ -24,12 +24,15 @@ pub(crate) struct Told {
     pub(crate) addresses: Vec<IpAddr>,
     /// Published, TCP.
     pub(crate) port: Option<u16>,
+    pub(crate) fenced: bool,
 }
 
 /// A place for a container.
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) container: String,
+    /// On the routed network, not on the bridge.
+    pub(crate) routed: bool,
     /// On the node; nobody else's.
     port: u16,
     pub(crate) told: Option<Told>,
@@ -52,7 +55,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(name: u16, door: Door, ledger: Arc<Ledger>, random: Random) -> Self {
-        let slot = |at| Slot { container: format!("c{name}-{at}"), port: first_port(name) + at, told: None };
+        let slot = |at| Slot {
+            container: format!("c{name}-{at}"),
+            routed: at % 2 == 1,
+            port: first_port(name) + at,
+            told: None,
+        };
         Self { name, generation: SLOTS, door, ledger, random, slots: (0..SLOTS).map(slot).collect() }
     }
 
@@ -99,7 +107,7 @@ impl Client {
         match self.chain(at, &sandbox, port, fenced) {
             Ok(addresses) => {
                 self.ledger.count("attached");
-                self.slots[at].told = Some(Told { sandbox, addresses, port });
+                self.slots[at].told = Some(Told { sandbox, addresses, port, fenced });
             }
             Err(GivenUp) if self.random.percent(50) => self.detach(at, Some(&sandbox)),
             Err(GivenUp) => {
@@ -112,15 +120,18 @@ impl Client {
 
     /// All stanzas of a chain, as libcni sends them.
     fn chain(&mut self, at: usize, sandbox: &Sandbox, port: Option<u16>, fenced: bool) -> Result<Vec<IpAddr>, GivenUp> {
-        let first = self.stanza(at, sandbox, &bridge())?;
+        let routed = self.slots[at].routed;
+        let first = self.stanza(at, sandbox, &network(routed))?;
         let addresses = addresses(&first);
-        if addresses.len() != 2 || first["interfaces"].as_array().map(Vec::len) != Some(3) {
+        let links = if routed { 2 } else { 3 };
+        if addresses.len() != 2 || first["interfaces"].as_array().map(Vec::len) != Some(links) {
             self.ledger.wrong(format!("{} was told of half an attachment: {first}", self.slots[at].container));
         }
         for address in &addresses {
             self.ledger.claim(&self.slots[at].container, *address);
         }
         for mut stanza in port.map(portmap).into_iter().chain(fenced.then(firewall)) {
+            stanza["name"] = network(routed)["name"].clone();
             stanza["prevResult"] = first.clone();
             self.stanza(at, sandbox, &stanza)?;
             self.ledger.count("extended");
@@ -154,7 +165,7 @@ impl Client {
         self.ledger.give_back(&self.slots[at].container);
         let (start, mut whole) = (Instant::now(), true);
         loop {
-            match self.door.detach(sandbox, &self.slots[at].container, &bridge()) {
+            match self.door.detach(sandbox, &self.slots[at].container, &network(self.slots[at].routed)) {
                 Ok(()) => break self.ledger.count("detached"),
                 Err(CallFailure::Refused(message)) => {
                     break self.ledger.wrong(format!("{} cannot go: {message}", self.slots[at].container));
@@ -171,7 +182,7 @@ impl Client {
 
     /// The same request again has the same answer.
     fn repeat(&mut self, at: usize, told: Told) {
-        if let Ok(result) = self.stanza(at, &told.sandbox, &bridge()) {
+        if let Ok(result) = self.stanza(at, &told.sandbox, &network(self.slots[at].routed)) {
             self.ledger.count("repeated");
             if addresses(&result) != told.addresses {
                 let container = &self.slots[at].container;
@@ -193,8 +204,8 @@ impl Client {
     fn abandon(&mut self) {
         self.generation += 1;
         let container = format!("c{}-lost-{}", self.name, self.generation);
-        let (door, sandbox) = (self.door.clone(), Sandbox::new());
-        let attach = move || drop(door.attach(&sandbox, &container, &bridge()));
+        let (door, sandbox, routed) = (self.door.clone(), Sandbox::new(), self.random.percent(50));
+        let attach = move || drop(door.attach(&sandbox, &container, &network(routed)));
         drop(std::thread::spawn(attach).join());
         self.ledger.count("sandboxes killed");
     }
@@ -216,6 +227,21 @@ fn first_port(client: u16) -> u16 {
 fn wait(since: Instant) {
     assert!(since.elapsed() < PATIENCE, "netd did not come back");
     std::thread::sleep(Duration::from_millis(2));
+}
+
+fn network(routed: bool) -> Value {
+    if routed { ptp() } else { bridge() }
+}
+
+fn ptp() -> Value {
+    json!({
+        "cniVersion": "1.0.0", "name": "routed", "type": "ptp", "ipMasq": true,
+        "ipam": {
+            "type": "host-local", "dataDir": "/nonexistent",
+            "ranges": [[{"subnet": "10.6.0.0/24"}], [{"subnet": "fd00:6::/64"}]],
+            "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+        }
+    })
 }
 
 fn bridge() -> Value {

@@ -21,6 +21,9 @@ pub(crate) fn expected(slots: &[&Slot]) -> Facts {
         facts.insert(format!("listed {} {} attached", slot.container, joined(&told.addresses)));
         for address in &told.addresses {
             facts.insert(format!("masquerade {address}"));
+            if slot.routed {
+                facts.insert(format!("way to {address}"));
+            }
             if let Some(port) = told.port {
                 facts.insert(format!("published {port} to {address}"));
             }
@@ -32,6 +35,8 @@ pub(crate) fn expected(slots: &[&Slot]) -> Facts {
     let attached: Vec<&Told> = slots.iter().filter_map(|slot| slot.told.as_ref()).collect();
     facts.insert(format!("{} leases, 0 draining", attached.len() * 2));
     facts.insert(format!("{} links", attached.len()));
+    let fenced = |slot: &&&Slot| slot.routed && slot.told.as_ref().is_some_and(|told| told.fenced);
+    facts.insert(format!("{} fenced links", slots.iter().filter(fenced).count()));
     facts
 }
 
@@ -47,6 +52,7 @@ pub(crate) fn found(node: &Node) -> Facts {
     let links = node.namespace.command("ip -o link show type veth");
     facts.insert(format!("{} links", links.lines().count()));
     facts.extend(elements(node));
+    facts.extend(ways(node));
     for table in ["tcp", "tcp6", "udp", "udp6"] {
         facts.extend(sockets(node.process(), table));
     }
@@ -80,24 +86,33 @@ fn joined(addresses: &[IpAddr]) -> String {
     addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",")
 }
 
+/// Host routes by netd's protocol number.
+fn ways(node: &Node) -> Facts {
+    let shown = ["ip -4 route show proto 110", "ip -6 route show proto 110"].map(|line| node.namespace.command(line));
+    let way = |line: &str| format!("way to {}", line.split(' ').next().unwrap_or_default());
+    shown.iter().flat_map(|text| text.lines().map(way)).collect()
+}
+
 /// Elements of attachments. Those of the bridge and of the node itself stay with the bridge.
 fn elements(node: &Node) -> Facts {
     let text = node.namespace.command("nft -j list table inet netd");
     let listed: Value = serde_json::from_str(&text).unwrap();
     let mut facts = Facts::new();
+    let mut fenced = 0;
     for object in listed["nftables"].as_array().unwrap() {
         let set = if object["set"].is_null() { &object["map"] } else { &object["set"] };
         let name = set["name"].as_str().unwrap_or_default();
         for element in set["elem"].as_array().into_iter().flatten() {
             match name {
                 "masq4" | "masq6" => drop(facts.insert(format!("masquerade {}", element.as_str().unwrap()))),
-                "home4" | "home6" => assert_eq!(element["concat"][1], "br0"),
+                "home4" | "home6" => assert!(element["concat"][1] == "br0" || is_host_link(&element["concat"][1])),
+                "fenced" => fenced += usize::from(is_host_link(element)),
                 "ports4" | "ports6" => drop(facts.insert(format!(
                     "published {} to {}",
                     element[0]["concat"][1],
                     element[1]["concat"][0].as_str().unwrap()
                 ))),
-                "bridges" | "fenced" | "same_bridge" | "guarded" => {}
+                "bridges" | "same_bridge" | "guarded" => {}
                 _ => drop(facts.insert(format!("element {element} of {name}"))),
             }
         }
@@ -106,7 +121,12 @@ fn elements(node: &Node) -> Facts {
             facts.extend(homes.map(|home| format!("masquerade {}", home["concat"][0].as_str().unwrap())));
         }
     }
+    facts.insert(format!("{fenced} fenced links"));
     facts
+}
+
+fn is_host_link(name: &Value) -> bool {
+    name.as_str().is_some_and(|name| name.starts_with("nd"))
 }
 
 /// Sockets of the node that wait for others: TCP ones that listen, all UDP ones.

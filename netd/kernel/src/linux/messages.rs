@@ -271,8 +271,9 @@ pub(super) fn way(index: u32, address: IpAddr) -> Message {
     Message::NewRoute(message)
 }
 
-pub(super) fn remove_way(address: IpAddr) -> Message {
+pub(super) fn remove_way(index: u32, address: IpAddr) -> Message {
     let mut message = to(address);
+    message.attributes.push(RouteAttribute::Oif(index));
     // Of whatever scope.
     message.header.scope = RouteScope::NoWhere;
     Message::DelRoute(message)

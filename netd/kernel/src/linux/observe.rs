@@ -76,7 +76,7 @@ fn way(route: &RouteMessage, names: &BTreeMap<u32, LinkName>) -> Option<(Key, Ob
         && header.destination_prefix_length == IpNet::from(address).prefix_len();
     let by = |one: &RouteAttribute| if let RouteAttribute::Oif(index) = one { names.get(index).cloned() } else { None };
     let via = route.attributes.iter().find_map(by)?;
-    is_way.then_some((Key::Way(address), Object::Via(via)))
+    is_way.then_some((Key::Way(via, address), Object::Set))
 }
 
 fn links(socket: &mut Socket) -> Result<Vec<LinkMessage>, NetlinkError> {

@@ -228,7 +228,7 @@ pub(super) fn is_ours(step: &Step) -> bool {
         | Key::Fenced(_)
         | Key::Masquerade(..)
         | Key::Published(_) => true,
-        Key::Bridge(_) | Key::Veth(_) | Key::Gateway(..) | Key::Way(_) | Key::Interface(..) => false,
+        Key::Bridge(_) | Key::Veth(_) | Key::Gateway(..) | Key::Way(..) | Key::Interface(..) => false,
     }
 }
 

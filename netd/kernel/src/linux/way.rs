@@ -21,11 +21,9 @@ type Message = (RouteNetlinkMessage, u16);
 pub(super) fn is_ours(step: &Step) -> bool {
     matches!(
         step,
-        Step::Create(Key::Gateway(..), Object::Set)
-            | Step::Replace(Key::Gateway(..), Object::Set)
-            | Step::Create(Key::Way(_), Object::Via(_))
-            | Step::Replace(Key::Way(_), Object::Via(_))
-            | Step::Delete(Key::Gateway(..) | Key::Way(_))
+        Step::Create(Key::Gateway(..) | Key::Way(..), Object::Set)
+            | Step::Replace(Key::Gateway(..) | Key::Way(..), Object::Set)
+            | Step::Delete(Key::Gateway(..) | Key::Way(..))
     )
 }
 
@@ -62,17 +60,16 @@ fn messages<'a>(step: &'a Step, indices: &mut BTreeMap<&'a LinkName, u32>) -> Re
         Step::Create(Key::Gateway(link, address), _) | Step::Replace(Key::Gateway(link, address), _) => {
             gateway(by(link)?, *address)
         }
-        Step::Create(Key::Way(address), Object::Via(link)) => {
+        Step::Create(Key::Way(link, address), _) | Step::Replace(Key::Way(link, address), _) => {
             vec![(netlink::way(by(link)?, *address), NLM_F_CREATE | NLM_F_EXCL)]
-        }
-        Step::Replace(Key::Way(address), Object::Via(link)) => {
-            vec![(netlink::way(by(link)?, *address), NLM_F_CREATE | NLM_F_REPLACE)]
         }
         Step::Delete(Key::Gateway(link, address)) => {
             let index = by(link).ok();
             index.map(|index| (netlink::remove_address(index, IpNet::from(*address)), 0)).into_iter().collect()
         }
-        Step::Delete(Key::Way(address)) => vec![(netlink::remove_way(*address), 0)],
+        Step::Delete(Key::Way(link, address)) => {
+            by(link).ok().map(|index| (netlink::remove_way(index, *address), 0)).into_iter().collect()
+        }
         Step::Create(..) | Step::Replace(..) | Step::Delete(_) => Vec::new(),
     })
 }
@@ -91,9 +88,9 @@ fn gateway(index: u32, address: IpAddr) -> Vec<Message> {
 fn is_so(socket: &mut Socket, step: &Step, error: &NetlinkError) -> Result<bool, KernelError> {
     let NetlinkError::Refused { source, .. } = error else { return Ok(false) };
     Ok(match (step, source.raw_os_error()) {
-        (Step::Create(key @ Key::Way(_), object), Some(libc::EEXIST)) => {
+        (Step::Create(key @ Key::Way(..), _) | Step::Replace(key @ Key::Way(..), _), Some(libc::EEXIST)) => {
             let ways = observe::ways(socket).map_err(|error| refused("read the node's routes".to_owned(), error))?;
-            ways.get(key) == Some(object)
+            ways.contains_key(key)
         }
         (Step::Delete(_), Some(libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL)) => true,
         _ => false,
@@ -102,11 +99,10 @@ fn is_so(socket: &mut Socket, step: &Step, error: &NetlinkError) -> Result<bool,
 
 fn denied(step: &Step, error: NetlinkError) -> KernelError {
     match (step, &error) {
-        (Step::Create(Key::Way(address), _), NetlinkError::Refused { source, .. })
-            if source.raw_os_error() == Some(libc::EEXIST) =>
-        {
-            KernelError::Exists(format!("a route to {address}"))
-        }
+        (
+            Step::Create(Key::Way(_, address), _) | Step::Replace(Key::Way(_, address), _),
+            NetlinkError::Refused { source, .. },
+        ) if source.raw_os_error() == Some(libc::EEXIST) => KernelError::Exists(format!("a route to {address}")),
         _ => KernelError::Refused { action: format!("take the step {step:?}"), source: io::Error::other(error) },
     }
 }

@@ -54,7 +54,7 @@ laws! {
         gateways_and_ways_need_their_veth_and_go_with_it
         gateways_and_ways_go_with_the_sandbox
         a_gateway_may_stand_on_many_links_and_be_made_again
-        a_way_leads_by_one_link_and_is_moved_in_one_step
+        to_an_address_there_is_one_way
         facts_are_told_of_a_routed_veth;
     whole:
         what_was_planned_is_observed_and_a_second_plan_is_empty

@@ -99,7 +99,7 @@ pub(crate) fn gateway(number: u16, address: &str) -> (Key, Object) {
 }
 
 pub(crate) fn way(address: &str, number: u16) -> (Key, Object) {
-    (Key::Way(address.parse().unwrap()), Object::Via(link(&format!("nd{number}"))))
+    (Key::Way(link(&format!("nd{number}")), address.parse().unwrap()), Object::Set)
 }
 
 /// A routed pair with all that belongs to it on the node.

@@ -167,7 +167,7 @@ impl Expression {
         const PRESENT: u32 = 32;
         let flags = BY_SOURCE | BY_INPUT | PRESENT;
         let data = Attributes::new().number(1, scratch.number()).number(2, OUTGOING).number(3, flags);
-        [Self::new("fib", &data), Self::is(scratch, &[0])]
+        [Self::new("fib", &data), Self::is(scratch, &[0; 4])]
     }
 
     /// Goes on if the connection has one of the bits of `status`.

@@ -14,9 +14,8 @@ use netd_kernel::{
 };
 
 use super::super::{Watch, run};
-use super::WEB;
+use super::{ROUTED, WEB};
 use crate::attachment::{Attachment, Description, LabelState, State};
-use crate::desired;
 use crate::executor::Executor;
 use crate::journal::Journal;
 use crate::lifecycle::{Lifecycle, LifecycleError};
@@ -111,22 +110,23 @@ impl Kernel for Mortal {
 struct Daemon {
     mortal: Arc<Mortal>,
     lifecycle: Lifecycle<Mortal>,
+    network: &'static str,
 }
 
 impl Daemon {
-    fn start(folder: &Path, kernel: &Arc<FakeKernel>) -> Self {
+    fn start(folder: &Path, kernel: &Arc<FakeKernel>, network: &'static str) -> Self {
         let path = folder.join("journal");
         let (journal, records) = Journal::open(&path, "boot").unwrap();
         let node = Node::replay("nd", records);
         let mortal = Arc::new(Mortal { kernel: Arc::clone(kernel), life: Mutex::new(Life::Endless), journal: path });
         let executor = Arc::new(Executor::new(Arc::clone(&mortal), node.guarded().clone()));
-        Self { mortal, lifecycle: Lifecycle::new(owner::start(node, journal), executor) }
+        Self { mortal, lifecycle: Lifecycle::new(owner::start(node, journal), executor), network }
     }
 
     /// After a death, and after the first resync.
-    async fn again(folder: &Path, kernel: &Arc<FakeKernel>) -> Self {
+    async fn again(folder: &Path, kernel: &Arc<FakeKernel>, network: &'static str) -> Self {
         bring_back(folder);
-        let daemon = Self::start(folder, kernel);
+        let daemon = Self::start(folder, kernel, network);
         run(&daemon.lifecycle, Watch::Alone, false).await.unwrap();
         daemon
     }
@@ -139,9 +139,9 @@ impl Daemon {
         *self.mortal.life() == Life::Over
     }
 
-    /// nerdctl's chain: a bridge with masquerade, a port, a fence.
+    /// nerdctl's chain: a bridge, or a link of its own, with masquerade, a port, a fence.
     async fn chain(&self, container: &str, netns: u64, host: u16) -> Result<(), LifecycleError> {
-        let wanted = wanted(WEB, container, netns);
+        let wanted = wanted(self.network, container, netns);
         let sandbox = || self.mortal.kernel.sandbox(netns);
         let follower = || Follower {
             key: wanted.key.clone(),
@@ -159,19 +159,24 @@ impl Daemon {
     /// Its labels are somebody's to say.
     async fn attach_unlabelled(&self, container: &str, netns: u64) -> Result<Attachment, LifecycleError> {
         let state = LabelState::Pending { source: "nri".to_owned(), due: SystemTime::UNIX_EPOCH };
-        let wanted = Wanted { label_state: state, ..wanted(WEB, container, netns) };
+        let wanted = Wanted { label_state: state, ..wanted(self.network, container, netns) };
         self.lifecycle.attach(wanted, self.mortal.kernel.sandbox(netns)).await
     }
 
-    /// Of all links, as the kernel has them.
-    fn ports(&self) -> Vec<Port> {
+    /// Of each link, whether packets pass by it: the port of a bridge is its door, and a routed one's way.
+    fn passes(&self) -> Vec<bool> {
         let objects = self.mortal.kernel.observe(Scope::Node).unwrap();
-        let port = |object| if let Object::Veth(veth) = object { Some(veth.port) } else { None };
-        objects.into_values().filter_map(port).collect()
+        let has_way = |link: &LinkName| objects.keys().any(|key| matches!(key, Key::Way(by, _) if by == link));
+        let passes = |(key, object): (&Key, &Object)| match (key, object) {
+            (Key::Veth(link), Object::Veth(veth)) if veth.bridge.is_none() => Some(has_way(link)),
+            (Key::Veth(_), Object::Veth(veth)) => Some(veth.port == Port::Open),
+            _ => None,
+        };
+        objects.iter().filter_map(passes).collect()
     }
 
     async fn detach(&self, container: &str) -> Result<bool, LifecycleError> {
-        self.lifecycle.detach(wanted(WEB, container, 0).key, true).await
+        self.lifecycle.detach(wanted(self.network, container, 0).key, true).await
     }
 
     fn count(&self, is: impl Fn(&Key) -> bool) -> usize {
@@ -199,7 +204,15 @@ impl Daemon {
         ] {
             assert_eq!(self.count(is), containers.len(), "{}", self.mortal.kernel);
         }
-        assert_eq!(self.count(|key| matches!(key, Key::Fenced(_))), usize::from(!containers.is_empty()));
+        let (fences, ways) = if self.network == ROUTED {
+            (containers.len(), containers.len())
+        } else {
+            (usize::from(!containers.is_empty()), 0)
+        };
+        assert_eq!(self.count(|key| matches!(key, Key::Fenced(_))), fences);
+        for is in [(|key| matches!(key, Key::Gateway(..))) as fn(&Key) -> bool, |key| matches!(key, Key::Way(..))] {
+            assert_eq!(self.count(is), ways, "{}", self.mortal.kernel);
+        }
         let again = run(&self.lifecycle, Watch::Alone, false).await.unwrap();
         assert!(again.is_empty(), "a second resync has work: {again:?}");
     }
@@ -218,11 +231,11 @@ fn bring_back(folder: &Path) {
     }
 }
 
-/// Runs `scenario` with every death that it can have; it says whether the daemon died.
-async fn at_every_step<F: Future<Output = bool>>(scenario: impl Fn(usize, bool) -> F) {
-    for late in [false, true] {
+/// Runs `scenario` on either kind of network with every death that it can have; it says whether the daemon died.
+async fn at_every_step<F: Future<Output = bool>>(scenario: impl Fn(&'static str, usize, bool) -> F) {
+    for (network, late) in [(WEB, false), (WEB, true), (ROUTED, false), (ROUTED, true)] {
         let mut steps = 0;
-        while scenario(steps, late).await {
+        while scenario(network, steps, late).await {
             steps += 1;
             assert!(steps < 100, "there is no end to it");
         }
@@ -233,14 +246,14 @@ async fn at_every_step<F: Future<Output = bool>>(scenario: impl Fn(usize, bool) 
 #[tokio::test]
 async fn a_chain_that_is_repeated_after_a_death_is_whole_and_one_that_is_given_up_leaves_nothing() {
     for repeated in [true, false] {
-        at_every_step(|steps, late| async move {
+        at_every_step(|network, steps, late| async move {
             let (folder, kernel) = (tempfile::tempdir().unwrap(), Arc::new(FakeKernel::new()));
-            let daemon = Daemon::again(folder.path(), &kernel).await;
+            let daemon = Daemon::again(folder.path(), &kernel, network).await;
             daemon.chain("a", 1, 8080).await.unwrap();
             daemon.will_die(steps, late);
             drop(daemon.chain("b", 2, 8081).await);
             let died = daemon.is_dead();
-            let next = Daemon::again(folder.path(), &kernel).await;
+            let next = Daemon::again(folder.path(), &kernel, network).await;
             if repeated {
                 next.chain("b", 2, 8081).await.unwrap();
                 next.holds(&[("a", 1), ("b", 2)]).await;
@@ -256,13 +269,13 @@ async fn a_chain_that_is_repeated_after_a_death_is_whole_and_one_that_is_given_u
 
 #[tokio::test]
 async fn the_first_chain_of_a_node_bears_a_death_too() {
-    at_every_step(|steps, late| async move {
+    at_every_step(|network, steps, late| async move {
         let (folder, kernel) = (tempfile::tempdir().unwrap(), Arc::new(FakeKernel::new()));
-        let daemon = Daemon::start(folder.path(), &kernel);
+        let daemon = Daemon::start(folder.path(), &kernel, network);
         daemon.will_die(steps, late);
         drop(daemon.chain("a", 1, 8080).await);
         let died = daemon.is_dead();
-        let next = Daemon::again(folder.path(), &kernel).await;
+        let next = Daemon::again(folder.path(), &kernel, network).await;
         next.chain("a", 1, 8080).await.unwrap();
         next.holds(&[("a", 1)]).await;
         died
@@ -272,15 +285,15 @@ async fn the_first_chain_of_a_node_bears_a_death_too() {
 
 #[tokio::test]
 async fn a_detach_is_finished_after_a_death() {
-    at_every_step(|steps, late| async move {
+    at_every_step(|network, steps, late| async move {
         let (folder, kernel) = (tempfile::tempdir().unwrap(), Arc::new(FakeKernel::new()));
-        let daemon = Daemon::again(folder.path(), &kernel).await;
+        let daemon = Daemon::again(folder.path(), &kernel, network).await;
         daemon.chain("a", 1, 8080).await.unwrap();
         daemon.chain("b", 2, 8081).await.unwrap();
         daemon.will_die(steps, late);
         drop(daemon.detach("b").await);
         let died = daemon.is_dead();
-        let next = Daemon::again(folder.path(), &kernel).await;
+        let next = Daemon::again(folder.path(), &kernel, network).await;
         // The caller heard nothing, and asks again.
         next.detach("b").await.unwrap();
         next.holds(&[("a", 1)]).await;
@@ -291,9 +304,9 @@ async fn a_detach_is_finished_after_a_death() {
 
 #[tokio::test]
 async fn the_same_key_in_another_sandbox_moves_wholly_though_netd_dies() {
-    at_every_step(|steps, late| async move {
+    at_every_step(|network, steps, late| async move {
         let (folder, kernel) = (tempfile::tempdir().unwrap(), Arc::new(FakeKernel::new()));
-        let daemon = Daemon::again(folder.path(), &kernel).await;
+        let daemon = Daemon::again(folder.path(), &kernel, network).await;
         daemon.chain("a", 1, 8080).await.unwrap();
         daemon.chain("b", 2, 8081).await.unwrap();
         daemon.will_die(steps, late);
@@ -303,7 +316,7 @@ async fn the_same_key_in_another_sandbox_moves_wholly_though_netd_dies() {
             tokio::task::yield_now().await;
         }
         let died = daemon.is_dead();
-        let next = Daemon::again(folder.path(), &kernel).await;
+        let next = Daemon::again(folder.path(), &kernel, network).await;
         next.chain("b", 3, 8081).await.unwrap();
         next.holds(&[("a", 1), ("b", 3)]).await;
         died
@@ -313,26 +326,26 @@ async fn the_same_key_in_another_sandbox_moves_wholly_though_netd_dies() {
 
 #[tokio::test]
 async fn what_is_in_quarantine_passes_nothing_though_netd_dies_and_what_leaves_it_passes_in_the_end() {
-    at_every_step(|steps, late| async move {
+    at_every_step(|network, steps, late| async move {
         let (folder, kernel) = (tempfile::tempdir().unwrap(), Arc::new(FakeKernel::new()));
-        let daemon = Daemon::again(folder.path(), &kernel).await;
+        let daemon = Daemon::again(folder.path(), &kernel, network).await;
         daemon.lifecycle.quarantine(true).await.unwrap();
         daemon.will_die(steps, late);
         let attached = daemon.attach_unlabelled("a", 1).await;
-        assert!(daemon.ports().iter().all(|port| *port == Port::Down), "{kernel}");
+        assert!(daemon.passes().iter().all(|passes| !passes), "{kernel}");
         if attached.is_ok() {
             drop(daemon.lifecycle.describe("a".to_owned(), labelled()).await);
         }
         let died = daemon.is_dead();
-        let next = Daemon::again(folder.path(), &kernel).await;
+        let next = Daemon::again(folder.path(), &kernel, network).await;
         let found = next.lifecycle.owner.snapshot().await.unwrap().attachments;
-        let expected: Vec<Port> = found.iter().map(desired::port).collect();
-        assert_eq!(next.ports(), expected, "{kernel}");
+        let expected: Vec<bool> = found.iter().map(|one| !one.quarantined).collect();
+        assert_eq!(next.passes(), expected, "{kernel}");
         assert!(found.iter().all(|one| one.quarantined == one.is_pending()), "{found:?}");
         next.lifecycle.quarantine(true).await.unwrap();
         next.attach_unlabelled("a", 1).await.unwrap();
         next.lifecycle.describe("a".to_owned(), labelled()).await.unwrap();
-        assert_eq!(next.ports(), [Port::Open], "{kernel}");
+        assert_eq!(next.passes(), [true], "{kernel}");
         died
     })
     .await;
@@ -340,30 +353,30 @@ async fn what_is_in_quarantine_passes_nothing_though_netd_dies_and_what_leaves_i
 
 #[tokio::test]
 async fn a_resync_that_dies_is_finished_by_the_next() {
-    at_every_step(|steps, late| async move {
+    at_every_step(|network, steps, late| async move {
         let (folder, kernel) = (tempfile::tempdir().unwrap(), Arc::new(FakeKernel::new()));
-        leave_a_mess(folder.path(), &kernel).await;
+        leave_a_mess(folder.path(), &kernel, network).await;
         bring_back(folder.path());
-        let daemon = Daemon::start(folder.path(), &kernel);
+        let daemon = Daemon::start(folder.path(), &kernel, network);
         daemon.will_die(steps, late);
         drop(run(&daemon.lifecycle, Watch::Alone, false).await);
         let died = daemon.is_dead();
-        Daemon::again(folder.path(), &kernel).await.holds(&[("whole", 1)]).await;
+        Daemon::again(folder.path(), &kernel, network).await.holds(&[("whole", 1)]).await;
         died
     })
     .await;
 }
 
 /// One whole chain without its rules, a dead sandbox, a detach and an attach that were cut off.
-async fn leave_a_mess(folder: &Path, kernel: &Arc<FakeKernel>) {
-    let daemon = Daemon::again(folder, kernel).await;
+async fn leave_a_mess(folder: &Path, kernel: &Arc<FakeKernel>, network: &'static str) {
+    let daemon = Daemon::again(folder, kernel, network).await;
     daemon.chain("whole", 1, 8080).await.unwrap();
     daemon.chain("dead", 2, 8081).await.unwrap();
     daemon.chain("going", 3, 8082).await.unwrap();
     daemon.will_die(1, false);
     drop(daemon.detach("going").await);
     bring_back(folder);
-    let next = Daemon::start(folder, kernel);
+    let next = Daemon::start(folder, kernel, network);
     // With its veth, without its interface.
     next.will_die(2, false);
     let cut = next.chain("coming", 4, 8083).await;

@@ -28,7 +28,7 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
         | Key::Bridge(_)
         | Key::Veth(_)
         | Key::Gateway(..)
-        | Key::Way(_)
+        | Key::Way(..)
         | Key::Interface(..) => Vec::new(),
     }
 }
@@ -63,7 +63,6 @@ fn published(publication: &Publication, object: &Object) -> (&'static str, Eleme
         | Object::Ruleset(_)
         | Object::Forwarding { .. }
         | Object::Set
-        | Object::Via(_)
         | Object::Veth(_)
         | Object::Interface(_) => Vec::new(),
     };
