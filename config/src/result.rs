@@ -131,11 +131,15 @@ impl CniResult {
         insert_list(&mut map, "ips", self.ips.iter().map(|ip| address(ip, version)).collect());
         insert_list(&mut map, "routes", self.routes.iter().map(route).collect());
         let dns = self.dns.to_json();
-        // Below 1.0.0 Go prints the empty struct; from 1.0.0 it is left out.
+        // Below 1.0.0 Go prints structs, empty ones too; from 1.0.0 it makes a map of the result, and prints that by its keys.
         if version < CniVersion::V1_0_0 || dns != json!({}) {
             map.insert("dns".to_owned(), dns);
         }
-        Value::Object(map)
+        let mut result = Value::Object(map);
+        if version >= CniVersion::V1_0_0 {
+            result.sort_all_objects();
+        }
+        result
     }
 
     fn write_old(&self, map: &mut Map<String, Value>) {

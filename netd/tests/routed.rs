@@ -18,6 +18,62 @@ const BRIDGE: &str = r#"{"name":"other","type":"bridge","bridge":"br1","isGatewa
 const SAME_BRIDGE: &str = r#"{"type":"firewall","ingressPolicy":"same-bridge"}"#;
 const ISOLATED: &str = r#"{"type":"firewall","ingressPolicy":"isolated"}"#;
 
+/// As the reference plugin 1.9.1 answered to the same, with its MACs, host link and sandbox path in place of ours.
+#[test]
+fn the_result_and_the_sandbox_are_the_references() {
+    let node = Node::new();
+    let web = Space::new();
+    let config = |version: &str| {
+        let stanza = PTP.replacen(
+            '{',
+            &format!(r#"{{"cniVersion":"{version}","name":"web","mtu":1400,"dns":{{"nameservers":["10.6.0.53"]}},"#),
+            1,
+        );
+        rig::call(&stanza, "web", "/run/netns/web")
+    };
+    let masked = |version| {
+        let text = node.answer(&web, config(version)).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let links = read["interfaces"].as_array().unwrap();
+        let mac = |at: usize| links[at]["mac"].as_str().unwrap().to_owned();
+        text.replace(&mac(0), "M0").replace(&mac(1), "M1").replace("nd00000001", "HOST")
+    };
+    assert_eq!(
+        masked("1.1.0"),
+        r#"{"cniVersion":"1.1.0","dns":{"nameservers":["10.6.0.53"]},"interfaces":[{"mac":"M0","name":"HOST"},{"mac":"M1","name":"eth0","sandbox":"/run/netns/web"}],"ips":[{"address":"10.6.0.2/24","gateway":"10.6.0.1","interface":1},{"address":"fd00:6::2/64","gateway":"fd00:6::1","interface":1}],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}"#
+    );
+    assert_eq!(
+        masked("0.4.0"),
+        r#"{"cniVersion":"0.4.0","interfaces":[{"name":"HOST","mac":"M0"},{"name":"eth0","mac":"M1","sandbox":"/run/netns/web"}],"ips":[{"version":"4","interface":1,"address":"10.6.0.2/24","gateway":"10.6.0.1"},{"version":"6","interface":1,"address":"fd00:6::2/64","gateway":"fd00:6::1"}],"routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}],"dns":{"nameservers":["10.6.0.53"]}}"#
+    );
+    let routes = |line: &str| {
+        let mut lines: Vec<String> = web.command(line).lines().map(|line| line.trim().to_owned()).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(
+        routes("ip -4 route"),
+        [
+            "10.6.0.0/24 via 10.6.0.1 dev eth0 src 10.6.0.2",
+            "10.6.0.1 dev eth0 scope link src 10.6.0.2",
+            "default via 10.6.0.1 dev eth0",
+        ]
+    );
+    assert_eq!(
+        routes("ip -6 route"),
+        [
+            "default via fd00:6::1 dev eth0 metric 1024 pref medium",
+            "fd00:6::/64 via fd00:6::1 dev eth0 src fd00:6::2 metric 1024 pref medium",
+            "fd00:6::1 dev eth0 src fd00:6::2 metric 1024 pref medium",
+            "fe80::/64 dev eth0 proto kernel metric 256 pref medium",
+        ]
+    );
+    assert!(
+        web.command("ip link show eth0").contains("mtu 1400")
+            && node.space.command("ip link show nd00000001").contains("mtu 1400")
+    );
+}
+
 #[test]
 fn sandboxes_the_node_and_the_outside_reach_each_other() {
     let node = Node::new();

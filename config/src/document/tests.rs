@@ -54,7 +54,7 @@ fn results_keep_the_official_key_order_in_every_version() {
     let result = parse(&text).prev_result.unwrap();
     assert_eq!(
         result.to_json(crate::CniVersion::V1_0_0).to_string(),
-        r#"{"cniVersion":"1.0.0","interfaces":[{"name":"cni0","mac":"aa"},{"name":"eth0","sandbox":"/n"}],"ips":[{"interface":1,"address":"10.4.0.2/24","gateway":"10.4.0.1"}],"routes":[{"dst":"0.0.0.0/0"}]}"#
+        r#"{"cniVersion":"1.0.0","interfaces":[{"mac":"aa","name":"cni0"},{"name":"eth0","sandbox":"/n"}],"ips":[{"address":"10.4.0.2/24","gateway":"10.4.0.1","interface":1}],"routes":[{"dst":"0.0.0.0/0"}]}"#
     );
     assert_eq!(
         result.to_json(crate::CniVersion::V0_2_0),

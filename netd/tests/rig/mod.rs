@@ -283,6 +283,11 @@ impl Node {
 
     /// Attaches `space` by one stanza.
     pub(crate) fn call(&self, space: &Space, call: blocking::Call) -> Result<serde_json::Value, String> {
+        Ok(serde_json::from_str(&self.answer(space, call)?).unwrap())
+    }
+
+    /// The result's text.
+    pub(crate) fn answer(&self, space: &Space, call: blocking::Call) -> Result<String, String> {
         let client = Client::connect(&self.socket(), &[(Tag::SandboxNetns, space.fd.as_fd())]).unwrap();
         let mut request = blocking::AttachRequest::new();
         request.call = Some(call).into();
@@ -290,7 +295,7 @@ impl Node {
         if let Some(failure) = response.failure.as_ref() {
             return Err(failure.message.clone());
         }
-        Ok(serde_json::from_slice(&response.result).unwrap())
+        Ok(String::from_utf8(response.result).unwrap())
     }
 
     /// Attaches `space` by a chain, as libcni does: each stanza with name, version and the result before it.

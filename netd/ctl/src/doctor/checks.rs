@@ -9,7 +9,7 @@ use super::{Finding, firewall, kernel, sysctl};
 use crate::model::{Network, Sandbox, short_id};
 
 /// Names that our folder must have: what nerdctl's and containerd's own conflists call.
-const NEEDED: [&str; 6] = ["bridge", "firewall", "host-local", "loopback", "portmap", "tuning"];
+const NEEDED: [&str; 7] = ["bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "tuning"];
 /// Published ports of one sandbox that nobody wrote by hand.
 const MANY_PORTS: usize = 256;
 /// Stale reservations that are named; the others are counted.

@@ -27,7 +27,12 @@ pub(crate) const FEATURES: [Feature; 9] = [
     feature("nft ct", "NFT_CT", "nft_ct", "ingress policies"),
     feature("nft nat", "NFT_NAT", "nft_chain_nat", "published ports"),
     feature("nft masquerade", "NFT_MASQ", "nft_masq", "ipMasq"),
-    feature("nft fib", "NFT_FIB_INET", "nft_fib_inet", "published ports on the node's own addresses"),
+    feature(
+        "nft fib",
+        "NFT_FIB_INET",
+        "nft_fib_inet",
+        "published ports on the node's own addresses, and networks of type ptp",
+    ),
     feature("nf_tables bridge", "NF_TABLES_BRIDGE", "nf_tables", "networks with hundreds of sandboxes"),
 ];
 
