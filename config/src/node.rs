@@ -15,6 +15,8 @@ pub struct NodeConfig {
     pub instance: String,
     /// State that ends with the boot.
     pub run_dir: String,
+    /// State that outlives a boot.
+    pub state_dir: String,
     /// Where the API listens.
     pub socket: String,
     /// First letters of the links that netd makes; at most 4 bytes.
@@ -68,9 +70,10 @@ impl Quarantine {
     }
 }
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "instance",
     "run_dir",
+    "state_dir",
     "socket",
     "link_prefix",
     "workers",
@@ -85,6 +88,7 @@ impl Default for NodeConfig {
         Self {
             instance: "netd".to_owned(),
             run_dir: "/run/netd".to_owned(),
+            state_dir: "/var/lib/netd".to_owned(),
             socket: "/run/netd/netd.sock".to_owned(),
             link_prefix: "nd".to_owned(),
             workers: 1,
@@ -125,7 +129,8 @@ impl NodeConfig {
             mistakes.push(mistake("workers", "0 threads do no work; use 1 or more".to_owned()));
         }
         let folders = self.conf_dirs.iter().enumerate().map(|(at, path)| (format!("conf_dirs[{at}]"), path));
-        let fixed = [("run_dir".to_owned(), &self.run_dir), ("socket".to_owned(), &self.socket)];
+        let fixed = [("run_dir", &self.run_dir), ("state_dir", &self.state_dir), ("socket", &self.socket)];
+        let fixed = fixed.map(|(key, path)| (key.to_owned(), path));
         let containerd = ("containerd_socket".to_owned(), &self.containerd_socket);
         let containerd = (!containerd.1.is_empty()).then_some(containerd);
         for (key, path) in fixed.into_iter().chain(folders).chain(containerd) {
@@ -201,8 +206,8 @@ mod tests {
     fn all_mistakes_are_told_with_their_place() {
         assert_eq!(
             error("# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\n[shade]\nx = 1\n"),
-            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, quarantine, namespaces, or remove it; \
-             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, quarantine, namespaces, or remove it; \
+            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, quarantine, namespaces, or remove it; \
+             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, quarantine, namespaces, or remove it; \
              netd.toml: workers: 0 threads do no work; use 1 or more; \
              netd.toml: socket: \"a\" is not absolute; start it with /; \
              netd.toml: conf_dirs[1]: \"b\" is not absolute; start it with /"

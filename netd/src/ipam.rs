@@ -1,6 +1,8 @@
 //! Which address goes to whom. Pure: no file and no clock; reservations of others come in as an argument.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod sticky;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -8,6 +10,7 @@ use netd_config::{NetworkName, Range};
 use thiserror::Error;
 
 use crate::attachment::{AttachmentKey, Lease};
+use sticky::Sticky;
 
 /// Why no address could be leased.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -55,9 +58,6 @@ pub enum LeaseError {
     },
 }
 
-/// Keys whose last addresses are remembered; the oldest is forgotten first.
-const REMEMBERED: usize = 4_096;
-
 /// All addresses held, by network.
 #[derive(Debug, Default)]
 pub struct Leases {
@@ -65,8 +65,7 @@ pub struct Leases {
     /// The same, by holder.
     holdings: BTreeMap<AttachmentKey, BTreeSet<IpAddr>>,
     last: BTreeMap<(NetworkName, usize), IpAddr>,
-    sticky: BTreeMap<AttachmentKey, BTreeSet<IpAddr>>,
-    sticky_order: VecDeque<AttachmentKey>,
+    sticky: Sticky,
 }
 
 /// Addresses that somebody other than netd holds.
@@ -121,20 +120,17 @@ impl Leases {
 
     /// Remembers that `key` held `address` last.
     pub fn remember(&mut self, key: &AttachmentKey, address: IpAddr) {
-        if !self.sticky.contains_key(key) {
-            self.sticky_order.push_back(key.clone());
-        }
-        self.sticky.entry(key.clone()).or_default().insert(address);
-        if self.sticky_order.len() > REMEMBERED
-            && let Some(oldest) = self.sticky_order.pop_front()
-        {
-            self.sticky.remove(&oldest);
-        }
+        self.sticky.remember(key, address);
     }
 
     /// Whose addresses are remembered, the oldest first.
     pub fn remembered(&self) -> impl Iterator<Item = (&AttachmentKey, &BTreeSet<IpAddr>)> {
-        self.sticky_order.iter().filter_map(|key| self.sticky.get_key_value(key))
+        self.sticky.iter()
+    }
+
+    /// Who holds which addresses.
+    pub fn holders(&self) -> impl Iterator<Item = (&AttachmentKey, IpAddr)> {
+        self.held.values().flatten().map(|(address, key)| (key, *address))
     }
 
     /// Chooses one address from every range set and holds them all, or holds none.
@@ -173,9 +169,7 @@ impl Leases {
             self.hold(key, address);
             self.last.insert((key.network.clone(), index), address);
         }
-        if self.sticky.remove(key).is_some() {
-            self.sticky_order.retain(|remembered| remembered != key);
-        }
+        self.sticky.forget(key);
         Ok(chosen)
     }
 
@@ -203,15 +197,15 @@ impl Leases {
 
     fn last_of(&self, key: &AttachmentKey, set: &[Range], reserved: &Reserved) -> Option<IpAddr> {
         let held = self.held.get(&key.network);
-        let mut remembered = self.sticky.get(key)?.iter().copied();
-        remembered.find(|ip| {
+        self.sticky.of(key).find(|ip| {
             set.iter().any(|range| range.contains(*ip) && range.gateway != *ip)
                 && !reserved.contains(ip)
                 && !held.is_some_and(|held| held.contains_key(ip))
         })
     }
 
-    /// Round robin from the address given out last, as host-local does it.
+    /// Round robin from the address given out last, as host-local does it; what somebody might come back for is the last
+    /// to be given away.
     fn next(
         &self,
         key: &AttachmentKey,
@@ -225,18 +219,9 @@ impl Leases {
                 && !held.is_some_and(|held| held.contains_key(ip))
                 && !set.iter().any(|range| range.gateway == *ip)
         };
+        let unwanted = |ip: &IpAddr| free(ip) && !self.sticky.is_wanted(&key.network, *ip);
         let last = self.last.get(&(key.network.clone(), index)).copied();
-        let start = last.and_then(|ip| set.iter().position(|range| range.contains(ip)).map(|at| (at, ip)));
-        let found = match start {
-            None => set.iter().flat_map(|range| span(range.start, range.end)).find(free),
-            Some((at, last)) => {
-                let rest = span(last, set[at].end).skip(1);
-                let after = set[at + 1..].iter().flat_map(|range| span(range.start, range.end));
-                let before = set[..at].iter().flat_map(|range| span(range.start, range.end));
-                let again = span(set[at].start, last);
-                rest.chain(after).chain(before).chain(again).find(free)
-            }
-        };
+        let found = walk(set, last).find(unwanted).or_else(|| walk(set, last).find(free));
         found.ok_or_else(|| LeaseError::Exhausted {
             key: key.to_string(),
             ranges: set.iter().map(|r| format!("{}-{}", r.start, r.end)).collect::<Vec<_>>().join(", "),
@@ -244,6 +229,20 @@ impl Leases {
             reserved: reserved.iter().filter(|ip| set.iter().any(|range| range.contains(**ip))).count(),
         })
     }
+}
+
+/// All addresses of a set, from the one after `last` on and round to it.
+fn walk(set: &[Range], last: Option<IpAddr>) -> impl Iterator<Item = IpAddr> {
+    let whole = |ranges: &[Range]| ranges.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>();
+    let found = last.and_then(|last| Some((set.iter().position(|range| range.contains(last))?, last)));
+    let (spans, skipped) = match found {
+        None => (whole(set), 0),
+        Some((at, last)) => {
+            let rest = vec![(last, set[at].end)];
+            ([rest, whole(&set[at + 1..]), whole(&set[..at]), vec![(set[at].start, last)]].concat(), 1)
+        }
+    };
+    spans.into_iter().flat_map(|(start, end)| span(start, end)).skip(skipped)
 }
 
 fn lease_of(set: &[Range], address: IpAddr) -> Lease {

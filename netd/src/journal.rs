@@ -1,7 +1,7 @@
 //! The record that survives a crash of netd: append-only, checked, guarded by the boot id. No decision is made here.
 //!
-//! A file is a header line (`netd-journal VERSION BOOT-ID\n`) and then records: length (u32, little endian), CRC-32 of
-//! the payload, payload (JSON). It lies in `/run`, so it ends with the sandboxes it speaks of.
+//! A file is a header line (`netd-journal VERSION BOOT-ID\n`) and then records, as `frames` has them. It lies in `/run`, so
+//! it ends with the sandboxes it speaks of.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,11 +13,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::attachment::{Attachment, AttachmentKey};
+use crate::frames;
 
 /// Version that this netd writes; it reads this one and the one before.
 pub const VERSION: u16 = 1;
-/// A record larger than this is damage.
-const LARGEST: usize = 1 << 20;
 /// The journal is rewritten when it has grown this far beyond what is alive.
 const COMPACT_RECORDS: usize = 4_096;
 
@@ -119,7 +118,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Io`]; the request must then be refused.
     pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
-        let frame = encode(record).map_err(|source| self.failed(source))?;
+        let frame = frames::encode(record).map_err(|source| self.failed(source))?;
         self.file.write_all(&frame).map_err(|source| self.failed(source))?;
         self.records += 1;
         self.bytes += frame.len() as u64;
@@ -146,7 +145,7 @@ impl Journal {
         let next = self.path.with_extension("next");
         let mut content = self.header.clone().into_bytes();
         for record in records {
-            content.extend(encode(record).map_err(|source| self.failed(source))?);
+            content.extend(frames::encode(record).map_err(|source| self.failed(source))?);
         }
         fs::write(&next, &content).map_err(|source| self.failed(source))?;
         fs::rename(&next, &self.path).map_err(|source| self.failed(source))?;
@@ -180,15 +179,6 @@ fn classify(path: &Path, content: &[u8], header: &str) -> Result<Content, Journa
     }
 }
 
-fn encode(record: &Record) -> io::Result<Vec<u8>> {
-    let payload = serde_json::to_vec(record)?;
-    let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
-    let mut frame = length.to_le_bytes().to_vec();
-    frame.extend(crc32fast::hash(&payload).to_le_bytes());
-    frame.extend(payload);
-    Ok(frame)
-}
-
 /// Reads records up to the first damage, or the first that is not understood.
 #[must_use]
 pub fn read_records(bytes: &[u8]) -> Vec<Record> {
@@ -198,20 +188,12 @@ pub fn read_records(bytes: &[u8]) -> Vec<Record> {
 /// The records, and whether they end at one that is whole and not understood.
 fn read(mut bytes: &[u8]) -> (Vec<Record>, bool) {
     let mut records = Vec::new();
-    while let Some((payload, rest)) = read_payload(bytes) {
+    while let Some((payload, rest)) = frames::split(bytes) {
         let Ok(record) = serde_json::from_slice(payload) else { return (records, true) };
         records.push(record);
         bytes = rest;
     }
     (records, false)
-}
-
-fn read_payload(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).ok().filter(|length| *length <= LARGEST)?;
-    let (payload, rest) = rest.split_at_checked(length)?;
-    (crc32fast::hash(payload) == u32::from_le_bytes(*crc)).then_some((payload, rest))
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use netd::executor::Executor;
 use netd::journal::Journal;
+use netd::lasting::Lasting;
 use netd::lifecycle::Lifecycle;
 use netd::networks::Networks;
 use netd::node::Node;
@@ -18,7 +19,7 @@ use netd::resync::Watch;
 use netd::runtime::Runtime;
 use netd::server::Service;
 use netd::tombstones::Tombstones;
-use netd::{owner, resync, watch, watchdog};
+use netd::{lasting, owner, resync, watch, watchdog};
 use netd_config::NodeConfig;
 use netd_kernel::{LinuxKernel, Notices};
 use nix::fcntl::{Flock, FlockArg};
@@ -83,7 +84,9 @@ async fn run(config: NodeConfig) -> Result<()> {
     let _lock = lock(&run_dir)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
     let (journal, records) = Journal::open(&run_dir.join("journal"), &boot_id)?;
-    let node = Node::replay(&config.link_prefix, records);
+    let mut node = Node::replay(&config.link_prefix, records);
+    let (lasting, last) = Lasting::open(Path::new(&config.state_dir), SystemTime::now());
+    node.recall(last);
     let kernel = LinuxKernel::new(&config.instance, &config.link_prefix)
         .with_context(|| format!("cannot open the kernel's interfaces, or nftables table {}", config.instance))?;
     // Before the first look: what goes after it is heard.
@@ -119,10 +122,14 @@ async fn run(config: NodeConfig) -> Result<()> {
     // Outside systemd there is nobody to tell.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     watchdog::start(lifecycle.owner.clone());
+    let (ending, end) = tokio::sync::oneshot::channel::<()>();
+    let keeping = tokio::spawn(lasting::keep(lifecycle.owner.clone(), lasting, async move { drop(end.await) }));
     until_stopped(async {
         tokio::join!(heard.follow(&lifecycle), runtime.follow(&lifecycle), look_around(&lifecycle, &runtime),);
     })
-    .await
+    .await?;
+    drop(ending);
+    keeping.await.context("the keeper of leases died")
 }
 
 /// Finds what nobody told.

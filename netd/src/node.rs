@@ -13,6 +13,7 @@ use netd_kernel::{Family, Publication};
 use crate::attachment::{Attachment, AttachmentKey, Facts, Lease, State, Wiring};
 use crate::ipam::{LeaseError, Leases};
 use crate::journal::Record;
+use crate::lasting::{Kept, Last};
 pub use request::{AttachError, Attached, Extended, Extension, Follower, Wanted, What};
 pub use wiring::{mac_of, settings_of};
 
@@ -91,6 +92,27 @@ impl Node {
     #[must_use]
     pub fn lease_count(&self) -> usize {
         self.leases.count()
+    }
+
+    /// Remembers who held which address before this boot, the oldest first. What this boot knows of them is newer.
+    pub fn recall(&mut self, last: Vec<Last>) {
+        let kept = self.kept();
+        let known: BTreeSet<&AttachmentKey> =
+            kept.held.keys().chain(kept.remembered.iter().map(|(key, _)| key)).collect();
+        for Last { key, addresses, .. } in last.into_iter().filter(|last| !known.contains(&last.key)) {
+            addresses.into_iter().for_each(|address| self.take(Record::Remembered(key.clone(), address)));
+        }
+    }
+
+    /// Who holds, and who held last, which addresses.
+    #[must_use]
+    pub fn kept(&self) -> Kept {
+        let mut kept = Kept::default();
+        for (key, address) in self.leases.holders() {
+            kept.held.entry(key.clone()).or_default().insert(address);
+        }
+        kept.remembered = self.leases.remembered().map(|(key, addresses)| (key.clone(), addresses.clone())).collect();
+        kept
     }
 
     /// The node as journal records; replaying them gives this node.

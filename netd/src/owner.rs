@@ -17,6 +17,7 @@ use tracing::{debug, error};
 use crate::attachment::{Attachment, AttachmentKey, Description, Facts, LabelState, State};
 use crate::identity;
 use crate::journal::{Journal, JournalError, Record};
+use crate::lasting::Kept;
 use crate::node::{AttachError, Attached, Extended, Extension, Follower, Node, Wanted};
 
 /// Why a request was refused.
@@ -106,6 +107,7 @@ enum Request {
     Reaped(Box<Attachment>, Answer<()>),
     Describe(String, Box<Description>, Answer<Judged>),
     Quarantine(bool, Answer<Judged>),
+    Kept(Option<u64>, Answer<(u64, Option<Kept>)>),
     Snapshot(Answer<Snapshot>),
     Tally(Answer<Tally>),
 }
@@ -120,7 +122,7 @@ pub struct OwnerHandle {
 #[must_use]
 pub fn start(node: Node, journal: Journal) -> OwnerHandle {
     let (requests, receiver) = mpsc::channel(1_024);
-    tokio::spawn(Owner { node, journal, quarantines: None }.run(receiver));
+    tokio::spawn(Owner { node, journal, quarantines: None, recorded: 0 }.run(receiver));
     OwnerHandle { requests }
 }
 
@@ -267,6 +269,15 @@ impl OwnerHandle {
         self.ask(|answer| Request::Quarantine(holds, answer)).await
     }
 
+    /// Who holds, and who held last, which addresses; `None` where nothing was recorded since the answer that came with
+    /// `known`.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn kept(&self, known: Option<u64>) -> Result<(u64, Option<Kept>), OwnerError> {
+        self.ask(|answer| Request::Kept(known, answer)).await
+    }
+
     /// A copy of everything.
     ///
     /// # Errors
@@ -295,6 +306,8 @@ struct Owner {
     journal: Journal,
     /// Whether containers without their labels pass no packet; `None`: nobody has said so yet.
     quarantines: Option<bool>,
+    /// Records since the start.
+    recorded: u64,
 }
 
 impl Owner {
@@ -332,6 +345,10 @@ impl Owner {
                 drop(answer.send(self.describe(&container, &description)));
             }
             Request::Quarantine(holds, answer) => drop(answer.send(self.quarantine(holds))),
+            Request::Kept(known, answer) => {
+                let kept = (known != Some(self.recorded)).then(|| self.node.kept());
+                drop(answer.send(Ok((self.recorded, kept))));
+            }
             Request::Snapshot(answer) => drop(answer.send(Ok(self.snapshot()))),
             Request::Tally(answer) => drop(answer.send(Ok(self.tally()))),
         }
@@ -475,6 +492,7 @@ impl Owner {
     /// Journal first, node second: what is not durable did not happen.
     fn record(&mut self, record: Record) -> Result<(), OwnerError> {
         self.journal.append(&record)?;
+        self.recorded += 1;
         self.node.take(record);
         Ok(())
     }

@@ -31,7 +31,7 @@ fn spawn(folder: &Path) -> Child {
     std::fs::write(
         &config,
         format!(
-            "run_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\ncontainerd_socket = ''\n",
+            "run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\ncontainerd_socket = ''\n",
             run_dir.display()
         ),
     )
@@ -74,12 +74,14 @@ fn it_answers_alone_and_comes_back_after_a_kill() {
 const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0",
     "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.4.0.0/24"}]]}}"#;
 
-fn attach(daemon: &Daemon, space: &Space, container: &str) {
+fn attach(daemon: &Daemon, space: &Space, container: &str) -> String {
     let mut request = blocking::AttachRequest::new();
     request.call = Some(call(WEB, container, "")).into();
     let client = Client::connect(&daemon.socket, &[(Tag::SandboxNetns, space.fd.as_fd())]).unwrap();
     let response = client.attach(&request).unwrap();
     assert!(response.failure.is_none(), "{response:?}");
+    let result: serde_json::Value = serde_json::from_slice(&response.result).unwrap();
+    result["ips"][0]["address"].as_str().unwrap().to_owned()
 }
 
 fn status(daemon: &Daemon) -> blocking::StatusResponse {
@@ -134,4 +136,28 @@ fn a_dead_sandbox_and_a_tombstone_are_followed_at_once() {
     std::fs::rename(tombstones.join("draft"), tombstones.join("web:stays:eth0.json")).unwrap();
     soon("a tombstone", || status(&daemon).leases == 0);
     soon("the tombstone goes", || !tombstones.join("web:stays:eth0.json").exists());
+}
+
+#[test]
+fn after_a_boot_each_container_has_its_address_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = start(folder.path());
+    let before: Vec<String> = ["a", "b"].iter().map(|name| attach(&daemon, &Space::new(), name)).collect();
+    assert_eq!(before, ["10.4.0.2/24", "10.4.0.3/24"]);
+    stop(daemon);
+    // All that another boot leaves of this one.
+    for name in ["journal", "lock"] {
+        std::fs::remove_file(folder.path().join("run").join(name)).unwrap();
+    }
+    let daemon = start(folder.path());
+    let spaces = [Space::new(), Space::new(), Space::new()];
+    let after: Vec<String> =
+        ["new", "b", "a"].iter().zip(&spaces).map(|(name, at)| attach(&daemon, at, name)).collect();
+    assert_eq!(after, ["10.4.0.4/24", "10.4.0.3/24", "10.4.0.2/24"]);
+}
+
+fn stop(mut daemon: Daemon) {
+    let pid = daemon.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(daemon.child.wait().unwrap().success());
 }

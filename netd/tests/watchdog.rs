@@ -13,7 +13,11 @@ fn it_says_ready_and_then_pings() {
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let run_dir = folder.path().join("run");
-    std::fs::write(&config, format!("run_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\n", run_dir.display())).unwrap();
+    std::fs::write(
+        &config,
+        format!("run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\n", run_dir.display()),
+    )
+    .unwrap();
     let mut netd = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_netd"));

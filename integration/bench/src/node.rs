@@ -54,7 +54,10 @@ impl Node {
     pub fn start(&self, program: &Path) -> Result<Netd> {
         let (run_dir, config) = (self.run_dir(), self.folder.path().join("netd.toml"));
         let socket = run_dir.join("netd.sock");
-        fs::write(&config, format!("run_dir = {run_dir:?}\nsocket = {socket:?}\nconf_dirs = []\n"))?;
+        fs::write(
+            &config,
+            format!("run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = {socket:?}\nconf_dirs = []\n"),
+        )?;
         let log = self.folder.path().join("netd.log");
         let mut leash = self.space.run(|| leashed(program, &config, &log))?;
         let mut line = String::new();

@@ -50,7 +50,7 @@ fn real_netd(folder: &Path) -> (Process, PathBuf) {
     assert!(build.status().unwrap().success(), "netd does not build");
     let (run_dir, config) = (folder.join("run"), folder.join("netd.toml"));
     let socket = run_dir.join("netd.sock");
-    std::fs::write(&config, format!("run_dir = {run_dir:?}\nsocket = {socket:?}\n")).unwrap();
+    std::fs::write(&config, format!("run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = {socket:?}\n")).unwrap();
     let child = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
         Command::new(binary).arg("--config").arg(config).spawn().unwrap()

@@ -285,10 +285,8 @@ impl State {
             .keys()
             .filter_map(|key| if let Key::Veth(name) = key { Some(name.clone()) } else { None })
             .collect();
-        self.objects.retain(|key, _| match key {
-            Key::Gateway(link, _) | Key::Way(link, _) => veths.contains(link),
-            _ => true,
-        });
+        let is_lost = |key: &Key| matches!(key, Key::Gateway(link, _) | Key::Way(link, _) if !veths.contains(link));
+        self.objects.retain(|key, _| !is_lost(key));
     }
 
     /// IPv4 routes die with the last IPv4 address of a link (`fib_inetaddr_event`, net/ipv4/fib_frontend.c).

@@ -48,6 +48,21 @@ fn goes_round_and_skips_the_gateway() {
 }
 
 #[test]
+fn what_somebody_might_come_back_for_is_given_away_last() {
+    let mut leases = Leases::default();
+    leases.remember(&key("a"), ip("10.4.0.2"));
+    leases.remember(&key("b"), ip("10.4.0.4"));
+    assert_eq!(lease(&mut leases, "c", &[]).unwrap(), "10.4.0.3/29");
+    assert_eq!(lease(&mut leases, "a", &[]).unwrap(), "10.4.0.2/29");
+    assert_eq!(lease(&mut leases, "d", &[]).unwrap(), "10.4.0.5/29");
+    assert_eq!(lease(&mut leases, "e", &[]).unwrap(), "10.4.0.6/29");
+    assert_eq!(lease(&mut leases, "f", &[]).unwrap(), "10.4.0.4/29", "rather than none");
+    assert!(lease(&mut leases, "b", &[]).unwrap_err().contains("no IP addresses available"));
+    leases.release(&key("d"), ip("10.4.0.5"));
+    assert_eq!(lease(&mut leases, "b", &[]).unwrap(), "10.4.0.5/29");
+}
+
+#[test]
 fn exhaustion_names_the_pool_and_where_to_look() {
     let mut leases = Leases::default();
     for container in ["a", "b", "c", "d", "e"] {

@@ -37,7 +37,8 @@ impl Node {
         namespace.command("ip link set lo up");
         let folder = tempfile::tempdir().unwrap();
         let run_dir = folder.path().join("run");
-        let settings = format!("run_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\n", run_dir.display());
+        let socket = run_dir.join("netd.sock");
+        let settings = format!("run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = {socket:?}\nconf_dirs = []\n");
         fs::write(folder.path().join("netd.toml"), settings).unwrap();
         let child = spawn(&namespace, folder.path());
         let mut node = Self { namespace, folder, child };
