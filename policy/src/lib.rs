@@ -8,14 +8,21 @@
 //!
 //! Not here: files, labels' origins, nftables, the kernel.
 
+mod compile;
 mod flow;
+mod interpret;
 mod model;
 pub mod oracle;
 mod parse;
 mod selector;
 mod world;
 
+pub use compile::{
+    AddressRange, Answer, Change, ClassId, Compiled, Compiler, Delta, Entry, PolicyId, Profile, ProfileId, Table,
+    TableChange,
+};
 pub use flow::{Direction, Flow, ICMP, ICMPV6, Protocol, SCTP, TCP, Traffic, UDP};
+pub use interpret::{Answers, Hook};
 pub use model::{
     Action, Block, Kind, Namespaces, Peer, Peers, Policy, PolicyName, Port, PortRange, Ports, Rule, SandboxSelector,
     Source, Tier,

@@ -1,0 +1,363 @@
+//! Policies and world to maps that a kernel can look up, and to the few elements that one change costs.
+//!
+//! ```text
+//! selectors, blocks, named ports ─▶ atoms        address ─▶ its atoms ─▶ class
+//! subject class ─▶ its policies ─▶ row: peer class ─▶ profile (fallback, or a pair)
+//! ```
+//!
+//! A change of sandboxes touches the rows of its classes; a change of policies compiles anew and keeps the numbers.
+//! What policies mean is written a second time, without any of this, in `oracle.rs`.
+
+mod atom;
+mod classes;
+mod compiled;
+mod profiles;
+mod ranges;
+mod rows;
+mod rules;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::net::IpAddr;
+
+pub use compiled::{AddressRange, Answer, ClassId, Compiled, Delta, Entry, PolicyId, Profile, ProfileId};
+pub use table::{Change as TableChange, Table};
+
+use crate::flow::Direction;
+use crate::model::{Policy, PolicyName};
+use crate::world::{Node, Sandbox, SandboxName, World};
+
+use atom::AtomId;
+use classes::Classes;
+use profiles::Profiles;
+use ranges::Ranges;
+use rows::{Ground, Output, Rows};
+use rules::CompactPolicy;
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// These are all policies now.
+    Policies(Vec<Policy>),
+    /// These are all nodes now.
+    Nodes(BTreeMap<String, Node>),
+    /// This sandbox is new or changed.
+    Sandbox(Sandbox),
+    /// This sandbox is no more.
+    Gone(SandboxName),
+}
+
+/// Keeps one node's [`Compiled`] current.
+#[derive(Debug)]
+pub struct Compiler {
+    node: String,
+    policies: Vec<Policy>,
+    numbers: BTreeMap<PolicyName, PolicyId>,
+    last_number: u32,
+    world: World,
+    /// Who has an address. Two may, for a moment.
+    owners: BTreeMap<IpAddr, BTreeSet<SandboxName>>,
+    held: BTreeMap<IpAddr, Held>,
+    ranges: Ranges,
+    ground: Ground,
+    ingress: Rows,
+    egress: Rows,
+    output: Output,
+}
+
+/// The class of an address, and whether it is one of this node's sandboxes'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    class: ClassId,
+    subject: bool,
+}
+
+impl Compiler {
+    /// A compiler for the node named `node`, with nothing in it.
+    #[must_use]
+    pub fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            policies: Vec::new(),
+            numbers: BTreeMap::new(),
+            last_number: 0,
+            world: World::default(),
+            owners: BTreeMap::new(),
+            held: BTreeMap::new(),
+            ranges: Ranges::default(),
+            ground: Ground::default(),
+            ingress: Rows::new(Direction::Ingress),
+            egress: Rows::new(Direction::Egress),
+            output: Output::default(),
+        }
+    }
+
+    /// What the kernel should hold now.
+    #[must_use]
+    pub fn compiled(&self) -> &Compiled {
+        &self.output.tables
+    }
+
+    /// The policies in force.
+    #[must_use]
+    pub fn policies(&self) -> &[Policy] {
+        &self.policies
+    }
+
+    /// The world as it knows it.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Starts from all policies and the whole world at once.
+    pub fn load(&mut self, policies: Vec<Policy>, world: World) -> Delta {
+        self.policies = policies;
+        self.world = world;
+        self.owners.clear();
+        for sandbox in self.world.sandboxes.values() {
+            for address in sandbox.addresses.keys() {
+                self.owners.entry(*address).or_default().insert(sandbox.name.clone());
+            }
+        }
+        self.compile()
+    }
+
+    /// Takes one change in.
+    pub fn update(&mut self, change: Change) -> Delta {
+        match change {
+            Change::Policies(policies) => {
+                self.policies = policies;
+                self.compile()
+            }
+            Change::Nodes(nodes) => {
+                self.world.nodes = nodes;
+                self.compile()
+            }
+            Change::Sandbox(sandbox) => {
+                let name = sandbox.name.clone();
+                self.replace(&name, Some(sandbox));
+                self.output.tables.take_change()
+            }
+            Change::Gone(name) => {
+                self.replace(&name, None);
+                self.output.tables.take_change()
+            }
+        }
+    }
+
+    fn replace(&mut self, name: &SandboxName, sandbox: Option<Sandbox>) {
+        let old = self.world.sandboxes.remove(name);
+        if let Some(old) = &old {
+            for address in old.addresses.keys() {
+                if let Some(owners) = self.owners.get_mut(address) {
+                    owners.remove(name);
+                }
+            }
+        }
+        let addresses: BTreeSet<IpAddr> =
+            [&old, &sandbox].into_iter().flatten().flat_map(|one| one.addresses.keys()).copied().collect();
+        if let Some(sandbox) = sandbox {
+            for address in sandbox.addresses.keys() {
+                self.owners.entry(*address).or_default().insert(name.clone());
+            }
+            self.world.sandboxes.insert(name.clone(), sandbox);
+        }
+        for address in addresses {
+            self.refresh(address, None);
+        }
+    }
+
+    /// Compiles everything anew. Classes, profiles and policies keep their numbers as far as they can.
+    fn compile(&mut self) -> Delta {
+        let mut old = mem::take(&mut self.output);
+        let kept: BTreeMap<IpAddr, ClassId> =
+            mem::take(&mut self.held).into_iter().map(|(at, held)| (at, held.class)).collect();
+        self.output.profiles = Profiles::after(mem::take(&mut old.profiles));
+        self.ground = Ground { classes: Classes::after(&self.ground.classes), ..Ground::default() };
+        self.ingress = Rows::new(Direction::Ingress);
+        self.egress = Rows::new(Direction::Egress);
+        self.read_policies();
+        self.ranges = Ranges::new(self.ground.atoms.blocks());
+        let nodes = self.world.nodes.values().flat_map(|node| node.addresses.iter());
+        let addresses: BTreeSet<IpAddr> = self.owners.keys().chain(nodes).copied().collect();
+        let classed: Vec<(IpAddr, Vec<AtomId>)> =
+            addresses.into_iter().filter_map(|address| Some((address, self.atoms_at(address)?.0))).collect();
+        self.place_ranges(&old.tables);
+        for (address, signature) in classed {
+            self.place(address, signature, kept.get(&address).copied());
+        }
+        for subject in self.ground.classes.subjects() {
+            self.ingress.add(subject, &self.ground, &mut self.output);
+            self.egress.add(subject, &self.ground, &mut self.output);
+        }
+        self.output.profiles.settle();
+        self.output.tables.change_from(&old.tables)
+    }
+
+    fn read_policies(&mut self) {
+        self.policies.sort_by(|one, other| (one.tier, &one.name).cmp(&(other.tier, &other.name)));
+        let old = mem::take(&mut self.numbers);
+        let own = self.world.nodes.get(&self.node);
+        for policy in &self.policies {
+            let id = old.get(&policy.name).copied().unwrap_or_else(|| {
+                self.last_number += 1;
+                PolicyId(self.last_number)
+            });
+            self.numbers.insert(policy.name.clone(), id);
+            self.output.tables.policies.insert(id, policy.name.clone());
+            let compact = CompactPolicy::new(policy, id, own, &mut self.ground.atoms);
+            self.ground.by_subject.entry(compact.subject).or_default().push(self.ground.policies.len());
+            self.ground.policies.push(compact);
+        }
+    }
+
+    fn place_ranges(&mut self, old: &Compiled) {
+        for (range, atoms) in self.ranges.iter() {
+            let kept = old.blocks.get(&range).copied();
+            let (class, _) = self.ground.classes.enter(atoms, kept, false);
+            self.output.tables.blocks.insert(range, class);
+        }
+    }
+
+    /// Puts an address into its class while there are no rows yet.
+    fn place(&mut self, address: IpAddr, signature: Vec<AtomId>, kept: Option<ClassId>) {
+        let subject = self.is_subject(address);
+        let (class, _) = self.ground.classes.enter(&signature, kept, subject);
+        self.hold(address, Held { class, subject });
+    }
+
+    /// Puts an address into the class that it belongs to now.
+    fn refresh(&mut self, address: IpAddr, kept: Option<ClassId>) {
+        self.unlink_itself(address);
+        let old = self.held.get(&address).copied();
+        let new = self.atoms_at(address).map(|(signature, new_ports)| {
+            for atom in new_ports {
+                self.learn(atom);
+            }
+            let subject = self.is_subject(address);
+            Held { class: self.enter(&signature, kept, subject), subject }
+        });
+        match new {
+            Some(held) => self.hold(address, held),
+            None => self.drop_address(address),
+        }
+        if let Some(old) = old {
+            self.leave(old);
+        }
+    }
+
+    fn enter(&mut self, signature: &[AtomId], kept: Option<ClassId>, subject: bool) -> ClassId {
+        let (class, turn) = self.ground.classes.enter(signature, kept, subject);
+        for rows in [&mut self.ingress, &mut self.egress] {
+            if turn.peer {
+                rows.join(class, &self.ground, &mut self.output);
+            }
+            if turn.subject {
+                rows.add(class, &self.ground, &mut self.output);
+            }
+        }
+        class
+    }
+
+    fn leave(&mut self, held: Held) {
+        let turn = self.ground.classes.leave(held.class, held.subject);
+        for rows in [&mut self.ingress, &mut self.egress] {
+            if turn.subject {
+                rows.remove(held.class, &mut self.output);
+            }
+            if turn.peer {
+                rows.leave(held.class, &self.ground, &mut self.output);
+            }
+        }
+        if turn.peer {
+            self.ground.classes.forget(held.class);
+        }
+    }
+
+    fn learn(&mut self, atom: AtomId) {
+        let Some(port) = self.ground.atoms.port(atom) else { return };
+        self.ingress.learn(&port.name, atom);
+        self.egress.learn(&port.name, atom);
+    }
+
+    fn hold(&mut self, address: IpAddr, held: Held) {
+        let Held { class, subject } = held;
+        let tables = &mut self.output.tables;
+        self.held.insert(address, held);
+        if class == self.ground.classes.find(self.ranges.at(address)) {
+            tables.classes.remove(&address);
+        } else {
+            tables.classes.insert(address, class);
+        }
+        for (isolated, direction) in
+            [(&mut tables.ingress, Direction::Ingress), (&mut tables.egress, Direction::Egress)]
+        {
+            if subject && self.ground.selects(class, direction) {
+                isolated.insert(address, ());
+            } else {
+                isolated.remove(&address);
+            }
+        }
+        self.link_itself(address);
+    }
+
+    fn drop_address(&mut self, address: IpAddr) {
+        self.held.remove(&address);
+        self.owners.remove(&address);
+        self.output.tables.classes.remove(&address);
+        self.output.tables.ingress.remove(&address);
+        self.output.tables.egress.remove(&address);
+    }
+
+    /// The atoms of an address that has a name, sorted, and those among them that are new.
+    fn atoms_at(&mut self, address: IpAddr) -> Option<(Vec<AtomId>, Vec<AtomId>)> {
+        let owner =
+            self.owners.get(&address).and_then(|names| names.first()).and_then(|name| self.world.sandboxes.get(name));
+        let (mut atoms, new) = match owner {
+            Some(sandbox) => self.ground.atoms.of_sandbox(sandbox, address),
+            None => {
+                let node = self.world.nodes.values().find(|node| node.addresses.contains(&address))?;
+                (self.ground.atoms.of_node(node), Vec::new())
+            }
+        };
+        atoms.extend(self.ranges.at(address));
+        Some((atoms.into_iter().collect(), new))
+    }
+
+    fn is_subject(&self, address: IpAddr) -> bool {
+        self.owner(address).is_some_and(|sandbox| sandbox.node == self.node)
+    }
+
+    /// All of a sandbox's addresses are restricted alike: no subject is chosen by network.
+    fn link_itself(&mut self, address: IpAddr) {
+        let Some(sandbox) = self.owner(address) else { return };
+        let same = |other: &&IpAddr| other.is_ipv4() == address.is_ipv4();
+        let own = |other: &&IpAddr| self.owner(**other).is_some_and(|owner| owner.name == sandbox.name);
+        let others: Vec<IpAddr> = sandbox.addresses.keys().filter(same).filter(own).copied().collect();
+        let tables = &mut self.output.tables;
+        if tables.ingress.contains_key(&address) || tables.egress.contains_key(&address) {
+            for other in others {
+                tables.itself.insert((address, other), ());
+                tables.itself.insert((other, address), ());
+            }
+        }
+    }
+
+    fn unlink_itself(&mut self, address: IpAddr) {
+        let itself = &mut self.output.tables.itself;
+        let (least, most) = (IpAddr::from([0; 4]), IpAddr::from([u8::MAX; 16]));
+        let others: Vec<IpAddr> =
+            itself.range((address, least)..=(address, most)).map(|((_, other), ())| *other).collect();
+        for other in others {
+            itself.remove(&(address, other));
+            itself.remove(&(other, address));
+        }
+    }
+
+    fn owner(&self, address: IpAddr) -> Option<&Sandbox> {
+        let name = self.owners.get(&address)?.first()?;
+        self.world.sandboxes.get(name)
+    }
+}
