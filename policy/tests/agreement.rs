@@ -1,4 +1,5 @@
 //! Properties: the compiled maps, interpreted, say what the oracle says; and a change leaves what a fresh start would.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test program")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -227,7 +228,7 @@ fn interpreted(compilers: &[Compiler; 2], flow: Flow) -> [Said; 2] {
             Direction::Ingress => answers.ingress,
         };
         let name = |id| compiled.policies[&id].clone();
-        answer.map_or(Said::default(), |answer| Said {
+        answer.map_or_else(Said::default, |answer| Said {
             denied: !answer.allowed,
             by: answer.by.map(name),
             log: answer.log,

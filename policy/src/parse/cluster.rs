@@ -49,15 +49,10 @@ fn tier(spec: &Object<'_>, kind: Kind) -> Option<Tier> {
 
 fn subject(field: &Field<'_>) -> Option<SandboxSelector> {
     let object = field.object()?;
-    let namespaces = object.find("namespaces");
-    let pods = object.find("pods");
-    let found = one(
-        field,
-        [namespaces.map(|field| namespaces_peer(&field)), pods.and_then(|field| pods_peer(&field))],
-        "namespaces or pods",
-    );
+    let namespaces = object.find("namespaces").map(|field| Some(namespaces_peer(&field)));
+    let pods = object.find("pods").map(|field| pods_peer(&field));
     object.close();
-    found
+    field.only(namespaces.into_iter().chain(pods).collect(), "namespaces or pods")
 }
 
 fn namespaces_peer(field: &Field<'_>) -> SandboxSelector {
@@ -71,16 +66,6 @@ fn pods_peer(field: &Field<'_>) -> Option<SandboxSelector> {
     let (namespaces, labels) = (select("namespaceSelector"), select("podSelector"));
     object.close();
     Some(SandboxSelector { namespaces: Namespaces::Labelled(namespaces?), labels: labels?, networks: [].into() })
-}
-
-/// The one of `choices` that is there.
-fn one<T, const N: usize>(field: &Field<'_>, choices: [Option<T>; N], names: &str) -> Option<T> {
-    let mut found: Vec<T> = choices.into_iter().flatten().collect();
-    if found.len() != 1 {
-        field.wrong("must have exactly one field", format!("choose {names}"));
-        return None;
-    }
-    found.pop()
 }
 
 struct Reader<'a> {
@@ -148,32 +133,35 @@ fn actions(kind: Kind) -> &'static [(&'static str, Action)] {
 fn peer(field: &Field<'_>, ingress: bool) -> Vec<Peer> {
     let Some(object) = field.object() else { return Vec::new() };
     let (nodes_key, networks_key) = if ingress { ("netd/nodes", "netd/networks") } else { ("nodes", "networks") };
-    let sandboxes = |selector: SandboxSelector| vec![Peer::Sandboxes(selector)];
-    let named = meta::networks(&object);
-    let choices = [
-        object
-            .find("namespaces")
-            .map(|field| sandboxes(SandboxSelector { networks: named.clone(), ..namespaces_peer(&field) })),
-        object.find("pods").map(|field| {
-            pods_peer(&field)
-                .map(|pods| sandboxes(SandboxSelector { networks: named.clone(), ..pods }))
-                .unwrap_or_default()
-        }),
-        object.find(nodes_key).map(|field| vec![Peer::Nodes(select::selector(&field))]),
-        object.find(networks_key).map(|field| blocks(&field)),
-    ];
-    if let Some(names) = object.find("domainNames").filter(|_| !ingress) {
-        names.wrong("is not enforced by netd", "list the addresses under networks");
+    let unreadable = [("nodes", "write netd/nodes"), ("networks", "write netd/networks")];
+    for (key, remedy) in unreadable.into_iter().filter(|_| ingress) {
+        if let Some(field) = object.find(key) {
+            field.lacks("Kubernetes has no such peer in ingress; netd has it as an extension", remedy);
+            return Vec::new();
+        }
+    }
+    if let Some(names) = object.find("domainNames") {
+        names.lacks("netd does not enforce names", "list their addresses under networks");
         return Vec::new();
     }
-    let is_sandboxes = choices[0].is_some() || choices[1].is_some();
-    if !named.is_empty() && !is_sandboxes {
+    let named = meta::networks(&object);
+    let on_networks =
+        |selector: SandboxSelector| vec![Peer::Sandboxes(SandboxSelector { networks: named.clone(), ..selector })];
+    let sandboxes = [
+        object.find("namespaces").map(|field| Some(on_networks(namespaces_peer(&field)))),
+        object.find("pods").map(|field| pods_peer(&field).map(on_networks)),
+    ];
+    let others = [
+        object.find(nodes_key).map(|field| Some(vec![Peer::Nodes(select::selector(&field))])),
+        object.find(networks_key).map(|field| Some(blocks(&field))),
+    ];
+    object.close();
+    if !named.is_empty() && sandboxes.iter().all(Option::is_none) {
         field.wrong("has netd/networkNames without sandboxes", "add namespaces: {} or pods");
         return Vec::new();
     }
-    let found = one(field, choices, &format!("namespaces, pods, {nodes_key} or {networks_key}"));
-    object.close();
-    found.unwrap_or_default()
+    let found = sandboxes.into_iter().chain(others).flatten().collect();
+    field.only(found, &format!("namespaces, pods, {nodes_key} or {networks_key}")).unwrap_or_default()
 }
 
 fn blocks(field: &Field<'_>) -> Vec<Peer> {

@@ -107,13 +107,29 @@ impl<'a> Field<'a> {
         }
     }
 
+    pub(super) fn is(&self, word: &str) -> bool {
+        matches!(&self.tree.value, Value::Scalar(Scalar::Text(text)) if text == word)
+    }
+
     pub(super) fn is_number(&self) -> bool {
-        matches!(self.tree.value, Value::Scalar(Scalar::Int(_)))
+        matches!(self.tree.value, Value::Scalar(Scalar::Int(_) | Scalar::Float(_)))
+    }
+
+    /// The one of `found` that is there: what stands in each of the fields `names`, as far as it could be read.
+    pub(super) fn only<T>(&self, mut found: Vec<Option<T>>, names: &str) -> Option<T> {
+        if found.len() != 1 {
+            self.wrong("must have exactly one field", format!("choose {names}"));
+            return None;
+        }
+        found.pop().flatten()
     }
 
     /// One of a few words.
     pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
-        let text = self.text()?;
+        let text = match &self.tree.value {
+            Value::Scalar(Scalar::Int(_) | Scalar::Float(_)) => "",
+            Value::Scalar(_) | Value::List(_) | Value::Map(_) => self.text()?,
+        };
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Some(*value);
         }

@@ -79,7 +79,7 @@ fn switch(field: &Field<'_>) -> bool {
 /// Extension `netd/networkNames`: only addresses on one of these networks.
 pub(super) fn networks(object: &Object<'_>) -> BTreeSet<String> {
     let Some(field) = object.find("netd/networkNames") else { return BTreeSet::new() };
-    let Some(items) = field.list() else { return BTreeSet::new() };
+    let items = field.list().unwrap_or_default();
     if items.is_empty() {
         field.wrong("names no network", "list at least one, or leave the field out");
     }

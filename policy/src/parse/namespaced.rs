@@ -10,8 +10,7 @@ use super::fields::{Field, Object};
 use super::meta::{self, Meta};
 use super::{names, select};
 
-pub(super) const PROTOCOLS: [(&str, Protocol); 3] =
-    [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
+const PROTOCOLS: [(&str, Protocol); 3] = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
 
 pub(super) fn policy(spec: &Object<'_>, meta: Meta, source: Source) -> Policy {
     let reader = Reader { namespace: &meta.name.namespace, source: &source };
@@ -80,9 +79,10 @@ impl Reader<'_> {
         let object = field.object()?;
         let pods = object.find("podSelector").map(|field| select::selector(&field));
         let namespaces = object.find("namespaceSelector").map(|field| select::selector(&field));
+        let named = object.find("netd/networkNames").is_some();
         let networks = meta::networks(&object);
         let block = object.find("ipBlock");
-        let selects = pods.is_some() || namespaces.is_some() || !networks.is_empty();
+        let selects = pods.is_some() || namespaces.is_some() || named;
         let peer = match block {
             Some(block) if selects => {
                 block.wrong("stands beside a selector", "make it an item of its own");
@@ -112,7 +112,7 @@ impl Reader<'_> {
 
 fn port(field: &Field<'_>) -> Option<Port> {
     let object = field.object()?;
-    let protocol = object.find("protocol").map_or(Some(Protocol::Tcp), |field| field.word(&PROTOCOLS));
+    let protocol = transport(&object);
     let (port, end) = (object.find("port"), object.find("endPort"));
     let found = match (port, end) {
         (None, None) => protocol.map(|protocol| Port::Range(PortRange::of(protocol, 0, u16::MAX))),
@@ -136,4 +136,14 @@ fn port(field: &Field<'_>) -> Option<Port> {
     };
     object.close();
     found
+}
+
+/// `protocol`, by default TCP.
+pub(super) fn transport(object: &Object<'_>) -> Option<Protocol> {
+    let Some(field) = object.find("protocol") else { return Some(Protocol::Tcp) };
+    if field.is("ICMP") || field.is("ICMPv6") {
+        field.wrong("has no ports", "leave it out of ports, and write netd/icmp beside them");
+        return None;
+    }
+    field.word(&PROTOCOLS)
 }

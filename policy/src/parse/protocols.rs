@@ -5,7 +5,7 @@ use crate::model::{Port, PortRange};
 
 use super::fields::{Field, Object};
 use super::names;
-use super::namespaced::PROTOCOLS;
+use super::namespaced::transport;
 
 const KEYS: [(&str, Protocol); 3] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
 
@@ -20,7 +20,7 @@ pub(super) fn protocol(field: &Field<'_>) -> Option<Port> {
         object.find("destinationNamedPort").map(|field| names::port_name(&field).map(|name| Port::Named(None, name))),
     );
     object.close();
-    only(field, found, "tcp, udp, sctp or destinationNamedPort")
+    field.only(found, "tcp, udp, sctp or destinationNamedPort")
 }
 
 fn destination(field: &Field<'_>, protocol: Protocol) -> Option<Port> {
@@ -39,7 +39,7 @@ fn number_or_range(field: &Field<'_>, protocol: Protocol) -> Option<PortRange> {
         object.find("number").map(|field| field.number(1, u16::MAX).map(|port| PortRange::of(protocol, port, port)));
     let range = object.find("range").map(|field| field.object().and_then(|object| range(object, protocol)));
     object.close();
-    only(field, number.into_iter().chain(range).collect(), "number or range")
+    field.only(number.into_iter().chain(range).collect(), "number or range")
 }
 
 fn range(object: Object<'_>, protocol: Protocol) -> Option<PortRange> {
@@ -61,7 +61,7 @@ pub(super) fn admin_port(field: &Field<'_>) -> Option<Port> {
         range(object, protocol?).map(Port::Range)
     });
     object.close();
-    only(field, number.into_iter().chain(named).chain(ranged).collect(), "portNumber, namedPort or portRange")
+    field.only(number.into_iter().chain(named).chain(ranged).collect(), "portNumber, namedPort or portRange")
 }
 
 fn port_number(object: Object<'_>) -> Option<Port> {
@@ -70,15 +70,4 @@ fn port_number(object: Object<'_>) -> Option<Port> {
     object.close();
     let port = port?;
     Some(Port::Range(PortRange::of(protocol?, port, port)))
-}
-
-fn transport(object: &Object<'_>) -> Option<Protocol> {
-    object.find("protocol").map_or(Some(Protocol::Tcp), |field| field.word(&PROTOCOLS))
-}
-
-fn only<T>(field: &Field<'_>, mut found: Vec<Option<T>>, names: &str) -> Option<T> {
-    if found.len() != 1 {
-        field.wrong("must have exactly one field", format!("choose {names}"));
-    }
-    found.pop().flatten()
 }

@@ -172,14 +172,16 @@ impl Builder<'_> {
             Some(Inside::Map { key: key @ None, .. }) => match key_text(&tree, is_merge) {
                 Ok(text) => *key = Some((text, tree.place)),
                 Err(problem) => {
-                    *key = Some((String::new(), tree.place));
-                    self.fault(tree.place, problem, "write it as text, in quotes");
+                    *key = Some((UNREAD.to_owned(), tree.place));
+                    self.fault_at(tree.place, path, problem, "write it as text, in quotes");
                 }
             },
             Some(Inside::Map { entries, key, merged }) => {
                 let (key, place) = key.take()?;
                 if key == MERGE {
                     merged.extend(merge(tree));
+                } else if key == UNREAD {
+                    // Already told.
                 } else if let Some(first) = entries.iter().find(|entry| entry.key == key) {
                     let line = first.place.line;
                     self.fault_at(
@@ -221,6 +223,7 @@ impl Builder<'_> {
 
 /// Never a key in a document: YAML text has no NUL.
 const MERGE: &str = "\0";
+const UNREAD: &str = "\0\0";
 
 fn key_text(tree: &Tree, is_merge: bool) -> Result<String, String> {
     match &tree.value {
