@@ -74,7 +74,16 @@ struct Open {
 
 enum Inside {
     List(Vec<Tree>),
-    Map { entries: Vec<Entry>, key: Option<(String, Place)>, merged: Vec<Entry> },
+    Map { entries: Vec<Entry>, key: Option<(Key, Place)>, merged: Vec<Entry> },
+}
+
+/// A key whose value comes next.
+enum Key {
+    Text(String),
+    /// `<<`: the value's keys belong here.
+    Merge,
+    /// Told already.
+    Wrong,
 }
 
 struct Builder<'a> {
@@ -135,16 +144,25 @@ impl Builder<'_> {
         let Open { place, anchor, inside } = self.open.pop()?;
         let value = match inside {
             Inside::List(items) => Value::List(items),
-            Inside::Map { mut entries, merged, .. } => {
-                for entry in merged {
-                    if !entries.iter().any(|own| own.key == entry.key) {
-                        entries.push(entry);
-                    }
-                }
-                Value::Map(entries)
+            Inside::Map { entries, merged, .. } => {
+                self.repeated(&entries);
+                Value::Map(with_merged(entries, merged))
             }
         };
         self.node(Tree { value, place }, anchor, false)
+    }
+
+    /// Tells of keys that stand twice in one map.
+    fn repeated(&self, entries: &[Entry]) {
+        let mut sorted: Vec<&Entry> = entries.iter().collect();
+        sorted.sort_by(|one, other| one.key.cmp(&other.key));
+        for same in sorted.chunk_by(|one, other| one.key == other.key) {
+            for again in &same[1..] {
+                let path = join(self.path(), &again.key);
+                let remedy = format!("keep one; the first is in line {}", same[0].place.line);
+                self.fault_at(again.place, path, format!("the key {:?} stands here again", again.key), &remedy);
+            }
+        }
     }
 
     fn alias(&mut self, place: Place, id: usize) -> Option<()> {
@@ -165,35 +183,35 @@ impl Builder<'_> {
         if anchor != 0 {
             self.anchors.insert(anchor, tree.clone());
         }
-        let path = self.path();
-        match self.open.last_mut().map(|open| &mut open.inside) {
-            None => self.done.push(tree),
-            Some(Inside::List(items)) => items.push(tree),
-            Some(Inside::Map { key: key @ None, .. }) => match key_text(&tree, is_merge) {
-                Ok(text) => *key = Some((text, tree.place)),
-                Err(problem) => {
-                    *key = Some((UNREAD.to_owned(), tree.place));
-                    self.fault_at(tree.place, path, problem, "write it as text, in quotes");
+        let place = tree.place;
+        let told = match self.open.last_mut().map(|open| &mut open.inside) {
+            None => {
+                self.done.push(tree);
+                None
+            }
+            Some(Inside::List(items)) => {
+                items.push(tree);
+                None
+            }
+            Some(Inside::Map { entries, key, merged }) => match key.take() {
+                Some((Key::Text(key), place)) => {
+                    entries.push(Entry { key, place, value: tree });
+                    None
+                }
+                Some((Key::Merge, _)) => merge(tree, merged),
+                Some((Key::Wrong, _)) => None,
+                None => {
+                    let (found, told) = match key_of(&tree, is_merge) {
+                        Ok(found) => (found, None),
+                        Err(problem) => (Key::Wrong, Some((problem, "write it as text, in quotes"))),
+                    };
+                    *key = Some((found, place));
+                    told
                 }
             },
-            Some(Inside::Map { entries, key, merged }) => {
-                let (key, place) = key.take()?;
-                if key == MERGE {
-                    merged.extend(merge(tree));
-                } else if key == UNREAD {
-                    // Already told.
-                } else if let Some(first) = entries.iter().find(|entry| entry.key == key) {
-                    let line = first.place.line;
-                    self.fault_at(
-                        place,
-                        path,
-                        format!("the key {key:?} stands here again"),
-                        &format!("keep one; the first is in line {line}"),
-                    );
-                } else {
-                    entries.push(Entry { key, place, value: tree });
-                }
-            }
+        };
+        if let Some((problem, remedy)) = told {
+            self.fault(place, problem, remedy);
         }
         Some(())
     }
@@ -203,9 +221,8 @@ impl Builder<'_> {
         for open in &self.open {
             match &open.inside {
                 Inside::List(items) => path.push_str(&format!("[{}]", items.len())),
-                Inside::Map { key: Some((key, _)), .. } if path.is_empty() => path.push_str(key),
-                Inside::Map { key: Some((key, _)), .. } => path.push_str(&format!(".{key}")),
-                Inside::Map { key: None, .. } => {}
+                Inside::Map { key: Some((Key::Text(key), _)), .. } => path = join(path, key),
+                Inside::Map { .. } => {}
             }
         }
         path
@@ -221,26 +238,40 @@ impl Builder<'_> {
     }
 }
 
-/// Never a key in a document: YAML text has no NUL.
-const MERGE: &str = "\0";
-const UNREAD: &str = "\0\0";
-
-fn key_text(tree: &Tree, is_merge: bool) -> Result<String, String> {
+fn key_of(tree: &Tree, is_merge: bool) -> Result<Key, String> {
     match &tree.value {
-        Value::Scalar(Scalar::Text(_)) if is_merge => Ok(MERGE.to_owned()),
-        Value::Scalar(Scalar::Text(text) | Scalar::Float(text)) => Ok(text.clone()),
-        Value::Scalar(Scalar::Int(number)) => Ok(number.to_string()),
+        Value::Scalar(Scalar::Text(_)) if is_merge => Ok(Key::Merge),
+        Value::Scalar(Scalar::Text(text) | Scalar::Float(text)) => Ok(Key::Text(text.clone())),
+        Value::Scalar(Scalar::Int(number)) => Ok(Key::Text(number.to_string())),
         Value::Scalar(Scalar::Bool(value)) => Err(format!("a key here means {value} to YAML 1.1")),
         Value::Scalar(Scalar::Null) => Err("a key here is empty".to_owned()),
         Value::List(_) | Value::Map(_) => Err("a key here is no text".to_owned()),
     }
 }
 
-fn merge(tree: Tree) -> Vec<Entry> {
+fn join(path: String, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// The keys of a map, and those of `<<` that it does not have itself.
+fn with_merged(mut entries: Vec<Entry>, merged: Vec<Entry>) -> Vec<Entry> {
+    for entry in merged {
+        if !entries.iter().any(|own| own.key == entry.key) {
+            entries.push(entry);
+        }
+    }
+    entries
+}
+
+/// Takes the keys of a map, or of a list of maps; or says why not.
+fn merge(tree: Tree, into: &mut Vec<Entry>) -> Option<(String, &'static str)> {
     match tree.value {
-        Value::Map(entries) => entries,
-        Value::List(items) => items.into_iter().flat_map(merge).collect(),
-        Value::Scalar(_) => Vec::new(),
+        Value::Map(entries) => {
+            into.extend(entries);
+            None
+        }
+        Value::List(items) => items.into_iter().filter_map(|item| merge(item, into)).last(),
+        Value::Scalar(_) => Some(("<< takes a map".to_owned(), "write an alias of one there")),
     }
 }
 
