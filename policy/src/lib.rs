@@ -6,6 +6,10 @@
 //!                           └─▶ oracle: a verdict straight from the model, with its reasons
 //! ```
 //!
+//! Extensions beside Kubernetes' own fields, all marked by `netd/`: annotations `netd/log` (log what the policy decides) and
+//! `netd/audit` (only log and count what it would deny), `netd/icmp` in rules, `netd/networkNames` in peers, and
+//! `netd/nodes` and `netd/networks` in the ingress peers of cluster-wide policies.
+//!
 //! Not here: files, labels' origins, nftables, the kernel.
 
 mod compile;
@@ -27,6 +31,6 @@ pub use model::{
     Action, Block, Kind, Namespaces, Peer, Peers, Policy, PolicyName, Port, PortRange, Ports, Rule, SandboxSelector,
     Source, Tier,
 };
-pub use parse::{Errors, Fault, parse};
+pub use parse::{Errors, Fault, gather, parse};
 pub use selector::{Labels, Requirement, Selector, Test};
 pub use world::{NAMESPACE_NAME, NamedPort, Node, Owner, Sandbox, SandboxName, World};

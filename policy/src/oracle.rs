@@ -1,10 +1,16 @@
 //! The meaning of policies: a verdict straight from the model. Slow and plain, and no part of the compiler.
 
-use crate::flow::{Direction, Flow, Traffic};
-use crate::model::{Action, Peer, Peers, Policy, PolicyName, Port, Ports, Rule, SandboxSelector, Source, Tier};
-use crate::model::{Block, Namespaces};
-use crate::world::{Owner, Sandbox, World};
+mod remedy;
+
 use std::net::IpAddr;
+
+pub use remedy::{Remedy, Step, remedies};
+
+use crate::flow::{Direction, Flow, Traffic};
+use crate::model::{
+    Action, Block, Namespaces, Peer, Peers, Policy, PolicyName, Port, Ports, Rule, SandboxSelector, Source, Tier,
+};
+use crate::world::{Owner, Sandbox, World};
 
 /// What becomes of a flow, and who says so at each end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,21 +64,27 @@ pub enum Decider {
 /// What becomes of `flow`. Replies are not asked about: they belong to their connection.
 #[must_use]
 pub fn verdict(world: &World, policies: &[Policy], flow: Flow) -> Verdict {
-    let (from, to) = (world.owner(flow.from), world.owner(flow.to));
-    if flow.traffic.keeps_link() || is_same(from, to) {
+    if flow.traffic.keeps_link() || is_same(world.owner(flow.from), world.owner(flow.to)) {
         let exempt = Ruling { allowed: true, by: Decider::Exempt, log: false, audit: None };
         return Verdict { egress: exempt.clone(), ingress: exempt };
     }
-    let end = |direction, subject, address, owner, other| match subject {
-        Owner::Sandbox(sandbox) => {
-            End { direction, subject: sandbox, address, peer: other, owner, traffic: flow.traffic }.ruling(policies)
-        }
-        Owner::Node(..) | Owner::Outside => Ruling { allowed: true, by: Decider::NoSubject, log: false, audit: None },
+    let [egress, ingress] = ends(world, flow);
+    let ruling = |end: Option<End<'_>>| match end {
+        Some(end) => end.ruling(policies),
+        None => Ruling { allowed: true, by: Decider::NoSubject, log: false, audit: None },
     };
-    Verdict {
-        egress: end(Direction::Egress, from, flow.from, to, flow.to),
-        ingress: end(Direction::Ingress, to, flow.to, from, flow.from),
-    }
+    Verdict { egress: ruling(egress), ingress: ruling(ingress) }
+}
+
+/// The source and the destination, where they are sandboxes.
+fn ends(world: &World, flow: Flow) -> [Option<End<'_>>; 2] {
+    let end = |direction, address, peer| match world.owner(address) {
+        Owner::Sandbox(subject) => {
+            Some(End { direction, subject, address, peer, owner: world.owner(peer), traffic: flow.traffic })
+        }
+        Owner::Node(..) | Owner::Outside => None,
+    };
+    [end(Direction::Egress, flow.from, flow.to), end(Direction::Ingress, flow.to, flow.from)]
 }
 
 impl Verdict {
@@ -113,11 +125,7 @@ struct End<'a> {
 
 impl End<'_> {
     fn ruling(&self, policies: &[Policy]) -> Ruling {
-        let mut mine: Vec<&Policy> = policies
-            .iter()
-            .filter(|policy| policy.rules(self.direction).is_some())
-            .filter(|policy| selects(&policy.subject, self.subject, self.address))
-            .collect();
+        let mut mine: Vec<&Policy> = self.speaking(policies).collect();
         mine.sort_by_key(|policy| (policy.tier, &policy.name));
         let staged = self.decide(&mine);
         let enforced: Vec<&Policy> = mine.iter().copied().filter(|policy| !policy.audit).collect();
@@ -125,6 +133,16 @@ impl End<'_> {
         let log = mine.iter().any(|policy| policy.log && Some(&policy.name) == by.policy());
         let audit = (allowed && !staged.0).then_some(staged.1);
         Ruling { allowed, by, log, audit }
+    }
+
+    /// The policies that select the subject and say something about this direction.
+    fn speaking<'p>(&self, policies: &'p [Policy]) -> impl Iterator<Item = &'p Policy> {
+        let speaks = policies.iter().filter(|policy| policy.rules(self.direction).is_some());
+        speaks.filter(|policy| selects(&policy.subject, self.subject, self.address))
+    }
+
+    fn enforced<'p>(&self, policies: &'p [Policy]) -> impl Iterator<Item = &'p Policy> {
+        self.speaking(policies).filter(|policy| !policy.audit)
     }
 
     /// Asks the tiers in their order. `policies` are sorted, and all select the subject.
@@ -156,11 +174,18 @@ impl End<'_> {
     }
 
     fn matches(&self, rule: &Rule) -> bool {
-        let peer = match &rule.peers {
+        self.has_peer(rule) && self.has_port(rule)
+    }
+
+    fn has_peer(&self, rule: &Rule) -> bool {
+        match &rule.peers {
             Peers::Any => !self.is_own_node(),
             Peers::Of(peers) => peers.iter().any(|peer| self.is_peer(peer)),
-        };
-        peer && match &rule.ports {
+        }
+    }
+
+    fn has_port(&self, rule: &Rule) -> bool {
+        match &rule.ports {
             Ports::Any => true,
             Ports::Of(ports) => ports.iter().any(|port| self.is_port(port)),
         }

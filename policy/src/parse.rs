@@ -47,6 +47,43 @@ pub fn parse(file_name: &str, text: &str) -> Result<Vec<Policy>, Errors> {
     if faults.is_empty() { Ok(policies) } else { Err(Errors { file: file_name.to_owned(), faults }) }
 }
 
+/// Reads files by name and text, and takes what is good: a file with mistakes gives no policy, and hides none of
+/// another file. A policy that an earlier file has is a mistake of the later one.
+pub fn gather<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> (Vec<Policy>, Vec<Errors>) {
+    let mut taken: BTreeMap<PolicyName, Source> = BTreeMap::new();
+    let (mut good, mut broken) = (Vec::new(), Vec::new());
+    for (name, text) in files {
+        let read = parse(name, text).and_then(|policies| match clashes(&policies, &taken) {
+            faults if faults.is_empty() => Ok(policies),
+            faults => Err(Errors { file: name.to_owned(), faults }),
+        });
+        match read {
+            Ok(policies) => {
+                taken.extend(policies.iter().map(|policy| (policy.name.clone(), policy.source.clone())));
+                good.extend(policies);
+            }
+            Err(errors) => broken.push(errors),
+        }
+    }
+    (good, broken)
+}
+
+fn clashes(policies: &[Policy], taken: &BTreeMap<PolicyName, Source>) -> Vec<Fault> {
+    let clash = |policy: &Policy| taken.get(&policy.name).map(|first| again(policy, &format!("at {first}")));
+    policies.iter().filter_map(clash).collect()
+}
+
+fn again(policy: &Policy, first: &str) -> Fault {
+    Fault {
+        line: policy.source.line,
+        column: 1,
+        path: "metadata.name".to_owned(),
+        value: None,
+        problem: format!("{} stands here again", policy.name),
+        remedy: format!("rename one; the first is {first}"),
+    }
+}
+
 struct Reader<'a> {
     file: &'a Arc<str>,
     policies: &'a mut Vec<Policy>,
@@ -142,14 +179,7 @@ fn repeated(policies: &[Policy], faults: &Faults) {
     let mut seen: BTreeMap<&PolicyName, usize> = BTreeMap::new();
     for policy in policies {
         if let Some(first) = seen.insert(&policy.name, policy.source.line) {
-            faults.add(Fault {
-                line: policy.source.line,
-                column: 1,
-                path: "metadata.name".to_owned(),
-                value: None,
-                problem: format!("{} stands here again", policy.name),
-                remedy: format!("rename one; the first is in line {first}"),
-            });
+            faults.add(again(policy, &format!("in line {first}")));
         }
     }
 }

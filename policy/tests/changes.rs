@@ -1,0 +1,132 @@
+//! What one change costs, and that numbers stay. That it ends where a fresh start would is `agreement.rs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test program")]
+
+use std::net::IpAddr;
+
+use netd_policy::{
+    Change, Compiler, Flow, Hook, NamedPort, Policy, Protocol, Sandbox, SandboxName, Traffic, World, parse,
+};
+
+const EGRESS_BY_NAME: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: names, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Egress]
+  egress: [{ports: [{port: http}]}]
+";
+const DATABASE: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: api}}}], ports: [{port: 5432}]}]
+";
+const UNRELATED: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: a-first, namespace: lab}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]
+";
+
+fn policies(texts: &[&str]) -> Vec<Policy> {
+    texts.iter().flat_map(|text| parse("p.yaml", text).unwrap()).collect()
+}
+
+fn sandbox(namespace: &str, app: &str, last: u8) -> Sandbox {
+    Sandbox {
+        name: SandboxName { namespace: namespace.to_owned(), name: format!("s{last}") },
+        labels: [("app".to_owned(), app.to_owned())].into(),
+        namespace_labels: [].into(),
+        addresses: [(address(last), "blue".to_owned())].into(),
+        ports: [].into(),
+        node: "n1".to_owned(),
+    }
+}
+
+fn address(last: u8) -> IpAddr {
+    IpAddr::from([10, 4, 0, last])
+}
+
+fn compiler(texts: &[&str], sandboxes: Vec<Sandbox>) -> Compiler {
+    let mut compiler = Compiler::new("n1");
+    let sandboxes = sandboxes.into_iter().map(|sandbox| (sandbox.name.clone(), sandbox)).collect();
+    compiler.load(policies(texts), World { sandboxes, ..World::default() });
+    compiler
+}
+
+fn passes(compiler: &Compiler, from: u8, to: u8, port: u16) -> bool {
+    let flow = Flow { from: address(from), to: address(to), traffic: Traffic::to(Protocol::Tcp, port) };
+    compiler.compiled().interpret(Hook::Forward, flow).allowed()
+}
+
+#[test]
+fn a_named_port_that_comes_later_is_found() {
+    let mut compiler = compiler(&[EGRESS_BY_NAME], vec![sandbox("shop", "web", 1), sandbox("shop", "api", 2)]);
+    assert!(!passes(&compiler, 1, 2, 8080));
+    for number in [8080, 8081] {
+        let ports = [NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, number }].into();
+        compiler.update(Change::Sandbox(Sandbox { ports, ..sandbox("shop", "api", 2) }));
+        assert!(passes(&compiler, 1, 2, number));
+        assert!(!passes(&compiler, 1, 2, number + 1));
+    }
+}
+
+#[test]
+fn a_sandbox_like_another_costs_its_own_elements_only() {
+    let first = vec![sandbox("shop", "db", 1), sandbox("shop", "api", 2)];
+    let mut compiler = compiler(&[DATABASE], first);
+    let peer = compiler.update(Change::Sandbox(sandbox("shop", "api", 3)));
+    assert_eq!((peer.classes.len(), peer.len()), (1, 1));
+    let subject = compiler.update(Change::Sandbox(sandbox("shop", "db", 4)));
+    assert_eq!((subject.classes.len(), subject.ingress.len(), subject.itself.len(), subject.len()), (1, 1, 1, 3));
+    let stranger = compiler.update(Change::Sandbox(sandbox("lab", "api", 5)));
+    assert!(stranger.is_empty());
+    let again = compiler.update(Change::Sandbox(sandbox("shop", "db", 4)));
+    assert!(again.is_empty());
+}
+
+#[test]
+fn another_policy_leaves_the_numbers_of_others_alone() {
+    let sandboxes = vec![sandbox("shop", "db", 1), sandbox("shop", "api", 2), sandbox("lab", "web", 3)];
+    let mut compiler = compiler(&[DATABASE], sandboxes);
+    let before = compiler.compiled().clone();
+    let delta = compiler.update(Change::Policies(policies(&[UNRELATED, DATABASE])));
+    let after = compiler.compiled();
+    for last in [1, 2] {
+        assert_eq!(before.class(address(last)), after.class(address(last)));
+    }
+    assert!(before.profiles.iter().all(|(id, profile)| after.profiles.get(id) == Some(profile)));
+    assert!(delta.classes.removed.is_empty() && delta.pairs_in.removed.is_empty() && delta.profiles.removed.is_empty());
+    assert_eq!(delta.classes.set.keys().collect::<Vec<_>>(), [&address(3)]);
+    let back = compiler.update(Change::Policies(policies(&[DATABASE])));
+    assert!(back.classes.set.is_empty() && back.profiles.set.is_empty());
+}
+
+#[test]
+fn a_number_that_is_free_is_not_given_to_others() {
+    let mut compiler = compiler(&[DATABASE], vec![sandbox("shop", "db", 1), sandbox("shop", "api", 2)]);
+    let (class, gone) = (compiler.compiled().class(address(2)), sandbox("shop", "api", 2).name);
+    compiler.update(Change::Gone(gone));
+    compiler.update(Change::Sandbox(sandbox("shop", "api", 3)));
+    assert!(compiler.compiled().class(address(3)) > class);
+}
+
+#[test]
+fn an_address_that_changes_hands_follows_its_owner() {
+    let mut compiler = compiler(&[DATABASE], vec![sandbox("shop", "db", 1), sandbox("shop", "web", 2)]);
+    assert!(!passes(&compiler, 2, 1, 5432));
+    let heir = Sandbox {
+        name: SandboxName { namespace: "shop".to_owned(), name: "z".to_owned() },
+        ..sandbox("shop", "api", 2)
+    };
+    compiler.update(Change::Sandbox(heir));
+    assert!(!passes(&compiler, 2, 1, 5432), "two have the address: the first keeps it");
+    compiler.update(Change::Gone(sandbox("shop", "web", 2).name));
+    assert!(passes(&compiler, 2, 1, 5432));
+}
