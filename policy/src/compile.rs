@@ -165,7 +165,7 @@ impl Compiler {
             self.world.sandboxes.insert(name.clone(), sandbox);
         }
         for address in addresses {
-            self.refresh(address, None);
+            self.refresh(address);
         }
     }
 
@@ -229,7 +229,7 @@ impl Compiler {
     }
 
     /// Puts an address into the class that it belongs to now.
-    fn refresh(&mut self, address: IpAddr, kept: Option<ClassId>) {
+    fn refresh(&mut self, address: IpAddr) {
         self.unlink_itself(address);
         let old = self.held.get(&address).copied();
         let new = self.atoms_at(address).map(|(signature, new_ports)| {
@@ -237,7 +237,7 @@ impl Compiler {
                 self.learn(atom);
             }
             let subject = self.is_subject(address);
-            Held { class: self.enter(&signature, kept, subject), subject }
+            Held { class: self.enter(&signature, subject), subject }
         });
         match new {
             Some(held) => self.hold(address, held),
@@ -248,8 +248,8 @@ impl Compiler {
         }
     }
 
-    fn enter(&mut self, signature: &[AtomId], kept: Option<ClassId>, subject: bool) -> ClassId {
-        let (class, turn) = self.ground.classes.enter(signature, kept, subject);
+    fn enter(&mut self, signature: &[AtomId], subject: bool) -> ClassId {
+        let (class, turn) = self.ground.classes.enter(signature, None, subject);
         for rows in [&mut self.ingress, &mut self.egress] {
             if turn.peer {
                 rows.join(class, &self.ground, &mut self.output);
