@@ -12,6 +12,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -145,14 +146,16 @@ impl Space {
         })
     }
 
-    /// Asks every few milliseconds for so long; how often it asked, and how often it was answered.
-    pub(crate) fn exchange_udp(&self, address: &str, length: Duration) -> (u32, u32) {
+    /// Asks every few milliseconds until it is over, and so often at least; how often it asked, and how often it was answered.
+    pub(crate) fn exchange_udp(&self, address: &str, at_least: u32, over: &Arc<AtomicBool>) -> (u32, u32) {
         let address: SocketAddr = address.parse().unwrap();
+        let over = Arc::clone(over);
         self.run(move || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
             let (start, mut sent, mut heard) = (std::time::Instant::now(), 0, 0);
-            while start.elapsed() < length {
+            // Whoever says that it is over may have failed before.
+            while (sent < at_least || !over.load(Ordering::Relaxed)) && start.elapsed() < Duration::from_secs(60) {
                 socket.send_to(b"?", address).unwrap();
                 sent += 1;
                 heard += u32::from(socket.recv(&mut [0; 64]).is_ok());
