@@ -101,7 +101,8 @@ async fn run(config: NodeConfig) -> Result<()> {
         .with_context(|| format!("cannot watch {}", tombstones.display()))?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
     let lifecycle = Lifecycle::new(owner::start(node, journal), executor).minding(Tombstones::new(tombstones.clone()));
-    resync::run(&lifecycle, Watch::Alone, false).await?;
+    let resynced = resync::run(&lifecycle, Watch::Alone, false).await;
+    resynced.context("cannot make the rules and links of the record; `netdctl doctor` says what this kernel lacks")?;
     lifecycle.quarantine(config.quarantine.holds(POLICIES_IN_FORCE)).await?;
     resync::bury(&lifecycle).await?;
     hold_ports(&lifecycle).await?;

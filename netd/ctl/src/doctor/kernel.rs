@@ -99,9 +99,9 @@ pub(crate) fn check(kernel: &Kernel) -> Vec<Finding> {
     findings.push(if kernel.is_at_least((6, 9)) {
         Finding::ok(&object, "keeps netd's tables from other programs (nft owner, persist)")
     } else {
-        let meaning =
-            "older than 6.9: `nft flush ruleset` by another program takes netd's rules too, until the next resync";
-        Finding::warning(&object, meaning, "after a flush run `netdctl resync`, or boot 6.9 or newer")
+        let meaning = "older than 6.9: `nft flush ruleset` by another program takes netd's rules too, for the moment that netd \
+            needs to make them again";
+        Finding::warning(&object, meaning, "netd's log names the program: let it flush its own tables; or boot 6.9 or newer")
     });
     findings
 }
