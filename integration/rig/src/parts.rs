@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::ours::BUILT;
 pub use self::ours::{TestProgram, cni_names, ours, test_program};
 pub use self::store::Store;
 use crate::image;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use netd_rig::{Guest, Trial};
+use netd_rig::{Guest, Trial, parts};
 
 const fn all(folder: &'static str, target: &'static str) -> Trial {
     Trial { folder, target, arguments: &[] }
@@ -21,8 +21,27 @@ fn netd_keeps_its_contract_on_the_kernel_of_debian() {
         all("netd", "service"),
         all("netd", "daemon"),
         all("netd", "describe"),
+        // One node with all of it, when the modules are loaded: that takes an emulator its time.
+        Trial {
+            folder: "integration/rig",
+            target: "cri_pod",
+            arguments: &["--exact", "pods_have_their_network_by_netd_on_containerd_2_4"],
+        },
     ];
     Guest::Debian.test(&trials, Duration::from_secs(900)).unwrap();
+}
+
+/// What bridges, tunnels and encryption may ask for.
+#[test]
+fn the_kernel_of_debian_has_the_modules_that_this_machines_may_lack() {
+    let errand = "set -e
+modprobe -a br_netfilter nf_conntrack_bridge vxlan esp4 8021q macvlan ipvlan dummy vrf sch_htb act_mirred
+cat /proc/sys/net/bridge/bridge-nf-call-iptables
+ip link add t0 type ipip local 192.0.2.1 remote 192.0.2.2
+ip link add w0 type wireguard
+ip link show t0; ip link show w0";
+    let outcome = Guest::Debian.run(errand, Duration::from_secs(120)).unwrap();
+    assert_eq!(outcome.status, 0, "{}", outcome.output);
 }
 
 /// Tunnels need more than this machine's kernel may have: protocol 4 between two namespaces, and a packet through it.
@@ -48,6 +67,22 @@ echo received: $(($(ip netns exec two cat /sys/class/net/tunnel/statistics/rx_pa
     let outcome = Guest::UserMode.run(script, Duration::from_secs(60)).unwrap();
     assert_eq!(outcome.status, 0, "{}", outcome.output);
     assert!(outcome.output.contains("received: 3\n"), "{}", outcome.output);
+}
+
+/// That kernel has nftables for bridges alone.
+#[test]
+fn a_kernel_that_cannot_carry_netd_is_told_by_netd_and_by_doctor() {
+    let ours = parts::ours().unwrap();
+    let programs = ours.display();
+    let errand = format!("{programs}/netd; {programs}/netdctl doctor; true");
+    let outcome = Guest::UserMode.run(&errand, Duration::from_secs(60)).unwrap();
+    for text in [
+        "`netdctl doctor` says what this kernel lacks",
+        "kernel nf_tables inet: missing (tried); needed for every rule",
+        "kernel nf_tables bridge: there (tried)",
+    ] {
+        assert!(outcome.output.contains(text), "{text} is not in\n{}", outcome.output);
+    }
 }
 
 #[test]

@@ -31,9 +31,12 @@ hostfs) mount -t hostfs -o "$netd_exchange" exchange "$root/run/exchange" ;;
 esac
 ip link set lo up
 
+# Whoever enters a mount namespace made here must find this root, and not the one below it.
+cd "$root"
+pivot_root . mnt
+umount -l mnt
 # shellcheck disable=SC2016 # for the shell inside
-exec chroot "$root" /bin/sh -c '
-    cd /
+exec chroot . /bin/sh -c '
     export HOME=/root
     echo "guest: $(uname -r), up after $(cut -d " " -f 1 /proc/uptime) s"
     sh /run/exchange/errand > /run/exchange/output 2>&1

@@ -45,7 +45,8 @@ impl Guest {
 }
 
 fn errand(trials: &[Trial]) -> Result<String> {
-    let mut script = "failed=0; uname -r\n".to_owned();
+    parts::ours()?;
+    let mut script = format!("failed=0; uname -r; export {}=1\n", parts::BUILT);
     for Trial { folder, target, arguments } in trials {
         let program = parts::test_program(folder, target)?;
         let (path, crate_folder) = (program.path.display(), program.folder.display());

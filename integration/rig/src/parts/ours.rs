@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
+/// Set where all programs are built already, and building is out of place: in a guest.
+pub(crate) const BUILT: &str = "NETD_RIG_BUILT";
+
 /// The folder with netd's programs, beside that of the running test.
 ///
 /// # Errors
@@ -73,6 +76,15 @@ fn executable(line: &str, folder: &Path, target: &str) -> Option<PathBuf> {
 }
 
 fn build() -> Result<PathBuf> {
+    if env::var_os(BUILT).is_none() {
+        build_programs()?;
+    }
+    let test = env::current_exe()?;
+    let folder = test.ancestors().nth(2).context("a test program lies two folders deep in target")?;
+    Ok(folder.to_owned())
+}
+
+fn build_programs() -> Result<()> {
     // The whole workspace, as the test run has it: a choice of packages would choose other features and build all anew.
     let output = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--workspace", "--bins"])
@@ -82,9 +94,7 @@ fn build() -> Result<PathBuf> {
     if !output.status.success() {
         bail!("cargo build failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    let test = env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("a test program lies two folders deep in target")?;
-    Ok(folder.to_owned())
+    Ok(())
 }
 
 fn workspace() -> PathBuf {
