@@ -106,6 +106,12 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         Self { tombstones, ..self }
     }
 
+    /// The same, with ports of the caller's making.
+    #[must_use]
+    pub fn publishing(self, ports: Ports) -> Self {
+        Self { ports: Arc::new(ports), ..self }
+    }
+
     /// Attaches, or answers from the record.
     ///
     /// # Errors

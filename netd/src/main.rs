@@ -14,6 +14,7 @@ use netd::lasting::Lasting;
 use netd::lifecycle::Lifecycle;
 use netd::networks::Networks;
 use netd::node::Node;
+use netd::ports::{Ports, Store};
 use netd::reservations::Reservations;
 use netd::resync::Watch;
 use netd::runtime::Runtime;
@@ -100,7 +101,9 @@ async fn run(config: NodeConfig) -> Result<()> {
     let heard = watch::listen(watch::Ears { notices, changes, tombstones: &tombstones })
         .with_context(|| format!("cannot watch {}", tombstones.display()))?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
-    let lifecycle = Lifecycle::new(owner::start(node, journal), executor).minding(Tombstones::new(tombstones.clone()));
+    let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
+        .minding(Tombstones::new(tombstones.clone()))
+        .publishing(Ports::default().lasting(Store::open()));
     let resynced = resync::run(&lifecycle, Watch::Alone, false).await;
     resynced.context("cannot make the rules and links of the record; `netdctl doctor` says what this kernel lacks")?;
     lifecycle.quarantine(config.quarantine.holds(POLICIES_IN_FORCE)).await?;
@@ -160,13 +163,15 @@ fn give_memory_back() {
     }
 }
 
-/// The sockets ended with the last netd. What another process took meanwhile stays published, and is reported.
+/// The sockets that the service manager kept, or new ones. What another process took meanwhile stays published, and is
+/// reported.
 async fn hold_ports(lifecycle: &Lifecycle<LinuxKernel>) -> Result<()> {
     for attachment in lifecycle.owner.snapshot().await?.attachments {
         if let Err(error) = lifecycle.ports.hold(&attachment).await {
             tracing::warn!(%error, "port not reserved; packets still go to the sandbox");
         }
     }
+    lifecycle.ports.leave_unclaimed().await;
     Ok(())
 }
 

@@ -1,29 +1,33 @@
 //! The node's side of published ports: one listening socket each, so that nobody else takes the port and port pickers see
 //! it. The ruleset leads packets to the sandbox before they get here; what comes here is [`proxy`]'s.
 //!
-//! The sockets end with netd. Another process may then take a port; the ruleset still leads it to its sandbox.
+//! Under a service manager the sockets outlive netd ([`store`]): while it is away, connections to them wait. Otherwise they
+//! end with it, connections are refused, and another process may take a port; the ruleset leads it to its sandbox all the
+//! same.
 
 mod proxy;
 mod reserver;
+mod store;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use netd_config::{PortMapping, Protocol};
 use netd_kernel::Publication;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
-    sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt,
+    shutdown, socket, sockopt,
 };
 use thiserror::Error;
 use tokio::task::JoinHandle;
 
 use crate::attachment::{Attachment, AttachmentKey};
+pub use store::Store;
 
 /// An attachment that publishes more ports than this has no sockets: at two a port, a range would use up descriptors.
 pub const MOST_HELD: usize = 256;
@@ -56,21 +60,33 @@ pub enum PortError {
 /// One reserved port.
 #[derive(Debug)]
 enum Held {
-    /// A TCP socket that listens; the task accepts on it.
-    Accepting(JoinHandle<()>),
+    /// A TCP socket that listens; the task accepts on it. The descriptor is there where the socket is in the store too.
+    Accepting(JoinHandle<()>, Option<Arc<OwnedFd>>),
     /// A socket that is only there.
-    Bound(#[expect(dead_code, reason = "held for its drop")] OwnedFd),
+    Bound(Arc<OwnedFd>),
     /// nerdctl's hook holds it while the container runs.
     ByReserver,
 }
 
 impl Held {
-    /// Lets go: the port is free when this returns.
+    /// Lets go: where the store has nothing of it, the port is free when this returns.
     async fn end(self) {
-        if let Self::Accepting(task) = self {
+        if let Self::Accepting(task, stored) = self {
             task.abort();
             // It was told to end, and says so.
             drop(task.await);
+            if let Some(socket) = stored {
+                // It listens no more, whoever else has it. One that did not listen is none to shut.
+                shutdown(socket.as_raw_fd(), Shutdown::Both).ok();
+            }
+        }
+    }
+
+    fn to_store(&self) -> Option<Arc<OwnedFd>> {
+        match self {
+            Self::Accepting(_, stored) => stored.clone(),
+            Self::Bound(socket) => Some(Arc::clone(socket)),
+            Self::ByReserver => None,
         }
     }
 }
@@ -82,6 +98,7 @@ type Sockets = BTreeMap<Publication, Held>;
 pub struct Ports {
     held: Mutex<BTreeMap<AttachmentKey, Sockets>>,
     nerdctl: PathBuf,
+    store: Arc<Store>,
 }
 
 impl Default for Ports {
@@ -94,7 +111,18 @@ impl Ports {
     /// None yet. `nerdctl`: where nerdctl keeps the process ids of its port reservers.
     #[must_use]
     pub fn new(nerdctl: &Path) -> Self {
-        Self { held: Mutex::default(), nerdctl: nerdctl.to_owned() }
+        Self { held: Mutex::default(), nerdctl: nerdctl.to_owned(), store: Arc::default() }
+    }
+
+    /// The same, with sockets that outlive netd where `store` does.
+    #[must_use]
+    pub fn lasting(self, store: Store) -> Self {
+        Self { store: Arc::new(store), ..self }
+    }
+
+    /// Lets go of sockets that were kept for ports which nobody publishes any more.
+    pub async fn leave_unclaimed(&self) {
+        self.store.remove(self.store.unclaimed()).await;
     }
 
     /// Reserves what the attachment publishes, and lets go of what it published before. Reserved already is success.
@@ -108,19 +136,29 @@ impl Ports {
             match self.reserve(attachment, publication) {
                 Ok(held) => drop(new.insert(publication, held)),
                 Err(error) => {
-                    end(new).await;
+                    self.let_go(new).await;
                     return Err(error);
                 }
             }
         }
-        end(self.exchange(&attachment.key, &wanted, new)).await;
+        let stored = new.iter().filter_map(|(publication, held)| Some((*publication, held.to_store()?))).collect();
+        let old = self.exchange(&attachment.key, &wanted, new);
+        self.store.put(stored).await;
+        self.let_go(old).await;
         Ok(())
+    }
+
+    async fn let_go(&self, sockets: Sockets) {
+        let stored = sockets.iter().filter(|(_, held)| held.to_store().is_some());
+        let stored = stored.map(|(publication, _)| *publication).collect();
+        end(sockets).await;
+        self.store.remove(stored).await;
     }
 
     /// Lets go of all ports of an attachment.
     pub async fn release(&self, key: &AttachmentKey) {
         let held = self.lock().remove(key);
-        end(held.unwrap_or_default()).await;
+        self.let_go(held.unwrap_or_default()).await;
     }
 
     fn missing(&self, key: &AttachmentKey, wanted: &[Publication]) -> Vec<Publication> {
@@ -163,17 +201,16 @@ impl Ports {
 
     fn reserve(&self, attachment: &Attachment, publication: Publication) -> Result<Held, PortError> {
         let key = || Box::new(attachment.key.clone());
-        match open(publication) {
+        let failed = |source| PortError::Io { key: key(), publication, source };
+        match self.store.take(publication).map_or_else(|| open(publication), Ok) {
             Ok(socket) if publication.protocol == Protocol::Tcp => {
                 let target = proxy_target(attachment, publication);
-                let task = proxy::accept(socket, target).map_err(|source| PortError::Io {
-                    key: key(),
-                    publication,
-                    source,
-                })?;
-                Ok(Held::Accepting(task))
+                let twin = self.store.is_there().then(|| socket.try_clone().map(Arc::new));
+                let twin = twin.transpose().map_err(failed)?;
+                let task = proxy::accept(socket, target).map_err(failed)?;
+                Ok(Held::Accepting(task, twin))
             }
-            Ok(socket) => Ok(Held::Bound(socket)),
+            Ok(socket) => Ok(Held::Bound(Arc::new(socket))),
             Err(Errno::EADDRINUSE) if reserver::holds(&self.nerdctl, &attachment.key.container, publication) => {
                 Ok(Held::ByReserver)
             }
@@ -234,7 +271,7 @@ fn open(publication: Publication) -> nix::Result<OwnedFd> {
         // A connection of ours that lingers in TIME_WAIT is no user of the port.
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     }
-    bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &address)?;
+    bind(fd.as_raw_fd(), &address)?;
     if publication.protocol == Protocol::Tcp {
         listen(&fd, Backlog::new(64)?)?;
     }
