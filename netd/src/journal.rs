@@ -171,8 +171,12 @@ fn classify(path: &Path, content: &[u8], header: &str) -> Result<Content, Journa
     }
     let line = content.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
-    match line.split(' ').nth(1) {
-        Some(version) if version != VERSION.to_string() => {
+    let mut words = line.split(' ').skip(1);
+    let (version, boot) = (words.next(), words.next());
+    // The sandboxes that it speaks of ended with their boot, whoever wrote it.
+    let is_of_this_boot = boot.is_none_or(|boot| header.trim_end().ends_with(&format!(" {boot}")));
+    match version {
+        Some(version) if version != VERSION.to_string() && is_of_this_boot => {
             Err(JournalError::Version { path: path.to_owned(), found: version.to_owned() })
         }
         Some(_) | None => Ok(Content::OtherBoot),

@@ -2,6 +2,10 @@
 
 use std::fs;
 
+use crate::frames;
+use crate::node::tests::{WEB, wanted};
+use crate::node::{Attached, Node};
+
 use super::{Journal, JournalError, Record, read_records};
 
 fn counters(records: &[Record]) -> Vec<u64> {
@@ -80,6 +84,35 @@ fn a_journal_of_another_version_is_refused_and_kept() {
     let error = Journal::open(&path, "b").unwrap_err();
     assert!(matches!(error, JournalError::Version { ref found, .. } if found == "9"));
     assert_eq!(fs::read(&path).unwrap(), b"netd-journal 9 b\nwhatever");
+}
+
+#[test]
+fn of_another_boot_any_version_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    fs::write(&path, "netd-journal 9 a\nwhatever").unwrap();
+    assert!(Journal::open(&path, "b").unwrap().1.is_empty());
+    // One that does not say its boot may be of this one.
+    fs::write(&path, "netd-journal 9\nwhatever").unwrap();
+    assert!(matches!(Journal::open(&path, "b"), Err(JournalError::Version { .. })));
+}
+
+#[test]
+fn a_record_of_the_first_netd_is_read_with_what_was_added_since() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let Attached::New { attachment, .. } = Node::new("nd").attach(wanted(WEB, "a", 1)).unwrap() else { panic!() };
+    let mut old = serde_json::to_value(Record::Put(attachment.clone())).unwrap();
+    let fields = old["Put"].as_object_mut().unwrap();
+    for added in ["namespace", "image", "label_state", "quarantined", "extra"] {
+        fields.shift_remove(added).unwrap();
+    }
+    fields["wiring"].as_object_mut().unwrap().shift_remove("quick_link_local").unwrap();
+    let content = [b"netd-journal 1 boot\n".to_vec(), frames::encode(&old).unwrap()].concat();
+    fs::write(&path, content).unwrap();
+    let mut expected = *attachment;
+    expected.wiring.as_mut().unwrap().quick_link_local = false;
+    assert_eq!(Journal::open(&path, "boot").unwrap().1, [Record::Put(Box::new(expected))]);
 }
 
 #[test]
