@@ -194,6 +194,16 @@ impl Attachment {
         self.label_state.clone_from(&description.state);
     }
 
+    /// Takes what `now` has of the container, and whether that holds it back.
+    pub fn keep_word_of(&mut self, now: &Self) {
+        self.name.clone_from(&now.name);
+        self.namespace.clone_from(&now.namespace);
+        self.labels.clone_from(&now.labels);
+        self.image.clone_from(&now.image);
+        self.label_state.clone_from(&now.label_state);
+        self.quarantined = now.quarantined;
+    }
+
     /// Whether somebody is still to say the labels.
     #[must_use]
     pub fn is_pending(&self) -> bool {

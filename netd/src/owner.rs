@@ -164,7 +164,8 @@ impl OwnerHandle {
         self.ask(|answer| Request::Extend(Box::new(follower), Box::new(extension), answer)).await
     }
 
-    /// Records the attachment as it is given here, whatever it was before.
+    /// Records the attachment as it is given here, whatever it was before; but what was said of its container meanwhile
+    /// holds.
     ///
     /// # Errors
     /// See [`OwnerError`].
@@ -327,7 +328,7 @@ impl Owner {
             Request::Extend(follower, extension, answer) => {
                 drop(answer.send(self.extend(*follower, &extension)));
             }
-            Request::Put(attachment, answer) => drop(answer.send(self.record(Record::Put(attachment)))),
+            Request::Put(attachment, answer) => drop(answer.send(self.put(*attachment))),
             Request::One(key, answer) => drop(answer.send(Ok(self.node.attachment(&key).cloned()))),
             Request::Of(container, answer) => drop(answer.send(Ok(self.of(&container)))),
             Request::AtLink(link, answer) => drop(answer.send(Ok(self.node.at_link(&link).cloned()))),
@@ -391,6 +392,13 @@ impl Owner {
         self.judge(&mut attachment);
         self.record(Record::Put(Box::new(attachment.clone())))?;
         Ok(attachment)
+    }
+
+    fn put(&mut self, mut attachment: Attachment) -> Result<(), OwnerError> {
+        if let Some(now) = self.node.attachment(&attachment.key) {
+            attachment.keep_word_of(now);
+        }
+        self.record(Record::Put(Box::new(attachment)))
     }
 
     fn renew(&mut self, key: &AttachmentKey) -> Result<Option<Renewed>, OwnerError> {
