@@ -34,6 +34,9 @@ const (
 	labelMAC       = "nerdctl/mac-address"
 )
 
+// sharedPrefix begins a --net that names a container whose network is shared.
+const sharedPrefix = "container:"
+
 const deadline = 60 * time.Second
 
 // list is a flag that may be given several times.
@@ -54,7 +57,7 @@ func parse(args []string) (wish, error) {
 	var w wish
 	set := flag.NewFlagSet("run", flag.ContinueOnError)
 	set.Var(&w.ports, "p", "published port, HOST:CONTAINER[/PROTO] or IP:HOST:CONTAINER[/PROTO]")
-	set.Var(&w.networks, "net", "network, by name; or none, host")
+	set.Var(&w.networks, "net", "network, by name; or none, host, container:ID")
 	set.Var(&w.labels, "label", "label of the container, KEY=VALUE")
 	set.StringVar(&w.name, "name", "", "name")
 	set.StringVar(&w.ip, "ip", "", "fixed IPv4 address")
@@ -132,8 +135,30 @@ func create(ctx context.Context, c *client.Client, s settings, id string, w wish
 	if w.networks[0] == "host" {
 		options = append(options, oci.WithHostNamespace(specs.NetworkNamespace))
 	}
+	if other, shared := strings.CutPrefix(w.networks[0], sharedPrefix); shared {
+		namespace, err := namespaceOf(ctx, c, other)
+		if err != nil {
+			return nil, err
+		}
+		options = append(options, oci.WithLinuxNamespace(namespace))
+	}
 	return c.NewContainer(ctx, id, client.WithContainerLabels(labels), client.WithImage(image),
 		client.WithNewSnapshot(id, image), client.WithNewSpec(options...))
+}
+
+// namespaceOf is the network namespace of a container that runs.
+func namespaceOf(ctx context.Context, c *client.Client, id string) (specs.LinuxNamespace, error) {
+	namespace := specs.LinuxNamespace{Type: specs.NetworkNamespace}
+	container, err := c.LoadContainer(ctx, id)
+	if err != nil {
+		return namespace, err
+	}
+	task, err := container.Task(ctx, nil)
+	if err != nil {
+		return namespace, err
+	}
+	namespace.Path = fmt.Sprintf("/proc/%d/ns/net", task.Pid())
+	return namespace, nil
 }
 
 // hooksOf names this program, with the settings of now, as the hooks of the container, before and after its process.

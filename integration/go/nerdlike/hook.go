@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/containerd/go-cni"
@@ -58,7 +59,7 @@ func lock(netconfPath string) (func(), error) {
 type hooked struct {
 	state    specs.State
 	fullID   string
-	networks cni.CNI // nil where CNI has no part: none and host
+	networks cni.CNI // nil where CNI has no part: none, host, and another container's
 	options  []cni.NamespaceOpts
 	ports    []cni.PortMapping
 }
@@ -69,7 +70,7 @@ func newContainer(s settings, state specs.State) (hooked, error) {
 	if err := json.Unmarshal([]byte(state.Annotations[labelNetworks]), &names); err != nil {
 		return c, fmt.Errorf("annotation %s: %w", labelNetworks, err)
 	}
-	if names[0] == "none" || names[0] == "host" {
+	if names[0] == "none" || names[0] == "host" || strings.HasPrefix(names[0], sharedPrefix) {
 		return c, nil
 	}
 	text, err := os.ReadFile(filepath.Join(state.Annotations[labelStateDir], "network-config.json"))

@@ -12,7 +12,7 @@ import (
 )
 
 const usage = `usage: nerdlike [--address A] [--namespace N] [--data-root D] [--cni-path P] [--cni-netconfpath C] COMMAND
-  run [-p HOST:CONTAINER[/PROTO]] [--net NAME] [--ip A] [--ip6 A] [--mac-address M] [--label K=V] [--name N] IMAGE COMMAND...
+  run [-p HOST:CONTAINER[/PROTO]] [--net NAME|none|host|container:ID] [--ip A] [--ip6 A] [--mac-address M] [--label K=V] [--name N] IMAGE COMMAND...
                        makes and starts a container; prints its id
   stop ID | start ID   ends its process; starts it anew
   rm ID                removes it by force

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 
-use netd_rig::{Bed, Ctr, Expect, Inventory, Nerdctl, OUTSIDE_V4, Place, Plugins, Probe, Protocol, Release, Web};
+use netd_rig::{
+    Bed, Ctr, Expect, Inventory, Nerdctl, OUTSIDE_V4, Place, Plugins, Probe, Protocol, Release, Web, parts,
+};
 
 const SLEEP: [&str; 2] = ["/bin/sleep", "infinity"];
 
@@ -70,6 +72,60 @@ fn network_of_containers(bed: &Bed, nerdlike: &Nerdctl<'_>, plain: &str) {
     drop((server, again, plain, probe, webs));
     let left = Inventory::left(&bed.node, &before).unwrap();
     assert!(!left.has_traces(), "left behind:\n{left}");
+}
+
+#[test]
+fn a_container_without_a_network_of_its_own_is_nothing_to_netd() {
+    let bed = Bed::start(Release::V2_4, &Plugins::Netd).unwrap();
+    without_a_network_of_their_own(&bed, &Nerdctl::like(&bed.node).unwrap());
+}
+
+/// nerdctl is in no registry: it is run where somebody has put it.
+#[test]
+fn a_container_of_the_real_nerdctl_without_a_network_of_its_own_is_nothing_to_netd() {
+    let bed = Bed::start(Release::V2_4, &Plugins::Netd).unwrap();
+    match Nerdctl::real(&bed.node) {
+        Some(nerdctl) => without_a_network_of_their_own(&bed, &nerdctl),
+        None => writeln!(std::io::stderr(), "SKIPPED nerdctl: not on PATH").unwrap(),
+    }
+}
+
+fn without_a_network_of_their_own(bed: &Bed, nerdlike: &Nerdctl<'_>) {
+    let none = nerdlike.run(&["--net", "none"], &SLEEP).unwrap();
+    let links = ip(&none.place, &["-oneline", "link"]);
+    assert!(links.lines().all(|line| line.contains(" lo:")), "{links}");
+    let host = nerdlike.run(&["--net", "host"], &SLEEP).unwrap();
+    assert_eq!(ip(&host.place, &["-oneline", "link"]), ip(&bed.node.place, &["-oneline", "link"]));
+    assert_eq!(attached(bed), Vec::<String>::new());
+
+    let server = nerdlike.run(&["-p", "8080:81"], &SLEEP).unwrap();
+    let shares = nerdlike.run(&["--net", &format!("container:{}", server.id)], &SLEEP).unwrap();
+    assert_eq!(ip(&shares.place, &["-oneline", "addr"]), ip(&server.place, &["-oneline", "addr"]));
+    let key = format!("default-{}", server.id);
+    assert_eq!(attached(bed), [key.as_str()]);
+    let web = Web::start(&shares.place, "shares", 81).unwrap();
+    let published = SocketAddr::from((IpAddr::from(bed.node.v4), 8080));
+    let reaches =
+        || Probe::new().from("node", &bed.node.place).to("it", Protocol::Tcp, published, Expect::said("shares"));
+    reaches().check().unwrap();
+    // Whoever shared goes, and the network stays.
+    for id in [&shares.id, &host.id, &none.id] {
+        nerdlike.remove(id).unwrap();
+    }
+    assert_eq!(attached(bed), [key.as_str()]);
+    reaches().check().unwrap();
+    drop(web);
+    nerdlike.remove(&server.id).unwrap();
+    assert_eq!(attached(bed), Vec::<String>::new());
+}
+
+/// Ids of the containers that netd has attached.
+fn attached(bed: &Bed) -> Vec<String> {
+    let mut netdctl = Command::new(parts::ours().unwrap().join("netdctl"));
+    let text = bed.node.output(netdctl.args(["-o", "json", "sandbox", "ls"])).unwrap();
+    let sandboxes: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let standing = sandboxes.iter().filter(|one| one["attachments"][0]["state"] == "attached");
+    standing.map(|one| one["id"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
