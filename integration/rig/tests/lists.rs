@@ -46,7 +46,7 @@ fn addresses_of_a_pod_that_nobody_detached_are_free_once_the_runtime_has_missed_
     hook.start_again().unwrap();
     until("the address to be free", AT_MOST, || Ok((held().len() == 1).then_some(()))).unwrap();
     assert!(begin.elapsed() > GRACE, "{:?}: before the grace was over", begin.elapsed());
-    assert_eq!(held(), [stays.id.clone()], "who is in the list stays");
+    assert_eq!(held(), std::slice::from_ref(&stays.id), "who is in the list stays");
 }
 
 fn start_hook(bed: &Bed) -> Daemon {
