@@ -22,13 +22,14 @@ pub struct Target {
 }
 
 /// All readers of what others wrote.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target { name: "conflist", tokens: config::TOKENS, read: config::conflist },
     Target { name: "document", tokens: config::TOKENS, read: config::document },
     Target { name: "result", tokens: config::TOKENS, read: config::result },
     Target { name: "settings", tokens: config::SETTINGS_TOKENS, read: config::settings },
     Target { name: "journal", tokens: &["\0\0\0\0", "{}", "\u{1}\0\0\0"], read: journal::bytes },
     Target { name: "records", tokens: journal::TOKENS, read: journal::records },
+    Target { name: "leases", tokens: journal::TOKENS, read: journal::leases },
     Target { name: "netlink", tokens: &["\u{10}\0\0\0", "\u{14}\0\0\0", "\u{4}\0\u{1}\0"], read: netlink::datagram },
     Target { name: "elements", tokens: &["\u{8}\0\u{1}\0", "\u{4}\0\u{3}\0"], read: netlink::elements },
     Target { name: "frames", tokens: frames::TOKENS, read: frames::socket },

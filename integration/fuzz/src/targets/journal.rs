@@ -1,6 +1,7 @@
 //! netd's own record, which a crash may have torn: bytes of the file, and records of any content.
 
 use netd::journal::{Record, read_records};
+use netd::lasting::read_leases;
 use netd::node::Node;
 
 use super::{Verdict, promise, shape};
@@ -47,6 +48,7 @@ pub(super) const TOKENS: &[&str] = &[
     "10.4.0.2/24",
     "fd00::2/64",
     "{\"Counter\":18446744073709551615}\n",
+    "{\"key\":{\"network\":\"web\",\"container\":\"a\",\"interface\":\"eth0\"},\"addresses\":[\"10.4.0.2\"],\"seen\":1}\n",
 ];
 
 /// The file behind its header.
@@ -56,15 +58,27 @@ pub(super) fn bytes(input: &[u8]) -> Verdict {
 
 /// Payloads, one a line, with right lengths and checksums.
 pub(super) fn records(input: &[u8]) -> Verdict {
-    let sealed = |payload: &[u8]| {
-        let mut frame = u32::try_from(payload.len()).unwrap_or_default().to_le_bytes().to_vec();
-        frame.extend(crc32fast::hash(payload).to_le_bytes());
-        frame.extend(payload);
-        frame
-    };
     // One that is no record would hide those behind it.
     let frames = input.split(|byte| *byte == b'\n').map(sealed);
     replayed(frames.flat_map(|frame| read_records(&frame)).collect())
+}
+
+/// Payloads of the file of leases, in the same way. Whatever it says, nobody holds an address by it.
+pub(super) fn leases(input: &[u8]) -> Verdict {
+    let frames: Vec<u8> = input.split(|byte| *byte == b'\n').flat_map(sealed).collect();
+    let last = read_leases(&[b"netd-leases 1\n", frames.as_slice()].concat());
+    let count = last.len();
+    let mut node = Node::new("nd");
+    node.recall(last);
+    promise(node.lease_count() == 0, || format!("{} addresses are held", node.lease_count()))?;
+    Ok(shape((count.min(8), node.kept().remembered.len())))
+}
+
+fn sealed(payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).unwrap_or_default().to_le_bytes().to_vec();
+    frame.extend(crc32fast::hash(payload).to_le_bytes());
+    frame.extend(payload);
+    frame
 }
 
 /// Whatever was recorded, a node comes of it, and its own records give the same node.
