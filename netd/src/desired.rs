@@ -31,7 +31,18 @@ pub fn shared(attachment: &Attachment, guarded: &BTreeSet<Family>) -> Objects {
 pub fn is_shared(key: &Key) -> bool {
     match key {
         Key::Ruleset | Key::Forwarding(_) | Key::Bridge(_) | Key::Admitted(_) | Key::Fenced(_) => true,
-        Key::Masquerade(..)
+        Key::Filtered(_)
+        | Key::Silent(_)
+        | Key::Isolated(..)
+        | Key::Deaf(_)
+        | Key::Guarded(_)
+        | Key::Class(_)
+        | Key::Block(..)
+        | Key::Span(_)
+        | Key::Pair(..)
+        | Key::Station(..)
+        | Key::Leased(..)
+        | Key::Masquerade(..)
         | Key::Published(_)
         | Key::Veth(_)
         | Key::Gateway(..)

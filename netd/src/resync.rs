@@ -132,7 +132,22 @@ fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bo
         Key::Gateway(..) => true,
         Key::Admitted(bridge) => observed.contains_key(&Key::Bridge(bridge.clone())),
         // A detach takes its own away, and an attach adds some before it is recorded as whole.
-        Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) | Key::Way(..) => watch == Watch::Running,
+        Key::Fenced(_)
+        | Key::Guarded(_)
+        | Key::Station(..)
+        | Key::Leased(..)
+        | Key::Masquerade(..)
+        | Key::Published(_)
+        | Key::Way(..) => watch == Watch::Running,
+        // Policy is compared by whoever knows the policies.
+        Key::Filtered(_)
+        | Key::Silent(_)
+        | Key::Isolated(..)
+        | Key::Deaf(_)
+        | Key::Class(_)
+        | Key::Block(..)
+        | Key::Span(_)
+        | Key::Pair(..) => true,
         Key::Ruleset | Key::Interface(..) => false,
     }
 }

@@ -10,7 +10,7 @@ use netd_config::LinkName;
 
 use ipnet::IpNet;
 
-use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Step, Veth};
+use crate::object::{Bridge, Flow, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Step, Veth};
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
 
 /// A bridge's ports (`BR_MAX_PORTS`).
@@ -26,6 +26,7 @@ struct State {
     ports: BTreeSet<LinkName>,
     fail_at: Option<usize>,
     die_at: Option<usize>,
+    flows: BTreeSet<Flow>,
 }
 
 /// A kernel in memory.
@@ -61,6 +62,11 @@ impl FakeKernel {
     pub fn heal(&self) {
         let mut state = self.state();
         (state.fail_at, state.die_at) = (None, None);
+    }
+
+    /// A flow is opened.
+    pub fn open(&self, flow: Flow) {
+        self.state().flows.insert(flow);
     }
 
     /// The namespace dies, and takes its interfaces and with them their host ends.
@@ -117,12 +123,36 @@ impl Kernel for FakeKernel {
         Ok(())
     }
 
-    fn forget(&self, _: IpAddr, _: Option<&LinkName>) -> Result<(), KernelError> {
+    fn forget(&self, address: IpAddr, _: Option<&LinkName>) -> Result<(), KernelError> {
+        self.state().flows.retain(|flow| flow.opener.0 != address && flow.answerer.0 != address);
         Ok(())
     }
 
     fn forget_port(&self, _: u16) -> Result<(), KernelError> {
         Ok(())
+    }
+
+    fn flows(&self, addresses: &BTreeSet<IpAddr>) -> Result<Vec<Flow>, KernelError> {
+        let is_at =
+            |flow: &&Flow| [flow.opener, flow.answerer, flow.asked].iter().any(|end| addresses.contains(&end.0));
+        Ok(self.state().flows.iter().filter(is_at).copied().collect())
+    }
+
+    fn cut(&self, flows: &[Flow]) -> Result<(), KernelError> {
+        let mut state = self.state();
+        if !flows.is_empty() {
+            state.needs_ruleset()?;
+        }
+        state.flows.retain(|flow| !flows.contains(flow));
+        Ok(())
+    }
+
+    /// No packet passes here.
+    fn counts(&self) -> Result<BTreeMap<Key, u64>, KernelError> {
+        let state = self.state();
+        state.needs_ruleset()?;
+        let counted = state.objects.keys().filter(|key| matches!(key, Key::Pair(..) | Key::Span(_)));
+        Ok(counted.map(|key| (key.clone(), 0)).collect())
     }
 
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError> {
@@ -164,7 +194,13 @@ fn readable(object: &Object) -> Object {
         Object::Veth(veth) => Object::Veth(Veth { peer_mac: None, mtu: veth.mtu.or(Some(MTU)), ..veth.clone() }),
         Object::Bridge(bridge) => Object::Bridge(Bridge { mtu: bridge.mtu.or(Some(MTU)), ..bridge.clone() }),
         Object::Interface(interface) => Object::Interface(with_addresses(interface.addresses.clone())),
-        Object::Ruleset(_) | Object::Forwarding { .. } | Object::Set | Object::Target(_) => object.clone(),
+        Object::Ruleset(_)
+        | Object::Forwarding { .. }
+        | Object::Set
+        | Object::Class(_)
+        | Object::Decision(_)
+        | Object::Profile(_)
+        | Object::Target(_) => object.clone(),
     }
 }
 
@@ -198,6 +234,14 @@ impl State {
             }
             Step::Create(key @ (Key::Gateway(link, _) | Key::Way(link, _)), Object::Set)
             | Step::Replace(key @ (Key::Gateway(link, _) | Key::Way(link, _)), Object::Set) => self.beside(link, key),
+            Step::Create(key @ Key::Filtered(name), Object::Set)
+            | Step::Replace(key @ Key::Filtered(name), Object::Set) => {
+                if !self.objects.contains_key(&Key::Bridge(name.clone())) {
+                    return Err(KernelError::NotFound(format!("link {name}")));
+                }
+                self.objects.insert(key.clone(), Object::Set);
+                Ok(())
+            }
             Step::Create(key, object) if is_element(key) => match self.objects.get(key) {
                 Some(found) if found != object => Err(KernelError::Exists(format!("{key:?}"))),
                 _ => self.element(key, object),
@@ -416,10 +460,26 @@ impl State {
             }
             Key::Bridge(name) => {
                 self.objects.remove(key);
+                self.objects.remove(&Key::Filtered(name.clone()));
                 self.ports.remove(name);
                 self.objects.values_mut().for_each(|object| orphan(object, name));
             }
-            Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_) | Key::Way(..) => {
+            Key::Filtered(_)
+            | Key::Silent(_)
+            | Key::Isolated(..)
+            | Key::Deaf(_)
+            | Key::Guarded(_)
+            | Key::Class(_)
+            | Key::Block(..)
+            | Key::Span(_)
+            | Key::Pair(..)
+            | Key::Station(..)
+            | Key::Leased(..)
+            | Key::Admitted(_)
+            | Key::Fenced(_)
+            | Key::Masquerade(..)
+            | Key::Published(_)
+            | Key::Way(..) => {
                 self.objects.remove(key);
             }
             Key::Gateway(link, address) => {
@@ -459,7 +519,30 @@ fn is_ruled(step: &Step) -> bool {
 
 /// An element of the ruleset's sets.
 fn is_element(key: &Key) -> bool {
-    matches!(key, Key::Admitted(_) | Key::Fenced(_) | Key::Masquerade(..) | Key::Published(_))
+    match key {
+        Key::Silent(_)
+        | Key::Isolated(..)
+        | Key::Deaf(_)
+        | Key::Guarded(_)
+        | Key::Class(_)
+        | Key::Block(..)
+        | Key::Span(_)
+        | Key::Pair(..)
+        | Key::Station(..)
+        | Key::Leased(..)
+        | Key::Admitted(_)
+        | Key::Fenced(_)
+        | Key::Masquerade(..)
+        | Key::Published(_) => true,
+        Key::Bridge(_)
+        | Key::Filtered(_)
+        | Key::Ruleset
+        | Key::Forwarding(_)
+        | Key::Veth(_)
+        | Key::Gateway(..)
+        | Key::Way(..)
+        | Key::Interface(..) => false,
+    }
 }
 
 impl fmt::Display for FakeKernel {

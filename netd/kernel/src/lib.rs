@@ -15,11 +15,12 @@ mod plan;
 mod seam;
 
 pub use fake::FakeKernel;
-pub use linux::{LinuxKernel, fixed_ruleset};
+pub use linux::{LOG_GROUP, LinuxKernel, fixed_ruleset};
 pub use netd_netlink::nft::{Change, Changes};
 pub use netd_netlink::{Notice, Notices};
 pub use object::{
-    Bridge, Family, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Publication, Route, Step, Veth,
+    Bridge, Class, Decision, Direction, Family, Flow, Interface, Key, LinkSettings, Mac, NetnsId, Object, Objects,
+    Port, Profile, Publication, Reach, Route, Service, Span, Step, Veth, profile,
 };
 pub use plan::plan;
 pub use seam::{ApplyError, Identified, Kernel, KernelError, LinkFacts, Sandbox, Scope};

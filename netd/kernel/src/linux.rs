@@ -8,6 +8,7 @@ mod observe;
 mod ruleset;
 mod way;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -22,11 +23,13 @@ use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use nix::net::if_::if_nametoindex;
 
-use crate::object::{Bridge, Family, Interface, Key, Object, Objects, Port, Step, Veth};
+use crate::object::{Bridge, Family, Flow, Interface, Key, Object, Objects, Port, Step, Veth};
 use crate::seam::{ApplyError, Identified, Kernel, KernelError, LinkFacts, Sandbox, Scope};
 pub(crate) use inside::Inside;
 use namespace::Entrant;
 use ruleset::Ruleset;
+
+pub use ruleset::LOG_GROUP;
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
@@ -85,6 +88,10 @@ impl LinuxKernel {
                 let sandbox = sandbox.filter(|sandbox| sandbox.id == *id).ok_or_else(no_sandbox)?;
                 self.configure(name, interface, sandbox, NLM_F_CREATE | NLM_F_REPLACE)
             }
+            Step::Create(Key::Filtered(name), Object::Set) | Step::Replace(Key::Filtered(name), Object::Set) => {
+                self.filter(name)
+            }
+            Step::Delete(Key::Filtered(name)) => self.unfilter(name),
             Step::Delete(Key::Veth(name) | Key::Bridge(name)) => self.delete(name),
             // The sandbox end goes with the host end.
             Step::Delete(Key::Interface(..)) => Ok(()),
@@ -120,6 +127,23 @@ impl LinuxKernel {
         match socket.execute(batch) {
             Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             done => done.map_err(failed),
+        }
+    }
+
+    /// A kernel without `br_netfilter` takes the switch, and does nothing.
+    fn filter(&self, name: &LinkName) -> Result<(), KernelError> {
+        index(name)?;
+        if !Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
+            return Err(KernelError::Unfilterable(name.clone()));
+        }
+        let filtered = self.socket().execute(vec![(messages::filter(name, true), 0)]);
+        filtered.map_err(|error| refused(format!("filter bridge {name}"), error))
+    }
+
+    fn unfilter(&self, name: &LinkName) -> Result<(), KernelError> {
+        match self.socket().execute(vec![(messages::filter(name, false), 0)]) {
+            Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            done => done.map_err(|error| refused(format!("filter bridge {name} no more"), error)),
         }
     }
 
@@ -262,6 +286,18 @@ impl Kernel for LinuxKernel {
 
     fn forget_port(&self, port: u16) -> Result<(), KernelError> {
         self.ruleset.forget(&conntrack::forget_udp_port(port))
+    }
+
+    fn flows(&self, addresses: &BTreeSet<IpAddr>) -> Result<Vec<Flow>, KernelError> {
+        self.ruleset.flows(addresses)
+    }
+
+    fn cut(&self, flows: &[Flow]) -> Result<(), KernelError> {
+        self.ruleset.cut(flows)
+    }
+
+    fn counts(&self) -> Result<BTreeMap<Key, u64>, KernelError> {
+        self.ruleset.counts().map_err(|error| refused("read counters".to_owned(), error))
     }
 
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError> {

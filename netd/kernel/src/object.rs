@@ -8,6 +8,13 @@ use ipnet::IpNet;
 use netd_config::{LinkName, Protocol};
 use serde::{Deserialize, Serialize};
 
+mod policy;
+
+pub use policy::{Class, Decision, Direction, Flow, Profile, Reach, Service, Span, profile};
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
 /// A network namespace by identity, never by path: the netns cookie (`SO_NETNS_COOKIE`, Linux 5.14), unique within a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NetnsId(pub u64);
@@ -17,10 +24,33 @@ pub struct NetnsId(pub u64);
 pub enum Key {
     /// A bridge in the node's namespace.
     Bridge(LinkName),
+    /// What is bridged there passes the rules too, as if it were forwarded.
+    Filtered(LinkName),
     /// The fixed part of our nftables: tables, chains, rules, empty sets. The keys from here to `Published` fill its sets.
     Ruleset,
     /// `net.ipv4.ip_forward` or `net.ipv6.conf.all.forwarding`.
     Forwarding(Family),
+    /// What is refused is dropped without an answer.
+    Silent(Family),
+    /// Of an address' new flows in this direction, only those pass that are allowed. It stands before what allows, and goes
+    /// after it.
+    Isolated(Direction, Reach, IpAddr),
+    /// No multicast and no broadcast of other ports gets to the port, but for what addresses and groups are found by.
+    Deaf(LinkName),
+    /// A bridge port sends nothing but what its [`Key::Station`]s and [`Key::Leased`] addresses may.
+    Guarded(LinkName),
+    /// Who an address is to policies.
+    Class(IpAddr),
+    /// Who the addresses from one to another (both in it) are that are nobody by themselves. Blocks do not overlap.
+    Block(IpAddr, IpAddr),
+    /// A part of a profile.
+    Span(Span),
+    /// Which profile decides what a class of peers (or any other peer) sends to a class of subjects, or gets from it.
+    Pair(Direction, Class, Option<Class>),
+    /// A MAC that a guarded port may have, with the link-local address that the kernel makes of it.
+    Station(LinkName, Mac),
+    /// An address that a guarded port may have with this MAC.
+    Leased(LinkName, Mac, IpAddr),
     /// The ruleset knows the bridge as ours.
     Admitted(LinkName),
     /// Sandboxes of other fenced bridges and routed links do not reach those of this one (`ingressPolicy` `same-bridge` and
@@ -81,6 +111,12 @@ pub enum Object {
     Set,
     /// Where a published port leads.
     Target(SocketAddr),
+    /// Who it is.
+    Class(Class),
+    /// What is decided.
+    Decision(Decision),
+    /// By which profile.
+    Profile(Profile),
     /// See [`Bridge`].
     Bridge(Bridge),
     /// See [`Veth`].

@@ -4,33 +4,39 @@ use crate::object::{Key, Object, Objects, Port, Step};
 
 /// The steps that make `observed` into `desired`.
 ///
-/// Order: what closes first (sandbox links away, ports shut), then deletions upwards, then creations and changes
-/// downwards in [`Key`]'s order. So nothing is reachable before all it depends on stands, or after some of it went.
+/// Order: what closes first (sandbox links away, ports shut), then bridges and what passes their rules, then deletions
+/// upwards, then creations and changes downwards in [`Key`]'s order; bridges that are not desired go last. So nothing is
+/// reachable before all it depends on stands, or after some of it went; and what changes in the ruleset stands together,
+/// which makes it one transaction.
 #[must_use]
 pub fn plan(desired: &Objects, observed: &Objects) -> Vec<Step> {
-    let gone = |key: &&Key| !desired.contains_key(*key);
+    let gone = |which: &dyn Fn(&Key) -> bool| -> Vec<Step> {
+        let gone = observed.keys().rev().filter(|key| !desired.contains_key(*key) && which(key));
+        gone.cloned().map(Step::Delete).collect()
+    };
     let closing =
         desired.iter().filter(|(key, object)| shuts(object) && observed.get(*key).is_some_and(|is| is != *object));
-    let mut steps: Vec<Step> = observed
-        .keys()
-        .rev()
-        .filter(gone)
-        .filter(|key| matches!(key, Key::Interface(..)))
-        .cloned()
-        .map(Step::Delete)
-        .collect();
+    let mut steps = gone(&|key| matches!(key, Key::Interface(..)));
     steps.extend(closing.map(|(key, object)| Step::Replace(key.clone(), object.clone())));
-    steps.extend(
-        observed.keys().rev().filter(gone).filter(|key| !matches!(key, Key::Interface(..))).cloned().map(Step::Delete),
-    );
-    for (key, object) in desired {
-        match observed.get(key) {
-            None => steps.push(Step::Create(key.clone(), object.clone())),
-            Some(found) if found != object && !shuts(object) => steps.push(Step::Replace(key.clone(), object.clone())),
-            Some(_) => {}
-        }
-    }
+    steps.extend(made(desired, observed, is_ground));
+    steps.extend(gone(&|key| !matches!(key, Key::Interface(..)) && !is_ground(key)));
+    steps.extend(made(desired, observed, |key| !is_ground(key)));
+    steps.extend(gone(&is_ground));
     steps
+}
+
+fn made(desired: &Objects, observed: &Objects, which: impl Fn(&Key) -> bool) -> Vec<Step> {
+    let step = |(key, object): (&Key, &Object)| match observed.get(key) {
+        None => Some(Step::Create(key.clone(), object.clone())),
+        Some(found) if found != object && !shuts(object) => Some(Step::Replace(key.clone(), object.clone())),
+        Some(_) => None,
+    };
+    desired.iter().filter(|(key, _)| which(key)).filter_map(step).collect()
+}
+
+/// What stands below the ruleset.
+fn is_ground(key: &Key) -> bool {
+    matches!(key, Key::Bridge(_) | Key::Filtered(_))
 }
 
 fn shuts(object: &Object) -> bool {

@@ -1,5 +1,6 @@
 //! The trait that both kernels obey. The vocabulary is in `object`; what steps are needed is `plan`'s question.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -8,7 +9,7 @@ use netd_config::LinkName;
 use thiserror::Error;
 
 use crate::linux::Inside;
-use crate::object::{NetnsId, Objects, Step};
+use crate::object::{Flow, Key, NetnsId, Objects, Step};
 
 /// A sandbox for the length of one request. Nothing may keep it: a held descriptor or socket keeps its namespace alive.
 #[derive(Debug)]
@@ -58,6 +59,12 @@ pub enum KernelError {
     /// The name belongs to a link of another kind.
     #[error("{0} exists and is not a bridge: give the network another bridge name")]
     NotABridge(LinkName),
+    /// What is bridged cannot be made to pass the rules.
+    #[error(
+        "policy cannot hold between two sandboxes of bridge {0}: this kernel has no br_netfilter; load it (modprobe \
+         br_netfilter) and name it in /etc/modules-load.d/netd.conf"
+    )]
+    Unfilterable(LinkName),
     /// Anything else the kernel says.
     #[error("cannot {action}")]
     Refused {
@@ -86,7 +93,7 @@ pub struct ApplyError {
 /// What is told of a namespace that was looked at.
 pub type Identified = Box<dyn FnOnce(Result<Sandbox, KernelError>) + Send>;
 
-/// A kernel. Two verbs do the work; two drop what conntrack remembers; two answer questions that a result needs.
+/// A kernel. Two verbs do the work; four look at what conntrack remembers, or drop it; three answer questions.
 ///
 /// All methods but one block.
 pub trait Kernel: Send + Sync + std::fmt::Debug {
@@ -116,6 +123,26 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// See [`KernelError`].
     fn forget_port(&self, port: u16) -> Result<(), KernelError>;
+
+    /// The flows that have one of these addresses at an end, before or behind the translation of addresses.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn flows(&self, addresses: &BTreeSet<IpAddr>) -> Result<Vec<Flow>, KernelError>;
+
+    /// Ends flows that are not allowed any more: what still comes of them, from either end, is refused for two minutes. A
+    /// new TCP connection between the same ports is asked about as any other. Needs the ruleset.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn cut(&self, flows: &[Flow]) -> Result<(), KernelError>;
+
+    /// How many flows found each [`Key::Pair`] and each [`Key::Span`] since it was made: their first packets, that is, and
+    /// each further packet of those that are refused.
+    ///
+    /// # Errors
+    /// See [`KernelError`].
+    fn counts(&self) -> Result<BTreeMap<Key, u64>, KernelError>;
 
     /// Which namespace a descriptor is.
     ///

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use netd_config::{LinkName, Protocol};
 use netd_kernel::{
-    Change, Family, Kernel, Key, LinuxKernel, Object, Objects, Publication, Scope, Step, fixed_ruleset, plan,
+    Change, Class, Decision, Direction, Family, Kernel, Key, LinuxKernel, Object, Objects, Profile, Publication, Reach,
+    Scope, Service, Step, fixed_ruleset, plan, profile,
 };
 use netd_netlink::{Socket, attribute, conntrack};
 use nix::sched::{CloneFlags, unshare};
@@ -32,7 +33,8 @@ fn objects() -> Objects {
     let bridge = || LinkName::new("br0").unwrap();
     let masquerade = |address: &str| (Key::Masquerade(address.parse::<IpAddr>().unwrap(), bridge()), Object::Set);
     let target = |text: &str| Object::Target(text.parse().unwrap());
-    Objects::from([
+    let mut objects = policy();
+    objects.extend([
         fixed_ruleset(),
         (Key::Forwarding(Family::V4), Object::Forwarding { guarded: true }),
         (Key::Forwarding(Family::V6), Object::Forwarding { guarded: true }),
@@ -44,12 +46,38 @@ fn objects() -> Objects {
         (publication("::", 8080), target("[fd00::2]:80")),
         (publication("192.0.2.1", 8081), target("10.4.0.2:81")),
         (publication("2001:db8::1", 8081), target("[fd00::2]:81")),
-    ])
+    ]);
+    objects
+}
+
+/// One of each kind of the elements of policy and guard.
+fn policy() -> Objects {
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let (port, mac) = (LinkName::new("nd1").unwrap(), [2, 0x6e, 10, 4, 0, 2]);
+    let number = |text: &str, number| (Key::Class(address(text)), Object::Class(Class(number)));
+    let pair = |peer| (Key::Pair(Direction::Ingress, Class(1), peer), Object::Profile(Profile(7)));
+    let web = Service { protocol: 6, port: 80 };
+    let mut objects = profile(Profile(7), &[(web, web, Decision::Allow)], Decision::Deny);
+    objects.extend([
+        (Key::Silent(Family::V6), Object::Set),
+        (Key::Isolated(Direction::Ingress, Reach::Others, address("10.4.0.2")), Object::Set),
+        number("10.4.0.2", 1),
+        number("fd00::2", 1),
+        (Key::Block(address("10.0.0.0"), address("10.255.255.255")), Object::Class(Class(3))),
+        (Key::Block(address("192.0.0.0"), address("255.255.255.255")), Object::Class(Class(4))),
+        pair(Some(Class(2))),
+        pair(None),
+        (Key::Guarded(port.clone()), Object::Set),
+        (Key::Station(port.clone(), mac), Object::Set),
+        (Key::Leased(port, mac, address("10.4.0.2")), Object::Set),
+    ]);
+    objects
 }
 
 fn nft(arguments: &str) -> (bool, String) {
     let output = Command::new("nft").args(arguments.split(' ')).output().unwrap();
-    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    let text = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.success(), String::from_utf8(text).unwrap())
 }
 
 #[test]
@@ -84,7 +112,7 @@ fn nft_can_show_it() {
         let kernel = kernel();
         kernel.apply(&plan(&objects(), &Objects::new()), None).unwrap();
         let (done, text) = nft("list table inet netd");
-        assert!(done);
+        assert!(done, "{text}");
         for line in [
             "elements = { \"br0\" }",
             "elements = { 10.4.0.2 }",
@@ -99,10 +127,18 @@ fn nft_can_show_it() {
             "iifname @fenced oifname @fenced drop",
             "ct state established,related accept",
             "iifname \"nd*\" fib saddr . iif oif missing drop",
+            "ip daddr @ingress4 jump to_isolated4",
+            "elements = { 10.0.0.0/8 : ",
+            "elements = { 0x00000001 counter packets 0 bytes 0 : 0x00000000 . 0x00000007 }",
+            "0x00000002 : goto deny",
+            "reject with tcp reset",
+            "reject with icmpx admin-prohibited",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        assert!(nft("list table bridge netd").0);
+        let (done, text) = nft("list table bridge netd");
+        assert!(done && text.contains("\"nd1\" . 02:6e:0a:04:00:02 . 10.4.0.2"), "{text}");
+        assert!(nft("list ruleset").0);
     });
 }
 

@@ -1,4 +1,5 @@
-//! Conntrack over netlink (linux/netfilter/nfnetlink_conntrack.h): forgets the connections of an address.
+//! Conntrack over netlink (linux/netfilter/nfnetlink_conntrack.h): reads flows, and forgets them by themselves, by address or
+//! by port.
 
 use std::net::IpAddr;
 
@@ -68,4 +69,85 @@ pub fn forget_one(request: &Request, body: &[u8]) -> Option<Request> {
         one = one.bytes(ZONE, zone);
     }
     Some(Request { kind: DELETE, body: one, ..*request })
+}
+
+/// One direction of a flow. ICMP's ports are its identifier at the source, and its type times 256 and its code at the
+/// destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuple {
+    /// IP's number of the protocol.
+    pub protocol: u8,
+    /// Who sends it.
+    pub source: (IpAddr, u16),
+    /// Who gets it.
+    pub destination: (IpAddr, u16),
+}
+
+/// Where a tuple has its protocol's ports: the attributes of source and destination, or identifier, type and code.
+enum Ports {
+    Two(u16, u16),
+    Icmp(u16, u16, u16),
+}
+
+fn ports(protocol: u8) -> Ports {
+    match protocol {
+        1 => Ports::Icmp(4, 5, 6),
+        58 => Ports::Icmp(7, 8, 9),
+        _ => Ports::Two(2, 3),
+    }
+}
+
+/// Asks for all flows of both versions; each is read by [`read`].
+#[must_use]
+pub fn all() -> Request {
+    Request { kind: GET, flags: 0, family: 0, resource: 0, body: Attributes::new() }
+}
+
+/// A flow in the answer to [`all`]: as it was opened, and as it is answered. `body` follows the netfilter header.
+#[must_use]
+pub fn read(body: &[u8]) -> Option<(Tuple, Tuple)> {
+    Some((read_tuple(attribute(body, ORIGINAL)?)?, read_tuple(attribute(body, REPLY)?)?))
+}
+
+fn read_tuple(bytes: &[u8]) -> Option<Tuple> {
+    let (addresses, transport) = (attribute(bytes, 1)?, attribute(bytes, 2)?);
+    let address = |v4: u16, v6: u16| {
+        let octets = |kind| attribute(addresses, kind);
+        let of_v4 = octets(v4).and_then(|octets| octets.first_chunk::<4>()).map(|octets| IpAddr::from(*octets));
+        of_v4.or_else(|| octets(v6)?.first_chunk::<16>().map(|octets| IpAddr::from(*octets)))
+    };
+    let number =
+        |kind| attribute(transport, kind).and_then(|octets| octets.first_chunk()).map(|two| u16::from_be_bytes(*two));
+    let octet = |kind| attribute(transport, kind).and_then(|octets| octets.first()).copied();
+    let protocol = octet(1)?;
+    let (from, to) = match ports(protocol) {
+        Ports::Two(source, destination) => (number(source), number(destination)),
+        Ports::Icmp(id, kind, code) => {
+            (number(id), octet(kind).zip(octet(code)).map(|pair| u16::from_be_bytes(pair.into())))
+        }
+    };
+    Some(Tuple {
+        protocol,
+        source: (address(1, 3)?, from.unwrap_or_default()),
+        destination: (address(2, 4)?, to.unwrap_or_default()),
+    })
+}
+
+/// Forgets one flow, named by how it was opened.
+#[must_use]
+pub fn forget_flow(opened: &Tuple) -> Request {
+    let end = |list: Attributes, address: IpAddr, v4, v6| match address {
+        IpAddr::V4(address) => list.bytes(v4, &address.octets()),
+        IpAddr::V6(address) => list.bytes(v6, &address.octets()),
+    };
+    let addresses = end(end(Attributes::new(), opened.source.0, 1, 3), opened.destination.0, 2, 4);
+    let protocol = Attributes::new().bytes(1, &[opened.protocol]);
+    let (from, to) = (opened.source.1.to_be_bytes(), opened.destination.1.to_be_bytes());
+    let transport = match ports(opened.protocol) {
+        Ports::Two(source, destination) => protocol.bytes(source, &from).bytes(destination, &to),
+        Ports::Icmp(id, kind, code) => protocol.bytes(id, &from).bytes(kind, &to[..1]).bytes(code, &to[1..]),
+    };
+    let tuple = Attributes::new().nested(1, &addresses).nested(2, &transport);
+    let family = if opened.source.0.is_ipv4() { 2 } else { 10 };
+    Request { kind: DELETE, flags: 0, family, resource: 0, body: Attributes::new().nested(ORIGINAL, &tuple) }
 }

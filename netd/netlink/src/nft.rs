@@ -5,11 +5,15 @@
 mod changes;
 mod expression;
 mod request;
+mod set;
 
 pub use changes::{Change, Changes};
-pub use expression::{Expression, Hook, Meta, Register, Status, Verdict};
+pub use expression::{Expression, Hook, Meta, Refusal, Register, Status, Verdict};
 pub use request::{
-    BATCH_BEGIN, BATCH_END, Chain, ChainKind, Element, Family, Request, Set, TABLE_OWNER, TABLE_PERSIST, chain,
-    delete_elements, delete_table, destroy_elements, elements, get_element, get_elements, get_rules, get_table,
-    read_element, read_userdata, rule, set, table,
+    BATCH_BEGIN, BATCH_END, Chain, ChainKind, Family, Request, TABLE_OWNER, TABLE_PERSIST, chain, delete_table,
+    get_rules, get_table, inner_chain, read_userdata, rule, table,
+};
+pub use set::{
+    Element, Set, catch_all, delete_elements, destroy_elements, elements, get_element, get_elements, read_counted,
+    read_element, set, verdicts,
 };

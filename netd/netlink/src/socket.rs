@@ -18,7 +18,7 @@ use crate::answer::{Answer, answers};
 use crate::nft::{BATCH_BEGIN, BATCH_END, Request};
 
 /// Room for the largest batch (octets); the default 212,992 ends a large one with `ENOBUFS`.
-const SEND_BUFFER: usize = 4 << 20;
+const SEND_BUFFER: usize = 64 << 20;
 /// The kernel answers as it works; silence this long is a fault.
 const DEADLINE_S: i64 = 10;
 /// A dump that changes under us is made again this often.
@@ -216,6 +216,36 @@ impl Socket {
             }
         }
         Err(NetlinkError::Restless)
+    }
+
+    /// Shows the bodies, behind the netfilter header, of all objects that `request` asks for, without keeping them. What
+    /// changes meanwhile may be shown or not.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`].
+    pub fn each_netfilter(&mut self, request: &Request, visit: &mut dyn FnMut(&[u8])) -> Result<(), NetlinkError> {
+        let failed = |source| NetlinkError::Socket { unanswered: 1, source };
+        let mut bytes = Vec::new();
+        self.append_request(&mut bytes, request, NLM_F_REQUEST | NLM_F_DUMP);
+        self.socket.send(&bytes, 0).map_err(failed)?;
+        loop {
+            for answer in self.receive_of_any_size().map_err(failed)? {
+                match answer {
+                    Answer::Object { sequence, message, .. } if sequence == self.sequence => {
+                        visit(message.get(HEADER + NETFILTER_HEADER..).unwrap_or_default());
+                    }
+                    Answer::Done { sequence, errno, .. } if sequence == self.sequence => {
+                        return if errno == 0 { Ok(()) } else { Err(failed(io::Error::from_raw_os_error(errno))) };
+                    }
+                    Answer::Ack { sequence, errno, text } if sequence == self.sequence => {
+                        let source = io::Error::from_raw_os_error(errno);
+                        return Err(NetlinkError::Refused { index: 0, text, source });
+                    }
+                    // Of a request that was given up before.
+                    Answer::Object { .. } | Answer::Done { .. } | Answer::Ack { .. } => {}
+                }
+            }
+        }
     }
 
     /// The one object that `request` asks for.

@@ -8,8 +8,8 @@ use netd_config::LinkName;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
@@ -17,7 +17,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use crate::object::{Bridge, LinkSettings, Route, Veth};
+use crate::object::{Bridge, LinkSettings, Mac, Route, Veth};
 
 /// First letters of the alias of every veth that is ours.
 pub(super) const MARK: &str = "netd:";
@@ -68,6 +68,13 @@ pub(super) fn pin(index: u32, bridge: &Bridge, mac: &[u8]) -> Message {
         message.header.change_mask |= LinkFlags::Promisc;
     }
     Message::SetLink(message)
+}
+
+/// Whether what is bridged passes the rules of IPv4 and IPv6, whatever the node's switch for all bridges says.
+pub(super) fn filter(name: &LinkName, is_on: bool) -> Message {
+    let data = vec![InfoBridge::NfCallIpTables(is_on), InfoBridge::NfCallIp6Tables(is_on)];
+    let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data))];
+    Message::NewLink(link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::LinkInfo(info)]))
 }
 
 /// One message: the pair, its host end a port of the bridge, its other end in the sandbox with name and MAC. Both ends say
@@ -129,10 +136,9 @@ fn localnet() -> AfSpecUnspec {
     AfSpecUnspec::Inet(vec![AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NESTED, on))])
 }
 
-/// The link-local address that the kernel would make of a MAC (RFC 4291, appendix A), without trying it out.
-pub(super) fn link_local(index: u32, mac: [u8; 6]) -> Message {
-    let [a, b, c, d, e, f] = mac;
-    let address = IpAddr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+/// The link-local address that the kernel would make of a MAC, without trying it out.
+pub(super) fn link_local(index: u32, mac: Mac) -> Message {
+    let address = link_local_of(mac);
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet6;
     message.header.prefix_len = 64;
@@ -141,6 +147,11 @@ pub(super) fn link_local(index: u32, mac: [u8; 6]) -> Message {
     let nodad = AddressAttribute::Flags(AddressFlags::Nodad);
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address), nodad];
     Message::NewAddress(message)
+}
+
+/// RFC 4291, appendix A.
+pub(super) fn link_local_of([a, b, c, d, e, f]: Mac) -> IpAddr {
+    IpAddr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
 pub(super) fn up_by_name(name: &LinkName) -> Message {

@@ -8,7 +8,8 @@ use netd_config::LinkName;
 use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    BridgePortState, InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    BridgePortState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
@@ -31,6 +32,9 @@ pub(super) fn node(socket: &mut Socket) -> Result<Objects, NetlinkError> {
                 promisc: link.header.flags.contains(LinkFlags::Promisc),
             };
             objects.insert(Key::Bridge(name.clone()), Object::Bridge(bridge));
+            if is_filtered(link) {
+                objects.insert(Key::Filtered(name.clone()), Object::Set);
+            }
         } else if let Some(veth) = veth(link, &names) {
             let here = addresses.get(&link.header.index).into_iter().flatten();
             let alone = here.filter(|_| veth.bridge.is_none()).filter(|one| one.prefix_len() == one.max_prefix_len());
@@ -171,6 +175,14 @@ fn infos(link: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
 
 fn kind(link: &LinkMessage) -> Option<&InfoKind> {
     infos(link).find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind) } else { None })
+}
+
+/// Both versions pass the rules. The node's switch for all bridges is not looked at.
+fn is_filtered(link: &LinkMessage) -> bool {
+    let data = infos(link)
+        .filter_map(|info| if let LinkInfo::Data(InfoData::Bridge(data)) = info { Some(data) } else { None });
+    let options: Vec<&InfoBridge> = data.flatten().collect();
+    [InfoBridge::NfCallIpTables(true), InfoBridge::NfCallIp6Tables(true)].iter().all(|one| options.contains(&one))
 }
 
 /// A veth that is ours: its alias says which sandbox and which interface it was made for.

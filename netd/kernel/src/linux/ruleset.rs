@@ -7,22 +7,29 @@
 //! postrouting          masq4, masq6, unless it stays on its own bridge (home4, home6) or routed links ─▶ masquerade
 //! ```
 //!
-//! A packet is looked up in hash sets by its address, port or interface: its cost does not grow with the attachments.
+//! A packet is looked up in hash sets by its address, port or interface: its cost does not grow with the attachments. Policy
+//! and the spoof guard have pictures of their own, in `skeleton/`.
 
+mod batch;
 mod elements;
 mod group;
 mod skeleton;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use netd_netlink::conntrack::{self, Tuple};
 use netd_netlink::nft::{self, Element, Family, Request};
-use netd_netlink::{NetlinkError, Socket, conntrack};
+use netd_netlink::{NetlinkError, Socket};
 
-use crate::object::{Key, Object, Objects, Step};
+use crate::object::{Flow, Key, Object, Objects, Step};
 use crate::seam::KernelError;
+use batch::Batch;
 use group::Group;
 pub(crate) use skeleton::MARK;
+pub use skeleton::policy::LOG_GROUP;
 
 /// The tables of one instance, and the socket that owns them.
 #[derive(Debug)]
@@ -85,64 +92,57 @@ impl Ruleset {
     }
 
     fn commit(&self, steps: &[Step]) -> Result<(), NetlinkError> {
-        let mut requests = Vec::new();
+        let mut changes = Batch::default();
         for step in steps {
-            requests.extend(self.requests(step)?);
+            self.add(step, &mut changes)?;
         }
-        self.writer.commit(requests)
+        self.writer.commit(changes.requests(&self.table, |set, list| self.without(set, list))?)
     }
 
     fn is_absent(&self) -> bool {
         exists(&mut self.reader(), Family::Inet, &self.table).is_ok_and(|exists| !exists)
     }
 
-    fn requests(&self, step: &Step) -> Result<Vec<Request>, NetlinkError> {
-        Ok(match step {
+    fn add(&self, step: &Step, changes: &mut Batch) -> Result<(), NetlinkError> {
+        match step {
             // One that stands already keeps its elements.
-            Step::Create(Key::Ruleset, _) if self.read_mark(&mut self.reader())? == Some(*MARK) => Vec::new(),
-            Step::Create(Key::Ruleset, _) | Step::Replace(Key::Ruleset, _) => self.rebuild()?,
-            Step::Delete(Key::Ruleset) => self.demolish()?,
-            Step::Create(key, object) => self.with(key, object),
+            Step::Create(Key::Ruleset, _) if self.read_mark(&mut self.reader())? == Some(*MARK) => {}
+            Step::Create(Key::Ruleset, _) | Step::Replace(Key::Ruleset, _) => changes.extend(self.rebuild()?),
+            Step::Delete(Key::Ruleset) => changes.extend(self.demolish()?),
+            Step::Create(key, object) => changes.add(elements::of(key, object)),
             // A map's element with another value is refused: the old one goes in the same transaction.
             Step::Replace(key, object) => {
-                let mut requests = self.requests(&Step::Delete(key.clone()))?;
-                requests.extend(self.with(key, object));
-                requests
+                changes.remove(elements::of(key, &Object::Set));
+                changes.add(elements::of(key, object));
             }
-            Step::Delete(key) => {
-                let mut requests = Vec::new();
-                for (set, element) in elements::of(key, &Object::Set) {
-                    requests.extend(self.without(set, element)?);
-                }
-                requests
-            }
-        })
-    }
-
-    fn with(&self, key: &Key, object: &Object) -> Vec<Request> {
-        let elements = elements::of(key, object).into_iter();
-        elements.flat_map(|(set, element)| nft::elements(Family::Inet, &self.table, set, &[element])).collect()
-    }
-
-    /// Takes an element away, present or not. A kernel that cannot say so adds that of a set first, in the same transaction;
-    /// that of a map cannot be added without its value, and is looked for.
-    fn without(&self, set: &str, element: Element) -> Result<Vec<Request>, NetlinkError> {
-        let list = [element];
-        if self.has_destroy {
-            return Ok(nft::destroy_elements(Family::Inet, &self.table, set, &list));
+            Step::Delete(key) => changes.remove(elements::of(key, &Object::Set)),
         }
-        let mut requests = Vec::new();
+        Ok(())
+    }
+
+    /// Takes elements away, present or not. A kernel that cannot say so adds those of a set first, in the same transaction;
+    /// those of a map cannot be added without their values, and are looked for.
+    fn without(&self, set: &str, list: &[Element]) -> Result<Vec<Request>, NetlinkError> {
+        let family = skeleton::family(set);
+        if self.has_destroy {
+            return Ok(nft::destroy_elements(family, &self.table, set, list));
+        }
         if !skeleton::is_map(set) {
-            requests = nft::elements(Family::Inet, &self.table, set, &list);
-        } else if !self.has(set, &list[0])? {
+            let mut requests = nft::elements(family, &self.table, set, list);
+            requests.extend(nft::delete_elements(family, &self.table, set, list));
             return Ok(requests);
         }
-        requests.extend(nft::delete_elements(Family::Inet, &self.table, set, &list));
-        Ok(requests)
+        let mut present = Vec::new();
+        for element in list {
+            if self.has(set, element)? {
+                present.push(element.clone());
+            }
+        }
+        Ok(nft::delete_elements(family, &self.table, set, &present))
     }
 
     fn has(&self, set: &str, element: &Element) -> Result<bool, NetlinkError> {
-        let request = nft::get_element(Family::Inet, &self.table, set, element);
+        let request = nft::get_element(skeleton::family(set), &self.table, set, element);
         found(self.reader().read_netfilter(&request, true))
     }
 
@@ -178,6 +178,40 @@ impl Ruleset {
         if self.flags == 0 { nft::Changes::open(&self.table).map(Some) } else { Ok(None) }
     }
 
+    /// The flows that have one of these addresses at an end.
+    pub(super) fn flows(&self, addresses: &BTreeSet<IpAddr>) -> Result<Vec<Flow>, KernelError> {
+        let mut flows = Vec::new();
+        let mut keep = |body: &[u8]| flows.extend(flow(body).filter(|flow| touches(flow, addresses)));
+        let read = self.reader().each_netfilter(&conntrack::all(), &mut keep);
+        read.map_err(|error| failed("read conntrack", error))?;
+        Ok(flows)
+    }
+
+    /// First the set, then conntrack: a packet in between is still one of a known flow.
+    pub(super) fn cut(&self, flows: &[Flow]) -> Result<(), KernelError> {
+        let mut changes = Batch::default();
+        // Those of one set together.
+        let mut elements: Vec<_> = flows.iter().flat_map(elements::cut).collect();
+        elements.sort();
+        changes.add(elements);
+        let requests = changes.requests(&self.table, |set, list| self.without(set, list));
+        let cut = requests.and_then(|requests| self.writer.commit(requests));
+        cut.map_err(|error| failed("cut flows", error))?;
+        self.forget(&flows.iter().map(|flow| conntrack::forget_flow(&original(flow))).collect::<Vec<_>>())
+    }
+
+    /// How many packets have found each pair, and each part of a profile.
+    pub(super) fn counts(&self) -> Result<BTreeMap<Key, u64>, NetlinkError> {
+        let mut reader = self.reader();
+        let mut counts = BTreeMap::new();
+        for set in skeleton::PAIRS.into_iter().chain(skeleton::ANY).chain([skeleton::PROFILES]) {
+            let bodies = reader.read_netfilter(&nft::get_elements(Family::Inet, &self.table, set), false)?;
+            let found: Vec<_> = bodies.iter().flat_map(|body| nft::read_counted(body)).collect();
+            counts.extend(elements::counts(set, &found));
+        }
+        Ok(counts)
+    }
+
     /// Our objects in the kernel. Where the skeleton is not the one desired, its elements do not count: they go with it.
     pub(super) fn observe(&self) -> Result<Objects, NetlinkError> {
         let mut reader = self.reader();
@@ -187,12 +221,10 @@ impl Ruleset {
         if mark != *MARK {
             return Ok(objects);
         }
-        for set in skeleton::SETS {
-            for body in reader.read_netfilter(&nft::get_elements(Family::Inet, &self.table, set.name), false)? {
-                for element in nft::read_element(&body) {
-                    elements::read(&mut objects, set.name, &element);
-                }
-            }
+        for (family, set) in skeleton::SETS {
+            let bodies = reader.read_netfilter(&nft::get_elements(family, &self.table, set.name), false)?;
+            let found: Vec<Element> = bodies.iter().flat_map(|body| nft::read_element(body)).collect();
+            elements::read(&mut objects, set.name, &found);
         }
         Ok(objects)
     }
@@ -218,17 +250,46 @@ impl Ruleset {
     }
 }
 
+fn failed(action: &str, error: NetlinkError) -> KernelError {
+    KernelError::Refused { action: action.to_owned(), source: io::Error::other(error) }
+}
+
+fn flow(body: &[u8]) -> Option<Flow> {
+    let (there, back) = conntrack::read(body)?;
+    Some(Flow { protocol: there.protocol, opener: there.source, answerer: back.source, asked: there.destination })
+}
+
+fn original(flow: &Flow) -> Tuple {
+    Tuple { protocol: flow.protocol, source: flow.opener, destination: flow.asked }
+}
+
+fn touches(flow: &Flow, addresses: &BTreeSet<IpAddr>) -> bool {
+    [flow.opener, flow.answerer, flow.asked].iter().any(|(address, _)| addresses.contains(address))
+}
+
 /// Whether this key's objects are made by [`Ruleset::apply`]. Forwarding is, as far as its guard goes.
 pub(super) fn is_ours(step: &Step) -> bool {
     let (Step::Create(key, _) | Step::Replace(key, _) | Step::Delete(key)) = step;
     match key {
         Key::Ruleset
         | Key::Forwarding(_)
+        | Key::Silent(_)
+        | Key::Isolated(..)
+        | Key::Deaf(_)
+        | Key::Guarded(_)
+        | Key::Class(_)
+        | Key::Block(..)
+        | Key::Span(_)
+        | Key::Pair(..)
+        | Key::Station(..)
+        | Key::Leased(..)
         | Key::Admitted(_)
         | Key::Fenced(_)
         | Key::Masquerade(..)
         | Key::Published(_) => true,
-        Key::Bridge(_) | Key::Veth(_) | Key::Gateway(..) | Key::Way(..) | Key::Interface(..) => false,
+        Key::Bridge(_) | Key::Filtered(_) | Key::Veth(_) | Key::Gateway(..) | Key::Way(..) | Key::Interface(..) => {
+            false
+        }
     }
 }
 
@@ -290,7 +351,7 @@ fn owner_flags(socket: &mut Socket) -> u32 {
 
 /// Whether the kernel takes away what may be absent: it refuses an unknown request with `EINVAL`, this one for lack of a table.
 fn has_destroy(socket: &mut Socket) -> bool {
-    let element = Element { key: vec![0; 4], data: Vec::new() };
+    let element = Element { key: vec![0; 4], ..Element::default() };
     match socket.transact(&nft::destroy_elements(Family::Inet, PROBE, PROBE, &[element])) {
         Ok(()) => true,
         Err(NetlinkError::Refused { source, .. }) => source.raw_os_error() == Some(libc::ENOENT),

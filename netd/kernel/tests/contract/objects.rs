@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use netd_config::{LinkName, Protocol};
 use netd_kernel::{
-    Bridge, Family, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Publication, Veth, fixed_ruleset,
+    Bridge, Class, Decision, Direction, Family, Interface, Key, LinkSettings, Mac, NetnsId, Object, Objects, Port,
+    Profile, Publication, Reach, Service, Veth, fixed_ruleset, profile,
 };
 
 pub(crate) fn link(name: &str) -> LinkName {
@@ -71,9 +72,64 @@ pub(crate) fn guarded(family: Family) -> (Key, Object) {
     (Key::Forwarding(family), Object::Forwarding { guarded: true })
 }
 
+pub(crate) fn isolated(direction: Direction, reach: Reach, address: &str) -> Key {
+    Key::Isolated(direction, reach, address.parse().unwrap())
+}
+
+pub(crate) fn class(address: &str, number: u32) -> (Key, Object) {
+    (Key::Class(address.parse().unwrap()), Object::Class(Class(number)))
+}
+
+pub(crate) fn block(first: &str, last: &str, number: u32) -> (Key, Object) {
+    (Key::Block(first.parse().unwrap(), last.parse().unwrap()), Object::Class(Class(number)))
+}
+
+pub(crate) fn pair(direction: Direction, peer: Option<u32>, number: u32) -> (Key, Object) {
+    (Key::Pair(direction, Class(1), peer.map(Class)), Object::Profile(Profile(number)))
+}
+
+/// A profile that allows TCP's port 80.
+pub(crate) fn profile_of_web(number: u32, rest: Decision) -> Objects {
+    let web = Service { protocol: 6, port: 80 };
+    profile(Profile(number), &[(web, web, Decision::Allow)], rest)
+}
+
+const MAC: Mac = [2, 0x6e, 10, 4, 0, 2];
+
+/// Elements of policy and of the spoof guard, of every kind.
+fn policy() -> Objects {
+    let set = |key| (key, Object::Set);
+    let leased = |address: &str| set(Key::Leased(link("nd2"), MAC, address.parse().unwrap()));
+    let mut objects = profile_of_web(7, Decision::Deny);
+    objects.extend(profile_of_web(8, Decision::Audit));
+    objects.extend([
+        set(Key::Silent(Family::V4)),
+        set(isolated(Direction::Ingress, Reach::Others, "10.4.0.2")),
+        set(isolated(Direction::Ingress, Reach::Node, "fd00::2")),
+        set(isolated(Direction::Egress, Reach::Others, "fd00::2")),
+        set(isolated(Direction::Egress, Reach::Node, "10.4.0.2")),
+        class("10.4.0.2", 1),
+        class("fd00::2", 1),
+        block("0.0.0.0", "9.255.255.255", 3),
+        block("10.0.0.0", "10.255.255.255", 4),
+        block("192.168.0.0", "255.255.255.255", 5),
+        block("fd00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 6),
+        pair(Direction::Ingress, Some(0), 7),
+        pair(Direction::Egress, Some(4), 7),
+        pair(Direction::Ingress, None, 7),
+        pair(Direction::Egress, None, 8),
+        set(Key::Deaf(link("nd2"))),
+        set(Key::Guarded(link("nd2"))),
+        set(Key::Station(link("nd2"), MAC)),
+        leased("10.4.0.2"),
+        leased("fd00::2"),
+    ]);
+    objects
+}
+
 /// The ruleset with elements of every kind.
 pub(crate) fn rules() -> Objects {
-    Objects::from([
+    let mut objects = Objects::from([
         fixed_ruleset(),
         guarded(Family::V4),
         guarded(Family::V6),
@@ -85,7 +141,9 @@ pub(crate) fn rules() -> Objects {
         (published("::", 8080), target("[fd00::2]:80")),
         (published("192.0.2.1", 8081), target("10.4.0.2:81")),
         (published("2001:db8::1", 8081), target("[fd00::2]:81")),
-    ])
+    ]);
+    objects.extend(policy());
+    objects
 }
 
 /// The host end of a routed pair.

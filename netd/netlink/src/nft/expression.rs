@@ -18,6 +18,8 @@ impl Register {
 /// What a packet's metadata holds (`enum nft_meta_keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meta {
+    /// The protocol above Ethernet, 2 octets.
+    Protocol = 1,
     /// Name of the interface it came in by, 16 octets.
     InputName = 6,
     /// Name of the interface it leaves by, 16 octets.
@@ -33,6 +35,8 @@ pub enum Meta {
 pub enum Hook {
     /// Before routing.
     Prerouting = 0,
+    /// To this node.
+    Input = 1,
     /// Through this node.
     Forward = 2,
     /// From this node.
@@ -45,9 +49,39 @@ pub enum Hook {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// `NF_DROP`.
-    Drop = 0,
+    Drop,
     /// `NF_ACCEPT`: ends this chain's hook only; other tables are still asked.
-    Accept = 1,
+    Accept,
+    /// Goes through the chain, and on behind this rule unless that ends it.
+    Jump(&'static str),
+    /// Goes through the chain, and does not come back to this one.
+    Goto(&'static str),
+    /// Goes back to where this chain was jumped to from.
+    Return,
+}
+
+impl Verdict {
+    pub(super) fn data(self) -> Attributes {
+        let (code, chain) = match self {
+            Self::Drop => (0, None),
+            Self::Accept => (1, None),
+            Self::Jump(chain) => (-3, Some(chain)),
+            Self::Goto(chain) => (-4, Some(chain)),
+            Self::Return => (-5_i32, None),
+        };
+        let code = Attributes::new().number(1, code.cast_unsigned());
+        let body = if let Some(chain) = chain { code.text(2, chain) } else { code };
+        Attributes::new().nested(2, &body)
+    }
+}
+
+/// The answer to a packet that is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A TCP reset.
+    Reset,
+    /// ICMP or ICMPv6: communication administratively prohibited.
+    Prohibited,
 }
 
 /// Bits of a connection's state and status, as `ct` loads them.
@@ -63,6 +97,7 @@ pub enum Status {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expression(Attributes);
 
+const LINK: u32 = 0;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 const EQUAL: u32 = 0;
@@ -206,8 +241,68 @@ impl Expression {
     /// Ends the rule.
     #[must_use]
     pub fn verdict(verdict: Verdict) -> Self {
-        let code = Attributes::new().number(1, verdict as u32);
-        let data = Attributes::new().nested(2, &code);
-        Self::new("immediate", &Attributes::new().number(1, 0).nested(2, &data))
+        Self::new("immediate", &Attributes::new().number(1, 0).nested(2, &verdict.data()))
+    }
+
+    /// Ends the rule with the map's verdict for what stands from the register on; goes on behind it if there is none.
+    #[must_use]
+    pub fn verdict_of(map: &str, from: Register) -> Self {
+        Self::new("lookup", &Attributes::new().text(1, map).number(2, from.number()).number(3, 0))
+    }
+
+    /// Loads a constant.
+    #[must_use]
+    pub fn load(value: &[u8], to: Register) -> Self {
+        let value = Attributes::new().bytes(1, value);
+        Self::new("immediate", &Attributes::new().number(1, to.number()).nested(2, &value))
+    }
+
+    /// Loads octets of the Ethernet header.
+    #[must_use]
+    pub fn link(offset: u32, length: u32, to: Register) -> Self {
+        Self::payload(LINK, offset, length, to)
+    }
+
+    /// Goes on if the octets in the register are in this range, both ends in it.
+    #[must_use]
+    pub fn in_range(from: Register, first: &[u8], last: &[u8]) -> Self {
+        let (first, last) = (Attributes::new().bytes(1, first), Attributes::new().bytes(1, last));
+        let data = Attributes::new().number(1, from.number()).number(2, EQUAL).nested(3, &first).nested(4, &last);
+        Self::new("range", &data)
+    }
+
+    /// Counts the packets that come here.
+    #[must_use]
+    pub fn counter() -> Self {
+        Self::new("counter", &Attributes::new())
+    }
+
+    /// Goes on while there are no more than `a_second`, beyond the first `burst`.
+    #[must_use]
+    pub fn limit(a_second: u64, burst: u32) -> Self {
+        const SECOND: u64 = 1;
+        let data = Attributes::new().bytes(1, &a_second.to_be_bytes()).bytes(2, &SECOND.to_be_bytes()).number(3, burst);
+        Self::new("limit", &data)
+    }
+
+    /// Gives the head of the packet to whoever listens to the group (NFLOG), with a text.
+    #[must_use]
+    pub fn log(group: u16, prefix: &str) -> Self {
+        const OCTETS: u32 = 128;
+        let data = Attributes::new().bytes(1, &group.to_be_bytes()).text(2, prefix).number(3, OCTETS);
+        Self::new("log", &data)
+    }
+
+    /// Drops the packet and answers its sender.
+    #[must_use]
+    pub fn refuse(refusal: Refusal) -> Self {
+        const TCP_RESET: u32 = 1;
+        const UNREACHABLE: u32 = 2;
+        const PROHIBITED: u8 = 3;
+        let data = match refusal {
+            Refusal::Reset => Attributes::new().number(1, TCP_RESET),
+            Refusal::Prohibited => Attributes::new().number(1, UNREACHABLE).bytes(2, &[PROHIBITED]),
+        };
+        Self::new("reject", &data)
     }
 }

@@ -1,6 +1,7 @@
 //! netd dies at every kernel step, with its journal as it was at that moment; then it starts anew, and the caller repeats
 //! its request or gives it up. Deaths of the real daemon on the real kernel are netd/tests/crash.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -10,7 +11,8 @@ use std::time::SystemTime;
 
 use netd_config::{IngressPolicy, LinkName, PortMapping, Protocol};
 use netd_kernel::{
-    ApplyError, FakeKernel, Kernel, KernelError, Key, LinkFacts, NetnsId, Object, Objects, Port, Sandbox, Scope, Step,
+    ApplyError, FakeKernel, Flow, Kernel, KernelError, Key, LinkFacts, NetnsId, Object, Objects, Port, Sandbox, Scope,
+    Step,
 };
 
 use super::super::{Watch, run};
@@ -89,6 +91,18 @@ impl Kernel for Mortal {
 
     fn forget_port(&self, port: u16) -> Result<(), KernelError> {
         self.alive()?.forget_port(port)
+    }
+
+    fn flows(&self, addresses: &BTreeSet<IpAddr>) -> Result<Vec<Flow>, KernelError> {
+        self.alive()?.flows(addresses)
+    }
+
+    fn cut(&self, flows: &[Flow]) -> Result<(), KernelError> {
+        self.alive()?.cut(flows)
+    }
+
+    fn counts(&self) -> Result<BTreeMap<Key, u64>, KernelError> {
+        self.alive()?.counts()
     }
 
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError> {

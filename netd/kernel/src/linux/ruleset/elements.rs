@@ -5,8 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use netd_config::{LinkName, Protocol};
 use netd_netlink::nft::Element;
 
+mod guard;
+mod policy;
+
 use super::skeleton::{BRIDGES, FENCED, GUARDED, HOME, HOST_PORTS, MASQ, NAME, PORTS, SAME};
 use crate::object::{Family, Key, Object, Objects, Publication};
+pub(super) use policy::{counts, cut};
 
 /// The elements of an object, each with its set. To delete them, the key is enough.
 pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
@@ -23,9 +27,14 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
         Key::Forwarding(family) if *object == (Object::Forwarding { guarded: true }) => {
             vec![(GUARDED, plain(vec![number(*family)]))]
         }
+        Key::Silent(_) | Key::Isolated(..) | Key::Class(_) | Key::Block(..) | Key::Span(_) | Key::Pair(..) => {
+            policy::of(key, object)
+        }
+        Key::Deaf(_) | Key::Guarded(_) | Key::Station(..) | Key::Leased(..) => guard::of(key),
         Key::Ruleset
         | Key::Forwarding(_)
         | Key::Bridge(_)
+        | Key::Filtered(_)
         | Key::Veth(_)
         | Key::Gateway(..)
         | Key::Way(..)
@@ -33,22 +42,28 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
     }
 }
 
-/// Adds the object that an element of the set `set` stands for. An element of no object is passed over.
-pub(super) fn read(objects: &mut Objects, set: &str, element: &Element) {
+/// Adds the objects that the elements of the set `set` stand for. An element of no object is passed over.
+pub(super) fn read(objects: &mut Objects, set: &str, elements: &[Element]) {
+    objects.extend(policy::read(set, elements));
+    objects.extend(
+        elements.iter().filter_map(|element| read_one(set, element).or_else(|| guard::read(set, &element.key))),
+    );
+}
+
+fn read_one(set: &str, element: &Element) -> Option<(Key, Object)> {
     let key = element.key.as_slice();
-    let found = match set {
+    match set {
         FENCED => read_name(key).map(|bridge| (Key::Fenced(bridge), Object::Set)),
         BRIDGES => read_name(key).map(|bridge| (Key::Admitted(bridge), Object::Set)),
         GUARDED => read_number(key).map(|family| (Key::Forwarding(family), Object::Forwarding { guarded: true })),
         _ if HOME.contains(&set) => read_home(key),
         _ if PORTS.contains(&set) || HOST_PORTS.contains(&set) => read_published(set, element),
         _ => None,
-    };
-    objects.extend(found);
+    }
 }
 
 fn plain(key: Vec<u8>) -> Element {
-    Element { key, data: Vec::new() }
+    Element { key, ..Element::default() }
 }
 
 fn published(publication: &Publication, object: &Object) -> (&'static str, Element) {
@@ -63,11 +78,14 @@ fn published(publication: &Publication, object: &Object) -> (&'static str, Eleme
         | Object::Ruleset(_)
         | Object::Forwarding { .. }
         | Object::Set
+        | Object::Class(_)
+        | Object::Decision(_)
+        | Object::Profile(_)
         | Object::Veth(_)
         | Object::Interface(_) => Vec::new(),
     };
     let set = if address.is_unspecified() { PORTS[at] } else { HOST_PORTS[at] };
-    (set, Element { key, data })
+    (set, Element { key, data, is_end: false })
 }
 
 fn read_published(set: &str, element: &Element) -> Option<(Key, Object)> {
@@ -141,6 +159,7 @@ fn read_number(key: &[u8]) -> Option<Family> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::net::SocketAddr;
 
     use netd_config::{LinkName, Protocol};
@@ -169,12 +188,16 @@ mod tests {
             (published("192.0.2.1"), target("10.4.0.2:81")),
             (published("2001:db8::1"), target("[fd00::2]:81")),
         ]);
-        let mut back = Objects::new();
+        let objects: Objects =
+            objects.into_iter().chain(super::policy::samples()).chain(super::guard::samples()).collect();
+        let mut sets: BTreeMap<&str, Vec<Element>> = BTreeMap::new();
         for (key, object) in &objects {
             for (set, element) in of(key, object) {
-                read(&mut back, set, &element);
+                sets.entry(set).or_default().push(element);
             }
         }
+        let mut back = Objects::new();
+        sets.iter().for_each(|(set, elements)| read(&mut back, set, elements));
         assert_eq!(back, objects);
     }
 
@@ -186,7 +209,7 @@ mod tests {
             data in prop::collection::vec(any::<u8>(), 0..24),
         ) {
             let mut objects = Objects::new();
-            read(&mut objects, SETS[at].name, &Element { key, data });
+            read(&mut objects, SETS[at].1.name, &[Element { key, data, is_end: false }]);
             prop_assert!(objects.len() <= 1);
         }
     }

@@ -1,61 +1,26 @@
 //! The fixed part of the ruleset, as data: sets, chains, rules. It never changes while netd runs; elements do.
 
+mod guard;
+pub(crate) mod policy;
+mod sets;
+
 use std::sync::LazyLock;
 
-use netd_netlink::nft::{
-    self, Chain, ChainKind, Expression, Family, Hook, Meta, Register, Request, Set, Status, Verdict,
-};
+use netd_netlink::nft::{self, Chain, ChainKind, Expression, Family, Hook, Meta, Register, Request, Status, Verdict};
 
-/// `nft`'s numbers of types, for its display. A concatenation shifts by 6 bits.
-const NFPROTO: u32 = 2;
-const IPV4: u32 = 7;
-const IPV6: u32 = 8;
-const PROTOCOL: u32 = 12;
-const SERVICE: u32 = 13;
-const IFNAME: u32 = 41;
-/// Length of an interface name in a register (`IFNAMSIZ`).
-pub(super) const NAME: u32 = 16;
-
-pub(super) const BRIDGES: &str = "bridges";
-pub(super) const FENCED: &str = "fenced";
-pub(super) const SAME: &str = "same_bridge";
-pub(super) const GUARDED: &str = "guarded";
-pub(super) const MASQ: [&str; 2] = ["masq4", "masq6"];
-pub(super) const HOME: [&str; 2] = ["home4", "home6"];
-pub(super) const PORTS: [&str; 2] = ["ports4", "ports6"];
-pub(super) const HOST_PORTS: [&str; 2] = ["host_ports4", "host_ports6"];
-
-const PORT_KEY: (u32, u32) = (PROTOCOL << 6 | SERVICE, 8);
-const TARGET4: (u32, u32) = (IPV4 << 6 | SERVICE, 8);
-const TARGET6: (u32, u32) = (IPV6 << 6 | SERVICE, 20);
-
-/// All sets, in the order in which they are made.
-pub(super) const SETS: [Set; 12] = [
-    Set { name: BRIDGES, key: (IFNAME, NAME), data: None },
-    Set { name: FENCED, key: (IFNAME, NAME), data: None },
-    Set { name: SAME, key: (IFNAME << 6 | IFNAME, 2 * NAME), data: None },
-    Set { name: GUARDED, key: (NFPROTO, 1), data: None },
-    Set { name: MASQ[0], key: (IPV4, 4), data: None },
-    Set { name: MASQ[1], key: (IPV6, 16), data: None },
-    Set { name: HOME[0], key: (IPV4 << 6 | IFNAME, 4 + NAME), data: None },
-    Set { name: HOME[1], key: (IPV6 << 6 | IFNAME, 16 + NAME), data: None },
-    Set { name: PORTS[0], key: PORT_KEY, data: Some(TARGET4) },
-    Set { name: PORTS[1], key: PORT_KEY, data: Some(TARGET6) },
-    Set { name: HOST_PORTS[0], key: ((IPV4 << 6 | PROTOCOL) << 6 | SERVICE, 12), data: Some(TARGET4) },
-    Set { name: HOST_PORTS[1], key: ((IPV6 << 6 | PROTOCOL) << 6 | SERVICE, 24), data: Some(TARGET6) },
-];
-
-pub(super) fn is_map(set: &str) -> bool {
-    SETS.iter().any(|one| one.name == set && one.data.is_some())
-}
+pub(super) use sets::*;
 
 const PREROUTING: Chain = Chain { name: "prerouting", kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -100 };
 const OUTPUT: Chain = Chain { name: "output", kind: ChainKind::Nat, hook: Hook::Output, priority: -100 };
 const POSTROUTING: Chain = Chain { name: "postrouting", kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100 };
 const FORWARD: Chain = Chain { name: "forward", kind: ChainKind::Filter, hook: Hook::Forward, priority: 0 };
+const INPUT: Chain = Chain { name: "node_in", kind: ChainKind::Filter, hook: Hook::Input, priority: 0 };
+const NODE_OUT: Chain = Chain { name: "node_out", kind: ChainKind::Filter, hook: Hook::Output, priority: 0 };
 const RAW: Chain = Chain { name: "raw_prerouting", kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300 };
 /// In the bridge family, before the bridge looks at a frame.
 const PORT_IN: Chain = Chain { name: "prerouting", kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300 };
+/// In the bridge family, for each port that a frame would leave by.
+const PORT_OUT: Chain = Chain { name: "forward", kind: ChainKind::Filter, hook: Hook::Forward, priority: -300 };
 
 /// An IP version, with what differs between the two.
 struct Version {
@@ -70,7 +35,8 @@ const VERSIONS: [Version; 2] = [
     Version { index: 1, family: 10, source: (8, 16), destination: (24, 16) },
 ];
 
-type Rule = (Chain, Vec<Expression>);
+/// A chain's name, and a rule of it.
+type Rule = (&'static str, Vec<Expression>);
 
 /// Two skeletons with the same mark are the same.
 pub(crate) static MARK: LazyLock<u64> = LazyLock::new(|| {
@@ -93,34 +59,56 @@ pub(super) fn rule_count() -> usize {
 }
 
 fn build(table: &str, link_prefix: &str, flags: u32, mark: &[u8]) -> Vec<Request> {
-    let mut requests = vec![nft::table(Family::Inet, table, flags, mark)];
-    requests.extend((1..).zip(SETS).map(|(id, set)| nft::set(Family::Inet, table, set, id)));
-    requests.extend([RAW, PREROUTING, OUTPUT, FORWARD, POSTROUTING].map(|one| nft::chain(Family::Inet, table, one)));
-    requests.extend(rules(link_prefix).iter().map(|(chain, rule)| nft::rule(Family::Inet, table, chain.name, rule)));
-    requests.push(nft::table(Family::Bridge, table, flags, mark));
-    requests.push(nft::chain(Family::Bridge, table, PORT_IN));
-    let port_rules = port_rules(link_prefix);
-    requests.extend(port_rules.iter().map(|rule| nft::rule(Family::Bridge, table, PORT_IN.name, rule)));
+    let base = [RAW, PREROUTING, OUTPUT, INPUT, NODE_OUT, FORWARD, POSTROUTING];
+    let mut requests = part(Family::Inet, table, (flags, mark), (&base, &policy::chains(), &rules(link_prefix)));
+    requests.extend(policy::elements(table));
+    requests.extend(guard::elements(table));
+    let rules = port_rules(link_prefix);
+    requests.extend(part(Family::Bridge, table, (flags, mark), (&[PORT_IN, PORT_OUT], &guard::CHAINS, &rules)));
+    requests.extend(guard::port_elements(table));
+    requests
+}
+
+/// A table, with all in it but the elements of its sets.
+fn part(
+    family: Family,
+    table: &str,
+    (flags, mark): (u32, &[u8]),
+    (base, inner, rules): (&[Chain], &[&'static str], &[Rule]),
+) -> Vec<Request> {
+    let mut requests = vec![nft::table(family, table, flags, mark)];
+    let sets = (1..).zip(SETS).filter(|(_, (of, _))| *of == family);
+    requests.extend(sets.map(|(id, (_, set))| nft::set(family, table, set, id)));
+    requests.extend(base.iter().map(|chain| nft::chain(family, table, *chain)));
+    requests.extend(inner.iter().map(|chain| nft::inner_chain(family, table, chain)));
+    requests.extend(rules.iter().map(|(chain, rule)| nft::rule(family, table, chain, rule)));
     requests
 }
 
 fn rules(link_prefix: &str) -> Vec<Rule> {
     let [bridges, routed] = [Links::Bridges, Links::Routed(link_prefix)];
-    let mut rules: Vec<Rule> = [bridges, routed].map(|links| (RAW, no_loopback_from_a_sandbox(links))).into();
+    let mut rules: Vec<Rule> = [bridges, routed].map(|links| (RAW.name, no_loopback_from_a_sandbox(links))).into();
     rules.extend(from_a_routed_link(routed));
     for version in &VERSIONS {
         for chain in [PREROUTING, OUTPUT] {
-            rules.push((chain, to_published(version, chain, true)));
-            rules.push((chain, to_published(version, chain, false)));
+            rules.push((chain.name, to_published(version, chain, true)));
+            rules.push((chain.name, to_published(version, chain, false)));
         }
     }
+    rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));
     rules.extend(forward(routed));
     for version in &VERSIONS {
-        rules.push((POSTROUTING, published_on_its_own_bridge(version)));
-        rules.push((POSTROUTING, masquerade(version, routed)));
+        rules.push((POSTROUTING.name, published_on_its_own_bridge(version)));
+        rules.push((POSTROUTING.name, masquerade(version, routed)));
     }
-    rules.extend([bridges, routed].map(|links| (POSTROUTING, published_from_loopback(links))));
+    rules.extend([bridges, routed].map(|links| (POSTROUTING.name, published_from_loopback(links))));
+    rules.extend(policy::rules());
     rules
+}
+
+fn port_rules(link_prefix: &str) -> Vec<Rule> {
+    let unflooded = unflooded(link_prefix).into_iter().map(|rule| (PORT_IN.name, rule));
+    unflooded.chain(guard::rules(PORT_IN.name, PORT_OUT.name)).collect()
 }
 
 /// Links of the node that lead to sandboxes.
@@ -159,12 +147,15 @@ fn from_a_routed_link(routed: Links<'_>) -> Vec<Rule> {
         let mut rule = Vec::from(routed.by(Meta::InputName));
         rule.extend(of_icmpv6(kind));
         rule.push(Expression::verdict(Verdict::Accept));
-        (RAW, rule)
+        (RAW.name, rule)
     };
     let mut stranger = Vec::from(routed.by(Meta::InputName));
     stranger.extend(Expression::no_way_back(Register(0)));
     stranger.push(Expression::verdict(Verdict::Drop));
-    vec![discovery(NEIGHBOUR_SOLICITATION), discovery(NEIGHBOUR_ADVERTISEMENT), (RAW, stranger)]
+    let mut tunnel = Vec::from(routed.by(Meta::InputName));
+    tunnel.extend(guard::in_a_tunnel());
+    let neighbours = [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT].map(discovery);
+    neighbours.into_iter().chain([(RAW.name, stranger), (RAW.name, tunnel)]).collect()
 }
 
 /// 127/8 leads into our links only for what the node itself sends: `route_localnet` stands on them.
@@ -208,7 +199,7 @@ fn to_published(version: &Version, chain: Chain, by_address: bool) -> Vec<Expres
 fn forward(routed: Links<'_>) -> Vec<Rule> {
     let accept = |mut rule: Vec<Expression>, verdict| {
         rule.push(Expression::verdict(verdict));
-        (FORWARD, rule)
+        (FORWARD.name, rule)
     };
     let same = vec![
         Expression::meta(Meta::InputName, Register(0)),
@@ -222,7 +213,6 @@ fn forward(routed: Links<'_>) -> Vec<Rule> {
         guarded.extend([Meta::InputName, Meta::OutputName].into_iter().flat_map(|name| links.by_none(name)));
     }
     vec![
-        accept(Expression::connection(Status::Known, Register(0)).into(), Verdict::Accept),
         accept(Expression::connection(Status::DestinationChanged, Register(0)).into(), Verdict::Accept),
         accept(same, Verdict::Accept),
         accept(fenced, Verdict::Drop),
@@ -304,7 +294,7 @@ fn of_icmpv6(kind: u8) -> [Expression; 4] {
 /// Multicast listener reports, router solicitations and duplicate address probes of a sandbox flood every port of its
 /// bridge, so that an attach costs the more the more ports there are. Nobody on the bridge needs them: netd gives the
 /// addresses, and the bridge floods multicast without reports.
-fn port_rules(link_prefix: &str) -> Vec<Vec<Expression>> {
+fn unflooded(link_prefix: &str) -> Vec<Vec<Expression>> {
     let of_ours = |kind: u8, unspecified: bool| {
         let mut rule =
             vec![Expression::meta(Meta::InputName, Register(0)), Expression::is(Register(0), link_prefix.as_bytes())];

@@ -1,0 +1,270 @@
+//! Objects of policy as elements, and back.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use netd_netlink::nft::Element;
+
+use super::super::skeleton::policy::{ALLOW, ALLOW_LOGGED, AUDIT, REFUSED, numbered_value};
+use super::super::skeleton::{
+    ANY, BLOCK, CLASS, CUT, EGRESS, INGRESS, NODE_EGRESS, NODE_INGRESS, PAIRS, PROFILES, SILENT,
+};
+use super::{index, number, octets, padded, plain, read_address, read_number};
+use crate::object::{Class, Decision, Direction, Flow, Key, Object, Profile, Reach, Service, Span};
+
+type Elements = Vec<(&'static str, Element)>;
+
+/// The elements of an object of policy.
+pub(super) fn of(key: &Key, object: &Object) -> Elements {
+    match key {
+        Key::Silent(family) => vec![(SILENT, plain(vec![number(*family)]))],
+        Key::Isolated(direction, reach, address) => {
+            vec![(subjects(*direction, *reach)[index(*address)], plain(octets(*address)))]
+        }
+        Key::Class(address) => vec![(CLASS[index(*address)], valued(octets(*address), object))],
+        Key::Block(first, last) => range(BLOCK[index(*first)], octets(*first), behind(*last), object),
+        Key::Span(span) => range(
+            PROFILES,
+            service(span.profile, span.first, false),
+            Some(service(span.profile, span.last, true)),
+            object,
+        ),
+        Key::Pair(direction, subject, Some(peer)) => {
+            let key = [subject.0.to_ne_bytes(), peer.0.to_ne_bytes()].concat();
+            vec![(PAIRS[way(*direction)], valued(key, object))]
+        }
+        Key::Pair(direction, subject, None) => {
+            vec![(ANY[way(*direction)], valued(subject.0.to_ne_bytes().into(), object))]
+        }
+        Key::Bridge(_)
+        | Key::Filtered(_)
+        | Key::Ruleset
+        | Key::Forwarding(_)
+        | Key::Deaf(_)
+        | Key::Guarded(_)
+        | Key::Station(..)
+        | Key::Leased(..)
+        | Key::Admitted(_)
+        | Key::Fenced(_)
+        | Key::Masquerade(..)
+        | Key::Published(_)
+        | Key::Veth(_)
+        | Key::Gateway(..)
+        | Key::Way(..)
+        | Key::Interface(..) => Vec::new(),
+    }
+}
+
+/// The objects of policy that a set holds.
+pub(super) fn read(set: &str, elements: &[Element]) -> Vec<(Key, Object)> {
+    if let Some(wide) = position(BLOCK, set) {
+        return ranges(elements).into_iter().filter_map(|range| read_block(wide, range)).collect();
+    }
+    if set == PROFILES {
+        return ranges(elements).into_iter().filter_map(read_span).collect();
+    }
+    elements.iter().filter_map(|element| read_one(set, element)).collect()
+}
+
+fn read_one(set: &str, element: &Element) -> Option<(Key, Object)> {
+    let key = element.key.as_slice();
+    if set == SILENT {
+        return Some((Key::Silent(read_number(key)?), Object::Set));
+    }
+    for direction in [Direction::Ingress, Direction::Egress] {
+        for reach in [Reach::Others, Reach::Node] {
+            if let Some(wide) = position(subjects(direction, reach), set) {
+                return Some((Key::Isolated(direction, reach, read_address(key, wide)?.0), Object::Set));
+            }
+        }
+        if set == PAIRS[way(direction)] {
+            let (subject, peer) = (read_u32(key)?, read_u32(key.get(4..)?)?);
+            return Some((Key::Pair(direction, Class(subject), Some(Class(peer))), read_profile(element)?));
+        }
+        if set == ANY[way(direction)] {
+            return Some((Key::Pair(direction, Class(read_u32(key)?), None), read_profile(element)?));
+        }
+    }
+    let address = read_address(key, position(CLASS, set)?)?.0;
+    Some((Key::Class(address), Object::Class(Class(read_value(element)?))))
+}
+
+/// What each object of a set has counted. Of a part of a profile, its start counts.
+pub(in crate::linux::ruleset) fn counts(set: &str, counted: &[(Element, u64)]) -> Vec<(Key, u64)> {
+    let elements: Vec<Element> = counted.iter().map(|(element, _)| element.clone()).collect();
+    let starts: BTreeMap<&[u8], u64> = counted
+        .iter()
+        .filter(|(element, _)| !element.is_end)
+        .map(|(element, count)| (&element.key[..], *count))
+        .collect();
+    let count = |(key, object): (Key, Object)| {
+        let (_, element) = of(&key, &object).into_iter().next()?;
+        Some((key, *starts.get(&element.key[..])?))
+    };
+    read(set, &elements).into_iter().filter_map(count).collect()
+}
+
+/// A flow that was cut, both ways, as packets show it behind the translation of addresses.
+pub(in crate::linux::ruleset) fn cut(flow: &Flow) -> Elements {
+    let one = |source: (IpAddr, u16), destination: (IpAddr, u16)| {
+        let protocol = vec![flow.protocol, 0, 0, 0];
+        let end = |(address, port): (IpAddr, u16)| [octets(address), padded(port).to_vec()].concat();
+        (CUT[index(source.0)], plain([protocol, end(source), end(destination)].concat()))
+    };
+    vec![one(flow.opener, flow.answerer), one(flow.answerer, flow.opener)]
+}
+
+fn subjects(direction: Direction, reach: Reach) -> [&'static str; 2] {
+    match (direction, reach) {
+        (Direction::Ingress, Reach::Others) => INGRESS,
+        (Direction::Egress, Reach::Others) => EGRESS,
+        (Direction::Ingress, Reach::Node) => NODE_INGRESS,
+        (Direction::Egress, Reach::Node) => NODE_EGRESS,
+    }
+}
+
+fn way(direction: Direction) -> usize {
+    match direction {
+        Direction::Ingress => 0,
+        Direction::Egress => 1,
+    }
+}
+
+/// Whether the set is that of IPv6; `None` if it is neither.
+fn position(pair: [&str; 2], set: &str) -> Option<bool> {
+    pair.iter().position(|one| *one == set).map(|at| at == 1)
+}
+
+fn valued(key: Vec<u8>, object: &Object) -> Element {
+    Element { key, data: value(object), is_end: false }
+}
+
+/// A deletion needs no value.
+fn value(object: &Object) -> Vec<u8> {
+    let number = match object {
+        Object::Class(Class(number)) | Object::Profile(Profile(number)) => *number,
+        Object::Decision(decision) => decided(*decision),
+        Object::Ruleset(_)
+        | Object::Forwarding { .. }
+        | Object::Set
+        | Object::Target(_)
+        | Object::Bridge(_)
+        | Object::Veth(_)
+        | Object::Interface(_) => return Vec::new(),
+    };
+    numbered_value(number)
+}
+
+fn decided(decision: Decision) -> u32 {
+    match decision {
+        Decision::Allow => ALLOW,
+        Decision::AllowLogged => ALLOW_LOGGED,
+        Decision::Deny => REFUSED,
+        Decision::Audit => AUDIT,
+    }
+}
+
+/// A range is two elements; one without an end goes on to the last key there is.
+fn range(set: &'static str, first: Vec<u8>, end: Option<Vec<u8>>, object: &Object) -> Elements {
+    let end = end.map(|key| (set, Element { key, data: Vec::new(), is_end: true }));
+    [(set, valued(first, object))].into_iter().chain(end).collect()
+}
+
+/// The address behind this one; the last has none.
+fn behind(address: IpAddr) -> Option<Vec<u8>> {
+    match address {
+        IpAddr::V4(v4) => Some(v4.to_bits().checked_add(1)?.to_be_bytes().into()),
+        IpAddr::V6(v6) => Some(v6.to_bits().checked_add(1)?.to_be_bytes().into()),
+    }
+}
+
+/// Profile, protocol and port as rules load them. What follows a port of two octets is always zero in a packet: the end of a
+/// range is a one there, so that no two ranges share a key.
+fn service(profile: Profile, service: Service, is_end: bool) -> Vec<u8> {
+    let [high, low] = service.port.to_be_bytes();
+    let [a, b, c, d] = profile.0.to_ne_bytes();
+    vec![a, b, c, d, service.protocol, 0, 0, 0, high, low, 0, u8::from(is_end)]
+}
+
+/// Each start with the key of its end, in the order of keys.
+fn ranges(elements: &[Element]) -> Vec<(&Element, Option<&Element>)> {
+    let mut sorted: Vec<&Element> = elements.iter().filter(|element| !element.key.is_empty()).collect();
+    // Where one range ends and the next one starts at the same key, the end is first.
+    sorted.sort_by_key(|element| (&element.key, !element.is_end));
+    let end_of = |at: usize| sorted.get(at + 1).copied().filter(|next| next.is_end);
+    let starts = sorted.iter().enumerate().filter(|(_, element)| !element.is_end);
+    starts.map(|(at, start)| (*start, end_of(at))).collect()
+}
+
+fn read_block(wide: bool, (start, end): (&Element, Option<&Element>)) -> Option<(Key, Object)> {
+    let first = read_address(&start.key, wide)?.0;
+    let end = end.map(|end| read_address(&end.key, wide).map(|(address, _)| address));
+    let last = match end {
+        None if wide => IpAddr::from([0xff; 16]),
+        None => IpAddr::from([0xff; 4]),
+        Some(end) => before(end?)?,
+    };
+    Some((Key::Block(first, last), Object::Class(Class(read_value(start)?))))
+}
+
+fn before(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => Some(IpAddr::V4(v4.to_bits().checked_sub(1)?.into())),
+        IpAddr::V6(v6) => Some(IpAddr::V6(v6.to_bits().checked_sub(1)?.into())),
+    }
+}
+
+fn read_span((start, end): (&Element, Option<&Element>)) -> Option<(Key, Object)> {
+    let read = |key: &[u8]| {
+        let port = u16::from_be_bytes(*key.get(8..)?.first_chunk()?);
+        Some((Profile(read_u32(key)?), Service { protocol: *key.get(4)?, port }))
+    };
+    let ((profile, first), (_, last)) = (read(&start.key)?, read(&end?.key)?);
+    let all = [Decision::Allow, Decision::AllowLogged, Decision::Deny, Decision::Audit];
+    let value = read_value(start)?;
+    let decision = all.into_iter().find(|decision| decided(*decision) == value)?;
+    Some((Key::Span(Span { profile, first, last }), Object::Decision(decision)))
+}
+
+fn read_profile(element: &Element) -> Option<Object> {
+    Some(Object::Profile(Profile(read_value(element)?)))
+}
+
+fn read_value(element: &Element) -> Option<u32> {
+    read_u32(element.data.get(4..)?)
+}
+
+fn read_u32(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|number| u32::from_ne_bytes(*number))
+}
+
+/// One of each, for tests.
+#[cfg(test)]
+pub(super) fn samples() -> crate::object::Objects {
+    use crate::object::Family;
+
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let block = |first, last, class| (Key::Block(address(first), address(last)), Object::Class(Class(class)));
+    let pair = |direction, peer| (Key::Pair(direction, Class(1), peer), Object::Profile(Profile(7)));
+    let mut objects = crate::object::profile(
+        Profile(7),
+        &[(Service { protocol: 6, port: 80 }, Service { protocol: 6, port: 90 }, Decision::AllowLogged)],
+        Decision::Audit,
+    );
+    objects.extend([
+        (Key::Silent(Family::V6), Object::Set),
+        (Key::Isolated(Direction::Ingress, Reach::Others, address("10.4.0.2")), Object::Set),
+        (Key::Isolated(Direction::Egress, Reach::Node, address("fd00::2")), Object::Set),
+        (Key::Class(address("10.4.0.2")), Object::Class(Class(1))),
+        (Key::Class(address("fd00::2")), Object::Class(Class(1))),
+        block("0.0.0.0", "9.255.255.255", 3),
+        block("10.0.0.0", "10.255.255.255", 4),
+        block("192.168.0.0", "255.255.255.255", 5),
+        block("fd00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 6),
+        pair(Direction::Ingress, Some(Class(2))),
+        pair(Direction::Egress, Some(Class::WORLD)),
+        pair(Direction::Ingress, None),
+        pair(Direction::Egress, None),
+    ]);
+    objects
+}

@@ -1,0 +1,223 @@
+//! The spoof guard: what a sandbox sends bears its own MAC and addresses, and no router's or DHCP server's word.
+//!
+//! ```text
+//! bridge prerouting   guarded port ─▶ IPv4, IPv6, ARP (nothing else) ─▶ port . MAC . address leased, or dropped
+//! bridge forward      deaf port ─▶ no multicast of others but discovery
+//! ```
+
+use netd_netlink::nft::{self, Element, Expression, Family, Meta, Register, Request, Verdict};
+
+use super::sets::{DEAF, LEASED, PORT, PORT_MAC, TUNNELS};
+use super::{Rule, VERSIONS, in_names};
+
+const GUARD: &str = "guard";
+const GUARD4: &str = "guard4";
+const DHCP: &str = "guard_dhcp";
+const GUARD6: &str = "guard6";
+const ARP: &str = "guard_arp";
+pub(super) const CHAINS: [&str; 5] = [GUARD, GUARD4, DHCP, GUARD6, ARP];
+
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
+const ETHER_ARP: [u8; 2] = [0x08, 0x06];
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const ROUTER_ADVERTISEMENT: u8 = 134;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+const REDIRECT: u8 = 137;
+
+/// IPv4 and IPv6 in IP: what is inside has not been looked at.
+fn tunnels(family: Family, table: &str) -> Vec<Request> {
+    let protocols = [4, 41].map(|protocol| Element { key: vec![protocol], ..Element::default() });
+    nft::elements(family, table, TUNNELS, &protocols)
+}
+
+pub(super) fn elements(table: &str) -> Vec<Request> {
+    tunnels(Family::Inet, table)
+}
+
+pub(super) fn port_elements(table: &str) -> Vec<Request> {
+    tunnels(Family::Bridge, table)
+}
+
+pub(super) fn rules(port_in: &'static str, port_out: &'static str) -> Vec<Rule> {
+    let mut guarded = in_names(Meta::InputName, PORT);
+    guarded.push(Expression::verdict(Verdict::Jump(GUARD)));
+    let mut rules = vec![(port_in, guarded)];
+    rules.extend([(IPV4, GUARD4), (IPV6, GUARD6), (ETHER_ARP, ARP)].map(|(protocol, chain)| {
+        let mut rule = is_protocol(protocol);
+        rule.push(Expression::verdict(Verdict::Goto(chain)));
+        (GUARD, rule)
+    }));
+    rules.push((GUARD, vec![drop_it()]));
+    rules.extend(of_ipv4().into_iter().chain(of_ipv6()).chain(of_arp()));
+    rules.extend(deaf().map(|rule| (port_out, rule)));
+    rules
+}
+
+fn of_ipv4() -> Vec<Rule> {
+    let mut client = port_and_mac(6);
+    client.push(Expression::in_set(PORT_MAC, Register(0)));
+    client.extend([Expression::network(VERSIONS[0].source.0, 4, Register(0)), Expression::is(Register(0), &[0; 4])]);
+    client.extend(is_udp());
+    // Ports 68 to 67: a client that has no address yet.
+    client.extend([Expression::transport(0, 4, Register(0)), Expression::is(Register(0), &[0, 68, 0, 67])]);
+    client.push(Expression::verdict(Verdict::Return));
+    vec![
+        (GUARD4, not_leased(0, Expression::verdict(Verdict::Goto(DHCP)))),
+        (GUARD4, in_a_tunnel()),
+        (GUARD4, from_udp_port(67)),
+        (DHCP, client),
+        (DHCP, vec![drop_it()]),
+    ]
+}
+
+fn of_ipv6() -> Vec<Rule> {
+    let mut others = vec![Expression::meta(Meta::Transport, Register(0)), Expression::is_not(Register(0), &[ICMPV6])];
+    others.push(Expression::verdict(Verdict::Return));
+    let of_kind = |kind: u8| {
+        let mut rule = is_icmpv6();
+        rule.push(Expression::is(Register(0), &[kind]));
+        rule
+    };
+    let dropped = |mut rule: Vec<Expression>, more: Vec<Expression>| {
+        rule.extend(more);
+        rule.push(drop_it());
+        (GUARD6, rule)
+    };
+    let discovery = || {
+        let mut rule = is_icmpv6();
+        rule.push(Expression::in_range(Register(0), &[SOLICITATION], &[ADVERTISEMENT]));
+        rule
+    };
+    vec![
+        (GUARD6, not_leased(1, drop_it())),
+        (GUARD6, in_a_tunnel()),
+        (GUARD6, from_udp_port(547)),
+        (GUARD6, others),
+        dropped(of_kind(ROUTER_ADVERTISEMENT), Vec::new()),
+        dropped(of_kind(REDIRECT), Vec::new()),
+        dropped(discovery(), neither_bare_nor_with_one_option()),
+        dropped(of_kind(ADVERTISEMENT), foreign_target()),
+        dropped(discovery(), foreign_option()),
+    ]
+}
+
+/// Neighbour discovery with no option, or one of a MAC's length: what else could stand there could hide a MAC.
+fn neither_bare_nor_with_one_option() -> Vec<Expression> {
+    let mut rule = vec![Expression::network(4, 2, Register(0))];
+    rule.extend([24_u16, 32].map(|length| Expression::is_not(Register(0), &length.to_be_bytes())));
+    rule
+}
+
+fn foreign_target() -> Vec<Expression> {
+    let mut rule = port_and_mac(6);
+    rule.extend([Expression::transport(8, 16, Register(6)), Expression::not_in_set(LEASED[1], Register(0))]);
+    rule
+}
+
+fn foreign_option() -> Vec<Expression> {
+    let length = 32_u16.to_be_bytes();
+    vec![
+        Expression::network(4, 2, Register(0)),
+        Expression::is(Register(0), &length),
+        Expression::meta(Meta::InputName, Register(0)),
+        Expression::transport(26, 6, Register(4)),
+        Expression::not_in_set(PORT_MAC, Register(0)),
+    ]
+}
+
+fn of_arp() -> Vec<Rule> {
+    /// Ethernet, IPv4, and the lengths of their addresses.
+    const SHAPE: [u8; 6] = [0, 1, 8, 0, 6, 4];
+    let odd = vec![Expression::network(0, 6, Register(0)), Expression::is_not(Register(0), &SHAPE), drop_it()];
+    let mut foreign = port_and_mac(6);
+    foreign.extend([Expression::not_in_set(PORT_MAC, Register(0)), drop_it()]);
+    let sender = || [Expression::meta(Meta::InputName, Register(0)), Expression::network(8, 6, Register(4))];
+    let mut own = Vec::from(sender());
+    own.extend([Expression::network(14, 4, Register(6)), Expression::in_set(LEASED[0], Register(0))]);
+    own.push(Expression::verdict(Verdict::Return));
+    // It asks whether somebody has an address.
+    let mut probe = Vec::from(sender());
+    probe.extend([Expression::in_set(PORT_MAC, Register(0)), Expression::network(14, 4, Register(0))]);
+    probe.extend([Expression::is(Register(0), &[0; 4]), Expression::verdict(Verdict::Return)]);
+    [odd, foreign, own, probe, vec![drop_it()]].map(|rule| (ARP, rule)).into()
+}
+
+/// Multicast and broadcast would get to an isolated sandbox past its address. What stays: ARP, ICMPv6's discovery and
+/// listener messages, and DHCP's answers.
+fn deaf() -> [Vec<Expression>; 4] {
+    let to_all = |protocol| {
+        let mut rule = in_names(Meta::OutputName, DEAF);
+        rule.extend([
+            Expression::link(0, 1, Register(0)),
+            Expression::mask(Register(0), [1, 0, 0, 0]),
+            Expression::is(Register(0), &[1]),
+        ]);
+        rule.extend(is_protocol(protocol));
+        rule
+    };
+    let mut answers = to_all(IPV4);
+    answers.extend(is_udp());
+    answers.extend([Expression::transport(2, 2, Register(0)), Expression::is(Register(0), &[0, 68])]);
+    answers.push(Expression::verdict(Verdict::Accept));
+    let mut discovery = to_all(IPV6);
+    discovery.extend(is_icmpv6());
+    discovery.extend([Expression::in_range(Register(0), &[130], &[143]), Expression::verdict(Verdict::Accept)]);
+    let dropped = |protocol| {
+        let mut rule = to_all(protocol);
+        rule.push(drop_it());
+        rule
+    };
+    [answers, dropped(IPV4), discovery, dropped(IPV6)]
+}
+
+/// Goes on if the source is no address of this port and MAC.
+fn not_leased(version: usize, then: Expression) -> Vec<Expression> {
+    let (offset, length) = VERSIONS[version].source;
+    let mut rule = port_and_mac(6);
+    rule.push(Expression::network(offset, length, Register(6)));
+    rule.extend([Expression::not_in_set(LEASED[version], Register(0)), then]);
+    rule
+}
+
+/// Loads the port's name and the MAC at this place of the Ethernet header.
+fn port_and_mac(offset: u32) -> Vec<Expression> {
+    vec![Expression::meta(Meta::InputName, Register(0)), Expression::link(offset, 6, Register(4))]
+}
+
+pub(super) fn in_a_tunnel() -> Vec<Expression> {
+    vec![Expression::meta(Meta::Transport, Register(0)), Expression::in_set(TUNNELS, Register(0)), drop_it()]
+}
+
+fn from_udp_port(port: u16) -> Vec<Expression> {
+    let mut rule = is_udp();
+    rule.extend([
+        Expression::transport(0, 2, Register(0)),
+        Expression::is(Register(0), &port.to_be_bytes()),
+        drop_it(),
+    ]);
+    rule
+}
+
+fn is_udp() -> Vec<Expression> {
+    vec![Expression::meta(Meta::Transport, Register(0)), Expression::is(Register(0), &[UDP])]
+}
+
+/// Loads the message's type.
+fn is_icmpv6() -> Vec<Expression> {
+    vec![
+        Expression::meta(Meta::Transport, Register(0)),
+        Expression::is(Register(0), &[ICMPV6]),
+        Expression::transport(0, 1, Register(0)),
+    ]
+}
+
+fn is_protocol(protocol: [u8; 2]) -> Vec<Expression> {
+    vec![Expression::meta(Meta::Protocol, Register(0)), Expression::is(Register(0), &protocol)]
+}
+
+fn drop_it() -> Expression {
+    Expression::verdict(Verdict::Drop)
+}

@@ -1,0 +1,324 @@
+//! The rules of policy: which flows are asked about, who their ends are, what is decided, and what a refusal is.
+//!
+//! ```text
+//! forward   known ─▶ accept; cut ─▶ refuse; TCP that nobody saw begin, of an isolated sandbox ─▶ refuse;
+//!           isolated ─▶ ingress4 … egress6, and on behind this rule if allowed
+//! ingress4  with ports, ICMP, other ─▶ one chain each:
+//!             class of subject . class of peer ─▶ pairs_in ─▶ profiles ─▶ decisions
+//!             class of subject . block of peer ─▶ pairs_in ─▶ profiles ─▶ decisions
+//!             class of subject                 ─▶ any_in   ─▶ profiles ─▶ decisions
+//!             deny
+//! ```
+//!
+//! Only the first packet of an isolated sandbox's flow comes here, and meets as many look-ups whatever is in the sets.
+
+use netd_netlink::nft::{self, Element, Expression, Family, Meta, Refusal, Register, Request, Status, Verdict};
+
+use super::sets::{
+    ANY, BLOCK, CLASS, CUT, DECISIONS, EGRESS, INGRESS, NODE_EGRESS, NODE_INGRESS, PAIRS, PORTED, PROFILES, SILENT,
+};
+use super::{Rule, VERSIONS, Version, is_version};
+
+/// Whoever wants to hear of refused packets listens to this group (NFLOG).
+pub const LOG_GROUP: u16 = 0x6e64;
+/// Packets a second that are told, beyond the first so many.
+const TOLD_A_SECOND: u64 = 50;
+const TOLD_AT_ONCE: u32 = 200;
+
+const DENY: &str = "deny";
+const REFUSE: &str = "refuse";
+const LOST: &str = "lost";
+const BEGUN: &str = "begun";
+const LOGGED: &str = "logged";
+const AUDITED: &str = "audited";
+
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const ICMPV6: u8 = 58;
+/// The flag of a packet that opens a connection, without ACK.
+const SYN: u8 = 0x02;
+
+/// What is decided, as the map `profiles` has it.
+pub(in crate::linux::ruleset) const ALLOW: u32 = 0;
+pub(in crate::linux::ruleset) const ALLOW_LOGGED: u32 = 1;
+pub(in crate::linux::ruleset) const REFUSED: u32 = 2;
+pub(in crate::linux::ruleset) const AUDIT: u32 = 3;
+
+/// A number as a map's value; see `numbered`.
+pub(in crate::linux::ruleset) fn numbered_value(number: u32) -> Vec<u8> {
+    [[0; 4], number.to_ne_bytes()].concat()
+}
+
+/// How the port of a protocol is read.
+#[derive(Clone, Copy)]
+enum Kind {
+    Ported,
+    Icmp,
+    Other,
+}
+
+/// One direction in one IP version: where its isolated subjects are, and its chains.
+struct Way {
+    version: usize,
+    /// The subject is the source.
+    is_egress: bool,
+    subjects: &'static str,
+    node_subjects: &'static str,
+    chain: &'static str,
+    kinds: [(&'static str, Kind); 3],
+}
+
+const fn kinds(names: [&'static str; 3]) -> [(&'static str, Kind); 3] {
+    [(names[0], Kind::Ported), (names[1], Kind::Icmp), (names[2], Kind::Other)]
+}
+
+/// Also the order in which an isolated destination, then an isolated source is asked about.
+const WAYS: [Way; 4] = [
+    Way {
+        version: 0,
+        is_egress: false,
+        subjects: INGRESS[0],
+        node_subjects: NODE_INGRESS[0],
+        chain: "to_isolated4",
+        kinds: kinds(["to_ports4", "to_icmp4", "to_other4"]),
+    },
+    Way {
+        version: 1,
+        is_egress: false,
+        subjects: INGRESS[1],
+        node_subjects: NODE_INGRESS[1],
+        chain: "to_isolated6",
+        kinds: kinds(["to_ports6", "to_icmp6", "to_other6"]),
+    },
+    Way {
+        version: 0,
+        is_egress: true,
+        subjects: EGRESS[0],
+        node_subjects: NODE_EGRESS[0],
+        chain: "from_isolated4",
+        kinds: kinds(["from_ports4", "from_icmp4", "from_other4"]),
+    },
+    Way {
+        version: 1,
+        is_egress: true,
+        subjects: EGRESS[1],
+        node_subjects: NODE_EGRESS[1],
+        chain: "from_isolated6",
+        kinds: kinds(["from_ports6", "from_icmp6", "from_other6"]),
+    },
+];
+
+pub(super) fn chains() -> Vec<&'static str> {
+    let ways = WAYS.iter().flat_map(|way| [way.chain].into_iter().chain(way.kinds.map(|(name, _)| name)));
+    [DENY, REFUSE, LOST, BEGUN, LOGGED, AUDITED].into_iter().chain(ways).collect()
+}
+
+/// What stands in the sets from the start. A profile that is not there denies, and an address in no block is the world.
+pub(super) fn elements(table: &str) -> Vec<Request> {
+    let ported = [TCP, 17, 33, 132, 136].map(|protocol| Element { key: vec![protocol], ..Element::default() });
+    let decisions = [
+        (ALLOW, Verdict::Return),
+        (ALLOW_LOGGED, Verdict::Goto(LOGGED)),
+        (REFUSED, Verdict::Goto(DENY)),
+        (AUDIT, Verdict::Goto(AUDITED)),
+    ];
+    let mut requests = nft::elements(Family::Inet, table, PORTED, &ported);
+    requests.extend(nft::verdicts(Family::Inet, table, DECISIONS, &decisions, Some(Verdict::Goto(DENY))));
+    requests.extend(nft::catch_all(Family::Inet, table, PROFILES, &numbered_value(REFUSED)));
+    requests.extend(BLOCK.iter().flat_map(|block| nft::catch_all(Family::Inet, table, block, &numbered_value(0))));
+    requests
+}
+
+/// Where packets are asked about: what is forwarded, and what goes between the node itself and its sandboxes.
+pub(super) fn hooks(input: &'static str, forward: &'static str, output: &'static str) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for hook in [input, forward, output] {
+        let mut known: Vec<_> = Expression::connection(Status::Known, Register(0)).into();
+        known.push(Expression::verdict(Verdict::Accept));
+        rules.push((hook, known));
+        rules.extend(VERSIONS.iter().map(|version| (hook, cut(version))));
+        rules.extend((hook == forward).then(|| (hook, begun())));
+        for way in &WAYS {
+            let subjects = if hook == forward { way.subjects } else { way.node_subjects };
+            // To the node a sandbox is a source only, from it a destination only.
+            if hook == forward || way.is_egress == (hook == input) {
+                rules.push((hook, isolated(way, subjects)));
+            }
+        }
+    }
+    rules
+}
+
+pub(super) fn rules() -> Vec<Rule> {
+    let mut rules: Vec<Rule> = WAYS.iter().flat_map(asked).collect();
+    rules.extend(WAYS.iter().flat_map(of_isolated));
+    rules.extend(refusals());
+    rules
+}
+
+/// `protocol . source . port . destination . port` in the set of flows that have lost their permission.
+fn cut(version: &Version) -> Vec<Expression> {
+    let words = version.source.1 / 4;
+    let mut rule = is_version(version);
+    rule.extend([
+        Expression::meta(Meta::Transport, Register(0)),
+        Expression::network(version.source.0, version.source.1, Register(1)),
+        Expression::transport(0, 2, Register(1 + words)),
+        Expression::network(version.destination.0, version.destination.1, Register(2 + words)),
+        Expression::transport(2, 2, Register(2 + 2 * words)),
+        Expression::in_set(CUT[version.index], Register(0)),
+        Expression::verdict(Verdict::Jump(LOST)),
+    ]);
+    rule
+}
+
+/// TCP that is new to conntrack and does not open a connection: it was there before its bridge was filtered, or was
+/// forgotten. Its first packet may be an answer, which would make a flow that is allowed of one that is not.
+fn begun() -> Vec<Expression> {
+    let mut rule = is_tcp();
+    rule.extend(flags());
+    rule.extend([Expression::is_not(Register(0), &[SYN]), Expression::verdict(Verdict::Jump(BEGUN))]);
+    rule
+}
+
+/// An isolated sandbox at either end.
+fn of_isolated(way: &Way) -> [Rule; 2] {
+    let version = &VERSIONS[way.version];
+    [version.source, version.destination].map(|(offset, length)| {
+        let mut rule = is_version(version);
+        rule.push(Expression::network(offset, length, Register(0)));
+        rule.extend([Expression::in_set(way.subjects, Register(0)), Expression::verdict(Verdict::Goto(REFUSE))]);
+        (BEGUN, rule)
+    })
+}
+
+fn is_tcp() -> Vec<Expression> {
+    vec![Expression::meta(Meta::Transport, Register(0)), Expression::is(Register(0), &[TCP])]
+}
+
+/// Loads SYN and ACK.
+fn flags() -> [Expression; 2] {
+    [Expression::transport(13, 1, Register(0)), Expression::mask(Register(0), [0x12, 0, 0, 0])]
+}
+
+fn isolated(way: &Way, subjects: &str) -> Vec<Expression> {
+    let version = &VERSIONS[way.version];
+    let mut rule = is_version(version);
+    rule.push(subject(way, Register(0)));
+    rule.extend([Expression::in_set(subjects, Register(0)), Expression::verdict(Verdict::Jump(way.chain))]);
+    rule
+}
+
+fn subject(way: &Way, to: Register) -> Expression {
+    let version = &VERSIONS[way.version];
+    let (offset, length) = if way.is_egress { version.source } else { version.destination };
+    Expression::network(offset, length, to)
+}
+
+fn peer(way: &Way, to: Register) -> Expression {
+    let version = &VERSIONS[way.version];
+    let (offset, length) = if way.is_egress { version.destination } else { version.source };
+    Expression::network(offset, length, to)
+}
+
+/// The chains of one way: by kind of protocol to the one that decides.
+fn asked(way: &Way) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if way.version == 1 {
+        rules.push((way.chain, discovery()));
+    }
+    let [ported, icmp, other] = way.kinds;
+    let is_icmp = if way.version == 0 { ICMP } else { ICMPV6 };
+    let transport = || Expression::meta(Meta::Transport, Register(0));
+    let goto = |(chain, _): (&'static str, Kind)| Expression::verdict(Verdict::Goto(chain));
+    rules.push((way.chain, vec![transport(), Expression::in_set(PORTED, Register(0)), goto(ported)]));
+    rules.push((way.chain, vec![transport(), Expression::is(Register(0), &[is_icmp]), goto(icmp)]));
+    rules.push((way.chain, vec![goto(other)]));
+    for (chain, kind) in way.kinds {
+        rules.extend(decided(way, kind).map(|rule| (chain, rule)));
+    }
+    rules
+}
+
+/// Neighbours must find each other, on a bridge through this very chain: discovery and listener messages. Whoever gets one
+/// from beyond its link passes it over (RFC 4861, 7.1; RFC 3810, 5).
+fn discovery() -> Vec<Expression> {
+    const QUERY: u8 = 130;
+    const REPORT: u8 = 143;
+    vec![
+        Expression::meta(Meta::Transport, Register(0)),
+        Expression::is(Register(0), &[ICMPV6]),
+        Expression::transport(0, 1, Register(0)),
+        Expression::in_range(Register(0), &[QUERY], &[REPORT]),
+        Expression::verdict(Verdict::Return),
+    ]
+}
+
+/// Registers 1 and 2 hold the classes of subject and peer; then 1 the profile, and 2 and 3 the service; then 1 the decision.
+fn decided(way: &Way, kind: Kind) -> [Vec<Expression>; 4] {
+    let direction = usize::from(way.is_egress);
+    let class = CLASS[way.version];
+    let scratch = Register(4);
+    let by_class = numbered(peer(way, scratch), None, class, Register(1));
+    let by_block = numbered(peer(way, scratch), Some(class), BLOCK[way.version], Register(1));
+    let profiled = |map, by: Vec<Expression>| {
+        let mut rule = by;
+        rule.extend(numbered(subject(way, scratch), None, class, Register(0)));
+        rule.push(Expression::map(map, Register(1), Register(0)));
+        rule.extend(service(kind));
+        rule.push(Expression::map(PROFILES, Register(1), Register(0)));
+        rule.push(Expression::verdict_of(DECISIONS, Register(1)));
+        rule
+    };
+    [
+        profiled(PAIRS[direction], by_class),
+        profiled(PAIRS[direction], by_block),
+        profiled(ANY[direction], Vec::new()),
+        vec![Expression::verdict(Verdict::Goto(DENY))],
+    ]
+}
+
+/// The map's number of an address in register 4, put behind the register `to`. `nft` dies of a map's value in a key
+/// (`netlink_parse_concat_expr`), since it does not know its length. So all maps to numbers have an empty word ahead of it:
+/// `nft` takes that for the value, and the number for the constant that was loaded there before.
+fn numbered(address: Expression, not_in: Option<&str>, map: &str, to: Register) -> Vec<Expression> {
+    let mut rule = vec![Expression::load(&[0; 4], Register(to.0 + 1)), address];
+    rule.extend(not_in.map(|set| Expression::not_in_set(set, Register(4))));
+    rule.push(Expression::map(map, Register(4), to));
+    rule
+}
+
+/// Loads protocol and port behind the profile.
+fn service(kind: Kind) -> [Expression; 2] {
+    let port = match kind {
+        Kind::Ported => Expression::transport(2, 2, Register(3)),
+        Kind::Icmp => Expression::transport(0, 2, Register(3)),
+        Kind::Other => Expression::load(&[0; 4], Register(3)),
+    };
+    [Expression::meta(Meta::Transport, Register(2)), port]
+}
+
+fn refusals() -> Vec<Rule> {
+    let told = |prefix| vec![Expression::limit(TOLD_A_SECOND, TOLD_AT_ONCE), Expression::log(LOG_GROUP, prefix)];
+    let mut opens = is_tcp();
+    opens.extend(flags());
+    // A new flow, which is asked about as any other.
+    opens.extend([Expression::is(Register(0), &[SYN]), Expression::verdict(Verdict::Return)]);
+    let goto_refuse = || Expression::verdict(Verdict::Goto(REFUSE));
+    let mut silent = vec![Expression::meta(Meta::Family, Register(0)), Expression::in_set(SILENT, Register(0))];
+    silent.push(Expression::verdict(Verdict::Drop));
+    let mut reset = is_tcp();
+    reset.push(Expression::refuse(Refusal::Reset));
+    vec![
+        (DENY, told("netd deny")),
+        (DENY, vec![Expression::counter(), goto_refuse()]),
+        (LOST, opens),
+        (LOST, vec![Expression::counter(), goto_refuse()]),
+        (REFUSE, silent),
+        (REFUSE, reset),
+        (REFUSE, vec![Expression::refuse(Refusal::Prohibited)]),
+        (LOGGED, told("netd allow")),
+        (AUDITED, vec![Expression::counter()]),
+        (AUDITED, told("netd audit")),
+    ]
+}

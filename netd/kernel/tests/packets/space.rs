@@ -1,0 +1,242 @@
+//! A network namespace with a thread in it, and what can be heard from there.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::ifaddrs::getifaddrs;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv, sendto,
+    setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+/// After so long, nothing is heard any more.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A refusal that takes longer is none.
+const QUICKLY: Duration = Duration::from_millis(500);
+
+/// What became of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Answer,
+    /// At once.
+    Refusal,
+    Nothing,
+}
+
+type Order = Box<dyn FnOnce() + Send>;
+
+pub(crate) struct Space {
+    orders: Option<mpsc::Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+    fd: OwnedFd,
+}
+
+impl Space {
+    pub(crate) fn new() -> Self {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        let (opened, fd) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+            opened.send(File::open("/proc/thread-self/ns/net").unwrap().into()).unwrap();
+            inbox.into_iter().for_each(|order| order());
+        });
+        Self { orders: Some(orders), thread: Some(thread), fd: fd.recv().unwrap() }
+    }
+
+    pub(crate) fn fd(&self) -> OwnedFd {
+        self.fd.try_clone().unwrap()
+    }
+
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, answer) = mpsc::channel();
+        self.orders.as_ref().unwrap().send(Box::new(move || drop(done.send(work())))).unwrap();
+        answer.recv().unwrap()
+    }
+
+    /// Answers whoever connects to these ports.
+    pub(crate) fn serve_tcp(&self, ports: &[u16]) {
+        for port in ports.iter().copied() {
+            self.run(move || {
+                let listener = TcpListener::bind(("::", port)).unwrap();
+                std::thread::spawn(move || {
+                    for mut stream in listener.incoming().flatten() {
+                        std::thread::spawn(move || echo(&mut stream));
+                    }
+                });
+            });
+        }
+    }
+
+    /// Sends back what comes to these ports.
+    pub(crate) fn serve_udp(&self, ports: &[u16]) {
+        for port in ports.iter().copied() {
+            self.run(move || {
+                let socket = UdpSocket::bind(("::", port)).unwrap();
+                std::thread::spawn(move || {
+                    let mut bytes = [0; 64];
+                    while let Ok((length, peer)) = socket.recv_from(&mut bytes) {
+                        drop(socket.send_to(&bytes[..length], peer));
+                    }
+                });
+            });
+        }
+    }
+
+    /// Connects, and waits for the greeting.
+    pub(crate) fn tcp(&self, address: IpAddr, port: u16) -> Heard {
+        self.run(move || {
+            let start = Instant::now();
+            match TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE) {
+                Ok(mut stream) => {
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    if stream.read_exact(&mut [0]).is_ok() { Heard::Answer } else { Heard::Nothing }
+                }
+                Err(error) => refusal(&error, start),
+            }
+        })
+    }
+
+    pub(crate) fn connect(&self, address: IpAddr, port: u16) -> TcpStream {
+        self.run(move || {
+            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            stream
+        })
+    }
+
+    pub(crate) fn udp(&self, address: IpAddr, port: u16) -> Heard {
+        self.run(move || ask(&open_udp(address, port)))
+    }
+
+    pub(crate) fn open_udp(&self, address: IpAddr, port: u16) -> UdpSocket {
+        self.run(move || open_udp(address, port))
+    }
+
+    /// Sends an echo request.
+    pub(crate) fn ping(&self, address: IpAddr) -> Heard {
+        self.run(move || ping(address))
+    }
+
+    /// Sends a frame by `eth0` as it is.
+    pub(crate) fn send_frame(&self, frame: &[u8]) {
+        let frame = frame.to_vec();
+        self.run(move || {
+            let socket = raw(AddressFamily::Packet, SockProtocol::EthAll);
+            let is_eth0 = getifaddrs().unwrap().find(|one| one.interface_name == "eth0");
+            let link: LinkAddr = *is_eth0.unwrap().address.unwrap().as_link_addr().unwrap();
+            sendto(socket.as_raw_fd(), &frame, &link, MsgFlags::empty()).unwrap();
+        });
+    }
+
+    /// Hears all frames of the namespace from now on.
+    pub(crate) fn listen(&self) -> OwnedFd {
+        self.run(|| raw(AddressFamily::Packet, SockProtocol::EthAll))
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// Asks once more on a stream that stands.
+pub(crate) fn goes_on(stream: &mut TcpStream) -> Heard {
+    let start = Instant::now();
+    let asked = stream.write_all(b"?").and_then(|()| stream.read_exact(&mut [0]));
+    asked.map_or_else(|error| refusal(&error, start), |()| Heard::Answer)
+}
+
+/// Asks by a socket that stands. A refusal that was late for the question before is the answer to this one.
+pub(crate) fn ask(socket: &UdpSocket) -> Heard {
+    let start = Instant::now();
+    let asked = socket.send(b"?").and_then(|_| socket.recv(&mut [0; 64]));
+    asked.map_or_else(|error| refusal(&error, start), |_| Heard::Answer)
+}
+
+/// Whether a frame with these octets at its end is heard.
+pub(crate) fn hears_frame(socket: &OwnedFd, marker: &[u8]) -> bool {
+    let start = Instant::now();
+    let mut bytes = [0; 2048];
+    while start.elapsed() < PATIENCE {
+        match recv(socket.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
+            Ok(length) if bytes[..length].windows(marker.len()).any(|part| part == marker) => return true,
+            Ok(_) | Err(_) => {}
+        }
+    }
+    false
+}
+
+fn refusal(error: &std::io::Error, start: Instant) -> Heard {
+    let waited = matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock);
+    let late = start.elapsed() >= QUICKLY;
+    if waited || late { Heard::Nothing } else { Heard::Refusal }
+}
+
+fn echo(stream: &mut TcpStream) {
+    let mut byte = [b'!'];
+    while stream.write_all(&byte).is_ok() && stream.read_exact(&mut byte).is_ok() {}
+}
+
+fn open_udp(address: IpAddr, port: u16) -> UdpSocket {
+    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect((address, port)).unwrap();
+    socket
+}
+
+fn raw(family: AddressFamily, protocol: SockProtocol) -> OwnedFd {
+    let opened = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).unwrap();
+    setsockopt(&opened, sockopt::ReceiveTimeout, &TimeVal::milliseconds(100)).unwrap();
+    opened
+}
+
+/// Each with an identifier of its own, or it would be one more packet of a known flow.
+fn ping(address: IpAddr) -> Heard {
+    static COUNT: AtomicU16 = AtomicU16::new(1);
+    let id = COUNT.fetch_add(1, Ordering::Relaxed);
+    let [high, low] = id.to_be_bytes();
+    let (socket, reply) = match address {
+        IpAddr::V4(v4) => {
+            let socket = raw(AddressFamily::Inet, SockProtocol::Icmp);
+            // The checksum of type 8, identifier and nothing else.
+            let [a, b] = (!(0x0800 + id)).to_be_bytes();
+            let to = SockaddrIn::from(SocketAddrV4::new(v4, 0));
+            sendto(socket.as_raw_fd(), &[8, 0, a, b, high, low, 0, 0], &to, MsgFlags::empty()).unwrap();
+            (socket, (20, 0))
+        }
+        IpAddr::V6(v6) => {
+            let socket = raw(AddressFamily::Inet6, SockProtocol::IcmpV6);
+            let to = SockaddrIn6::from(SocketAddrV6::new(v6, 0, 0, 0));
+            // The kernel makes the checksum.
+            sendto(socket.as_raw_fd(), &[128, 0, 0, 0, high, low, 0, 0], &to, MsgFlags::empty()).unwrap();
+            (socket, (0, 129))
+        }
+    };
+    let start = Instant::now();
+    let mut bytes = [0; 256];
+    while start.elapsed() < PATIENCE {
+        let Ok(length) = recv(socket.as_raw_fd(), &mut bytes, MsgFlags::empty()) else { continue };
+        // Destination unreachable is type 3, or 1 in IPv6.
+        match bytes[..length].get(reply.0) {
+            Some(kind) if *kind == reply.1 => return Heard::Answer,
+            Some(3) if address.is_ipv4() => return Heard::Refusal,
+            Some(1) if address.is_ipv6() => return Heard::Refusal,
+            Some(_) | None => {}
+        }
+    }
+    Heard::Nothing
+}

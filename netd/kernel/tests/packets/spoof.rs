@@ -1,0 +1,199 @@
+//! What a sandbox sends that is not its own does not arrive, and arrives where nobody guards.
+
+use netd_kernel::{Key, Mac, Object, Objects};
+
+use crate::node::{Node, Sandbox, link};
+use crate::space::{Heard, hears_frame};
+
+const GATEWAY: [u8; 4] = [10, 4, 0, 1];
+const FOREIGN: [u8; 4] = [10, 4, 0, 9];
+const FOREIGN_MAC: Mac = [2, 0, 0, 0, 0, 9];
+const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+struct Frames {
+    to: Mac,
+    from: Mac,
+    v4: ([u8; 4], [u8; 4]),
+    v6: ([u8; 16], [u8; 16]),
+}
+
+impl Frames {
+    fn between(from: &Sandbox, to: &Sandbox) -> Self {
+        let v4 = |sandbox: &Sandbox| if let std::net::IpAddr::V4(v4) = sandbox.v4 { v4.octets() } else { [0; 4] };
+        let v6 = |sandbox: &Sandbox| if let std::net::IpAddr::V6(v6) = sandbox.v6 { v6.octets() } else { [0; 16] };
+        Self { to: to.mac, from: from.mac, v4: (v4(from), v4(to)), v6: (v6(from), v6(to)) }
+    }
+
+    fn ethernet(&self, from: Mac, protocol: u16, payload: &[u8]) -> Vec<u8> {
+        [&self.to[..], &from[..], &protocol.to_be_bytes()[..], payload].concat()
+    }
+
+    fn ipv4(&self, mac: Mac, from: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
+        let mut header = vec![0x45, 0, length[0], length[1], 0, 0, 0, 0, 64, protocol, 0, 0];
+        header.extend([from, self.v4.1].concat());
+        let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+        let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+        header[10..12].copy_from_slice(&(!folded).to_be_bytes());
+        self.ethernet(mac, 0x0800, &[&header[..], payload].concat())
+    }
+
+    fn ipv6(&self, mac: Mac, from: [u8; 16], to: [u8; 16], protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+        let header = [&[0x60, 0, 0, 0, length[0], length[1], protocol, 255][..], &from, &to].concat();
+        self.ethernet(mac, 0x86dd, &[&header[..], payload].concat())
+    }
+
+    fn arp(&self, mac: Mac, sender: Mac, address: [u8; 4], marker: &[u8]) -> Vec<u8> {
+        let head = [0, 1, 8, 0, 6, 4, 0, 2];
+        self.ethernet(mac, 0x0806, &[&head[..], &sender, &address, &self.to, &self.v4.1, marker].concat())
+    }
+}
+
+fn udp(from: u16, to: u16, marker: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + marker.len()).unwrap();
+    [&from.to_be_bytes()[..], &to.to_be_bytes(), &length.to_be_bytes(), &[0, 0], marker].concat()
+}
+
+fn neighbour(kind: u8, target: [u8; 16], option: Mac) -> Vec<u8> {
+    let option_kind = if kind == 135 { 1 } else { 2 };
+    [&[kind, 0, 0, 0, 0x20, 0, 0, 0][..], &target, &[option_kind, 1], &option].concat()
+}
+
+/// The octets that a frame is known by.
+fn marker(round: &str, name: &str) -> Vec<u8> {
+    format!("<{round}: {name}>").into_bytes()
+}
+
+/// What is sent, and whether it is the sandbox's own.
+fn cases(f: &Frames, round: &str) -> Vec<(&'static str, bool, Vec<u8>)> {
+    let (mac, v4, v6, peer6) = (f.from, f.v4.0, f.v6.0, f.v6.1);
+    let mut foreign6 = v6;
+    foreign6[15] = 9;
+    let mut local = [0_u8; 16];
+    local[..2].copy_from_slice(&[0xfe, 0x80]);
+    local[8..].copy_from_slice(&[mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5]]);
+    let mut cases = Vec::new();
+    let mut case =
+        |name, is_own, make: &dyn Fn(&[u8]) -> Vec<u8>| cases.push((name, is_own, make(&marker(round, name))));
+    case("own IPv4", true, &|m| f.ipv4(mac, v4, 17, &udp(9, 9, m)));
+    case("foreign IPv4", false, &|m| f.ipv4(mac, FOREIGN, 17, &udp(9, 9, m)));
+    case("foreign MAC", false, &|m| f.ipv4(FOREIGN_MAC, v4, 17, &udp(9, 9, m)));
+    case("DHCP client", true, &|m| f.ipv4(mac, [0; 4], 17, &udp(68, 67, m)));
+    case("no address", false, &|m| f.ipv4(mac, [0; 4], 17, &udp(9, 67, m)));
+    case("DHCP server", false, &|m| f.ipv4(mac, v4, 17, &udp(67, 68, m)));
+    case("IPv4 in IPv4", false, &|m| f.ipv4(mac, v4, 4, m));
+    case("IPv6 in IPv4", false, &|m| f.ipv4(mac, v4, 41, m));
+    case("own IPv6", true, &|m| f.ipv6(mac, v6, peer6, 17, &udp(9, 9, m)));
+    case("own link-local IPv6", true, &|m| f.ipv6(mac, local, peer6, 17, &udp(9, 9, m)));
+    case("foreign IPv6", false, &|m| f.ipv6(mac, foreign6, peer6, 17, &udp(9, 9, m)));
+    case("IPv6 of a foreign MAC", false, &|m| f.ipv6(FOREIGN_MAC, v6, peer6, 17, &udp(9, 9, m)));
+    case("DHCPv6 server", false, &|m| f.ipv6(mac, v6, peer6, 17, &udp(547, 546, m)));
+    let router = [134, 0, 0, 0, 64, 0, 0, 90, 0, 0, 0, 0, 0, 0, 0, 0];
+    case("router", false, &|m| f.ipv6(mac, local, ALL_NODES, 58, &[&router[..], m].concat()));
+    let redirect = [&[137, 0, 0, 0, 0, 0, 0, 0][..], &foreign6, &peer6].concat();
+    case("redirect", false, &|m| f.ipv6(mac, local, peer6, 58, &[&redirect[..], m].concat()));
+    case("own ARP", true, &|m| f.arp(mac, mac, v4, m));
+    case("ARP probe", true, &|m| f.arp(mac, mac, [0; 4], m));
+    case("ARP of the gateway", false, &|m| f.arp(mac, mac, GATEWAY, m));
+    case("ARP of another MAC", false, &|m| f.arp(mac, FOREIGN_MAC, v4, m));
+    case("ARP by another MAC", false, &|m| f.arp(FOREIGN_MAC, mac, v4, m));
+    case("another protocol", false, &|m| f.ethernet(mac, 0x88b5, m));
+    cases
+}
+
+/// Neighbour discovery has no room for a marker: it is known by its whole message.
+fn discoveries(frames: &Frames) -> Vec<(&'static str, bool, Vec<u8>)> {
+    let (mac, v6, peer6) = (frames.from, frames.v6.0, frames.v6.1);
+    let mut foreign6 = v6;
+    foreign6[15] = 9;
+    let hidden = [&neighbour(136, v6, mac)[..24], &[14, 1, 0, 0, 0, 0, 0, 0, 2, 1], &FOREIGN_MAC].concat();
+    let message = |name, is_own, body: Vec<u8>| (name, is_own, frames.ipv6(mac, v6, peer6, 58, &body));
+    vec![
+        message("own advertisement", true, neighbour(136, v6, mac)),
+        message("own advertisement without a MAC", true, neighbour(136, v6, mac)[..24].to_vec()),
+        message("advertisement of another", false, neighbour(136, foreign6, mac)),
+        message("advertisement of another MAC", false, neighbour(136, v6, FOREIGN_MAC)),
+        message("advertisement with a hidden MAC", false, hidden),
+        message("own solicitation", true, neighbour(135, peer6, mac)),
+        message("solicitation of another MAC", false, neighbour(135, peer6, FOREIGN_MAC)),
+    ]
+}
+
+#[test]
+fn only_its_own_leaves_a_guarded_port() {
+    let node = Node::new(false);
+    let (sender, receiver) = (node.sandbox(0, 2), node.sandbox(0, 3));
+    let ears = receiver.space.listen();
+    let arrived = |frame: &[u8], marker: &[u8]| {
+        sender.space.send_frame(frame);
+        hears_frame(&ears, marker)
+    };
+    let frames = Frames::between(&sender, &receiver);
+    for is_guarded in [false, true] {
+        if is_guarded {
+            node.enforce(&sender.guard());
+        }
+        let round = if is_guarded { "guarded" } else { "not guarded" };
+        let (mut heard, mut expected) = (String::new(), String::new());
+        for (name, is_own, frame) in cases(&frames, round) {
+            heard.push_str(&format!("{name}: {}\n", arrived(&frame, &marker(round, name))));
+            expected.push_str(&format!("{name}: {}\n", is_own || !is_guarded));
+        }
+        for (name, is_own, frame) in discoveries(&frames) {
+            heard.push_str(&format!("{name}: {}\n", arrived(&frame, &frame)));
+            expected.push_str(&format!("{name}: {}\n", is_own || !is_guarded));
+        }
+        assert_eq!(heard, expected, "{round}");
+    }
+}
+
+#[test]
+fn guarded_sandboxes_find_each_other_and_the_outside() {
+    let node = Node::new(false);
+    let (one, two, far) = (node.sandbox(0, 2), node.sandbox(0, 3), node.sandbox(1, 2));
+    let mut guard = Objects::new();
+    for sandbox in [&one, &two, &far] {
+        guard.extend(sandbox.guard());
+    }
+    node.enforce(&guard);
+    two.space.serve_tcp(&[80]);
+    far.space.serve_tcp(&[80]);
+    for address in two.addresses().into_iter().chain(far.addresses()) {
+        assert_eq!(one.space.tcp(address, 80), Heard::Answer, "{address}");
+    }
+    // What belongs to a port alone goes with it; the port stays shut to what has nobody's leave.
+    guard.remove(&Key::Leased(one.port.clone(), one.mac, one.v4));
+    node.enforce(&guard);
+    assert_eq!(one.space.udp(two.v4, 80), Heard::Nothing);
+    assert_eq!(one.space.tcp(two.v6, 80), Heard::Answer);
+}
+
+#[test]
+fn a_deaf_port_gets_no_multicast_and_is_found_all_the_same() {
+    let node = Node::new(false);
+    let (one, two) = (node.sandbox(0, 2), node.sandbox(0, 3));
+    two.space.serve_tcp(&[80]);
+    let ears = two.space.listen();
+    let frames = Frames::between(&one, &two);
+    let multicast = |marker: &[u8]| {
+        let mut frame = frames.ipv4(one.mac, frames.v4.0, 17, &udp(5353, 5353, marker));
+        frame[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 0xfb]);
+        let mut wide = frames.ipv6(one.mac, frames.v6.0, ALL_NODES, 17, &udp(5353, 5353, marker));
+        wide[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 1]);
+        [frame, wide]
+    };
+    for (marker, is_deaf) in [(&b"marker-before"[..], false), (b"marker-after", true)] {
+        if is_deaf {
+            node.enforce(&Objects::from([(Key::Deaf(link(two.port.as_str())), Object::Set)]));
+        }
+        for frame in multicast(marker) {
+            one.space.send_frame(&frame);
+            assert_eq!(hears_frame(&ears, marker), !is_deaf);
+        }
+    }
+    // Neither had asked for the other yet.
+    for address in two.addresses() {
+        assert_eq!(one.space.tcp(address, 80), Heard::Answer, "{address}");
+    }
+}
