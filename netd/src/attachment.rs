@@ -73,6 +73,9 @@ pub struct Wiring {
     pub quick_link_local: bool,
     /// What is sent beyond the bridge, or routed links, takes the node's address.
     pub ip_masq: bool,
+    /// It sends by its own MAC and addresses only. Of a routed link that holds in any case.
+    #[serde(default)]
+    pub spoof_guarded: bool,
     /// The bridge, or the routed link, is fenced off from others that are.
     pub fenced: bool,
     /// Settings of the sandbox end, from `tuning`.

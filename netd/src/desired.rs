@@ -101,7 +101,22 @@ pub fn ruled(attachment: &Attachment) -> Objects {
     if wiring.fenced && wiring.bridge.is_none() {
         objects.insert(Key::Fenced(home.clone()), Object::Set);
     }
+    objects.extend(guard(attachment));
     objects
+}
+
+/// What the sandbox may send by: its MAC, and the addresses that it holds. Whoever has no address of ours is not guarded:
+/// nobody knows what it will have. A routed link is guarded by its ways.
+fn guard(attachment: &Attachment) -> Objects {
+    let is_guarded = |wiring: &&Wiring| wiring.spoof_guarded && wiring.bridge.is_some();
+    let Some(wiring) = attachment.wiring.as_ref().filter(is_guarded) else { return Objects::new() };
+    let Some(mac) = wiring.tuned.mac.or(wiring.mac).filter(|_| !attachment.leases.is_empty()) else {
+        return Objects::new();
+    };
+    let port = || wiring.host_link.clone();
+    let leased = attachment.leases.iter().map(|lease| Key::Leased(port(), mac, lease.address.addr()));
+    let keys = [Key::Guarded(port()), Key::Station(port(), mac)].into_iter().chain(leased);
+    keys.map(|key| (key, Object::Set)).collect()
 }
 
 /// What stands on the node for a routed attachment: the gateways and, but in quarantine, the ways to its addresses.

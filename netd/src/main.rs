@@ -85,7 +85,8 @@ async fn run(config: NodeConfig) -> Result<()> {
     let _lock = lock(&run_dir)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
     let (journal, records) = Journal::open(&run_dir.join("journal"), &boot_id)?;
-    let mut node = Node::replay(&config.link_prefix, records);
+    let node = Node::replay(&config.link_prefix, records);
+    let mut node = if config.spoof_guard { node } else { node.trusting_sandboxes() };
     let (lasting, last) = Lasting::open(Path::new(&config.state_dir), SystemTime::now());
     node.recall(last);
     let kernel = LinuxKernel::new(&config.instance, &config.link_prefix)

@@ -34,6 +34,7 @@ pub struct Node {
     guarded: BTreeSet<Family>,
     estranged: BTreeSet<IpAddr>,
     extra: BTreeSet<AttachmentKey>,
+    trusts_sandboxes: bool,
 }
 
 impl Node {
@@ -52,6 +53,7 @@ impl Node {
             guarded: BTreeSet::new(),
             estranged: BTreeSet::new(),
             extra: BTreeSet::new(),
+            trusts_sandboxes: false,
         }
     }
 
@@ -64,6 +66,12 @@ impl Node {
         let claims: Vec<_> = node.attachments.values().map(claims).collect();
         node.publications.extend(claims.into_iter().flatten());
         node
+    }
+
+    /// From now on, sandboxes are attached without a spoof guard.
+    #[must_use]
+    pub fn trusting_sandboxes(self) -> Self {
+        Self { trusts_sandboxes: true, ..self }
     }
 
     /// All attachments.
@@ -432,7 +440,8 @@ impl Node {
             return Err(AttachError::BridgeFull { key: Box::new(key.clone()), bridge: bridge.bridge.clone() });
         }
         let estranged = leases.iter().any(|lease| self.estranged.contains(&lease.address.addr()));
-        let wiring = wiring::of_bridge(bridge, &key.interface, host_link, leases, estranged);
+        let mut wiring = wiring::of_bridge(bridge, &key.interface, host_link, leases, estranged);
+        wiring.spoof_guarded = !self.trusts_sandboxes;
         self.agree(key, bridge, &wiring.gateways)?;
         Ok(wiring)
     }

@@ -34,6 +34,7 @@ pub(super) fn of_bridge(
         // Addresses that netd alone gives out are nobody else's.
         quick_link_local: !bridge.enabledad,
         ip_masq: bridge.ip_masq,
+        spoof_guarded: true,
         fenced: false,
         tuned: LinkSettings::default(),
     };
@@ -57,6 +58,7 @@ pub(super) fn of_ptp(ptp: &Ptp, host_link: LinkName, leases: &[Lease]) -> Wiring
         sysctls: BTreeMap::new(),
         quick_link_local: true,
         ip_masq: ptp.ip_masq,
+        spoof_guarded: true,
         fenced: false,
         tuned: LinkSettings::default(),
     };
