@@ -113,6 +113,8 @@ fn nft_can_show_it() {
         kernel.apply(&plan(&objects(), &Objects::new()), None).unwrap();
         let (done, text) = nft("list table inet netd");
         assert!(done, "{text}");
+        // An older kernel gives back the four octets that it compares one of, and `nft` then shows how many bits count.
+        let text = text.replace("oif missing/8", "oif missing");
         for line in [
             "elements = { \"br0\" }",
             "elements = { 10.4.0.2 }",
