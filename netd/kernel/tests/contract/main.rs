@@ -40,6 +40,7 @@ laws! {
         a_bridge_takes_1023_ports
         a_bridges_mtu_is_that_of_its_ports
         facts_are_told_of_what_stands
+        a_bridge_is_filtered_in_place_and_its_filter_goes_with_it
         every_sandbox_has_lo;
     rules:
         elements_and_guards_need_the_ruleset
@@ -49,6 +50,9 @@ laws! {
         made_again_the_ruleset_keeps_its_elements
         a_replaced_ruleset_drops_elements_and_guards
         a_deleted_ruleset_takes_its_elements_along
+        a_policy_becomes_another_in_one_step
+        a_class_may_be_made_again_but_not_another
+        all_pairs_and_spans_are_counted
         forwarding_is_never_switched_off_and_a_guard_stays;
     ways:
         gateways_and_ways_need_their_veth_and_go_with_it
@@ -63,5 +67,6 @@ laws! {
         steps_before_the_one_that_fails_stay_done
         deleting_what_is_absent_is_success
         an_object_that_does_not_fit_its_key_is_refused
+        there_may_be_no_flows_to_cut
         there_may_be_nothing_to_forget;
 }

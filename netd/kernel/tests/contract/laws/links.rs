@@ -222,3 +222,25 @@ pub(crate) fn every_sandbox_has_lo(bench: &dyn Bench) {
     bench.apply(id, &create(lo.clone())).unwrap();
     assert_eq!(seen(), Objects::from([lo]));
 }
+
+pub(crate) fn a_bridge_is_filtered_in_place_and_its_filter_goes_with_it(bench: &dyn Bench) {
+    let filtered = || Key::Filtered(link("br0"));
+    assert!(bench.apply_on_node(&[Step::Create(filtered(), Object::Set)]).is_err(), "without its bridge");
+    let (key, object) = bridge();
+    bench.apply_on_node(&[Step::Create(key.clone(), object.clone())]).unwrap();
+    assert!(!bench.has(&filtered()));
+    for _ in 0..2 {
+        bench.apply_on_node(&[Step::Create(filtered(), Object::Set)]).unwrap();
+        assert!(bench.has(&filtered()));
+        // A bridge that is adopted keeps it.
+        bench.apply_on_node(&[Step::Create(key.clone(), object.clone())]).unwrap();
+        assert!(bench.has(&filtered()));
+    }
+    for _ in 0..2 {
+        bench.apply_on_node(&[Step::Delete(filtered())]).unwrap();
+        assert!(!bench.has(&filtered()) && bench.has(&key));
+    }
+    bench.apply_on_node(&[Step::Create(filtered(), Object::Set), Step::Delete(key)]).unwrap();
+    assert!(!bench.has(&filtered()));
+    bench.apply_on_node(&[Step::Delete(filtered())]).unwrap();
+}

@@ -1,9 +1,9 @@
 //! The ruleset, its elements, and forwarding with its guards.
 
-use netd_kernel::{Family, Key, Object, Objects, Step, fixed_ruleset, plan};
+use netd_kernel::{Decision, Direction, Family, Key, Object, Objects, Step, fixed_ruleset, plan};
 
 use crate::bench::Bench;
-use crate::objects::{guarded, link, masquerade, published, rules, target};
+use crate::objects::{block, class, guarded, link, masquerade, pair, profile_of_web, published, rules, target};
 
 fn make(bench: &dyn Bench, objects: &Objects) {
     bench.apply_on_node(&plan(objects, &Objects::new())).unwrap();
@@ -95,4 +95,42 @@ pub(crate) fn forwarding_is_never_switched_off_and_a_guard_stays(bench: &dyn Ben
     assert_eq!(seen(), Some(guard.clone()));
     bench.apply_on_node(&[Step::Delete(key.clone())]).unwrap();
     assert_eq!(seen(), Some(guard));
+}
+
+pub(crate) fn a_policy_becomes_another_in_one_step(bench: &dyn Bench) {
+    let one = rules();
+    let mut other = one.clone();
+    other.retain(|key, _| !matches!(key, Key::Span(_) | Key::Pair(..) | Key::Block(..)));
+    // The same ranges with other decisions and in other places, and an address that is somebody else.
+    other.extend(profile_of_web(7, Decision::AllowLogged));
+    other.extend(profile_of_web(9, Decision::Allow));
+    other.extend([
+        block("0.0.0.0", "10.127.255.255", 3),
+        block("10.128.0.0", "255.255.255.255", 4),
+        class("10.4.0.2", 5),
+        pair(Direction::Ingress, Some(0), 9),
+        pair(Direction::Egress, None, 7),
+    ]);
+    make(bench, &one);
+    for (from, to) in [(&one, &other), (&other, &one), (&one, &other)] {
+        bench.apply_on_node(&plan(to, from)).unwrap();
+        assert_eq!(bench.observe_node(), *to);
+    }
+}
+
+pub(crate) fn a_class_may_be_made_again_but_not_another(bench: &dyn Bench) {
+    make(bench, &rules());
+    let others = [class("10.4.0.2", 9), pair(Direction::Ingress, Some(0), 9), block("10.0.0.0", "10.255.255.255", 9)];
+    for (key, object) in others {
+        assert!(bench.apply_on_node(&[Step::Create(key, object)]).is_err());
+    }
+    assert_eq!(bench.observe_node(), rules());
+}
+
+pub(crate) fn all_pairs_and_spans_are_counted(bench: &dyn Bench) {
+    make(bench, &rules());
+    let counted = |key: &&Key| matches!(key, Key::Pair(..) | Key::Span(_));
+    let counts = bench.kernel().counts().unwrap();
+    assert_eq!(counts.keys().collect::<Vec<_>>(), rules().keys().filter(counted).collect::<Vec<_>>());
+    assert!(counts.values().all(|count| *count == 0));
 }

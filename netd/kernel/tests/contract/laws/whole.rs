@@ -1,6 +1,8 @@
 //! A node with all kinds of object: plans, deaths in between, deletions.
 
-use netd_kernel::{Key, Object, Objects, Port, Step, Veth, plan};
+use std::collections::BTreeSet;
+
+use netd_kernel::{Flow, Key, Object, Objects, Port, Step, Veth, plan};
 
 use crate::bench::Bench;
 use crate::objects::{bridge, everything, link, published, target, veth, veth_key, veth_of};
@@ -86,4 +88,23 @@ pub(crate) fn there_may_be_nothing_to_forget(bench: &dyn Bench) {
     let (key, object) = bridge();
     bench.apply_on_node(&[Step::Create(key, object)]).unwrap();
     bench.kernel().forget("10.4.0.2".parse().unwrap(), Some(&link("br0"))).unwrap();
+}
+
+pub(crate) fn there_may_be_no_flows_to_cut(bench: &dyn Bench) {
+    let addresses = BTreeSet::from(["10.4.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]);
+    assert_eq!(bench.kernel().flows(&addresses).unwrap(), []);
+    let flow = |opener: &str, answerer: &str| Flow {
+        protocol: 6,
+        opener: (opener.parse().unwrap(), 40_000),
+        answerer: (answerer.parse().unwrap(), 80),
+        asked: (answerer.parse().unwrap(), 80),
+    };
+    let flows = [flow("10.4.0.2", "10.4.0.3"), flow("fd00::2", "fd00::3")];
+    bench.kernel().cut(&[]).unwrap();
+    assert!(bench.kernel().cut(&flows).is_err(), "without the ruleset");
+    bench.apply_on_node(&plan(&Objects::from([netd_kernel::fixed_ruleset()]), &Objects::new())).unwrap();
+    for _ in 0..2 {
+        bench.kernel().cut(&flows).unwrap();
+    }
+    assert_eq!(bench.observe_node().len(), 1, "what is cut is no object");
 }
