@@ -28,6 +28,8 @@ pub struct NodeConfig {
     pub conf_dirs: Vec<String>,
     /// containerd's socket, which need not be there; empty: containerd is never asked.
     pub containerd_socket: String,
+    /// Directory of policy files, which is watched.
+    pub policies_dir: String,
     /// Sandboxes send by their own MAC and addresses only.
     pub spoof_guard: bool,
     /// When a container whose labels are still to be said passes no packet.
@@ -72,7 +74,7 @@ impl Quarantine {
     }
 }
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "instance",
     "run_dir",
     "state_dir",
@@ -81,6 +83,7 @@ const KEYS: [&str; 11] = [
     "workers",
     "conf_dirs",
     "containerd_socket",
+    "policies_dir",
     "spoof_guard",
     "quarantine",
     "namespaces",
@@ -97,6 +100,7 @@ impl Default for NodeConfig {
             workers: 1,
             conf_dirs: vec!["/etc/cni/net.d".to_owned()],
             containerd_socket: "/run/containerd/containerd.sock".to_owned(),
+            policies_dir: "/etc/netd/policies".to_owned(),
             spoof_guard: true,
             quarantine: Quarantine::default(),
             namespaces: Namespaces::default(),
@@ -210,8 +214,8 @@ mod tests {
     fn all_mistakes_are_told_with_their_place() {
         assert_eq!(
             error("# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\n[shade]\nx = 1\n"),
-            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, spoof_guard, quarantine, namespaces, or remove it; \
-             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, spoof_guard, quarantine, namespaces, or remove it; \
+            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, spoof_guard, quarantine, namespaces, or remove it; \
+             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, spoof_guard, quarantine, namespaces, or remove it; \
              netd.toml: workers: 0 threads do no work; use 1 or more; \
              netd.toml: socket: \"a\" is not absolute; start it with /; \
              netd.toml: conf_dirs[1]: \"b\" is not absolute; start it with /"

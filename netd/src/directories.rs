@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -54,6 +54,21 @@ fn follow(
         watch = if watch.is_some() { armed.inspect_err(|error| unwatched(subject, *error)).ok() } else { armed.ok() };
         read(directories);
     }
+}
+
+/// The text of a file that is at most `longest` octets, as every `kind` of file is; or why not, and what to do.
+pub(crate) fn text(path: &Path, longest: u64, kind: &str) -> Result<Vec<u8>, String> {
+    let failed = |error: io::Error| format!("cannot read it: {error}; give netd the right to read it, or remove it");
+    // Opening anything else may wait for ever.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err("not a file; remove it".to_owned());
+    }
+    let mut text = Vec::new();
+    fs::File::open(path).and_then(|file| file.take(longest + 1).read_to_end(&mut text)).map_err(failed)?;
+    if text.len() as u64 > longest {
+        return Err(format!("longer than {longest} octets; no {kind} is: remove it"));
+    }
+    Ok(text)
 }
 
 /// The watched directories, and what in each of them matters: a name, or everything.

@@ -1,12 +1,13 @@
 //! Kernel work on behalf of requests. Everything here blocks: it runs on the blocking pool, never on the owner's task.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use netd_config::Protocol;
-use netd_kernel::{ApplyError, Family, Kernel, KernelError, Key, Object, Objects, Sandbox, Scope, Step, plan};
+use netd_kernel::{ApplyError, Family, Flow, Kernel, KernelError, Key, Object, Objects, Sandbox, Scope, Step, plan};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -73,12 +74,20 @@ impl<K: Kernel> Executor<K> {
         identified.await.ok()
     }
 
+    /// Makes the objects that the attachment shares with others.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn make_shared(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
+        self.ensure(desired::shared(attachment, &lock(&self.guarded)))
+    }
+
     /// Makes all objects of an attachment. On an error nothing of its own is left.
     ///
     /// # Errors
     /// See [`ExecutorError`].
     pub fn wire(&self, attachment: &Attachment, sandbox: &Sandbox) -> Result<Facts, ExecutorError> {
-        self.ensure(desired::shared(attachment, &lock(&self.guarded)))?;
+        self.make_shared(attachment)?;
         self.forget_senders(attachment)?;
         let steps = plan(&desired::own(attachment), &Objects::new());
         let wired = self.kernel.apply(&steps, Some(sandbox)).map_err(ExecutorError::from);
@@ -255,6 +264,38 @@ impl<K: Kernel> Executor<K> {
         let mut standing = lock(&self.standing);
         standing.clear();
         Ok(self.kernel.apply(steps, None)?)
+    }
+
+    /// Takes steps of policies.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`]; nftables then holds what it held.
+    pub fn enforce(&self, steps: &[Step]) -> Result<(), ExecutorError> {
+        Ok(self.kernel.apply(steps, None)?)
+    }
+
+    /// The flows that have one of these addresses at an end.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn flows(&self, addresses: &BTreeSet<IpAddr>) -> Result<Vec<Flow>, ExecutorError> {
+        Ok(self.kernel.flows(addresses)?)
+    }
+
+    /// Ends flows, and refuses what still comes of them.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn cut(&self, flows: &[Flow]) -> Result<(), ExecutorError> {
+        if flows.is_empty() { Ok(()) } else { Ok(self.kernel.cut(flows)?) }
+    }
+
+    /// How many flows found each object of policies; see [`Kernel::counts`].
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn counts(&self) -> Result<BTreeMap<Key, u64>, ExecutorError> {
+        Ok(self.kernel.counts()?)
     }
 
     /// Makes shared objects stand. Two attaches that need the same new bridge meet here, one after the other.

@@ -21,6 +21,7 @@ pub mod lifecycle;
 pub mod networks;
 pub mod node;
 pub mod owner;
+pub mod policies;
 pub mod ports;
 pub mod reaper;
 pub mod reply;

@@ -21,6 +21,7 @@ use crate::attachment::{Attachment, AttachmentKey, Description, Facts, State};
 use crate::executor::{Executor, ExecutorError};
 use crate::node::{Attached, Extended, Extension, Follower, Wanted};
 use crate::owner::{OwnerError, OwnerHandle, Renewed};
+use crate::policies::{Policies, PolicyError};
 use crate::ports::{PortError, Ports};
 use crate::reaper::Reaper;
 use crate::tombstones::{Tombstone, Tombstones};
@@ -54,6 +55,14 @@ pub enum LifecycleError {
         /// Why.
         source: io::Error,
     },
+    /// Who it may speak with could not be made to hold.
+    #[error("cannot let {key} speak")]
+    Policy {
+        /// Whose.
+        key: Box<AttachmentKey>,
+        /// Why.
+        source: PolicyError,
+    },
     /// The worker died.
     #[error("the worker died")]
     Cut(#[from] JoinError),
@@ -76,6 +85,8 @@ pub struct Lifecycle<K> {
     pub reaper: Reaper,
     /// Detaches left for netd on disk.
     pub tombstones: Tombstones,
+    /// Who may speak with whom.
+    pub policies: Policies,
 }
 
 impl<K> Clone for Lifecycle<K> {
@@ -87,6 +98,7 @@ impl<K> Clone for Lifecycle<K> {
             turns: Arc::clone(&self.turns),
             reaper: self.reaper.clone(),
             tombstones: self.tombstones.clone(),
+            policies: self.policies.clone(),
         }
     }
 }
@@ -97,7 +109,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     pub fn new(owner: OwnerHandle, executor: Arc<Executor<K>>) -> Self {
         let reaper = Reaper::start(owner.clone(), Arc::clone(&executor));
         let (ports, turns, tombstones) = (Arc::default(), Arc::default(), Tombstones::default());
-        Self { owner, executor, ports, turns, tombstones, reaper }
+        Self { owner, executor, ports, turns, tombstones, reaper, policies: Policies::default() }
     }
 
     /// The same, with tombstones to mind.
@@ -110,6 +122,12 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     #[must_use]
     pub fn publishing(self, ports: Ports) -> Self {
         Self { ports: Arc::new(ports), ..self }
+    }
+
+    /// The same, with policies to obey.
+    #[must_use]
+    pub fn obeying(self, policies: Policies) -> Self {
+        Self { policies, ..self }
     }
 
     /// Attaches, or answers from the record.
@@ -166,6 +184,10 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             Ok(facts) => {
                 let was_held_back = attachment.quarantined;
                 let attachment = self.owner.wired(attachment.key, facts, asked.await).await?;
+                if let Err(error) = self.admit(&attachment).await {
+                    self.give_up(attachment.key).await?;
+                    return Err(error);
+                }
                 if attachment.quarantined != was_held_back {
                     self.set_port(&attachment).await?;
                 }
@@ -188,12 +210,24 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         Ok(())
     }
 
+    /// What policies say of it is in the kernel when this returns. Without its labels it is nobody yet, and held back.
+    async fn admit(&self, attachment: &Attachment) -> Done<()> {
+        let failed = |source| LifecycleError::Policy { key: Box::new(attachment.key.clone()), source };
+        self.policies.admit(attachment).await.map_err(failed)
+    }
+
     /// What has to be so before the first kernel step.
     async fn prepare(&self, attachment: &Attachment) -> Done<()> {
         for family in self.executor.unswitched(attachment)? {
             self.owner.guard(family).await?;
             self.executor.guard(family);
             info!(?family, "switching forwarding on, for what comes from or goes to a sandbox only");
+        }
+        if self.policies.is_any_in_force() {
+            // What is bridged is told to meet the rules before there is anything to bridge.
+            let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
+            tokio::task::spawn_blocking(move || executor.make_shared(&wanted)).await??;
+            self.admit(attachment).await?;
         }
         Ok(self.ports.hold(attachment).await?)
     }
@@ -232,6 +266,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                 if facts != after.facts && after.wiring.is_some() {
                     after = self.owner.wired(after.key, facts, None).await?;
                 }
+                self.admit(&after).await?;
                 info!(key = %after.key, "extended");
                 Ok(after)
             }
@@ -337,7 +372,11 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// [`OwnerError`]. A link that does not follow is the next resync's.
     pub async fn describe(&self, container: String, description: Description) -> Result<Vec<Attachment>, OwnerError> {
         let judged = self.owner.describe(container, description).await?;
-        self.follow(judged.changed).await;
+        if self.policies.is_any_in_force() {
+            self.follow(judged.attachments.iter().map(|one| one.key.clone()).collect()).await;
+        } else {
+            self.follow(judged.changed).await;
+        }
         Ok(judged.attachments)
     }
 
@@ -356,7 +395,12 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         for key in changed {
             let _turn = self.turns.take(&key).await;
             let Ok(Some(attachment)) = self.owner.one(key).await else { continue };
-            if let Err(error) = self.set_port(&attachment).await {
+            // One that policies do not know stays held back.
+            let followed = match self.admit(&attachment).await {
+                Ok(()) => self.set_port(&attachment).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = followed {
                 let error = &error as &dyn std::error::Error;
                 warn!(key = %attachment.key, error, "its link does not follow its quarantine; the next resync sees to it");
             }
@@ -479,6 +523,9 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         let is_replaced = current.is_some();
         let (executor, closing) = (Arc::clone(&self.executor), gone.clone());
         tokio::task::spawn_blocking(move || executor.close(&closing, current.as_ref())).await??;
+        if !is_replaced {
+            self.policies.forget(gone.key.clone());
+        }
         if !gone.ports.is_empty() {
             if !is_replaced {
                 self.ports.release(&gone.key).await;

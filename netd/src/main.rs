@@ -14,15 +14,19 @@ use netd::lasting::Lasting;
 use netd::lifecycle::Lifecycle;
 use netd::networks::Networks;
 use netd::node::Node;
+use netd::policies::drops::Drops;
+use netd::policies::follow::{self, put_in_force};
+use netd::policies::watched::Watched;
+use netd::policies::{Policies, explain};
 use netd::ports::{Ports, Store};
 use netd::reservations::Reservations;
 use netd::resync::Watch;
 use netd::runtime::Runtime;
-use netd::server::Service;
+use netd::server::{PolicyDesk, Service};
 use netd::tombstones::Tombstones;
 use netd::{lasting, owner, resync, watch, watchdog};
 use netd_config::NodeConfig;
-use netd_kernel::{LinuxKernel, Notices};
+use netd_kernel::{LOG_GROUP, LinuxKernel, LoggedPacket, Notices, PacketLog};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,9 +35,6 @@ const RESYNC_EVERY: Duration = Duration::from_secs(30);
 
 /// Threads for kernel work. The kernel changes links one at a time, so more of them only wait, each with memory of its own.
 const KERNEL_WORKERS: usize = 8;
-
-/// netd compiles none yet.
-const POLICIES_IN_FORCE: bool = false;
 
 /// Container networking for containerd nodes.
 #[derive(Debug, Parser)]
@@ -102,15 +103,26 @@ async fn run(config: NodeConfig) -> Result<()> {
     let heard = watch::listen(watch::Ears { notices, changes, tombstones: &tombstones })
         .with_context(|| format!("cannot watch {}", tombstones.display()))?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the node's name")?;
+    let policies = Policies::start(Arc::clone(&executor), name.trim(), config.namespaces.clone())
+        .context("cannot start the policies' thread")?;
     let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
         .minding(Tombstones::new(tombstones.clone()))
-        .publishing(Ports::default().lasting(Store::open()));
+        .publishing(Ports::default().lasting(Store::open()))
+        .obeying(policies.clone());
+    let kept = Path::new(&config.state_dir).join("policies.json");
+    let watched =
+        Watched::start(policy_directories(&config), kept).context("cannot watch the directory of policies")?;
+    // Ahead of the links and rules of the record: a ruleset that is made anew is made with its policies.
+    let forced = put_in_force(&lifecycle, config.quarantine, watched.snapshot()).await;
+    forced.context("cannot put the policies in force; `netdctl policy validate` looks at their files")?;
     let resynced = resync::run(&lifecycle, Watch::Alone, false).await;
     resynced.context("cannot make the rules and links of the record; `netdctl doctor` says what this kernel lacks")?;
-    lifecycle.quarantine(config.quarantine.holds(POLICIES_IN_FORCE)).await?;
+    policies.verify().await.context("cannot write the policies")?;
     resync::bury(&lifecycle).await?;
     hold_ports(&lifecycle).await?;
 
+    let drops = listen_to_drops(&policies);
     let networks = Networks::watch(config.conf_dirs.iter().map(PathBuf::from).collect())
         .context("cannot watch the network directories")?;
     let runtime = Runtime::new(&config.containerd_socket);
@@ -119,6 +131,7 @@ async fn run(config: NodeConfig) -> Result<()> {
         reservations: Arc::new(Reservations::default()),
         networks,
         runtime: runtime.clone(),
+        desk: PolicyDesk { directories: policy_directories(&config), quarantine: config.quarantine, drops },
         instance: config.instance.clone(),
     });
     let _server = netd_api::listen(Path::new(&config.socket), service)
@@ -130,11 +143,36 @@ async fn run(config: NodeConfig) -> Result<()> {
     let (ending, end) = tokio::sync::oneshot::channel::<()>();
     let keeping = tokio::spawn(lasting::keep(lifecycle.owner.clone(), lasting, async move { drop(end.await) }));
     until_stopped(async {
-        tokio::join!(heard.follow(&lifecycle), runtime.follow(&lifecycle), look_around(&lifecycle, &runtime),);
+        tokio::join!(
+            heard.follow(&lifecycle),
+            runtime.follow(&lifecycle),
+            follow::follow(&lifecycle, config.quarantine, &watched),
+            look_around(&lifecycle, &runtime),
+        );
     })
     .await?;
     drop(ending);
     keeping.await.context("the keeper of leases died")
+}
+
+/// The user's, and those that netd keeps for `netdctl policy apply`.
+fn policy_directories(config: &NodeConfig) -> Vec<PathBuf> {
+    vec![PathBuf::from(&config.policies_dir), Path::new(&config.state_dir).join("policies")]
+}
+
+/// Denied packets are denied whether netd hears of them or not.
+fn listen_to_drops(policies: &Policies) -> Drops {
+    let policies = policies.clone();
+    let tell = move |packet: &LoggedPacket| {
+        let packet = packet.clone();
+        let told = policies
+            .ask_and_wait(move |force| explain::told_of(force.compiler.world(), force.compiler.policies(), &packet));
+        told.unwrap_or_default()
+    };
+    PacketLog::open(LOG_GROUP).and_then(|log| Drops::listen(log, tell)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot listen to denied packets: `netdctl drops` stays empty");
+        Drops::default()
+    })
 }
 
 /// Finds what nobody told.

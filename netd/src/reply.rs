@@ -71,7 +71,10 @@ pub fn lifecycle_failure(error: &LifecycleError) -> Failure {
         },
         LifecycleError::Port(_) => FailureCode::CONFLICT,
         LifecycleError::Tombstone { .. } => FailureCode::INPUT_OUTPUT,
-        LifecycleError::Kernel { .. } | LifecycleError::Executor(_) | LifecycleError::Cut(_) => FailureCode::INTERNAL,
+        LifecycleError::Kernel { .. }
+        | LifecycleError::Policy { .. }
+        | LifecycleError::Executor(_)
+        | LifecycleError::Cut(_) => FailureCode::INTERNAL,
     };
     failure(code, error)
 }

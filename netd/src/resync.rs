@@ -15,6 +15,7 @@ use crate::desired;
 use crate::executor::ExecutorError;
 use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::owner::{OwnerError, Snapshot};
+use crate::policies::PolicyError;
 
 /// Why a resync ended early. What was done before it stays done; the next one goes on.
 #[derive(Debug, Error)]
@@ -25,6 +26,9 @@ pub enum ResyncError {
     /// The kernel said no.
     #[error("resync cannot read or change the kernel")]
     Executor(#[from] ExecutorError),
+    /// Policies could not be written again.
+    #[error("resync cannot make the policies hold")]
+    Policy(#[from] PolicyError),
     /// An attachment could not be taken away.
     #[error("resync cannot take an attachment away")]
     Lifecycle(#[from] LifecycleError),
@@ -210,8 +214,13 @@ async fn repair<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<Resync,
     let _alone = lifecycle.turns.whole_node().await;
     let mut resync = look(lifecycle, Watch::Alone).await?;
     if !resync.steps.is_empty() {
-        let (worker, steps) = (Arc::clone(&lifecycle.executor), std::mem::take(&mut resync.steps));
-        tokio::task::spawn_blocking(move || worker.repair(&steps)).await??;
+        let steps = std::mem::take(&mut resync.steps);
+        if lifecycle.policies.is_any_in_force() {
+            lifecycle.policies.repair(steps).await?;
+        } else {
+            let worker = Arc::clone(&lifecycle.executor);
+            tokio::task::spawn_blocking(move || worker.repair(&steps)).await??;
+        }
     }
     Ok(resync)
 }

@@ -3,14 +3,17 @@
 mod attach;
 mod describe;
 mod networks;
+mod policies;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use netd_api::v1::{
-    self, AttachRequest, AttachResponse, CheckRequest, CheckResponse, DescribeRequest, DescribeResponse, DetachRequest,
-    DetachResponse, FailureCode, GcRequest, GcResponse, ListRequest, ListResponse, NetworksRequest, NetworksResponse,
-    ReleaseRequest, ReleaseResponse, ResyncRequest, ResyncResponse, StatusRequest, StatusResponse,
+    self, ApplyPoliciesRequest, ApplyPoliciesResponse, AttachRequest, AttachResponse, CheckRequest, CheckResponse,
+    DeletePolicyRequest, DeletePolicyResponse, DescribeRequest, DescribeResponse, DetachRequest, DetachResponse,
+    DropsRequest, DropsResponse, FailureCode, GcRequest, GcResponse, ListRequest, ListResponse, NetworksRequest,
+    NetworksResponse, PoliciesRequest, PoliciesResponse, ReachRequest, ReachResponse, ReleaseRequest, ReleaseResponse,
+    ResyncRequest, ResyncResponse, StatusRequest, StatusResponse, TestPolicyRequest, TestPolicyResponse,
 };
 use netd_config::{Document, Mode, PortMapping};
 use netd_kernel::Kernel;
@@ -24,6 +27,7 @@ use crate::reservations::Reservations;
 use crate::resync::{self, Watch};
 use crate::runtime::{self, Runtime};
 use attach::Asked;
+pub use policies::PolicyDesk;
 
 /// What every request needs.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub struct Service<K> {
     pub networks: Networks,
     /// Who runs containers here.
     pub runtime: Runtime,
+    /// Where policies come from and go to.
+    pub desk: PolicyDesk,
     /// This instance's name.
     pub instance: String,
 }
@@ -152,6 +158,46 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
             Err(failed) => response.failure = Some(failed).into(),
         }
         Ok(response)
+    }
+
+    async fn policies(&self, _: &TtrpcContext, _: PoliciesRequest) -> Served<PoliciesResponse> {
+        Ok(self
+            .policies_call()
+            .await
+            .unwrap_or_else(|failed| PoliciesResponse { failure: Some(failed).into(), ..PoliciesResponse::new() }))
+    }
+
+    async fn apply_policies(&self, _: &TtrpcContext, request: ApplyPoliciesRequest) -> Served<ApplyPoliciesResponse> {
+        Ok(self.apply_call(request).await.unwrap_or_else(|failed| ApplyPoliciesResponse {
+            failure: Some(failed).into(),
+            ..ApplyPoliciesResponse::new()
+        }))
+    }
+
+    async fn delete_policy(&self, _: &TtrpcContext, request: DeletePolicyRequest) -> Served<DeletePolicyResponse> {
+        let failure = self.delete_call(request).await.err().into();
+        Ok(DeletePolicyResponse { failure, ..DeletePolicyResponse::new() })
+    }
+
+    async fn test_policy(&self, _: &TtrpcContext, request: TestPolicyRequest) -> Served<TestPolicyResponse> {
+        Ok(self
+            .test_call(request)
+            .await
+            .unwrap_or_else(|failed| TestPolicyResponse { failure: Some(failed).into(), ..TestPolicyResponse::new() }))
+    }
+
+    async fn reach(&self, _: &TtrpcContext, request: ReachRequest) -> Served<ReachResponse> {
+        Ok(self
+            .reach_call(request)
+            .await
+            .unwrap_or_else(|failed| ReachResponse { failure: Some(failed).into(), ..ReachResponse::new() }))
+    }
+
+    async fn drops(&self, _: &TtrpcContext, request: DropsRequest) -> Served<DropsResponse> {
+        Ok(self
+            .drops_call(request)
+            .await
+            .unwrap_or_else(|failed| DropsResponse { failure: Some(failed).into(), ..DropsResponse::new() }))
     }
 
     async fn networks(&self, _: &TtrpcContext, _: NetworksRequest) -> Served<NetworksResponse> {

@@ -87,6 +87,12 @@ fn ends(world: &World, flow: Flow) -> [Option<End<'_>>; 2] {
     [end(Direction::Egress, flow.from, flow.to), end(Direction::Ingress, flow.to, flow.from)]
 }
 
+/// Whether a policy is for any address of a sandbox.
+#[must_use]
+pub fn is_for(policy: &Policy, sandbox: &Sandbox) -> bool {
+    sandbox.addresses.keys().any(|address| selects(&policy.subject, sandbox, *address))
+}
+
 impl Verdict {
     /// Whether both ends let it pass.
     #[must_use]

@@ -57,7 +57,10 @@ macro_rules! calls {
         }
         /// The messages that the client sends and gets.
         pub mod blocking {
-            pub use super::messages::{Attachment, Call, Failure, Network, PublishedPort, $($request, $response),*};
+            pub use super::messages::{
+                Attachment, Call, Dropped, Failure, Network, Policy, PolicyFile, PolicyName, PublishedPort, Reachable, Reason,
+                $($request, $response),*
+            };
         }
     };
 }
@@ -73,4 +76,10 @@ calls! {
     status Status(StatusRequest) -> StatusResponse: "What netd holds, in numbers.";
     list List(ListRequest) -> ListResponse: "All attachments.";
     resync Resync(ResyncRequest) -> ResyncResponse: "Makes kernel and record agree.";
+    policies Policies(PoliciesRequest) -> PoliciesResponse: "All policies, and the files they stand in.";
+    apply_policies ApplyPolicies(ApplyPoliciesRequest) -> ApplyPoliciesResponse: "Puts policies in force.";
+    delete_policy DeletePolicy(DeletePolicyRequest) -> DeletePolicyResponse: "Takes an applied policy back.";
+    test_policy TestPolicy(TestPolicyRequest) -> TestPolicyResponse: "Whether a connection is allowed, and why.";
+    reach Reach(ReachRequest) -> ReachResponse: "Who reaches whom.";
+    drops Drops(DropsRequest) -> DropsResponse: "The last denied packets.";
 }

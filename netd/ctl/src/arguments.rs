@@ -47,6 +47,11 @@ pub(crate) enum Command {
     /// Leases: addresses in use
     #[command(subcommand)]
     Lease(Lease),
+    /// Policies: who may speak with whom
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Packets that policies denied: both ends, and the rule
+    Drops(Drops),
     /// Make record and kernel agree
     Resync(Resync),
     /// Examine the node: kernel, sysctls, containerd, firewalls, netd itself
@@ -93,6 +98,69 @@ pub(crate) enum Lease {
     /// All leases
     #[command(visible_alias = "list")]
     Ls,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// All policies, and the files that are not taken
+    #[command(visible_alias = "list")]
+    Ls,
+    /// The text of one policy
+    Get {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Put policies in force; each replaces the one of its name that was applied before
+    Apply {
+        /// The file; - is standard input
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Take a policy back that was applied
+    Delete {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Examine files without netd; exit status 1 where one is wrong
+    Validate {
+        /// The files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Whether a connection is allowed, by which rule, and what would allow it; exit status 1 where it is denied
+    Test {
+        /// A sandbox's name, namespace/name or first letters of its id; "node"; or an address
+        from: String,
+        /// The same with a port: web:80, web:53/udp, [fd00::2]:443, web:icmp
+        to: String,
+    },
+    /// Who reaches whom, and at which ports
+    Matrix,
+    /// Which ways would open or close if the policies of a file were applied
+    Diff {
+        /// The file; - is standard input
+        file: PathBuf,
+    },
+}
+
+/// A policy by its name.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Its name
+    pub(crate) name: String,
+    /// Its namespace; needed only where several have a policy of the name
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Its kind; needed only where policies of several kinds have the name
+    #[arg(short, long)]
+    pub(crate) kind: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drops {
+    /// Go on until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, Args)]

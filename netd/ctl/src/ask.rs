@@ -85,6 +85,50 @@ impl Netd {
     }
 }
 
+/// About policies: answers as they come, for `policy` to read.
+impl Netd {
+    pub(crate) fn policies(&self) -> Result<api::PoliciesResponse, AskError> {
+        let mut answer = self.0.policies(&api::PoliciesRequest::new()).map_err(|error| failed("Policies", error))?;
+        refused(answer.failure.take())?;
+        Ok(answer)
+    }
+
+    pub(crate) fn apply_policies(&self, file: String, text: Vec<u8>) -> Result<api::ApplyPoliciesResponse, AskError> {
+        let request = api::ApplyPoliciesRequest { file, text, ..api::ApplyPoliciesRequest::new() };
+        let mut answer = self.0.apply_policies(&request).map_err(|error| failed("ApplyPolicies", error))?;
+        refused(answer.failure.take())?;
+        Ok(answer)
+    }
+
+    pub(crate) fn delete_policy(&self, kind: &str, namespace: &str, name: &str) -> Result<(), AskError> {
+        let [kind, namespace, name] = [kind, namespace, name].map(str::to_owned);
+        let name = api::PolicyName { kind, namespace, name, ..api::PolicyName::new() };
+        let request = api::DeletePolicyRequest { name: Some(name).into(), ..api::DeletePolicyRequest::new() };
+        let mut answer = self.0.delete_policy(&request).map_err(|error| failed("DeletePolicy", error))?;
+        refused(answer.failure.take())
+    }
+
+    pub(crate) fn test_policy(&self, request: &api::TestPolicyRequest) -> Result<api::TestPolicyResponse, AskError> {
+        let mut answer = self.0.test_policy(request).map_err(|error| failed("TestPolicy", error))?;
+        refused(answer.failure.take())?;
+        Ok(answer)
+    }
+
+    pub(crate) fn reach(&self, file: String, text: Vec<u8>) -> Result<api::ReachResponse, AskError> {
+        let request = api::ReachRequest { file, text, ..api::ReachRequest::new() };
+        let mut answer = self.0.reach(&request).map_err(|error| failed("Reach", error))?;
+        refused(answer.failure.take())?;
+        Ok(answer)
+    }
+
+    pub(crate) fn drops(&self, after: u64, wait_ms: u32) -> Result<api::DropsResponse, AskError> {
+        let request = api::DropsRequest { after, wait_ms, ..api::DropsRequest::new() };
+        let mut answer = self.0.drops(&request).map_err(|error| failed("Drops", error))?;
+        refused(answer.failure.take())?;
+        Ok(answer)
+    }
+}
+
 fn failed(request: &'static str, source: CallError) -> AskError {
     if source.is_unknown_request() { AskError::Old(request) } else { AskError::Call { request, source } }
 }

@@ -5,6 +5,7 @@ mod ask;
 mod doctor;
 mod find;
 mod model;
+mod policy;
 mod render;
 mod table;
 
@@ -21,6 +22,7 @@ use arguments::{Arguments, Command, Lease, Network, Output, Sandbox};
 use ask::{AskError, Netd};
 use doctor::Place;
 use find::FindError;
+use policy::PolicyError;
 use render::Look;
 
 /// The node's settings.
@@ -32,6 +34,8 @@ enum Failed {
     Ask(#[from] AskError),
     #[error(transparent)]
     Find(#[from] FindError),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     #[error("cannot write the answer as JSON")]
     Json(#[from] serde_json::Error),
     #[error("cannot write the manual pages to {directory}; name a folder that is there and may be written")]
@@ -92,6 +96,8 @@ fn answer(arguments: &Arguments) -> Result<Answer, Failed> {
         Command::Lease(Lease::Ls) => {
             show(arguments, &model::leases(&netd()?.sandboxes()?), |leases| render::leases(leases, look))
         }
+        Command::Policy(command) => policy::answer(arguments, command, look, netd),
+        Command::Drops(command) => policy::drops(arguments, command, &netd()?),
         Command::Resync(resync) => show(arguments, &netd()?.resync(resync.dry_run)?, render::plan),
         Command::Doctor => {
             let findings = doctor::examine(&doctor::gather(&Place { root: "/".into(), socket: socket.clone() }));

@@ -17,7 +17,7 @@ mod seam;
 pub use fake::FakeKernel;
 pub use linux::{LOG_GROUP, LinuxKernel, fixed_ruleset};
 pub use netd_netlink::nft::{Change, Changes};
-pub use netd_netlink::{Notice, Notices};
+pub use netd_netlink::{LoggedPacket, Notice, Notices, PacketLog};
 pub use object::{
     Bridge, Class, Decision, Direction, Family, Flow, Interface, Key, LinkSettings, Mac, NetnsId, Object, Objects,
     Port, Profile, Publication, Reach, Route, Service, Span, Step, Veth, profile,

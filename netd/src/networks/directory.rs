@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use netd_config::{Conflist, Folders, PluginFile};
+
+use crate::directories;
 
 /// Octets; real files have some thousand.
 const LONGEST: u64 = 256 * 1024;
@@ -114,17 +116,7 @@ fn plugin_files(directory: &Path, files: &[PathBuf]) -> Vec<PluginFile> {
 }
 
 fn text(path: &Path) -> Result<Vec<u8>, String> {
-    let failed = |error: io::Error| format!("cannot read it: {error}; give netd the right to read it, or remove it");
-    // Opening anything else may wait for ever.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err("not a file; remove it".to_owned());
-    }
-    let mut text = Vec::new();
-    fs::File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text)).map_err(failed)?;
-    if text.len() as u64 > LONGEST {
-        return Err(format!("longer than {LONGEST} octets; no network configuration is: remove it"));
-    }
-    Ok(text)
+    directories::text(path, LONGEST, "network configuration")
 }
 
 fn network_name(source: &Source) -> Option<String> {

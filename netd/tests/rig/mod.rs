@@ -22,12 +22,16 @@ use netd::journal::Journal;
 use netd::lifecycle::Lifecycle;
 use netd::networks::Networks;
 use netd::node::Node as NodeRecord;
+use netd::policies::Policies;
+use netd::policies::files::{PolicyFiles, sources};
+use netd::policies::follow::put_in_force;
 use netd::reservations::Reservations;
 use netd::resync::{self, Watch};
 use netd::runtime::Runtime;
-use netd::server::Service;
+use netd::server::{PolicyDesk, Service};
 use netd::tombstones::Tombstones;
 use netd_api::{Client, Tag, blocking};
+use netd_config::{Namespaces, Quarantine};
 use netd_kernel::LinuxKernel;
 use nix::sched::{CloneFlags, unshare};
 
@@ -107,6 +111,19 @@ impl Space {
                     let mut stream = stream.unwrap();
                     let peer = stream.peer_addr().unwrap().ip().to_canonical().to_string();
                     drop(stream.write_all(peer.as_bytes()));
+                }
+            });
+        });
+    }
+
+    /// Gives back on a TCP port what it gets, as long as a connection lasts.
+    pub(crate) fn echo(&self, port: u16) {
+        self.run(move || {
+            let listener = TcpListener::bind(("::", port)).unwrap();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let (mut from, mut to) = (stream.as_ref().unwrap().try_clone().unwrap(), stream.unwrap());
+                    std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
                 }
             });
         });
@@ -369,8 +386,14 @@ async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
     let record = NodeRecord::replay("nd", records);
     let kernel = LinuxKernel::new("netd", "nd").unwrap();
     let executor = Arc::new(Executor::new(Arc::new(kernel), record.guarded().clone()));
+    let policies = Policies::start(Arc::clone(&executor), "here", Namespaces::new()).unwrap();
     let lifecycle = Lifecycle::new(netd::owner::start(record, journal), executor)
-        .minding(Tombstones::new(socket.with_file_name("tombstones")));
+        .minding(Tombstones::new(socket.with_file_name("tombstones")))
+        .obeying(policies);
+    let directory = socket.with_file_name("policies");
+    let before = PolicyFiles::default();
+    let files = Arc::new(before.next(&sources(std::slice::from_ref(&directory), &before)));
+    put_in_force(&lifecycle, Quarantine::Policies, files).await.unwrap();
     resync::run(&lifecycle, Watch::Alone, false).await.unwrap();
     for attachment in lifecycle.owner.snapshot().await.unwrap().attachments {
         lifecycle.ports.hold(&attachment).await.unwrap();
@@ -380,6 +403,7 @@ async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
         reservations: Arc::new(Reservations::default()),
         runtime: Runtime::default(),
         networks: Networks::watch(vec![socket.with_file_name("net.d")]).unwrap(),
+        desk: PolicyDesk { directories: vec![directory], ..PolicyDesk::default() },
         instance: "test".to_owned(),
     };
     netd_api::listen(socket, Arc::new(service)).unwrap()

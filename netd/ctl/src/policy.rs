@@ -1,0 +1,159 @@
+//! `netdctl policy` and `netdctl drops`: what is asked, and of what the answer consists. How it looks is `policy/render`.
+
+mod model;
+mod render;
+mod target;
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use netd_api::blocking as api;
+use thiserror::Error;
+
+use crate::arguments::{Arguments, Drops, Policy, Which};
+use crate::ask::{AskError, Netd};
+use crate::render::Look;
+use crate::{Answer, Failed, show, write};
+use target::{Target, TargetError};
+
+/// How long netd is asked to wait for a denied packet; it is asked again afterwards.
+const DROPS_WAIT_MS: u32 = 10_000;
+
+/// A command about policies cannot be carried out.
+#[derive(Debug, Error)]
+pub(crate) enum PolicyError {
+    /// No text.
+    #[error("cannot read {file}; name a file that may be read, or - for standard input")]
+    File { file: PathBuf, source: io::Error },
+    /// Not where to.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// No such policy.
+    #[error("there is no policy {0}; `netdctl policy ls` lists them")]
+    None(String),
+    /// Several.
+    #[error("{what} may mean {}; say which with --namespace or --kind", candidates.join(", "))]
+    Ambiguous { what: String, candidates: Vec<String> },
+}
+
+pub(crate) fn answer(
+    arguments: &Arguments,
+    command: &Policy,
+    look: Look,
+    netd: impl Fn() -> Result<Netd, AskError>,
+) -> Result<Answer, Failed> {
+    match command {
+        Policy::Ls => {
+            let mut all = model::Policies::from(netd()?.policies()?);
+            all.policies.iter_mut().for_each(|policy| policy.text = None);
+            show(arguments, &all, render::policies)
+        }
+        Policy::Get { which } => {
+            let policy = find(netd()?.policies()?.into(), which)?;
+            show(arguments, &policy, |policy| policy.text.clone().unwrap_or_default())
+        }
+        Policy::Apply { file } => {
+            let answer = netd()?.apply_policies(name(file), text(file)?)?;
+            let names: Vec<_> = answer.applied.into_iter().map(model::Name::from).collect();
+            show(arguments, &names, |names| render::applied(names))
+        }
+        Policy::Delete { which } => {
+            let netd = netd()?;
+            let model::Policy { kind, namespace, name, .. } = find(netd.policies()?.into(), which)?;
+            let policy = model::Name { kind, namespace, name };
+            netd.delete_policy(&policy.kind, &policy.namespace, &policy.name)?;
+            show(arguments, &policy, render::deleted)
+        }
+        Policy::Validate { files } => validate(files),
+        Policy::Test { from, to } => {
+            let target = Target::parse(to).map_err(PolicyError::from)?;
+            let asked = api::TestPolicyRequest {
+                from: from.clone(),
+                to: target.to,
+                protocol: target.protocol.into(),
+                port: target.port.into(),
+                ..api::TestPolicyRequest::new()
+            };
+            let verdict = model::Verdict::from(netd()?.test_policy(&asked)?);
+            let answer = show(arguments, &verdict, |verdict| render::verdict(verdict, look))?;
+            Ok(Answer { ill: !verdict.allowed, ..answer })
+        }
+        Policy::Matrix => {
+            let ways = model::ways(netd()?.reach(String::new(), Vec::new())?, false);
+            show(arguments, &ways, |ways| render::matrix(ways))
+        }
+        Policy::Diff { file } => {
+            let mut ways = model::ways(netd()?.reach(name(file), text(file)?)?, true);
+            ways.retain(|way| way.ports_after.as_ref() != Some(&way.ports));
+            show(arguments, &ways, |ways| render::diff(ways))
+        }
+    }
+}
+
+/// Writes as it hears, where it is to go on.
+pub(crate) fn drops(arguments: &Arguments, command: &Drops, netd: &Netd) -> Result<Answer, Failed> {
+    let mut after = 0;
+    loop {
+        let wait = if command.follow { DROPS_WAIT_MS } else { 0 };
+        let answer = netd.drops(after, wait)?;
+        after = answer.drops.last().map_or(after, |last| last.sequence);
+        let heard: Vec<_> = answer.drops.into_iter().map(model::Dropped::from).collect();
+        let answer = show(arguments, &heard, |heard| render::drops(heard))?;
+        if !command.follow {
+            return Ok(answer);
+        }
+        if !heard.is_empty() && write(&answer.text).and_then(|()| io::stdout().flush()).is_err() {
+            return Ok(String::new().into());
+        }
+    }
+}
+
+fn name(file: &Path) -> String {
+    if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
+}
+
+fn text(file: &Path) -> Result<Vec<u8>, PolicyError> {
+    let failed = |source| PolicyError::File { file: file.to_owned(), source };
+    if file != Path::new("-") {
+        return std::fs::read(file).map_err(failed);
+    }
+    let mut text = Vec::new();
+    io::stdin().read_to_end(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
+/// The one policy that is meant.
+fn find(all: model::Policies, which: &Which) -> Result<model::Policy, PolicyError> {
+    let is = |policy: &model::Policy| {
+        policy.name == which.name
+            && which.namespace.as_ref().is_none_or(|namespace| policy.namespace == *namespace)
+            && which.kind.as_ref().is_none_or(|kind| policy.kind.eq_ignore_ascii_case(kind))
+    };
+    let mut found: Vec<_> = all.policies.into_iter().filter(is).collect();
+    match found.len() {
+        0 => Err(PolicyError::None(which.name.clone())),
+        1 => Ok(found.swap_remove(0)),
+        _ => Err(PolicyError::Ambiguous {
+            what: which.name.clone(),
+            candidates: found.iter().map(|one| format!("{} {}/{}", one.kind, one.namespace, one.name)).collect(),
+        }),
+    }
+}
+
+/// All files' mistakes at once.
+fn validate(files: &[PathBuf]) -> Result<Answer, Failed> {
+    let (mut told, mut ill) = (String::new(), false);
+    for file in files {
+        let text = text(file)?;
+        match netd_policy::parse(&name(file), &String::from_utf8_lossy(&text)) {
+            Ok(policies) => {
+                told.push_str(&format!("{}: good, {} policies\n", name(file), policies.len()));
+            }
+            Err(errors) => {
+                ill = true;
+                told.push_str(&format!("{errors}\n"));
+            }
+        }
+    }
+    Ok(Answer { text: told, ill })
+}

@@ -1,0 +1,203 @@
+//! Policies, verdicts and denied packets to text. Pure.
+
+use super::model::{Dropped, Name, Policies, Reason, Verdict, Way};
+use crate::render::{Look, line};
+use crate::table::Table;
+
+pub(crate) fn policies(policies: &Policies) -> String {
+    let mut text = if policies.policies.is_empty() {
+        "No policies: every sandbox may speak with every other and with the outside.\n".to_owned()
+    } else {
+        listed(policies)
+    };
+    for file in policies.files.iter().filter(|file| !file.error.is_empty()) {
+        line(&mut text, format_args!("not taken: {}", file.error));
+    }
+    text
+}
+
+fn listed(policies: &Policies) -> String {
+    let mut table = Table::new(["NAMESPACE", "NAME", "KIND", "DIRECTIONS", "SANDBOXES", "ALLOWED", "DENIED", "PLACE"]);
+    for policy in &policies.policies {
+        table.row([
+            policy.namespace.clone(),
+            policy.name.clone(),
+            policy.kind.clone(),
+            policy.directions.join(","),
+            policy.sandboxes.to_string(),
+            policy.allowed.to_string(),
+            policy.denied.to_string(),
+            format!("{}:{}", policy.file, policy.line),
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn applied(names: &[Name]) -> String {
+    let mut text = String::new();
+    names.iter().for_each(|name| line(&mut text, format_args!("{} is in force", full(name))));
+    text
+}
+
+pub(crate) fn deleted(name: &Name) -> String {
+    format!("{} is deleted\n", full(name))
+}
+
+fn full(name: &Name) -> String {
+    if name.namespace.is_empty() {
+        format!("{} {}", name.kind, name.name)
+    } else {
+        format!("{} {}/{}", name.kind, name.namespace, name.name)
+    }
+}
+
+pub(crate) fn verdict(verdict: &Verdict, look: Look) -> String {
+    let word = |allowed| if allowed { look.paint(32, "allowed") } else { look.paint(31, "denied") };
+    let mut text = String::new();
+    line(&mut text, format_args!("{}: {} to {}", word(verdict.allowed), verdict.from, verdict.to));
+    for Reason { direction, allowed, rule, place } in &verdict.reasons {
+        let place = if place.is_empty() { String::new() } else { format!(" ({place})") };
+        line(&mut text, format_args!("  {direction} {}: {rule}{place}", word(*allowed)));
+    }
+    if !verdict.remedy.is_empty() {
+        line(&mut text, format_args!("What would allow it: {}", verdict.remedy));
+    }
+    text
+}
+
+/// Without a comparison, rows are who speaks, columns to whom. Where there are too many for a line, one way a line.
+pub(crate) fn matrix(ways: &[Way]) -> String {
+    let mut table = Table::new(["FROM", "TO", "PORTS"]);
+    ways.iter().for_each(|way| table.row([way.from.clone(), way.to.clone(), way.ports.clone()]));
+    table.render()
+}
+
+/// Only what changes.
+pub(crate) fn diff(ways: &[Way]) -> String {
+    if ways.is_empty() {
+        return "Nothing would open or close.\n".to_owned();
+    }
+    let mut table = Table::new(["FROM", "TO", "NOW", "THEN"]);
+    for way in ways {
+        let after = way.ports_after.clone().unwrap_or_default();
+        table.row([way.from.clone(), way.to.clone(), way.ports.clone(), after]);
+    }
+    table.render()
+}
+
+pub(crate) fn drops(drops: &[Dropped]) -> String {
+    let mut text = String::new();
+    for one in drops {
+        let place = if one.place.is_empty() { String::new() } else { format!(" ({})", one.place) };
+        let port = if one.port.is_empty() { String::new() } else { format!(" {}", one.port) };
+        line(
+            &mut text,
+            format_args!(
+                "{} {}{port} from {} to {}: {}{place}",
+                time_of_day(one.at_unix_ms),
+                one.protocol,
+                one.from,
+                one.to,
+                one.rule
+            ),
+        );
+    }
+    text
+}
+
+/// UTC, with milliseconds.
+fn time_of_day(unix_ms: u64) -> String {
+    let (seconds, ms) = (unix_ms / 1_000 % 86_400, unix_ms % 1_000);
+    format!("{:02}:{:02}:{:02}.{ms:03}Z", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::{Dropped, File, Name, Policies, Policy, Reason, Verdict, Way};
+    use super::{applied, deleted, diff, drops, matrix, policies, verdict};
+    use crate::render::Look;
+
+    fn a_policy() -> Policy {
+        Policy {
+            kind: "NetworkPolicy".to_owned(),
+            namespace: "shop".to_owned(),
+            name: "cart".to_owned(),
+            file: "/etc/netd/policies/shop.yaml".to_owned(),
+            line: 12,
+            directions: vec!["ingress".to_owned(), "egress".to_owned()],
+            sandboxes: 3,
+            allowed: 41,
+            denied: 2,
+            ..Policy::default()
+        }
+    }
+
+    #[test]
+    fn policies_are_listed_and_broken_files_told() {
+        let mut all = Policies { policies: vec![a_policy()], files: Vec::new() };
+        let expected = "\
+NAMESPACE  NAME  KIND           DIRECTIONS      SANDBOXES  ALLOWED  DENIED  PLACE
+shop       cart  NetworkPolicy  ingress,egress  3          41       2       /etc/netd/policies/shop.yaml:12
+";
+        assert_eq!(policies(&all), expected);
+        all.files.push(File { file: "b.yaml".to_owned(), error: "b.yaml:1:2: it is wrong".to_owned(), policies: 0 });
+        assert_eq!(policies(&all), format!("{expected}not taken: b.yaml:1:2: it is wrong\n"));
+        assert!(policies(&Policies::default()).starts_with("No policies: "));
+        let name = Name { kind: "NetworkPolicy".to_owned(), namespace: "shop".to_owned(), name: "cart".to_owned() };
+        assert_eq!(applied(std::slice::from_ref(&name)), "NetworkPolicy shop/cart is in force\n");
+        assert_eq!(deleted(&Name { namespace: String::new(), ..name }), "NetworkPolicy cart is deleted\n");
+    }
+
+    #[test]
+    fn a_verdict_says_why_and_what_to_do() {
+        let reason = |direction: &str, allowed, place: &str| Reason {
+            direction: direction.to_owned(),
+            allowed,
+            rule: "a rule".to_owned(),
+            place: place.to_owned(),
+        };
+        let denied = Verdict {
+            allowed: false,
+            from: "login (10.4.0.2)".to_owned(),
+            to: "cart (10.4.0.3), tcp/80".to_owned(),
+            reasons: vec![reason("egress", true, ""), reason("ingress", false, "shop.yaml:12")],
+            remedy: "an ingress rule".to_owned(),
+        };
+        let expected = "\
+denied: login (10.4.0.2) to cart (10.4.0.3), tcp/80
+  egress allowed: a rule
+  ingress denied: a rule (shop.yaml:12)
+What would allow it: an ingress rule
+";
+        assert_eq!(verdict(&denied, Look::default()), expected);
+    }
+
+    #[test]
+    fn ways_are_listed_and_compared() {
+        let way = |after: Option<&str>| Way {
+            from: "login".to_owned(),
+            to: "cart".to_owned(),
+            ports: "none".to_owned(),
+            ports_after: after.map(str::to_owned),
+        };
+        assert_eq!(matrix(&[way(None)]), "FROM   TO    PORTS\nlogin  cart  none\n");
+        assert_eq!(diff(&[way(Some("tcp/80"))]), "FROM   TO    NOW   THEN\nlogin  cart  none  tcp/80\n");
+        assert_eq!(diff(&[]), "Nothing would open or close.\n");
+    }
+
+    #[test]
+    fn a_denied_packet_is_a_line() {
+        let dropped = Dropped {
+            at_unix_ms: 86_400_000 + 3_723_004,
+            from: "login (10.4.0.2)".to_owned(),
+            to: "cart (10.4.0.3)".to_owned(),
+            protocol: "tcp".to_owned(),
+            port: "80".to_owned(),
+            rule: "no rule of NetworkPolicy shop/cart allows it".to_owned(),
+            place: "shop.yaml:12".to_owned(),
+        };
+        let expected = "01:02:03.004Z tcp 80 from login (10.4.0.2) to cart (10.4.0.3): \
+                        no rule of NetworkPolicy shop/cart allows it (shop.yaml:12)\n";
+        assert_eq!(drops(&[dropped]), expected);
+    }
+}

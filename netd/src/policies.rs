@@ -1,0 +1,167 @@
+//! Policies in force: from files and attachments to what the kernel holds, and answers about it.
+//!
+//! ```text
+//! files (watched) ─▶ PolicyFiles ─┐                ┌─▶ objects ─▶ kernel, one transaction
+//! attach, describe, detach ───────┴─▶ enforcer ────┤
+//! netdctl ─▶ questions ─────────────▶ (one thread) └─▶ answers
+//! ```
+//!
+//! An attachment is admitted before its link passes packets. Not here: what a policy means (`netd_policy`), and who passes
+//! no packet while his labels are unknown (`lifecycle`).
+
+pub(crate) mod applied;
+pub mod drops;
+pub mod enforcer;
+pub mod explain;
+pub mod files;
+pub mod follow;
+pub(crate) mod matrix;
+mod members;
+pub(crate) mod objects;
+mod verdict;
+pub mod watched;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+
+use netd_config::Namespaces;
+use netd_kernel::{Kernel, Step};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::attachment::{Attachment, AttachmentKey};
+use crate::executor::{Executor, ExecutorError};
+use enforcer::{Done, Enforcer, Force, Request};
+use files::PolicyFiles;
+
+/// Policies could not be made to hold. The kernel holds what it held before.
+#[derive(Debug, Clone, Error)]
+pub enum PolicyError {
+    /// The kernel said no.
+    #[error("cannot make the policies hold")]
+    Kernel(#[source] Arc<ExecutorError>),
+    /// The thread is gone.
+    #[error("netd's policies have stopped; restart netd (`systemctl restart netd`)")]
+    Stopped,
+}
+
+/// The way to the enforcer; cheap to clone. The default has none, and no policy is ever in force.
+#[derive(Debug, Clone, Default)]
+pub struct Policies {
+    requests: Option<Sender<Request>>,
+    in_force: Arc<AtomicBool>,
+}
+
+impl Policies {
+    /// Starts the thread, without policies. `node` is this node's name.
+    ///
+    /// # Errors
+    /// No thread is to be had.
+    pub fn start<K: Kernel + 'static>(
+        executor: Arc<Executor<K>>,
+        node: &str,
+        namespaces: Namespaces,
+    ) -> io::Result<Self> {
+        let (requests, receiver) = channel();
+        let in_force = Arc::new(AtomicBool::new(false));
+        let enforcer = Enforcer::new(executor, node, namespaces, Arc::clone(&in_force));
+        thread::Builder::new().name("policies".to_owned()).spawn(move || enforcer.run(&receiver))?;
+        Ok(Self { requests: Some(requests), in_force })
+    }
+
+    /// Whether any policy is in force.
+    #[must_use]
+    pub fn is_any_in_force(&self) -> bool {
+        self.in_force.load(Ordering::SeqCst)
+    }
+
+    /// The attachment is what it is now. Returns when all that policies say of it is in the kernel; at once where there are
+    /// none.
+    ///
+    /// # Errors
+    /// See [`PolicyError`]; no packet of it may pass then.
+    pub async fn admit(&self, attachment: &Attachment) -> Result<(), PolicyError> {
+        // Whoever puts the first policy in force counts everybody himself, and while he does nobody is attached.
+        if !self.is_any_in_force() {
+            return Ok(());
+        }
+        heard(self.send(|done| Request::Join(Box::new(attachment.clone()), done))?).await
+    }
+
+    /// The attachment is gone: no packet of it passes any more.
+    pub fn forget(&self, key: AttachmentKey) {
+        if let Some(requests) = self.requests.as_ref().filter(|_| self.is_any_in_force()) {
+            // A thread that is gone has nothing to forget.
+            drop(requests.send(Request::Part(key)));
+        }
+    }
+
+    /// These are all files from now on. Returns when they hold. `attachments` are all there are; nobody is attached or
+    /// detached meanwhile if there were no policies before.
+    ///
+    /// # Errors
+    /// See [`PolicyError`].
+    pub async fn enforce(&self, files: Arc<PolicyFiles>, attachments: Vec<Attachment>) -> Result<(), PolicyError> {
+        heard(self.send(|done| Request::Files(files, attachments, done))?).await
+    }
+
+    /// The node's own addresses.
+    pub fn live_at(&self, addresses: BTreeSet<IpAddr>) {
+        if let Some(requests) = &self.requests {
+            drop(requests.send(Request::Node(addresses)));
+        }
+    }
+
+    /// Takes the steps of a resync.
+    ///
+    /// # Errors
+    /// See [`PolicyError`].
+    pub async fn repair(&self, steps: Vec<Step>) -> Result<(), PolicyError> {
+        heard(self.send(|done| Request::Repair(steps, done))?).await
+    }
+
+    /// Makes the kernel hold what it is to hold, whatever it holds.
+    ///
+    /// # Errors
+    /// See [`PolicyError`].
+    pub async fn verify(&self) -> Result<(), PolicyError> {
+        heard(self.send(Request::Verify)?).await
+    }
+
+    /// Asks about what is in force. `None`: nobody knows, since the thread is gone or was never there.
+    pub async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Force) -> T + Send + 'static) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let asked = move |force: &Force| drop(answer.send(question(force)));
+        self.requests.as_ref()?.send(Request::Ask(Box::new(asked))).ok()?;
+        answered.await.ok()
+    }
+
+    /// The same, for a thread that may wait.
+    pub fn ask_and_wait<T: Send + 'static>(&self, question: impl FnOnce(&Force) -> T + Send + 'static) -> Option<T> {
+        let (answer, answered) = channel();
+        let asked = move |force: &Force| drop(answer.send(question(force)));
+        self.requests.as_ref()?.send(Request::Ask(Box::new(asked))).ok()?;
+        answered.recv().ok()
+    }
+
+    /// Without a thread there are no policies, and all is done.
+    fn send(&self, request: impl FnOnce(Done) -> Request) -> Result<oneshot::Receiver<DoneResult>, PolicyError> {
+        let (done, outcome) = oneshot::channel();
+        match &self.requests {
+            Some(requests) => requests.send(request(done)).map_err(|_| PolicyError::Stopped)?,
+            None => drop(done.send(Ok(()))),
+        }
+        Ok(outcome)
+    }
+}
+
+type DoneResult = Result<(), Arc<ExecutorError>>;
+
+async fn heard(done: oneshot::Receiver<DoneResult>) -> Result<(), PolicyError> {
+    done.await.map_err(|_| PolicyError::Stopped)?.map_err(PolicyError::Kernel)
+}

@@ -1,0 +1,144 @@
+//! Policies that were applied through the API: each in a file of its own in netd's state directory, where it is watched like
+//! any other. A policy that a file of the user's holds is his to change.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use netd_api::v1;
+use netd_policy::{Policy, PolicyName};
+use thiserror::Error;
+
+use super::files::{PolicyFiles, document_of};
+use super::watched::write_whole;
+
+/// The policies could not be written down. Those before the one named are.
+#[derive(Debug, Error)]
+#[error("cannot write {path}; make its directory writable, or set state_dir in netd.toml")]
+pub(crate) struct ApplyError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The policies of a text, at least one.
+pub(crate) fn parse(file: &str, text: &[u8]) -> Result<Vec<Policy>, String> {
+    let text = std::str::from_utf8(text).map_err(|_| format!("{file}: not UTF-8; save it as UTF-8"))?;
+    let policies = netd_policy::parse(file, text).map_err(|errors| errors.to_string())?;
+    if policies.is_empty() { Err(format!("{file}: no policy in it; nothing is changed")) } else { Ok(policies) }
+}
+
+/// Each policy with its own document of the text: it will stand in a file of its own.
+pub(crate) fn apart(file: &str, text: &[u8], policies: &[Policy]) -> Result<Vec<(PolicyName, String)>, String> {
+    let text = String::from_utf8_lossy(text);
+    let documents: Vec<String> = policies.iter().map(|policy| document_of(&text, policy.source.line)).collect();
+    if let Some(twice) = (1..documents.len()).find(|at| documents[..*at].contains(&documents[*at])) {
+        let policy = &policies[twice];
+        return Err(format!(
+            "{}: {} is not in a document of its own; part the policies by lines of --- and apply {file} again",
+            policy.source, policy.name
+        ));
+    }
+    Ok(policies.iter().map(|policy| policy.name.clone()).zip(documents).collect())
+}
+
+/// No policy may stand in a file of the user's already.
+pub(crate) fn refuse_others(files: &PolicyFiles, names: &[PolicyName], folder: &Path) -> Result<(), String> {
+    let elsewhere = names.iter().find_map(|name| {
+        let holder = files.holder(name)?;
+        (!Path::new(&holder.file).starts_with(folder))
+            .then(|| format!("{name} stands in {}: change it there", holder.file))
+    });
+    elsewhere.map_or(Ok(()), Err)
+}
+
+/// The file of an applied policy.
+pub(crate) fn path_of(files: &PolicyFiles, wanted: &v1::PolicyName, folder: &Path) -> Result<PathBuf, String> {
+    let is = |policy: &&Policy| {
+        let name = &policy.name;
+        name.kind.as_str().eq_ignore_ascii_case(&wanted.kind)
+            && name.namespace == wanted.namespace
+            && name.name == wanted.name
+    };
+    let Some(policy) = files.policies().find(is) else {
+        return Err(format!("there is no {} {}/{}", wanted.kind, wanted.namespace, wanted.name));
+    };
+    let file = PathBuf::from(&*policy.source.file);
+    if file.starts_with(folder) {
+        Ok(file)
+    } else {
+        Err(format!("{} stands in {}: remove it there", policy.name, file.display()))
+    }
+}
+
+/// Writes each policy into its own file.
+pub(crate) fn write(folder: &Path, policies: &[(PolicyName, String)]) -> Result<(), ApplyError> {
+    for (name, text) in policies {
+        let path = folder.join(file_name(name));
+        write_whole(&path, text.as_bytes()).map_err(|source| ApplyError { path, source })?;
+    }
+    Ok(())
+}
+
+fn file_name(name: &PolicyName) -> String {
+    let PolicyName { kind, namespace, name } = name;
+    let kind = kind.as_str().to_ascii_lowercase();
+    if namespace.is_empty() { format!("{kind}.{name}.yaml") } else { format!("{kind}.{namespace}.{name}.yaml") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use netd_api::v1;
+
+    use super::{apart, parse, path_of, refuse_others, write};
+    use crate::policies::files::{PolicyFiles, Source};
+
+    fn policy(name: &str) -> String {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{podSelector: {{}}}}\n"
+        )
+    }
+
+    #[test]
+    fn each_policy_gets_a_file_of_its_own_and_can_be_found_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = [policy("one"), policy("two")].join("---\n");
+        let policies = parse("x.yaml", text.as_bytes()).unwrap();
+        let parts = apart("x.yaml", text.as_bytes(), &policies).unwrap();
+        assert_eq!(parts.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>(), [policy("one"), policy("two")]);
+        write(folder.path(), &parts).unwrap();
+        let file = folder.path().join("networkpolicy.shop.two.yaml");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), policy("two"));
+        let texts = BTreeMap::from([(file.display().to_string(), policy("two"))]);
+        let files = PolicyFiles::remembered(texts);
+        let [kind, namespace, name] = ["networkpolicy", "shop", "two"].map(str::to_owned);
+        let mut wanted = v1::PolicyName { kind, namespace, name, ..v1::PolicyName::new() };
+        assert_eq!(path_of(&files, &wanted, folder.path()).unwrap(), file);
+        let elsewhere = path_of(&files, &wanted, Path::new("/elsewhere")).unwrap_err();
+        assert!(elsewhere.contains("NetworkPolicy shop/two stands in") && elsewhere.contains("remove it there"));
+        wanted.name = "three".to_owned();
+        assert!(path_of(&files, &wanted, folder.path()).unwrap_err().contains("there is no networkpolicy shop/three"));
+    }
+
+    #[test]
+    fn what_is_the_users_or_not_apart_is_refused() {
+        let user = Source { file: "/etc/user.yaml".to_owned(), text: Ok(policy("one")) };
+        let files = PolicyFiles::default().next(&[user]);
+        let names = [files.policies().next().unwrap().name.clone()];
+        assert!(
+            refuse_others(&files, &names, Path::new("/var/lib"))
+                .unwrap_err()
+                .contains("/etc/user.yaml: change it there")
+        );
+        assert_eq!(refuse_others(&files, &names, Path::new("/etc")), Ok(()));
+        assert!(parse("x", b"").unwrap_err().contains("no policy in it"));
+        assert!(parse("x", &[0xff]).unwrap_err().contains("not UTF-8"));
+        let list = r#"{"apiVersion": "v1", "kind": "List", "items": [
+            {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "a"}, "spec": {"podSelector": {}}},
+            {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "b"}, "spec": {"podSelector": {}}}]}"#;
+        let policies = parse("x", list.as_bytes()).unwrap();
+        assert!(apart("x", list.as_bytes(), &policies).unwrap_err().contains("not in a document of its own"));
+    }
+}

@@ -1,0 +1,183 @@
+//! What the compiler says, as objects of the kernel. Pure.
+
+use std::collections::BTreeMap;
+
+use netd_kernel::{Class, Decision, Direction, Key, Object, Objects, Profile, Reach, Service, Span};
+use netd_policy::{AddressRange, Answer, ClassId, Compiled, Delta, Entry, PolicyName, ProfileId, TableChange};
+
+/// Changes of objects: `None` is one that is no more.
+pub(super) type Changes = BTreeMap<Key, Option<Object>>;
+
+/// Whether only this module and what follows from it makes such objects.
+pub(super) fn is_policy(key: &Key) -> bool {
+    match key {
+        Key::Filtered(_)
+        | Key::Silent(_)
+        | Key::Isolated(..)
+        | Key::Class(_)
+        | Key::Block(..)
+        | Key::Span(_)
+        | Key::Pair(..) => true,
+        Key::Bridge(_)
+        | Key::Ruleset
+        | Key::Forwarding(_)
+        | Key::Deaf(_)
+        | Key::Guarded(_)
+        | Key::Station(..)
+        | Key::Leased(..)
+        | Key::Admitted(_)
+        | Key::Fenced(_)
+        | Key::Masquerade(..)
+        | Key::Published(_)
+        | Key::Veth(_)
+        | Key::Gateway(..)
+        | Key::Way(..)
+        | Key::Interface(..) => false,
+    }
+}
+
+/// Everything that the kernel is to hold.
+pub(super) fn all(compiled: &Compiled) -> Objects {
+    let mut objects = Objects::new();
+    objects.extend(compiled.classes.iter().map(|(address, class)| (Key::Class(*address), class_of(*class))));
+    objects.extend(compiled.blocks.iter().map(|(range, class)| (block(range), class_of(*class))));
+    for (direction, isolated, pairs, any, host) in [
+        (Direction::Ingress, &compiled.ingress, &compiled.pairs_in, &compiled.any_in, &compiled.host_in),
+        (Direction::Egress, &compiled.egress, &compiled.pairs_out, &compiled.any_out, &compiled.host_out),
+    ] {
+        for address in isolated.keys() {
+            objects.insert(Key::Isolated(direction, Reach::Others, *address), Object::Set);
+            if host.contains_key(&compiled.class(*address)) {
+                objects.insert(Key::Isolated(direction, Reach::Node, *address), Object::Set);
+            }
+        }
+        objects.extend(
+            pairs.iter().map(|((subject, peer), profile)| (pair(direction, *subject, Some(*peer)), by(*profile))),
+        );
+        objects.extend(any.iter().map(|(subject, profile)| (pair(direction, *subject, None), by(*profile))));
+        objects.extend(host.iter().map(|(subject, profile)| (host_pair(direction, *subject), by(*profile))));
+    }
+    for (id, profile) in compiled.profiles.iter() {
+        objects.extend(spans(*id, &profile.0));
+    }
+    objects
+}
+
+/// What changes. `before` and `after` stand around the delta.
+pub(super) fn changes(before: &BTreeMap<ProfileId, netd_policy::Profile>, delta: &Delta, after: &Compiled) -> Changes {
+    let mut changes = Changes::new();
+    take(&mut changes, &delta.classes, |address| Key::Class(*address), |class| class_of(*class));
+    take(&mut changes, &delta.blocks, block, |class| class_of(*class));
+    for (direction, isolated, pairs, any, host) in [
+        (Direction::Ingress, &delta.ingress, &delta.pairs_in, &delta.any_in, &delta.host_in),
+        (Direction::Egress, &delta.egress, &delta.pairs_out, &delta.any_out, &delta.host_out),
+    ] {
+        take(&mut changes, isolated, |address| Key::Isolated(direction, Reach::Others, *address), |()| Object::Set);
+        take(&mut changes, pairs, |(subject, peer)| pair(direction, *subject, Some(*peer)), |profile| by(*profile));
+        take(&mut changes, any, |subject| pair(direction, *subject, None), |profile| by(*profile));
+        take(&mut changes, host, |subject| host_pair(direction, *subject), |profile| by(*profile));
+    }
+    near(&mut changes, delta, after);
+    for id in delta.profiles.removed.iter().chain(delta.profiles.set.keys()) {
+        let old = before.get(id).map(|profile| spans(*id, &profile.0)).unwrap_or_default();
+        changes.extend(old.into_keys().map(|key| (key, None)));
+    }
+    for (id, profile) in &delta.profiles.set {
+        changes.extend(spans(*id, &profile.0).into_iter().map(|(key, object)| (key, Some(object))));
+    }
+    changes
+}
+
+fn take<K: Ord, V>(
+    changes: &mut Changes,
+    change: &TableChange<K, V>,
+    key: impl Fn(&K) -> Key,
+    object: impl Fn(&V) -> Object,
+) {
+    changes.extend(change.removed.iter().map(|old| (key(old), None)));
+    changes.extend(change.set.iter().map(|(new, value)| (key(new), Some(object(value)))));
+}
+
+/// Who is asked about when it speaks with its own node: isolated, and of a class that the node's rules name. Either may
+/// have changed.
+fn near(changes: &mut Changes, delta: &Delta, after: &Compiled) {
+    for (direction, isolated, now, host, table) in [
+        (Direction::Ingress, &delta.ingress, &after.ingress, &delta.host_in, &after.host_in),
+        (Direction::Egress, &delta.egress, &after.egress, &delta.host_out, &after.host_out),
+    ] {
+        let key = |address| Key::Isolated(direction, Reach::Node, address);
+        let moved = delta.classes.removed.iter().chain(delta.classes.set.keys());
+        let touched = isolated.removed.iter().chain(isolated.set.keys()).chain(moved).copied();
+        let of_class = |class: &ClassId| host.removed.contains(class) || host.set.contains_key(class);
+        let of_changed = now.keys().copied().filter(|address| !host.is_empty() && of_class(&after.class(*address)));
+        for address in touched.chain(of_changed) {
+            let is = now.contains_key(&address) && table.contains_key(&after.class(address));
+            changes.insert(key(address), is.then_some(Object::Set));
+        }
+    }
+}
+
+fn class_of(class: ClassId) -> Object {
+    Object::Class(Class(class.0))
+}
+
+fn by(profile: ProfileId) -> Object {
+    Object::Profile(Profile(profile.0))
+}
+
+fn block(range: &AddressRange) -> Key {
+    Key::Block(range.first, range.last)
+}
+
+fn pair(direction: Direction, subject: ClassId, peer: Option<ClassId>) -> Key {
+    Key::Pair(direction, Class(subject.0), peer.map(|peer| Class(peer.0)))
+}
+
+fn host_pair(direction: Direction, subject: ClassId) -> Key {
+    Key::Pair(direction, Class(subject.0), Some(Class(u32::MAX)))
+}
+
+/// A profile's answers, each for a run of services: several protocols with all their ports, or ports of one.
+fn spans(profile: ProfileId, entries: &[Entry]) -> Objects {
+    let profile = Profile(profile.0);
+    let mut objects = Objects::new();
+    for entry in entries {
+        let (from, to) = entry.protocols;
+        let ports = entry.ports;
+        let runs: Vec<(u8, u8)> =
+            if ports == (0, u16::MAX) { vec![(from, to)] } else { (from..=to).map(|one| (one, one)).collect() };
+        for (from, to) in runs {
+            let span = Span {
+                profile,
+                first: Service { protocol: from, port: ports.0 },
+                last: Service { protocol: to, port: ports.1 },
+            };
+            objects.insert(Key::Span(span), Object::Decision(decision(entry.answer)));
+        }
+    }
+    objects
+}
+
+fn decision(answer: Answer) -> Decision {
+    match (answer.allowed, answer.audit, answer.log) {
+        (false, _, _) => Decision::Deny,
+        (true, Some(_), _) => Decision::Audit,
+        (true, None, true) => Decision::AllowLogged,
+        (true, None, false) => Decision::Allow,
+    }
+}
+
+/// New flows that each policy allowed and denied, since its rules stand as they do.
+pub(crate) fn counted(compiled: &Compiled, counts: &BTreeMap<Key, u64>) -> BTreeMap<PolicyName, (u64, u64)> {
+    let mut counted: BTreeMap<PolicyName, (u64, u64)> = BTreeMap::new();
+    for (id, profile) in compiled.profiles.iter() {
+        for entry in &profile.0 {
+            let Some(name) = entry.answer.by.and_then(|by| compiled.policies.get(&by)) else { continue };
+            let spans = spans(*id, std::slice::from_ref(entry));
+            let flows: u64 = spans.keys().filter_map(|key| counts.get(key)).sum();
+            let (allowed, denied) = counted.entry(name.clone()).or_default();
+            *(if entry.answer.allowed { allowed } else { denied }) += flows;
+        }
+    }
+    counted
+}

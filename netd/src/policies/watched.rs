@@ -1,0 +1,141 @@
+//! The policy files as they stand now, read again whenever something in their directories changes. What was good outlives
+//! netd: the next one has it too, though the file is broken by then.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, process};
+
+use tokio::sync::watch::{Receiver, Sender, channel};
+use tracing::{info, warn};
+
+use super::files::{PolicyFiles, sources};
+use crate::directories;
+
+/// The way to the files; cheap to clone. The watching ends with the last handle.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    current: Receiver<Arc<PolicyFiles>>,
+    _watching: Arc<io::PipeWriter>,
+}
+
+impl Watched {
+    /// Reads the directories, and again whenever something in them changes. `kept` is a file for the last good texts. The
+    /// first reading is done when this returns.
+    ///
+    /// # Errors
+    /// No thread or pipe is to be had.
+    pub fn start(paths: Vec<PathBuf>, kept: PathBuf) -> io::Result<Self> {
+        let (publish, current) = channel(Arc::new(PolicyFiles::remembered(recall(&kept))));
+        let watching = directories::watch("policies", paths, move |paths| read(paths, &kept, &publish))?;
+        Ok(Self { current, _watching: Arc::new(watching) })
+    }
+
+    /// The files as they were last read.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<PolicyFiles> {
+        Arc::clone(&self.current.borrow())
+    }
+
+    /// Follows the files: the receiver sees each change.
+    #[must_use]
+    pub fn subscribe(&self) -> Receiver<Arc<PolicyFiles>> {
+        self.current.clone()
+    }
+}
+
+fn read(paths: &[PathBuf], kept: &Path, publish: &Sender<Arc<PolicyFiles>>) {
+    let before = Arc::clone(&publish.borrow());
+    let next = before.next(&sources(paths, &before));
+    if next == *before {
+        return;
+    }
+    report(&before, &next);
+    if next.texts() != before.texts()
+        && let Err(error) = keep(kept, &next.texts())
+    {
+        warn!(path = %kept.display(), %error, "cannot keep the policies' texts; a file that is broken at the next start has none");
+    }
+    publish.send_replace(Arc::new(next));
+}
+
+fn report(before: &PolicyFiles, next: &PolicyFiles) {
+    for file in next.files.iter().filter(|file| !before.files.contains(file)) {
+        match &file.error {
+            Some(error) => warn!(file = file.file, error, "policy file not taken"),
+            None => info!(file = file.file, policies = file.policies.len(), "policy file read"),
+        }
+    }
+    let is_gone = |file: &str| !next.files.iter().any(|one| one.file == file);
+    for file in before.files.iter().filter(|file| is_gone(&file.file)) {
+        info!(file = file.file, "policy file gone");
+    }
+}
+
+/// Nothing where there is nothing, or nothing that can be read: then the files themselves say all.
+fn recall(kept: &Path) -> BTreeMap<String, String> {
+    let text = match fs::read(kept) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return BTreeMap::new(),
+        Err(error) => {
+            warn!(path = %kept.display(), %error, "cannot read the last policies' texts");
+            return BTreeMap::new();
+        }
+    };
+    serde_json::from_slice(&text).unwrap_or_else(|error| {
+        warn!(path = %kept.display(), %error, "the last policies' texts are damaged, and left out");
+        BTreeMap::new()
+    })
+}
+
+/// After a loss of power the file is the old one or the new one.
+fn keep(kept: &Path, texts: &BTreeMap<String, String>) -> io::Result<()> {
+    write_whole(kept, &serde_json::to_vec(texts)?)
+}
+
+/// Writes a file so that it is never seen, or left, half.
+pub(super) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+    fs::create_dir_all(folder)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let new = folder.join(format!(".{name}.{}", process::id()));
+    let mut file = fs::File::create(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::Watched;
+
+    const POLICY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                          metadata: {name: one, namespace: shop}\nspec: {podSelector: {}}\n";
+
+    #[tokio::test]
+    async fn a_good_text_outlives_netd_and_a_change_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (directory, kept) = (folder.path().join("policies"), folder.path().join("state/policies.json"));
+        let start = || Watched::start(vec![directory.clone()], kept.clone()).unwrap();
+        let watched = start();
+        let mut seen = watched.subscribe();
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("a.yaml"), POLICY).unwrap();
+        let patience = Duration::from_secs(10);
+        let found = seen.wait_for(|files| files.policies().count() == 1);
+        drop(tokio::time::timeout(patience, found).await.unwrap().unwrap());
+        drop(watched);
+        fs::write(directory.join("a.yaml"), "kind: [").unwrap();
+        let again = start();
+        assert_eq!(again.snapshot().policies().count(), 1);
+        assert!(again.snapshot().files[0].error.is_some());
+        // What is damaged is left out; what is gone is gone.
+        fs::write(&kept, "{").unwrap();
+        assert_eq!(start().snapshot().policies().count(), 0);
+    }
+}

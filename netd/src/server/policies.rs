@@ -1,0 +1,215 @@
+//! Requests about policies: what is in force, putting more in force, and why something passes or not.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use netd_api::v1::{
+    self, ApplyPoliciesRequest, ApplyPoliciesResponse, DeletePolicyRequest, DropsRequest, DropsResponse, Failure,
+    FailureCode, PoliciesResponse, PolicyName, ReachRequest, ReachResponse, TestPolicyRequest, TestPolicyResponse,
+};
+use netd_config::Quarantine;
+use netd_kernel::Kernel;
+use netd_policy::{Direction, Policy, Traffic, oracle};
+
+use super::Service;
+use super::attach::Answer;
+use crate::policies::drops::{Denied, Drops};
+use crate::policies::enforcer::Force;
+use crate::policies::explain::{End, ExplainError, Explanation, explain, spoken};
+use crate::policies::files::{PolicyFiles, sources};
+use crate::policies::follow::put_in_force;
+use crate::policies::{applied, objects};
+use crate::reply::{failure, refusal};
+
+/// A client asks again after this.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+
+/// Where policies come from and go to.
+#[derive(Debug, Clone, Default)]
+pub struct PolicyDesk {
+    /// The watched directories; the last is for those that are applied.
+    pub directories: Vec<PathBuf>,
+    /// When who has no labels is held back.
+    pub quarantine: Quarantine,
+    /// The last denied packets.
+    pub drops: Drops,
+}
+
+impl<K: Kernel + 'static> Service<K> {
+    pub(super) async fn policies_call(&self) -> Answer<PoliciesResponse> {
+        let executor = Arc::clone(&self.lifecycle.executor);
+        let counts = tokio::task::spawn_blocking(move || executor.counts()).await;
+        // Without numbers the rest is still worth telling.
+        let counts = counts.ok().and_then(Result::ok).unwrap_or_default();
+        let applied = self.desk.directories.last().cloned().unwrap_or_default();
+        let answer = self.lifecycle.policies.ask(move |force| {
+            let counted = objects::counted(force.compiler.compiled(), &counts);
+            let mut response = PoliciesResponse::new();
+            response.policies =
+                force.files.policies().map(|policy| listed(force, policy, &counted, &applied)).collect();
+            response.files = force.files.files.iter().map(file).collect();
+            response
+        });
+        answer.await.ok_or_else(stopped)
+    }
+
+    /// Written down, then in force before the answer; what is not right is not written.
+    pub(super) async fn apply_call(&self, request: ApplyPoliciesRequest) -> Answer<ApplyPoliciesResponse> {
+        let folder = self.desk.directories.last().cloned().ok_or_else(stopped)?;
+        let (file, text) = (request.file, request.text);
+        let policies = applied::parse(&file, &text).map_err(|error| refusal(FailureCode::INVALID_CONFIG, error))?;
+        let parts = applied::apart(&file, &text, &policies);
+        let parts = parts.map_err(|error| refusal(FailureCode::INVALID_CONFIG, error))?;
+        let names: Vec<_> = policies.into_iter().map(|policy| policy.name).collect();
+        let files = self.files().await?;
+        applied::refuse_others(&files, &names, &folder).map_err(|error| refusal(FailureCode::CONFLICT, error))?;
+        let written = tokio::task::spawn_blocking(move || applied::write(&folder, &parts)).await;
+        let written = written.map_err(|error| failure(FailureCode::INTERNAL, &error))?;
+        written.map_err(|error| failure(FailureCode::INPUT_OUTPUT, &error))?;
+        self.enforce_files().await?;
+        let mut response = ApplyPoliciesResponse::new();
+        response.applied = names.iter().map(name).collect();
+        Ok(response)
+    }
+
+    pub(super) async fn delete_call(&self, request: DeletePolicyRequest) -> Answer<()> {
+        let folder = self.desk.directories.last().cloned().ok_or_else(stopped)?;
+        let wanted = request.name.unwrap_or_default();
+        let files = self.files().await?;
+        let path = applied::path_of(&files, &wanted, &folder).map_err(|error| refusal(FailureCode::CONFLICT, error))?;
+        std::fs::remove_file(&path).map_err(|error| failure(FailureCode::INPUT_OUTPUT, &error))?;
+        self.enforce_files().await
+    }
+
+    async fn files(&self) -> Answer<Arc<PolicyFiles>> {
+        self.lifecycle.policies.ask(|force| Arc::clone(&force.files)).await.ok_or_else(stopped)
+    }
+
+    /// As the watch will do in a moment, and without harm again.
+    async fn enforce_files(&self) -> Answer<()> {
+        let (directories, before) = (self.desk.directories.clone(), self.files().await?);
+        let read = tokio::task::spawn_blocking(move || before.next(&sources(&directories, &before))).await;
+        let files = Arc::new(read.map_err(|error| failure(FailureCode::INTERNAL, &error))?);
+        let forced = put_in_force(&self.lifecycle, self.desk.quarantine, files).await;
+        forced.map_err(|error| failure(FailureCode::INTERNAL, &error))
+    }
+
+    pub(super) async fn test_call(&self, request: TestPolicyRequest) -> Answer<TestPolicyResponse> {
+        let number = |value: u32, what: &str| {
+            u16::try_from(value).map_err(|_| refusal(FailureCode::INVALID_CONFIG, format!("{value} is no {what}")))
+        };
+        let protocol = number(request.protocol, "protocol")?;
+        let protocol = u8::try_from(protocol)
+            .map_err(|_| refusal(FailureCode::INVALID_CONFIG, format!("{protocol} is no protocol")))?;
+        let traffic = Traffic { protocol, port: number(request.port, "port")? };
+        let answer = self.lifecycle.policies.ask(move |force| {
+            let from = find(force, &request.from)?;
+            let to = find(force, &request.to)?;
+            explain(force.compiler.world(), force.compiler.policies(), (&from, &to), traffic)
+        });
+        let explained = answer.await.ok_or_else(stopped)?;
+        explained.map(tested).map_err(|error| failure(FailureCode::INVALID_CONFIG, &error))
+    }
+
+    pub(super) async fn reach_call(&self, request: ReachRequest) -> Answer<ReachResponse> {
+        let then = if request.text.is_empty() {
+            None
+        } else {
+            let parsed = applied::parse(&request.file, &request.text);
+            Some(parsed.map_err(|error| refusal(FailureCode::INVALID_CONFIG, error))?)
+        };
+        self.lifecycle.policies.ask(move |force| crate::policies::matrix::reach(force, then)).await.ok_or_else(stopped)
+    }
+
+    pub(super) async fn drops_call(&self, request: DropsRequest) -> Answer<DropsResponse> {
+        let patience = Duration::from_millis(request.wait_ms.into()).min(LONGEST_WAIT);
+        let mut response = DropsResponse::new();
+        response.drops = self.desk.drops.after(request.after, patience).await.into_iter().map(dropped).collect();
+        Ok(response)
+    }
+}
+
+fn find(force: &Force, text: &str) -> Result<End, ExplainError> {
+    End::find(force.compiler.world(), force.node(), text).or_else(|error| force.by_container(text).ok_or(error))
+}
+
+fn stopped() -> Failure {
+    refusal(FailureCode::NOT_AVAILABLE, "netd's policies do not run; restart netd (`systemctl restart netd`)")
+}
+
+fn listed(
+    force: &Force,
+    policy: &Policy,
+    counted: &BTreeMap<netd_policy::PolicyName, (u64, u64)>,
+    applied: &std::path::Path,
+) -> v1::Policy {
+    let mut listed = v1::Policy::new();
+    listed.name = Some(name(&policy.name)).into();
+    listed.file = policy.source.file.to_string();
+    listed.line = u32::try_from(policy.source.line).unwrap_or(u32::MAX);
+    for direction in [Direction::Ingress, Direction::Egress] {
+        listed.directions.extend(policy.rules(direction).map(|_| spell(direction).to_owned()));
+    }
+    let selected = force.compiler.world().sandboxes.values().filter(|sandbox| oracle::is_for(policy, sandbox));
+    listed.sandboxes = u32::try_from(selected.count()).unwrap_or(u32::MAX);
+    listed.text = force.files.text_of(&policy.name);
+    listed.applied = std::path::Path::new(&listed.file).starts_with(applied);
+    (listed.allowed, listed.denied) = counted.get(&policy.name).copied().unwrap_or_default();
+    listed
+}
+
+fn file(file: &crate::policies::files::PolicyFile) -> v1::PolicyFile {
+    let mut listed = v1::PolicyFile::new();
+    listed.file.clone_from(&file.file);
+    listed.error = file.error.clone().unwrap_or_default();
+    listed.policies = u32::try_from(file.policies.len()).unwrap_or(u32::MAX);
+    listed
+}
+
+fn name(name: &netd_policy::PolicyName) -> PolicyName {
+    let netd_policy::PolicyName { kind, namespace, name } = name.clone();
+    PolicyName { kind: kind.as_str().to_owned(), namespace, name, ..PolicyName::new() }
+}
+
+fn spell(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ingress",
+        Direction::Egress => "egress",
+    }
+}
+
+fn tested(explained: Explanation) -> TestPolicyResponse {
+    let mut response = TestPolicyResponse::new();
+    response.allowed = explained.allowed;
+    response.from = explained.from;
+    response.to = explained.to;
+    response.remedy = explained.remedy.unwrap_or_default();
+    for reason in explained.reasons {
+        let mut told = v1::Reason::new();
+        spell(reason.direction).clone_into(&mut told.direction);
+        told.allowed = reason.allowed;
+        told.rule = reason.rule;
+        told.place = reason.place;
+        response.reasons.push(told);
+    }
+    response
+}
+
+fn dropped(denied: Denied) -> v1::Dropped {
+    let mut dropped = v1::Dropped::new();
+    dropped.sequence = denied.sequence;
+    let since = denied.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    dropped.at_unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    let traffic = crate::policies::explain::traffic_of(&denied.packet);
+    let spoken = spoken(traffic);
+    let (protocol, port) = spoken.split_once('/').map_or((spoken.as_str(), ""), |(protocol, port)| (protocol, port));
+    dropped.protocol = protocol.to_owned();
+    dropped.port = port.to_owned();
+    dropped.from = denied.told.from;
+    dropped.to = denied.told.to;
+    dropped.rule = denied.told.by;
+    dropped.place = denied.told.place;
+    dropped
+}

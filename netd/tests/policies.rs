@@ -1,0 +1,182 @@
+//! Policies on the real kernel, by the API: who reaches whom once they are applied, and again without them. Needs root.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
+mod rig;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use netd_api::{Client, blocking};
+use rig::{Node, Space, assert_heard};
+
+const DUAL: &str = r#"{"type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,"hairpinMode":true,
+    "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.4.0.0/24"}],[{"subnet":"fd00:4::/64"}]],
+    "routes":[{"dst":"0.0.0.0/0"},{"dst":"::/0"}]}}"#;
+const ROUTED: &str = r#"{"name":"routed","type":"ptp","ipMasq":true,
+    "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.6.0.0/24"}]],
+    "routes":[{"dst":"0.0.0.0/0"}]}}"#;
+
+/// Only who is `app=login` reaches `app=web`, at port 80.
+const FROM_LOGIN: &str = "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: from-login, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+  - from:
+    - podSelector: {matchLabels: {app: login}}
+    ports: [{port: 80}]
+";
+
+struct Shop {
+    node: Node,
+    web: Space,
+    login: Space,
+    other: Space,
+}
+
+fn label(node: &Node, container: &str) {
+    let mut request = blocking::DescribeRequest::new();
+    request.container_id = container.to_owned();
+    request.name = container.to_owned();
+    request.namespace = "shop".to_owned();
+    request.labels.insert("app".to_owned(), container.to_owned());
+    request.source = "nri".to_owned();
+    Client::connect(&node.socket(), &[]).unwrap().describe(&request).unwrap();
+}
+
+impl Shop {
+    fn new(network: &str) -> Self {
+        let shop = Self { node: Node::new(), web: Space::new(), login: Space::new(), other: Space::new() };
+        for (space, name) in [(&shop.web, "web"), (&shop.login, "login"), (&shop.other, "other")] {
+            shop.node.attach(space, name, &[network]).unwrap();
+            label(&shop.node, name);
+        }
+        shop.web.serve(80);
+        shop.web.serve(81);
+        shop
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.node.socket(), &[]).unwrap()
+    }
+
+    fn apply(&self, text: &str) -> Vec<String> {
+        let mut request = blocking::ApplyPoliciesRequest::new();
+        request.file = "shop.yaml".to_owned();
+        request.text = text.as_bytes().to_vec();
+        let answer = self.client().apply_policies(&request).unwrap();
+        assert_eq!(answer.failure, None.into());
+        answer.applied.into_iter().map(|name| name.name).collect()
+    }
+
+    fn delete(&self, name: &str) {
+        let mut request = blocking::DeletePolicyRequest::new();
+        let mut which = blocking::PolicyName::new();
+        (which.kind, which.namespace, which.name) = ("NetworkPolicy".to_owned(), "shop".to_owned(), name.to_owned());
+        request.name = Some(which).into();
+        assert_eq!(self.client().delete_policy(&request).unwrap().failure, None.into());
+    }
+
+    fn test(&self, from: &str, to: &str, port: u32) -> blocking::TestPolicyResponse {
+        let mut request = blocking::TestPolicyRequest::new();
+        (request.from, request.to, request.protocol, request.port) = (from.to_owned(), to.to_owned(), 6, port);
+        let answer = self.client().test_policy(&request).unwrap();
+        assert_eq!(answer.failure, None.into());
+        answer
+    }
+}
+
+/// How long it takes to be refused.
+fn refused(space: &Space, address: &str) -> Duration {
+    let address: SocketAddr = address.parse().unwrap();
+    space.run(move || {
+        let begin = Instant::now();
+        TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap_err();
+        begin.elapsed()
+    })
+}
+
+#[test]
+fn only_who_is_allowed_reaches_a_sandbox_on_its_own_bridge() {
+    let shop = Shop::new(DUAL);
+    let outside = shop.node.outside();
+    assert_eq!(shop.apply(FROM_LOGIN), ["from-login"]);
+    for (web, login) in [("10.4.0.2", "10.4.0.3"), ("[fd00:4::2]", "fd00:4::3")] {
+        let (port, closed) = (format!("{web}:80"), format!("{web}:81"));
+        assert_heard(&[
+            ("login", &shop.login, &port, Ok(login)),
+            ("login", &shop.login, &closed, Err(())),
+            ("other", &shop.other, &port, Err(())),
+        ]);
+        assert!(refused(&shop.other, &port) < Duration::from_secs(1), "refused by an answer, not by silence");
+    }
+    assert_heard(&[("node", &shop.node.space, "10.4.0.2:80", Ok("10.4.0.1"))]);
+    drop(outside);
+    let (allowed, denied) = (shop.test("login", "web", 80), shop.test("other", "shop/web", 80));
+    assert!(allowed.allowed && !denied.allowed, "{allowed:?} {denied:?}");
+    assert!(denied.remedy.contains("ingress rule") && denied.reasons[1].place.ends_with(".yaml:1"), "{denied:?}");
+    let policies = shop.client().policies(&blocking::PoliciesRequest::new()).unwrap().policies;
+    assert_eq!((policies.len(), policies[0].sandboxes, policies[0].text.as_str()), (1, 1, FROM_LOGIN));
+    assert!(policies[0].allowed >= 2 && policies[0].denied >= 4, "{policies:?}");
+    // Who comes later is judged by the same rules; who is somebody else is judged anew.
+    let late = Space::new();
+    shop.node.attach(&late, "late", &[DUAL]).unwrap();
+    assert_heard(&[("late", &late, "10.4.0.2:80", Err(()))]);
+    label(&shop.node, "late");
+    let mut request = blocking::DescribeRequest::new();
+    (request.container_id, request.name, request.namespace) = ("late".to_owned(), "late".to_owned(), "shop".to_owned());
+    request.labels.insert("app".to_owned(), "login".to_owned());
+    request.source = "nri".to_owned();
+    shop.client().describe(&request).unwrap();
+    assert_heard(&[("late", &late, "10.4.0.2:80", Ok("10.4.0.5"))]);
+    shop.delete("from-login");
+    assert_heard(&[("other", &shop.other, "10.4.0.2:81", Ok("10.4.0.4"))]);
+}
+
+#[test]
+fn routed_sandboxes_obey_too_and_policies_outlive_netd() {
+    let mut shop = Shop::new(ROUTED);
+    shop.apply(FROM_LOGIN);
+    let expected = |shop: &Shop| {
+        assert_heard(&[
+            ("login", &shop.login, "10.6.0.2:80", Ok("10.6.0.3")),
+            ("other", &shop.other, "10.6.0.2:80", Err(())),
+            ("node", &shop.node.space, "10.6.0.2:80", Ok("10.6.0.1")),
+        ]);
+    };
+    expected(&shop);
+    shop.node.stop();
+    shop.node.start();
+    expected(&shop);
+}
+
+#[test]
+fn a_flow_that_is_not_allowed_any_more_is_cut_and_one_that_is_goes_on() {
+    let shop = Shop::new(DUAL);
+    let open = |space: &Space| {
+        space.run(|| {
+            let mut stream = TcpStream::connect("10.4.0.2:7").unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            stream.write_all(b"x").unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            stream
+        })
+    };
+    shop.web.echo(7);
+    // It is there before: the bridge's flows are followed from then on.
+    shop.apply(&FROM_LOGIN.replace("web", "nobody"));
+    shop.apply(
+        &FROM_LOGIN
+            .replace("from-login", "all")
+            .replace("from:\n    - podSelector: {matchLabels: {app: login}}\n    ports: [{port: 80}]", "{}"),
+    );
+    let (kept, lost) = (open(&shop.login), open(&shop.other));
+    shop.apply(&FROM_LOGIN.replace("port: 80", "port: 7"));
+    shop.delete("all");
+    let echoes = |mut stream: TcpStream| stream.write_all(b"y").and_then(|()| stream.read_exact(&mut [0])).is_ok();
+    assert!(echoes(kept), "an allowed flow was cut");
+    assert!(!echoes(lost), "a flow goes on that is not allowed any more");
+}
