@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use netd_policy::{Change, Compiled, Compiler, Delta, Policy, Sandbox, SandboxName, World, parse};
+use netd_policy::{Change, Compiled, Compiler, Delta, Policy, Reaches, Sandbox, SandboxName, World, parse};
 
 fn main() {
     let given: Vec<usize> = std::env::args().skip(1).filter_map(|text| text.parse().ok()).collect();
@@ -37,6 +37,7 @@ fn run(name: &str, from: &str, policies: usize, sandboxes: usize, namespaces: us
     let delta = compiler.load(policies.clone(), world);
     println!("  load          {:>10.1?}  {:>7} elements", start.elapsed(), delta.len());
     counts(compiler.compiled());
+    matrix(compiler.compiled(), sandboxes.min(300));
     let mut fresh = |number| compiler_change(&mut compiler, Change::Sandbox(sandbox(number, namespaces, None)));
     row("new sandbox", (0..20).map(|one| fresh(sandboxes + one)).collect());
     let mut relabel =
@@ -46,6 +47,15 @@ fn run(name: &str, from: &str, policies: usize, sandboxes: usize, namespaces: us
     let start = Instant::now();
     let delta = compiler.update(Change::Policies(policies[1..].to_vec()));
     println!("  policy away   {:>10.1?}  {:>7} elements", start.elapsed(), delta.len());
+}
+
+fn matrix(compiled: &Compiled, size: usize) {
+    let (start, node) = (Instant::now(), [].into());
+    let mut reaches = Reaches::new(compiled, &node);
+    let ends: Vec<IpAddr> = compiled.classes.keys().take(size).copied().collect();
+    let all = ends.iter().flat_map(|from| ends.iter().map(move |to| (*from, *to)));
+    let closed = all.filter(|(from, to)| reaches.between(*from, *to).is_none()).count();
+    println!("  matrix        {:>10.1?}  {:>7} of {} pairs closed", start.elapsed(), closed, ends.len() * ends.len());
 }
 
 fn compiler_change(compiler: &mut Compiler, change: Change) -> (std::time::Duration, Delta) {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! files ─▶ parse ─▶ Policy ─┬─▶ Compiler(node) ─▶ Compiled, Delta ─▶ (netd writes it into the kernel)
-//!                    World ─┤                        └─▶ interpret: what the kernel will answer
+//!                    World ─┤                        ├─▶ interpret: what the kernel will answer
+//!                           │                        └─▶ reach: all that may pass between two addresses
 //!                           └─▶ oracle: a verdict straight from the model, with its reasons
 //! ```
 //!
@@ -18,6 +19,7 @@ mod interpret;
 mod model;
 pub mod oracle;
 mod parse;
+mod reach;
 mod selector;
 mod world;
 
@@ -32,5 +34,6 @@ pub use model::{
     Source, Tier,
 };
 pub use parse::{Errors, Fault, gather, parse};
+pub use reach::{Changed, Reach, Reaches};
 pub use selector::{Labels, Requirement, Selector, Test};
 pub use world::{NAMESPACE_NAME, NamedPort, Node, Owner, Sandbox, SandboxName, World};

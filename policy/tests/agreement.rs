@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use netd_policy::{
     Action, Block, Change, Compiler, Direction, Flow, Hook, ICMP, ICMPV6, Kind, Labels, NAMESPACE_NAME, NamedPort,
-    Namespaces, Node, Owner, Peer, Peers, Policy, PolicyName, Port, PortRange, Ports, Protocol, Requirement, Rule,
-    Sandbox, SandboxName, SandboxSelector, Selector, Source, TCP, Test, Tier, Traffic, UDP, World, oracle,
+    Namespaces, Node, Owner, Peer, Peers, Policy, PolicyName, Port, PortRange, Ports, Protocol, Reaches, Requirement,
+    Rule, Sandbox, SandboxName, SandboxSelector, Selector, Source, TCP, Test, Tier, Traffic, UDP, World, oracle,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -269,6 +269,39 @@ fn agree(compilers: &[Compiler; 2]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Traffic around every port that a policy may name, without what no reach speaks of.
+fn edges(is_v6: bool) -> Vec<Traffic> {
+    let ports: BTreeSet<u16> =
+        PORTS.into_iter().flat_map(|port| [port - 1, port, port + 1]).chain([0, 65535]).collect();
+    let ported = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    let with_ports = ported.into_iter().flat_map(|protocol| ports.iter().map(move |port| Traffic::to(protocol, *port)));
+    let icmp = if is_v6 { ICMPV6 } else { ICMP };
+    let kinds = [0, 3, 7, 8, 9, 127, 128, 129, 138, 142, 144, 255];
+    let messages = kinds.into_iter().flat_map(|kind| [0, 1, u8::MAX].map(|code| Traffic::icmp(icmp, kind, code)));
+    let others = [0, 2, 47, 59, 255].map(|protocol| Traffic { protocol, port: 0 });
+    let all = with_ports.chain(messages).chain(others);
+    all.filter(|traffic| !traffic.keeps_link()).collect()
+}
+
+/// The reaches of both nodes together are what the oracle allows.
+fn reach_agrees(compilers: &[Compiler; 2]) -> Result<(), TestCaseError> {
+    let (world, policies) = (compilers[0].world(), compilers[0].policies());
+    let mut reaches =
+        [0, 1].map(|number: usize| Reaches::new(compilers[number].compiled(), &world.nodes[NODES[number]].addresses));
+    let edges = [false, true].map(edges);
+    for from in addresses() {
+        for to in addresses().into_iter().filter(|to| to.is_ipv4() == from.is_ipv4()) {
+            let both = reaches.each_mut().map(|reaches| reaches.between(from, to));
+            for traffic in edges[usize::from(from.is_ipv6())].iter().copied() {
+                let flow = Flow { from, to, traffic };
+                let reached = both.iter().all(|reach| reach.contains(traffic));
+                prop_assert_eq!(reached, oracle::verdict(world, policies, flow).allowed(), "{:?}: {:?}", flow, both);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Nothing refers to what is not there, and nothing is there that nothing refers to.
 fn is_tidy(compiler: &Compiler) -> Result<(), TestCaseError> {
     let compiled = compiler.compiled();
@@ -333,6 +366,22 @@ proptest! {
             prop_assert_eq!(old.compiled().classes.keys().collect::<Vec<_>>(), new.compiled().classes.keys().collect::<Vec<_>>());
         }
         agree(&fresh)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 50, max_shrink_iters: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn reach_and_oracle_agree_at_every_edge(policies in policies(), nodes in nodes(), sandboxes in vec(sandbox(), 0..6)) {
+        let sandboxes = sandboxes.into_iter().map(|sandbox| (sandbox.name.clone(), sandbox)).collect();
+        let world = World { nodes, sandboxes };
+        let compilers = NODES.map(|node| {
+            let mut compiler = Compiler::new(node);
+            compiler.load(policies.clone(), world.clone());
+            compiler
+        });
+        reach_agrees(&compilers)?;
     }
 }
 
