@@ -13,6 +13,8 @@ pub struct Class(pub u32);
 impl Class {
     /// Of an address that has no class of its own and is in no block.
     pub const WORLD: Self = Self(0);
+    /// The rules' own, of an address that has no class of its own, until its block is looked for. No pair names it.
+    pub const UNKNOWN: Self = Self(u32::MAX - 1);
 }
 
 /// A list of decisions by protocol and port, which pairs share.

@@ -18,6 +18,7 @@ use super::sets::{
     ANY, BLOCK, CLASS, CUT, DECISIONS, EGRESS, INGRESS, NODE_EGRESS, NODE_INGRESS, PAIRS, PORTED, PROFILES, SILENT,
 };
 use super::{Rule, VERSIONS, Version, is_version};
+use crate::object::Class;
 
 /// Whoever wants to hear of refused packets listens to this group (NFLOG).
 pub const LOG_GROUP: u16 = 0x6e64;
@@ -113,7 +114,8 @@ pub(super) fn chains() -> Vec<&'static str> {
     [DENY, REFUSE, LOST, BEGUN, LOGGED, AUDITED].into_iter().chain(ways).collect()
 }
 
-/// What stands in the sets from the start. A profile that is not there denies, and an address in no block is the world.
+/// What stands in the sets from the start. A profile that is not there denies, who has no class is looked for in the blocks,
+/// and an address in no block is the world.
 pub(super) fn elements(table: &str) -> Vec<Request> {
     let ported = [TCP, 17, 33, 132, 136].map(|protocol| Element { key: vec![protocol], ..Element::default() });
     let decisions = [
@@ -125,7 +127,10 @@ pub(super) fn elements(table: &str) -> Vec<Request> {
     let mut requests = nft::elements(Family::Inet, table, PORTED, &ported);
     requests.extend(nft::verdicts(Family::Inet, table, DECISIONS, &decisions, Some(Verdict::Goto(DENY))));
     requests.extend(nft::catch_all(Family::Inet, table, PROFILES, &numbered_value(REFUSED)));
-    requests.extend(BLOCK.iter().flat_map(|block| nft::catch_all(Family::Inet, table, block, &numbered_value(0))));
+    let others = [(CLASS, Class::UNKNOWN), (BLOCK, Class::WORLD)];
+    for (map, Class(number)) in others.into_iter().flat_map(|(maps, class)| maps.map(|map| (map, class))) {
+        requests.extend(nft::catch_all(Family::Inet, table, map, &numbered_value(number)));
+    }
     requests
 }
 
@@ -259,11 +264,13 @@ fn decided(way: &Way, kind: Kind) -> [Vec<Expression>; 4] {
     let direction = usize::from(way.is_egress);
     let class = CLASS[way.version];
     let scratch = Register(4);
-    let by_class = numbered(peer(way, scratch), None, class, Register(1));
-    let by_block = numbered(peer(way, scratch), Some(class), BLOCK[way.version], Register(1));
+    let by_class = numbered(peer(way, scratch), class, Register(1)).to_vec();
+    let mut by_block = by_class.clone();
+    by_block.push(Expression::is(Register(2), &Class::UNKNOWN.0.to_ne_bytes()));
+    by_block.extend(numbered(peer(way, scratch), BLOCK[way.version], Register(1)));
     let profiled = |map, by: Vec<Expression>| {
         let mut rule = by;
-        rule.extend(numbered(subject(way, scratch), None, class, Register(0)));
+        rule.extend(numbered(subject(way, scratch), class, Register(0)));
         rule.push(Expression::map(map, Register(1), Register(0)));
         rule.extend(service(kind));
         rule.push(Expression::map(PROFILES, Register(1), Register(0)));
@@ -281,11 +288,8 @@ fn decided(way: &Way, kind: Kind) -> [Vec<Expression>; 4] {
 /// The map's number of an address in register 4, put behind the register `to`. `nft` dies of a map's value in a key
 /// (`netlink_parse_concat_expr`), since it does not know its length. So all maps to numbers have an empty word ahead of it:
 /// `nft` takes that for the value, and the number for the constant that was loaded there before.
-fn numbered(address: Expression, not_in: Option<&str>, map: &str, to: Register) -> Vec<Expression> {
-    let mut rule = vec![Expression::load(&[0; 4], Register(to.0 + 1)), address];
-    rule.extend(not_in.map(|set| Expression::not_in_set(set, Register(4))));
-    rule.push(Expression::map(map, Register(4), to));
-    rule
+fn numbered(address: Expression, map: &str, to: Register) -> [Expression; 3] {
+    [Expression::load(&[0; 4], Register(to.0 + 1)), address, Expression::map(map, Register(4), to)]
 }
 
 /// Loads protocol and port behind the profile.
