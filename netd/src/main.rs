@@ -95,7 +95,8 @@ async fn run(config: NodeConfig) -> Result<()> {
     // Before the first look: what goes after it is heard.
     let notices = Notices::open().context("cannot listen to the kernel's notices")?;
     let changes = kernel.changes().context("cannot listen to what others do to nftables")?;
-    if changes.is_some() {
+    let is_shared = changes.is_some();
+    if is_shared {
         tracing::info!(
             "this kernel lets others take netd's rules away (older than 6.9); netd makes them again at once"
         );
@@ -147,7 +148,7 @@ async fn run(config: NodeConfig) -> Result<()> {
             heard.follow(&lifecycle),
             runtime.follow(&lifecycle),
             follow::follow(&lifecycle, config.quarantine, &watched),
-            look_around(&lifecycle, &runtime),
+            look_around(&lifecycle, &runtime, is_shared),
         );
     })
     .await?;
@@ -175,8 +176,8 @@ fn listen_to_drops(policies: &Policies) -> Drops {
     })
 }
 
-/// Finds what nobody told.
-async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime) {
+/// Finds what nobody told. Policies are looked at where others can change them (`is_shared`).
+async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime, is_shared: bool) {
     loop {
         tokio::time::sleep(RESYNC_EVERY).await;
         if let Err(error) = resync::bury(lifecycle).await {
@@ -185,6 +186,16 @@ async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime) {
         take_over_ports(lifecycle).await;
         if let Err(error) = resync::run(lifecycle, Watch::Running, false).await {
             tracing::warn!(%error, "resync failed; the next one tries again");
+        }
+        lifecycle.policies.live_at(follow::own_addresses());
+        if is_shared
+            && lifecycle.policies.is_any_in_force()
+            && let Err(error) = lifecycle.policies.verify().await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "policies not looked at; the next round tries again"
+            );
         }
         if let Err(error) = runtime.look_around(lifecycle).await {
             tracing::warn!(%error, "not freed; the next round tries again");

@@ -137,6 +137,39 @@ fn only_who_is_allowed_reaches_a_sandbox_on_its_own_bridge() {
 }
 
 #[test]
+fn the_matrix_says_who_reaches_whom_and_what_a_change_would_open() {
+    let shop = Shop::new(DUAL);
+    shop.apply(FROM_LOGIN);
+    let ask = |text: &str| {
+        let mut request = blocking::ReachRequest::new();
+        (request.file, request.text) = ("then.yaml".to_owned(), text.as_bytes().to_vec());
+        let answer = shop.client().reach(&request).unwrap();
+        assert_eq!(answer.failure, None.into());
+        let name = |at: u32| answer.ends[usize::try_from(at).unwrap()].clone();
+        let way =
+            |pair: &blocking::Reachable| (name(pair.from), name(pair.to), pair.ports.clone(), pair.ports_after.clone());
+        answer.pairs.iter().map(way).filter(|way| way.1 == "shop/web").collect::<Vec<_>>()
+    };
+    let way =
+        |from: &str, now: &str, then: &str| (from.to_owned(), "shop/web".to_owned(), now.to_owned(), then.to_owned());
+    let now = [
+        way("shop/login", "tcp/80", "tcp/80"),
+        way("shop/other", "none", "none"),
+        way("node", "all", "all"),
+        way("outside", "none", "none"),
+    ];
+    assert_eq!(ask(""), now);
+    let then = [
+        way("shop/login", "tcp/80", "none"),
+        way("shop/other", "none", "tcp/80-90"),
+        way("node", "all", "all"),
+        way("outside", "none", "none"),
+    ];
+    let changed = FROM_LOGIN.replace("app: login", "app: other").replace("port: 80", "port: 80, endPort: 90");
+    assert_eq!(ask(&changed), then);
+}
+
+#[test]
 fn routed_sandboxes_obey_too_and_policies_outlive_netd() {
     let mut shop = Shop::new(ROUTED);
     shop.apply(FROM_LOGIN);

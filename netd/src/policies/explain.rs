@@ -116,7 +116,7 @@ impl End {
 }
 
 /// A container that nobody has a record of is in no namespace.
-fn short(name: &SandboxName) -> String {
+pub(super) fn short(name: &SandboxName) -> String {
     if name.namespace.is_empty() { name.name.clone() } else { name.to_string() }
 }
 

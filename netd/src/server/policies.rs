@@ -20,7 +20,7 @@ use crate::policies::enforcer::Force;
 use crate::policies::explain::{End, ExplainError, Explanation, explain, spoken};
 use crate::policies::files::{PolicyFiles, sources};
 use crate::policies::follow::put_in_force;
-use crate::policies::{applied, objects};
+use crate::policies::{applied, matrix, objects};
 use crate::reply::{failure, refusal};
 
 /// A client asks again after this.
@@ -120,7 +120,8 @@ impl<K: Kernel + 'static> Service<K> {
             let parsed = applied::parse(&request.file, &request.text);
             Some(parsed.map_err(|error| refusal(FailureCode::INVALID_CONFIG, error))?)
         };
-        self.lifecycle.policies.ask(move |force| crate::policies::matrix::reach(force, then)).await.ok_or_else(stopped)
+        let answer = self.lifecycle.policies.ask(move |force| matrix::reach(force, then)).await.ok_or_else(stopped)?;
+        answer.map_err(|error| refusal(FailureCode::INVALID_CONFIG, error))
     }
 
     pub(super) async fn drops_call(&self, request: DropsRequest) -> Answer<DropsResponse> {
