@@ -34,6 +34,7 @@ pub fn is_shared(key: &Key) -> bool {
         Key::Filtered(_)
         | Key::Silent(_)
         | Key::Isolated(..)
+        | Key::Itself(..)
         | Key::Deaf(_)
         | Key::Guarded(_)
         | Key::Class(_)

@@ -147,6 +147,7 @@ fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bo
         Key::Filtered(_)
         | Key::Silent(_)
         | Key::Isolated(..)
+        | Key::Itself(..)
         | Key::Deaf(_)
         | Key::Class(_)
         | Key::Block(..)

@@ -39,6 +39,9 @@ pub enum Key {
     Deaf(LinkName),
     /// A bridge port sends nothing but what its [`Key::Station`]s and [`Key::Leased`] addresses may.
     Guarded(LinkName),
+    /// What one address sends to the other, of the same family, passes: both are one sandbox's, which reaches itself by a
+    /// port of the node.
+    Itself(IpAddr, IpAddr),
     /// Who an address is to policies.
     Class(IpAddr),
     /// Who the addresses from one to another (both in it) are that are nobody by themselves. Blocks do not overlap.

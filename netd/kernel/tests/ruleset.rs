@@ -61,6 +61,8 @@ fn policy() -> Objects {
     objects.extend([
         (Key::Silent(Family::V6), Object::Set),
         (Key::Isolated(Direction::Ingress, Reach::Others, address("10.4.0.2")), Object::Set),
+        (Key::Itself(address("10.4.0.2"), address("10.5.0.2")), Object::Set),
+        (Key::Itself(address("fd00::2"), address("fd00::2")), Object::Set),
         number("10.4.0.2", 1),
         number("fd00::2", 1),
         (Key::Block(address("10.0.0.0"), address("10.255.255.255")), Object::Class(Class(3))),
@@ -130,6 +132,9 @@ fn nft_can_show_it() {
             "ct state established,related accept",
             "iifname \"nd*\" fib saddr . iif oif missing drop",
             "ip daddr @ingress4 jump to_isolated4",
+            "elements = { 10.4.0.2 . 10.5.0.2 }",
+            "@itself4 return",
+            "@itself6 return",
             "elements = { 10.0.0.0/8 : ",
             "elements = { 0x00000001 counter packets 0 bytes 0 : 0x00000000 . 0x00000007 }",
             "0x00000002 : goto deny",

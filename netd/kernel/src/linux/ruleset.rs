@@ -277,6 +277,7 @@ pub(super) fn is_ours(step: &Step) -> bool {
         | Key::Isolated(..)
         | Key::Deaf(_)
         | Key::Guarded(_)
+        | Key::Itself(..)
         | Key::Class(_)
         | Key::Block(..)
         | Key::Span(_)

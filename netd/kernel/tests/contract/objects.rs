@@ -108,6 +108,8 @@ fn policy() -> Objects {
         set(isolated(Direction::Ingress, Reach::Node, "fd00::2")),
         set(isolated(Direction::Egress, Reach::Others, "fd00::2")),
         set(isolated(Direction::Egress, Reach::Node, "10.4.0.2")),
+        set(Key::Itself("10.4.0.2".parse().unwrap(), "10.5.0.2".parse().unwrap())),
+        set(Key::Itself("fd00::2".parse().unwrap(), "fd00::2".parse().unwrap())),
         class("10.4.0.2", 1),
         class("fd00::2", 1),
         block("0.0.0.0", "9.255.255.255", 3),

@@ -1,6 +1,7 @@
 //! Policy and spoof guard with real packets, by kernel objects alone. Needs root, and fails without.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
+mod ends;
 mod node;
 mod policy;
 mod space;

@@ -9,14 +9,14 @@ use netd_kernel::{
     Class, Decision, Direction, Family, Flow, Kernel, Key, Object, Objects, Profile, Reach, Service, profile,
 };
 
-use crate::node::{Node, Sandbox, ip, link};
+use crate::node::{Node, Sandbox, link};
 use crate::space::{Heard, ask, goes_on};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// Both bridges' packets pass the rules.
-fn filtered() -> Objects {
+pub(crate) fn filtered() -> Objects {
     ["br0", "br1"].map(|bridge| (Key::Filtered(link(bridge)), Object::Set)).into()
 }
 
@@ -25,21 +25,21 @@ fn services(protocol: u8, first: u16, last: u16) -> (Service, Service, Decision)
 }
 
 /// TCP 80 and 90 to 95, UDP 53, echo requests.
-fn some_ports(number: u32) -> Objects {
+pub(crate) fn some_ports(number: u32) -> Objects {
     let echo = [services(1, 0x0800, 0x08ff), services(58, 0x8000, 0x80ff)];
     let list = [services(TCP, 80, 80), services(TCP, 90, 95), services(UDP, 53, 53)];
     profile(Profile(number), &[&list[..], &echo[..]].concat(), Decision::Deny)
 }
 
-fn of_class(sandbox: &Sandbox, class: u32) -> Vec<(Key, Object)> {
+pub(crate) fn of_class(sandbox: &Sandbox, class: u32) -> Vec<(Key, Object)> {
     sandbox.addresses().map(|address| (Key::Class(address), Object::Class(Class(class)))).into()
 }
 
-fn isolated(direction: Direction, reach: Reach, sandbox: &Sandbox) -> Vec<(Key, Object)> {
+pub(crate) fn isolated(direction: Direction, reach: Reach, sandbox: &Sandbox) -> Vec<(Key, Object)> {
     sandbox.addresses().map(|address| (Key::Isolated(direction, reach, address), Object::Set)).into()
 }
 
-fn pair(direction: Direction, subject: u32, peer: Option<u32>, number: u32) -> (Key, Object) {
+pub(crate) fn pair(direction: Direction, subject: u32, peer: Option<u32>, number: u32) -> (Key, Object) {
     (Key::Pair(direction, Class(subject), peer.map(Class)), Object::Profile(Profile(number)))
 }
 
@@ -58,7 +58,7 @@ const ALL: [Heard; 6] = [Heard::Answer; 6];
 const NONE: [Heard; 6] = [Heard::Refusal; 6];
 const SOME: [Heard; 6] = [Heard::Answer, Heard::Answer, Heard::Refusal, Heard::Answer, Heard::Refusal, Heard::Answer];
 
-fn serve(server: &Sandbox) {
+pub(crate) fn serve(server: &Sandbox) {
     server.space.serve_tcp(&[80, 95, 96]);
     server.space.serve_udp(&[53, 54]);
 }
@@ -150,32 +150,6 @@ fn an_isolated_sandbox_asks_whom_it_may() {
     // Both ends have their say.
     policy.extend(isolated(Direction::Ingress, Reach::Others, &near));
     assert_heard_of(&node, &policy, "a deaf ear", &table(NONE, SOME, NONE));
-}
-
-#[test]
-fn the_own_node_is_asked_about_only_where_that_is_said() {
-    let node = Node::new(false);
-    let server = node.sandbox(0, 2);
-    serve(&server);
-    node.space.serve_tcp(&[80]);
-    let from_node = || server.addresses().map(|address| node.space.tcp(address, 80));
-    let to_node = || ["10.4.0.1", "fd00:0::1"].map(|address| server.space.tcp(ip(address), 80));
-    let mut policy = filtered();
-    for direction in [Direction::Ingress, Direction::Egress] {
-        policy.extend(isolated(direction, Reach::Others, &server));
-    }
-    node.enforce(&policy);
-    assert_eq!((from_node(), to_node()), ([Heard::Answer; 2], [Heard::Answer; 2]));
-    for direction in [Direction::Ingress, Direction::Egress] {
-        policy.extend(isolated(direction, Reach::Node, &server));
-    }
-    node.enforce(&policy);
-    assert_eq!((from_node(), to_node()), ([Heard::Refusal; 2], [Heard::Refusal; 2]));
-    policy.extend(of_class(&server, 1));
-    policy.extend(some_ports(7));
-    policy.extend([pair(Direction::Ingress, 1, None, 7), pair(Direction::Egress, 1, None, 7)]);
-    node.enforce(&policy);
-    assert_eq!((from_node(), to_node()), ([Heard::Answer; 2], [Heard::Answer; 2]));
 }
 
 #[test]

@@ -27,9 +27,13 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
         Key::Forwarding(family) if *object == (Object::Forwarding { guarded: true }) => {
             vec![(GUARDED, plain(vec![number(*family)]))]
         }
-        Key::Silent(_) | Key::Isolated(..) | Key::Class(_) | Key::Block(..) | Key::Span(_) | Key::Pair(..) => {
-            policy::of(key, object)
-        }
+        Key::Silent(_)
+        | Key::Isolated(..)
+        | Key::Itself(..)
+        | Key::Class(_)
+        | Key::Block(..)
+        | Key::Span(_)
+        | Key::Pair(..) => policy::of(key, object),
         Key::Deaf(_) | Key::Guarded(_) | Key::Station(..) | Key::Leased(..) => guard::of(key),
         Key::Ruleset
         | Key::Forwarding(_)

@@ -29,6 +29,7 @@ pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
         | Key::Forwarding(_)
         | Key::Silent(_)
         | Key::Isolated(..)
+        | Key::Itself(..)
         | Key::Class(_)
         | Key::Block(..)
         | Key::Span(_)

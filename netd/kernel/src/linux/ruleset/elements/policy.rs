@@ -7,7 +7,7 @@ use netd_netlink::nft::Element;
 
 use super::super::skeleton::policy::{ALLOW, ALLOW_LOGGED, AUDIT, REFUSED, numbered_value};
 use super::super::skeleton::{
-    ANY, BLOCK, CLASS, CUT, EGRESS, INGRESS, NODE_EGRESS, NODE_INGRESS, PAIRS, PROFILES, SILENT,
+    ANY, BLOCK, CLASS, CUT, EGRESS, INGRESS, ITSELF, NODE_EGRESS, NODE_INGRESS, PAIRS, PROFILES, SILENT,
 };
 use super::{index, number, octets, padded, plain, read_address, read_number};
 use crate::object::{Class, Decision, Direction, Flow, Key, Object, Profile, Reach, Service, Span};
@@ -21,6 +21,7 @@ pub(super) fn of(key: &Key, object: &Object) -> Elements {
         Key::Isolated(direction, reach, address) => {
             vec![(subjects(*direction, *reach)[index(*address)], plain(octets(*address)))]
         }
+        Key::Itself(from, to) => vec![(ITSELF[index(*from)], plain([octets(*from), octets(*to)].concat()))],
         Key::Class(address) => vec![(CLASS[index(*address)], valued(octets(*address), object))],
         Key::Block(first, last) => range(BLOCK[index(*first)], octets(*first), behind(*last), object),
         Key::Span(span) => range(
@@ -84,6 +85,10 @@ fn read_one(set: &str, element: &Element) -> Option<(Key, Object)> {
         if set == ANY[way(direction)] {
             return Some((Key::Pair(direction, Class(read_u32(key)?), None), read_profile(element)?));
         }
+    }
+    if let Some(wide) = position(ITSELF, set) {
+        let (from, rest) = read_address(key, wide)?;
+        return Some((Key::Itself(from, read_address(rest, wide)?.0), Object::Set));
     }
     let address = read_address(key, position(CLASS, set)?)?.0;
     Some((Key::Class(address), Object::Class(Class(read_value(element)?))))
@@ -255,6 +260,8 @@ pub(super) fn samples() -> crate::object::Objects {
         (Key::Silent(Family::V6), Object::Set),
         (Key::Isolated(Direction::Ingress, Reach::Others, address("10.4.0.2")), Object::Set),
         (Key::Isolated(Direction::Egress, Reach::Node, address("fd00::2")), Object::Set),
+        (Key::Itself(address("10.4.0.2"), address("10.5.0.2")), Object::Set),
+        (Key::Itself(address("fd00::2"), address("fd00::2")), Object::Set),
         (Key::Class(address("10.4.0.2")), Object::Class(Class(1))),
         (Key::Class(address("fd00::2")), Object::Class(Class(1))),
         block("0.0.0.0", "9.255.255.255", 3),

@@ -3,7 +3,8 @@
 //! ```text
 //! forward   known ─▶ accept; cut ─▶ refuse; TCP that nobody saw begin, of an isolated sandbox ─▶ refuse;
 //!           isolated ─▶ ingress4 … egress6, and on behind this rule if allowed
-//! ingress4  with ports, ICMP, other ─▶ one chain each:
+//! ingress4  from a sandbox to itself ─▶ allowed
+//!           with ports, ICMP, other ─▶ one chain each:
 //!             class of subject . class of peer ─▶ pairs_in ─▶ profiles ─▶ decisions
 //!             class of subject . block of peer ─▶ pairs_in ─▶ profiles ─▶ decisions
 //!             class of subject                 ─▶ any_in   ─▶ profiles ─▶ decisions
@@ -15,7 +16,8 @@
 use netd_netlink::nft::{self, Element, Expression, Family, Meta, Refusal, Register, Request, Status, Verdict};
 
 use super::sets::{
-    ANY, BLOCK, CLASS, CUT, DECISIONS, EGRESS, INGRESS, NODE_EGRESS, NODE_INGRESS, PAIRS, PORTED, PROFILES, SILENT,
+    ANY, BLOCK, CLASS, CUT, DECISIONS, EGRESS, INGRESS, ITSELF, NODE_EGRESS, NODE_INGRESS, PAIRS, PORTED, PROFILES,
+    SILENT,
 };
 use super::{Rule, VERSIONS, Version, is_version};
 use crate::object::Class;
@@ -228,7 +230,7 @@ fn peer(way: &Way, to: Register) -> Expression {
 
 /// The chains of one way: by kind of protocol to the one that decides.
 fn asked(way: &Way) -> Vec<Rule> {
-    let mut rules = Vec::new();
+    let mut rules = vec![(way.chain, to_itself(&VERSIONS[way.version]))];
     if way.version == 1 {
         rules.push((way.chain, discovery()));
     }
@@ -243,6 +245,16 @@ fn asked(way: &Way) -> Vec<Rule> {
         rules.extend(decided(way, kind).map(|rule| (chain, rule)));
     }
     rules
+}
+
+fn to_itself(version: &Version) -> Vec<Expression> {
+    let [source, destination] = [version.source, version.destination];
+    vec![
+        Expression::network(source.0, source.1, Register(0)),
+        Expression::network(destination.0, destination.1, Register(source.1 / 4)),
+        Expression::in_set(ITSELF[version.index], Register(0)),
+        Expression::verdict(Verdict::Return),
+    ]
 }
 
 /// Neighbours must find each other, on a bridge through this very chain: discovery and listener messages. Whoever gets one

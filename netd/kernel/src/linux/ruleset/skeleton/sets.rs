@@ -31,6 +31,7 @@ pub(in crate::linux::ruleset) const INGRESS: [&str; 2] = ["ingress4", "ingress6"
 pub(in crate::linux::ruleset) const EGRESS: [&str; 2] = ["egress4", "egress6"];
 pub(in crate::linux::ruleset) const NODE_INGRESS: [&str; 2] = ["node_ingress4", "node_ingress6"];
 pub(in crate::linux::ruleset) const NODE_EGRESS: [&str; 2] = ["node_egress4", "node_egress6"];
+pub(in crate::linux::ruleset) const ITSELF: [&str; 2] = ["itself4", "itself6"];
 pub(in crate::linux::ruleset) const CLASS: [&str; 2] = ["class4", "class6"];
 pub(in crate::linux::ruleset) const BLOCK: [&str; 2] = ["block4", "block6"];
 pub(in crate::linux::ruleset) const PROFILES: &str = "profiles";
@@ -62,7 +63,7 @@ const FLOW4: (u32, u32) = ((((PROTOCOL << 6 | IPV4) << 6 | SERVICE) << 6 | IPV4)
 const FLOW6: (u32, u32) = ((((PROTOCOL << 6 | IPV6) << 6 | SERVICE) << 6 | IPV6) << 6 | SERVICE, 44);
 
 /// All sets that objects fill, in the order in which they are made. Those of one family stand together.
-pub(in crate::linux::ruleset) const SETS: [(Family, Set); 41] = [
+pub(in crate::linux::ruleset) const SETS: [(Family, Set); 43] = [
     (Family::Inet, Set::of(BRIDGES, NAMED)),
     (Family::Inet, Set::of(FENCED, NAMED)),
     (Family::Inet, Set::of(SAME, (IFNAME << 6 | IFNAME, 2 * NAME))),
@@ -84,6 +85,8 @@ pub(in crate::linux::ruleset) const SETS: [(Family, Set); 41] = [
     (Family::Inet, Set::of(NODE_INGRESS[1], ADDRESS6)),
     (Family::Inet, Set::of(NODE_EGRESS[0], ADDRESS4)),
     (Family::Inet, Set::of(NODE_EGRESS[1], ADDRESS6)),
+    (Family::Inet, Set::of(ITSELF[0], (IPV4 << 6 | IPV4, 8))),
+    (Family::Inet, Set::of(ITSELF[1], (IPV6 << 6 | IPV6, 32))),
     (Family::Inet, Set::map(CLASS[0], ADDRESS4, TWO_NUMBERS)),
     (Family::Inet, Set::map(CLASS[1], ADDRESS6, TWO_NUMBERS)),
     (Family::Inet, Set::map(BLOCK[0], ADDRESS4, TWO_NUMBERS).of_ranges()),
