@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use netd_api::{Client, blocking};
-use rig::{Node, Space, assert_heard};
+use rig::{Node, Space, assert_heard, portmap, tcp};
 
 const DUAL: &str = r#"{"type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,"hairpinMode":true,
     "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.4.0.0/24"}],[{"subnet":"fd00:4::/64"}]],
@@ -167,6 +167,30 @@ fn the_matrix_says_who_reaches_whom_and_what_a_change_would_open() {
     ];
     let changed = FROM_LOGIN.replace("app: login", "app: other").replace("port: 80", "port: 80, endPort: 90");
     assert_eq!(ask(&changed), then);
+}
+
+#[test]
+fn a_sandbox_reaches_itself_and_a_published_port_leads_only_who_is_allowed() {
+    let node = Node::new();
+    let outside = node.outside();
+    let web = Space::new();
+    node.attach(&web, "web", &[DUAL, &portmap(&tcp(8080, 80))]).unwrap();
+    label(&node, "web");
+    web.serve(80);
+    let shop = Shop { node, web, login: Space::new(), other: Space::new() };
+    shop.apply(FROM_LOGIN);
+    assert_heard(&[
+        ("itself", &shop.web, "192.0.2.1:8080", Ok("10.4.0.1")),
+        ("node", &shop.node.space, "192.0.2.1:8080", Ok("192.0.2.1")),
+        ("outside", &outside, "192.0.2.1:8080", Err(())),
+        ("outside", &outside, "[2001:db8::1]:8080", Err(())),
+    ]);
+    let outsiders = "podSelector: {matchLabels: {app: login}}";
+    shop.apply(&FROM_LOGIN.replace(outsiders, "ipBlock: {cidr: 192.0.2.0/24, except: [192.0.2.64/26]}"));
+    assert_heard(&[
+        ("outside", &outside, "192.0.2.1:8080", Ok("192.0.2.9")),
+        ("outside", &outside, "[2001:db8::1]:8080", Err(())),
+    ]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub(super) fn is_policy(key: &Key) -> bool {
         Key::Filtered(_)
         | Key::Silent(_)
         | Key::Isolated(..)
+        | Key::Itself(..)
         | Key::Class(_)
         | Key::Block(..)
         | Key::Span(_)
@@ -40,6 +41,7 @@ pub(super) fn is_policy(key: &Key) -> bool {
 pub(super) fn all(compiled: &Compiled) -> Objects {
     let mut objects = Objects::new();
     objects.extend(compiled.classes.iter().map(|(address, class)| (Key::Class(*address), class_of(*class))));
+    objects.extend(compiled.itself.keys().map(|(from, to)| (Key::Itself(*from, *to), Object::Set)));
     objects.extend(compiled.blocks.iter().map(|(range, class)| (block(range), class_of(*class))));
     for (direction, isolated, pairs, any, host) in [
         (Direction::Ingress, &compiled.ingress, &compiled.pairs_in, &compiled.any_in, &compiled.host_in),
@@ -67,6 +69,7 @@ pub(super) fn all(compiled: &Compiled) -> Objects {
 pub(super) fn changes(before: &BTreeMap<ProfileId, netd_policy::Profile>, delta: &Delta, after: &Compiled) -> Changes {
     let mut changes = Changes::new();
     take(&mut changes, &delta.classes, |address| Key::Class(*address), |class| class_of(*class));
+    take(&mut changes, &delta.itself, |(from, to)| Key::Itself(*from, *to), |()| Object::Set);
     take(&mut changes, &delta.blocks, block, |class| class_of(*class));
     for (direction, isolated, pairs, any, host) in [
         (Direction::Ingress, &delta.ingress, &delta.pairs_in, &delta.any_in, &delta.host_in),
