@@ -13,6 +13,8 @@ pub struct Class(pub u32);
 impl Class {
     /// Of an address that has no class of its own and is in no block.
     pub const WORLD: Self = Self(0);
+    /// Of the node itself, by whichever of its addresses. A pair with it alone decides between a sandbox and its node.
+    pub const NODE: Self = Self(u32::MAX);
     /// The rules' own, of an address that has no class of its own, until its block is looked for. No pair names it.
     pub const UNKNOWN: Self = Self(u32::MAX - 1);
 }
@@ -35,7 +37,7 @@ pub enum Direction {
 pub enum Reach {
     /// Between it and all but its own node.
     Others,
-    /// Between it and its own node. NetworkPolicy never stands there.
+    /// Between it and its own node, [`Class::NODE`]: what has no pair with that passes. NetworkPolicy never stands there.
     Node,
 }
 

@@ -118,6 +118,8 @@ fn policy() -> Objects {
         block("fd00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 6),
         pair(Direction::Ingress, Some(0), 7),
         pair(Direction::Egress, Some(4), 7),
+        pair(Direction::Ingress, Some(Class::NODE.0), 8),
+        pair(Direction::Egress, Some(Class::NODE.0), 7),
         pair(Direction::Ingress, None, 7),
         pair(Direction::Egress, None, 8),
         set(Key::Deaf(link("nd2"))),

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
@@ -209,23 +210,28 @@ fn ping(address: IpAddr) -> Heard {
     static COUNT: AtomicU16 = AtomicU16::new(1);
     let id = COUNT.fetch_add(1, Ordering::Relaxed);
     let [high, low] = id.to_be_bytes();
-    let (socket, reply) = match address {
+    let (socket, sent, reply) = match address {
         IpAddr::V4(v4) => {
             let socket = raw(AddressFamily::Inet, SockProtocol::Icmp);
             // The checksum of type 8, identifier and nothing else.
             let [a, b] = (!(0x0800 + id)).to_be_bytes();
             let to = SockaddrIn::from(SocketAddrV4::new(v4, 0));
-            sendto(socket.as_raw_fd(), &[8, 0, a, b, high, low, 0, 0], &to, MsgFlags::empty()).unwrap();
-            (socket, (20, 0))
+            let sent = sendto(socket.as_raw_fd(), &[8, 0, a, b, high, low, 0, 0], &to, MsgFlags::empty());
+            (socket, sent, (20, 0))
         }
         IpAddr::V6(v6) => {
             let socket = raw(AddressFamily::Inet6, SockProtocol::IcmpV6);
             let to = SockaddrIn6::from(SocketAddrV6::new(v6, 0, 0, 0));
             // The kernel makes the checksum.
-            sendto(socket.as_raw_fd(), &[128, 0, 0, 0, high, low, 0, 0], &to, MsgFlags::empty()).unwrap();
-            (socket, (0, 129))
+            let sent = sendto(socket.as_raw_fd(), &[128, 0, 0, 0, high, low, 0, 0], &to, MsgFlags::empty());
+            (socket, sent, (0, 129))
         }
     };
+    // A node is told at once that its own rules refuse it.
+    if sent == Err(Errno::EPERM) {
+        return Heard::Refusal;
+    }
+    sent.unwrap();
     let start = Instant::now();
     let mut bytes = [0; 256];
     while start.elapsed() < PATIENCE {

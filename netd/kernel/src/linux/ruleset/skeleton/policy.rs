@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! forward   known ─▶ accept; cut ─▶ refuse; TCP that nobody saw begin, of an isolated sandbox ─▶ refuse;
-//!           isolated ─▶ ingress4 … egress6, and on behind this rule if allowed
-//! ingress4  from a sandbox to itself ─▶ allowed
+//!           isolated ─▶ to_isolated4 … from_isolated6, and on behind this rule if allowed
+//! node_in, node_out   the same, but for who is isolated from its node ─▶ from_ and to_isolated_of_node4, 6
+//! to_isolated4        from a sandbox to itself ─▶ allowed
 //!           with ports, ICMP, other ─▶ one chain each:
 //!             class of subject . class of peer ─▶ pairs_in ─▶ profiles ─▶ decisions
 //!             class of subject . block of peer ─▶ pairs_in ─▶ profiles ─▶ decisions
 //!             class of subject                 ─▶ any_in   ─▶ profiles ─▶ decisions
 //!             deny
+//! to_isolated_of_node4   class of subject . NODE ─▶ pairs_in ─▶ profiles ─▶ decisions; else allowed
 //! ```
 //!
 //! Only the first packet of an isolated sandbox's flow comes here, and meets as many look-ups whatever is in the sets.
@@ -68,6 +70,7 @@ struct Way {
     subjects: &'static str,
     node_subjects: &'static str,
     chain: &'static str,
+    node_chain: &'static str,
     kinds: [(&'static str, Kind); 3],
 }
 
@@ -83,6 +86,7 @@ const WAYS: [Way; 4] = [
         subjects: INGRESS[0],
         node_subjects: NODE_INGRESS[0],
         chain: "to_isolated4",
+        node_chain: "to_isolated_of_node4",
         kinds: kinds(["to_ports4", "to_icmp4", "to_other4"]),
     },
     Way {
@@ -91,6 +95,7 @@ const WAYS: [Way; 4] = [
         subjects: INGRESS[1],
         node_subjects: NODE_INGRESS[1],
         chain: "to_isolated6",
+        node_chain: "to_isolated_of_node6",
         kinds: kinds(["to_ports6", "to_icmp6", "to_other6"]),
     },
     Way {
@@ -99,6 +104,7 @@ const WAYS: [Way; 4] = [
         subjects: EGRESS[0],
         node_subjects: NODE_EGRESS[0],
         chain: "from_isolated4",
+        node_chain: "from_isolated_of_node4",
         kinds: kinds(["from_ports4", "from_icmp4", "from_other4"]),
     },
     Way {
@@ -107,12 +113,14 @@ const WAYS: [Way; 4] = [
         subjects: EGRESS[1],
         node_subjects: NODE_EGRESS[1],
         chain: "from_isolated6",
+        node_chain: "from_isolated_of_node6",
         kinds: kinds(["from_ports6", "from_icmp6", "from_other6"]),
     },
 ];
 
 pub(super) fn chains() -> Vec<&'static str> {
-    let ways = WAYS.iter().flat_map(|way| [way.chain].into_iter().chain(way.kinds.map(|(name, _)| name)));
+    let ways =
+        WAYS.iter().flat_map(|way| [way.chain, way.node_chain].into_iter().chain(way.kinds.map(|(name, _)| name)));
     [DENY, REFUSE, LOST, BEGUN, LOGGED, AUDITED].into_iter().chain(ways).collect()
 }
 
@@ -146,10 +154,11 @@ pub(super) fn hooks(input: &'static str, forward: &'static str, output: &'static
         rules.extend(VERSIONS.iter().map(|version| (hook, cut(version))));
         rules.extend((hook == forward).then(|| (hook, begun())));
         for way in &WAYS {
-            let subjects = if hook == forward { way.subjects } else { way.node_subjects };
-            // To the node a sandbox is a source only, from it a destination only.
-            if hook == forward || way.is_egress == (hook == input) {
-                rules.push((hook, isolated(way, subjects)));
+            if hook == forward {
+                rules.push((hook, isolated(way, way.subjects, way.chain)));
+            } else if way.is_egress == (hook == input) {
+                // To the node a sandbox is a source only, from it a destination only.
+                rules.push((hook, isolated(way, way.node_subjects, way.node_chain)));
             }
         }
     }
@@ -157,7 +166,7 @@ pub(super) fn hooks(input: &'static str, forward: &'static str, output: &'static
 }
 
 pub(super) fn rules() -> Vec<Rule> {
-    let mut rules: Vec<Rule> = WAYS.iter().flat_map(asked).collect();
+    let mut rules: Vec<Rule> = WAYS.iter().flat_map(asked).chain(WAYS.iter().flat_map(asked_of_node)).collect();
     rules.extend(WAYS.iter().flat_map(of_isolated));
     rules.extend(refusals());
     rules
@@ -208,11 +217,11 @@ fn flags() -> [Expression; 2] {
     [Expression::transport(13, 1, Register(0)), Expression::mask(Register(0), [0x12, 0, 0, 0])]
 }
 
-fn isolated(way: &Way, subjects: &str) -> Vec<Expression> {
+fn isolated(way: &Way, subjects: &str, chain: &'static str) -> Vec<Expression> {
     let version = &VERSIONS[way.version];
     let mut rule = is_version(version);
     rule.push(subject(way, Register(0)));
-    rule.extend([Expression::in_set(subjects, Register(0)), Expression::verdict(Verdict::Jump(way.chain))]);
+    rule.extend([Expression::in_set(subjects, Register(0)), Expression::verdict(Verdict::Jump(chain))]);
     rule
 }
 
@@ -234,13 +243,11 @@ fn asked(way: &Way) -> Vec<Rule> {
     if way.version == 1 {
         rules.push((way.chain, discovery()));
     }
-    let [ported, icmp, other] = way.kinds;
-    let is_icmp = if way.version == 0 { ICMP } else { ICMPV6 };
-    let transport = || Expression::meta(Meta::Transport, Register(0));
-    let goto = |(chain, _): (&'static str, Kind)| Expression::verdict(Verdict::Goto(chain));
-    rules.push((way.chain, vec![transport(), Expression::in_set(PORTED, Register(0)), goto(ported)]));
-    rules.push((way.chain, vec![transport(), Expression::is(Register(0), &[is_icmp]), goto(icmp)]));
-    rules.push((way.chain, vec![goto(other)]));
+    for (chain, kind) in way.kinds {
+        let mut rule = is_kind(way, kind);
+        rule.push(Expression::verdict(Verdict::Goto(chain)));
+        rules.push((way.chain, rule));
+    }
     for (chain, kind) in way.kinds {
         rules.extend(decided(way, kind).map(|rule| (chain, rule)));
     }
@@ -271,22 +278,15 @@ fn discovery() -> Vec<Expression> {
     ]
 }
 
-/// Registers 1 and 2 hold the classes of subject and peer; then 1 the profile, and 2 and 3 the service; then 1 the decision.
 fn decided(way: &Way, kind: Kind) -> [Vec<Expression>; 4] {
     let direction = usize::from(way.is_egress);
-    let class = CLASS[way.version];
     let scratch = Register(4);
-    let by_class = numbered(peer(way, scratch), class, Register(1)).to_vec();
+    let by_class = numbered(peer(way, scratch), CLASS[way.version], Register(1)).to_vec();
     let mut by_block = by_class.clone();
     by_block.push(Expression::is(Register(2), &Class::UNKNOWN.0.to_ne_bytes()));
     by_block.extend(numbered(peer(way, scratch), BLOCK[way.version], Register(1)));
-    let profiled = |map, by: Vec<Expression>| {
-        let mut rule = by;
-        rule.extend(numbered(subject(way, scratch), class, Register(0)));
-        rule.push(Expression::map(map, Register(1), Register(0)));
-        rule.extend(service(kind));
-        rule.push(Expression::map(PROFILES, Register(1), Register(0)));
-        rule.push(Expression::verdict_of(DECISIONS, Register(1)));
+    let profiled = |map, mut rule: Vec<Expression>| {
+        rule.extend(profiled(way, kind, map));
         rule
     };
     [
@@ -295,6 +295,40 @@ fn decided(way: &Way, kind: Kind) -> [Vec<Expression>; 4] {
         profiled(ANY[direction], Vec::new()),
         vec![Expression::verdict(Verdict::Goto(DENY))],
     ]
+}
+
+/// The chain of one way between a sandbox and its node. What has no pair finds none in all three rules.
+fn asked_of_node(way: &Way) -> Vec<Rule> {
+    let mut rules: Vec<Rule> = (way.version == 1).then(|| (way.node_chain, discovery())).into_iter().collect();
+    rules.extend(way.kinds.map(|(_, kind)| {
+        let mut rule = is_kind(way, kind);
+        rule.push(Expression::load(&Class::NODE.0.to_ne_bytes(), Register(2)));
+        rule.extend(profiled(way, kind, PAIRS[usize::from(way.is_egress)]));
+        (way.node_chain, rule)
+    }));
+    rules
+}
+
+/// Goes on for a packet of this kind, where those of the kinds before it are not.
+fn is_kind(way: &Way, kind: Kind) -> Vec<Expression> {
+    let icmp = if way.version == 0 { ICMP } else { ICMPV6 };
+    let transport = Expression::meta(Meta::Transport, Register(0));
+    match kind {
+        Kind::Ported => vec![transport, Expression::in_set(PORTED, Register(0))],
+        Kind::Icmp => vec![transport, Expression::is(Register(0), &[icmp])],
+        Kind::Other => Vec::new(),
+    }
+}
+
+/// The class of the subject is put into register 1; the peer's is in 2, if the map asks for it. Then 1 has the profile, and 2
+/// and 3 the service; then 1 the decision.
+fn profiled(way: &Way, kind: Kind, map: &str) -> Vec<Expression> {
+    let mut rule = numbered(subject(way, Register(4)), CLASS[way.version], Register(0)).to_vec();
+    rule.push(Expression::map(map, Register(1), Register(0)));
+    rule.extend(service(kind));
+    rule.push(Expression::map(PROFILES, Register(1), Register(0)));
+    rule.push(Expression::verdict_of(DECISIONS, Register(1)));
+    rule
 }
 
 /// The map's number of an address in register 4, put behind the register `to`. `nft` dies of a map's value in a key
