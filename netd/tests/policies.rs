@@ -193,6 +193,40 @@ fn a_sandbox_reaches_itself_and_a_published_port_leads_only_who_is_allowed() {
     ]);
 }
 
+/// Nobody in the shop reaches its node, but for the port 22; the node reaches the web server at port 80 only.
+const NODE: &str = "apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: node}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}
+  egress:
+  - {action: Accept, to: [{nodes: {}}], protocols: [{tcp: {destinationPort: {number: 22}}}]}
+  - {action: Deny, to: [{nodes: {}}]}
+  ingress:
+  - {action: Accept, from: [{netd/nodes: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}]}
+  - {action: Deny, from: [{netd/nodes: {}}]}
+";
+
+#[test]
+fn a_rule_that_names_nodes_stands_between_a_sandbox_and_its_node() {
+    let shop = Shop::new(DUAL);
+    shop.apply(NODE);
+    shop.node.space.serve(22);
+    shop.node.space.serve(23);
+    assert_heard(&[
+        ("web", &shop.web, "10.4.0.1:22", Ok("10.4.0.2")),
+        ("web", &shop.web, "10.4.0.1:23", Err(())),
+        ("web", &shop.web, "[fd00:4::1]:23", Err(())),
+        ("login", &shop.login, "10.4.0.1:23", Ok("10.4.0.3")),
+        ("node", &shop.node.space, "10.4.0.2:80", Ok("10.4.0.1")),
+        ("node", &shop.node.space, "10.4.0.2:81", Err(())),
+        ("node", &shop.node.space, "[fd00:4::2]:81", Err(())),
+        ("login", &shop.login, "10.4.0.2:81", Ok("10.4.0.3")),
+    ]);
+}
+
 #[test]
 fn routed_sandboxes_obey_too_and_policies_outlive_netd() {
     let mut shop = Shop::new(ROUTED);

@@ -137,7 +137,7 @@ fn pair(direction: Direction, subject: ClassId, peer: Option<ClassId>) -> Key {
 }
 
 fn host_pair(direction: Direction, subject: ClassId) -> Key {
-    Key::Pair(direction, Class(subject.0), Some(Class(u32::MAX)))
+    Key::Pair(direction, Class(subject.0), Some(Class::NODE))
 }
 
 /// A profile's answers, each for a run of services: several protocols with all their ports, or ports of one.
