@@ -1,37 +1,13 @@
-//! The daemon's start: arguments, settings, the real kernel, run. Decisions are in the library.
+//! The daemon's start: arguments, settings, threads. What it consists of is `daemon`'s.
+
+mod daemon;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use netd::executor::Executor;
-use netd::journal::Journal;
-use netd::lasting::Lasting;
-use netd::lifecycle::Lifecycle;
-use netd::networks::Networks;
-use netd::node::Node;
-use netd::policies::drops::Drops;
-use netd::policies::follow::{self, put_in_force};
-use netd::policies::watched::Watched;
-use netd::policies::{Policies, explain};
-use netd::ports::{Ports, Store};
-use netd::reservations::Reservations;
-use netd::resync::Watch;
-use netd::runtime::Runtime;
-use netd::server::{PolicyDesk, Service};
-use netd::tombstones::Tombstones;
-use netd::{lasting, owner, resync, watch, watchdog};
 use netd_config::NodeConfig;
-use netd_kernel::{LOG_GROUP, LinuxKernel, LoggedPacket, Notices, PacketLog};
-use nix::fcntl::{Flock, FlockArg};
-use tokio::signal::unix::{SignalKind, signal};
-
-/// How often record and kernel are compared without being asked.
-const RESYNC_EVERY: Duration = Duration::from_secs(30);
 
 /// Threads for kernel work. The kernel changes links one at a time, so more of them only wait, each with memory of its own.
 const KERNEL_WORKERS: usize = 8;
@@ -57,7 +33,7 @@ fn main() -> Result<()> {
         .max_blocking_threads(KERNEL_WORKERS)
         .enable_all()
         .build()?;
-    runtime.block_on(run(config))
+    runtime.block_on(daemon::run(config))
 }
 
 /// By default glibc gives threads heaps of their own, and what one has freed the others do not get: a look at a thousand
@@ -76,182 +52,4 @@ fn settings(path: &Path) -> Result<NodeConfig> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(NodeConfig::default()),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
-}
-
-async fn run(config: NodeConfig) -> Result<()> {
-    let run_dir = PathBuf::from(&config.run_dir);
-    let tombstones = run_dir.join("tombstones");
-    fs::create_dir_all(&tombstones).with_context(|| format!("cannot make {}", tombstones.display()))?;
-    fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o700))?;
-    let _lock = lock(&run_dir)?;
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
-    let (journal, records) = Journal::open(&run_dir.join("journal"), &boot_id)?;
-    let node = Node::replay(&config.link_prefix, records);
-    let mut node = if config.spoof_guard { node } else { node.trusting_sandboxes() };
-    let (lasting, last) = Lasting::open(Path::new(&config.state_dir), SystemTime::now());
-    node.recall(last);
-    let kernel = LinuxKernel::new(&config.instance, &config.link_prefix)
-        .with_context(|| format!("cannot open the kernel's interfaces, or nftables table {}", config.instance))?;
-    // Before the first look: what goes after it is heard.
-    let notices = Notices::open().context("cannot listen to the kernel's notices")?;
-    let changes = kernel.changes().context("cannot listen to what others do to nftables")?;
-    let is_shared = changes.is_some();
-    if is_shared {
-        tracing::info!(
-            "this kernel lets others take netd's rules away (older than 6.9); netd makes them again at once"
-        );
-    }
-    let heard = watch::listen(watch::Ears { notices, changes, tombstones: &tombstones })
-        .with_context(|| format!("cannot watch {}", tombstones.display()))?;
-    let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the node's name")?;
-    let policies = Policies::start(Arc::clone(&executor), name.trim(), config.namespaces.clone())
-        .context("cannot start the policies' thread")?;
-    let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
-        .minding(Tombstones::new(tombstones.clone()))
-        .publishing(Ports::default().lasting(Store::open()))
-        .obeying(policies.clone());
-    let kept = Path::new(&config.state_dir).join("policies.json");
-    let watched =
-        Watched::start(policy_directories(&config), kept).context("cannot watch the directory of policies")?;
-    // Ahead of the links and rules of the record: a ruleset that is made anew is made with its policies.
-    let forced = put_in_force(&lifecycle, config.quarantine, watched.snapshot()).await;
-    forced.context("cannot put the policies in force; `netdctl policy validate` looks at their files")?;
-    let resynced = resync::run(&lifecycle, Watch::Alone, false).await;
-    resynced.context("cannot make the rules and links of the record; `netdctl doctor` says what this kernel lacks")?;
-    policies.verify().await.context("cannot write the policies")?;
-    resync::bury(&lifecycle).await?;
-    hold_ports(&lifecycle).await?;
-
-    let drops = listen_to_drops(&policies);
-    let networks = Networks::watch(config.conf_dirs.iter().map(PathBuf::from).collect())
-        .context("cannot watch the network directories")?;
-    let runtime = Runtime::new(&config.containerd_socket);
-    let service = Arc::new(Service {
-        lifecycle: lifecycle.clone(),
-        reservations: Arc::new(Reservations::default()),
-        networks,
-        runtime: runtime.clone(),
-        desk: PolicyDesk { directories: policy_directories(&config), quarantine: config.quarantine, drops },
-        instance: config.instance.clone(),
-    });
-    let _server = netd_api::listen(Path::new(&config.socket), service)
-        .with_context(|| format!("cannot listen on {}", config.socket))?;
-    tracing::info!(socket = config.socket, instance = config.instance, "ready");
-    // Outside systemd there is nobody to tell.
-    drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
-    watchdog::start(lifecycle.owner.clone());
-    let (ending, end) = tokio::sync::oneshot::channel::<()>();
-    let keeping = tokio::spawn(lasting::keep(lifecycle.owner.clone(), lasting, async move { drop(end.await) }));
-    until_stopped(async {
-        tokio::join!(
-            heard.follow(&lifecycle),
-            runtime.follow(&lifecycle),
-            follow::follow(&lifecycle, config.quarantine, &watched),
-            look_around(&lifecycle, &runtime, is_shared),
-        );
-    })
-    .await?;
-    drop(ending);
-    keeping.await.context("the keeper of leases died")
-}
-
-/// The user's, and those that netd keeps for `netdctl policy apply`.
-fn policy_directories(config: &NodeConfig) -> Vec<PathBuf> {
-    vec![PathBuf::from(&config.policies_dir), Path::new(&config.state_dir).join("policies")]
-}
-
-/// Denied packets are denied whether netd hears of them or not.
-fn listen_to_drops(policies: &Policies) -> Drops {
-    let policies = policies.clone();
-    let tell = move |packet: &LoggedPacket| {
-        let packet = packet.clone();
-        let told = policies
-            .ask_and_wait(move |force| explain::told_of(force.compiler.world(), force.compiler.policies(), &packet));
-        told.unwrap_or_default()
-    };
-    PacketLog::open(LOG_GROUP).and_then(|log| Drops::listen(log, tell)).unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot listen to denied packets: `netdctl drops` stays empty");
-        Drops::default()
-    })
-}
-
-/// Finds what nobody told. Policies are looked at where others can change them (`is_shared`).
-async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime, is_shared: bool) {
-    loop {
-        tokio::time::sleep(RESYNC_EVERY).await;
-        if let Err(error) = resync::bury(lifecycle).await {
-            tracing::warn!(%error, "tombstones remain");
-        }
-        take_over_ports(lifecycle).await;
-        if let Err(error) = resync::run(lifecycle, Watch::Running, false).await {
-            tracing::warn!(%error, "resync failed; the next one tries again");
-        }
-        lifecycle.policies.live_at(follow::own_addresses());
-        if is_shared
-            && lifecycle.policies.is_any_in_force()
-            && let Err(error) = lifecycle.policies.verify().await
-        {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "policies not looked at; the next round tries again"
-            );
-        }
-        if let Err(error) = runtime.look_around(lifecycle).await {
-            tracing::warn!(%error, "not freed; the next round tries again");
-        }
-        give_memory_back();
-    }
-}
-
-/// A look at the whole node takes memory that nothing needs afterwards.
-fn give_memory_back() {
-    #[expect(unsafe_code, reason = "malloc_trim has no safe wrapper")]
-    // SAFETY: it may be called at any time, from any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-/// The sockets that the service manager kept, or new ones. What another process took meanwhile stays published, and is
-/// reported.
-async fn hold_ports(lifecycle: &Lifecycle<LinuxKernel>) -> Result<()> {
-    for attachment in lifecycle.owner.snapshot().await?.attachments {
-        if let Err(error) = lifecycle.ports.hold(&attachment).await {
-            tracing::warn!(%error, "port not reserved; packets still go to the sandbox");
-        }
-    }
-    lifecycle.ports.leave_unclaimed().await;
-    Ok(())
-}
-
-/// What a reserver of nerdctl's held becomes ours when it has died; while it lives, nothing changes.
-async fn take_over_ports(lifecycle: &Lifecycle<LinuxKernel>) {
-    for key in lifecycle.ports.borrowed() {
-        if let Ok(Some(attachment)) = lifecycle.owner.one(key).await
-            && let Err(error) = lifecycle.ports.hold(&attachment).await
-        {
-            tracing::warn!(%error, "port not reserved; packets still go to the sandbox");
-        }
-    }
-}
-
-/// One netd an instance.
-fn lock(run_dir: &Path) -> Result<Flock<fs::File>> {
-    let path = run_dir.join("lock");
-    let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, error)| error)
-        .with_context(|| format!("another netd uses {}; give this one its own instance and run_dir", run_dir.display()))
-}
-
-async fn until_stopped(work: impl Future<Output = ()>) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        () = work => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }
