@@ -5,6 +5,7 @@
 //! end with it, connections are refused, and another process may take a port; the ruleset leads it to its sandbox all the
 //! same.
 
+mod gate;
 mod proxy;
 mod reserver;
 mod store;
@@ -27,6 +28,7 @@ use thiserror::Error;
 use tokio::task::JoinHandle;
 
 use crate::attachment::{Attachment, AttachmentKey};
+pub use gate::Gate;
 pub use store::Store;
 
 /// An attachment that publishes more ports than this has no sockets: at two a port, a range would use up descriptors.
@@ -99,6 +101,7 @@ pub struct Ports {
     held: Mutex<BTreeMap<AttachmentKey, Sockets>>,
     nerdctl: PathBuf,
     store: Arc<Store>,
+    gate: Gate,
 }
 
 impl Default for Ports {
@@ -111,7 +114,13 @@ impl Ports {
     /// None yet. `nerdctl`: where nerdctl keeps the process ids of its port reservers.
     #[must_use]
     pub fn new(nerdctl: &Path) -> Self {
-        Self { held: Mutex::default(), nerdctl: nerdctl.to_owned(), store: Arc::default() }
+        Self { held: Mutex::default(), nerdctl: nerdctl.to_owned(), store: Arc::default(), gate: Gate::default() }
+    }
+
+    /// The same, where `gate` says who passes by netd itself.
+    #[must_use]
+    pub fn behind(self, gate: Gate) -> Self {
+        Self { gate, ..self }
     }
 
     /// The same, with sockets that outlive netd where `store` does.
@@ -207,7 +216,7 @@ impl Ports {
                 let target = proxy_target(attachment, publication);
                 let twin = self.store.is_there().then(|| socket.try_clone().map(Arc::new));
                 let twin = twin.transpose().map_err(failed)?;
-                let task = proxy::accept(socket, target).map_err(failed)?;
+                let task = proxy::accept(socket, target, self.gate.clone()).map_err(failed)?;
                 Ok(Held::Accepting(task, twin))
             }
             Ok(socket) => Ok(Held::Bound(Arc::new(socket))),

@@ -1,13 +1,18 @@
 //! Sockets of published ports, in a namespace of the test's own. Needs root.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use netd_config::{ContainerId, LinkName, NetworkName, PortMapping, Protocol};
 use netd_kernel::NetnsId;
 use nix::sched::{CloneFlags, unshare};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{PortError, Ports};
+use super::{Gate, PortError, Ports};
 use crate::attachment::{Attachment, AttachmentKey, Facts, State};
 
 fn attachment(container: &str, ports: &[(u16, Protocol)]) -> Attachment {
@@ -103,5 +108,60 @@ fn a_port_that_the_containers_own_reserver_holds_is_accepted_and_taken_over_late
         drop(reserver);
         ports.hold(&own).await.unwrap();
         assert!(TcpListener::bind("0.0.0.0:8080").is_err(), "not taken over");
+    });
+}
+
+/// What a client hears first of a connection to the port: a greeting from the sandbox, or a reset.
+async fn greeted(client: &str, to: &str) -> bool {
+    let socket = tokio::net::TcpSocket::new_v6().unwrap();
+    socket.bind(SocketAddr::new(client.parse().unwrap(), 0)).unwrap();
+    let mut stream = socket.connect(to.parse().unwrap()).await.unwrap();
+    match stream.read_u8().await {
+        Ok(b'!') => true,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+        other => panic!("{client} to {to}: {other:?}"),
+    }
+}
+
+#[test]
+fn who_comes_from_outside_by_the_proxy_is_asked_about() {
+    on_a_node(async || {
+        for line in [
+            "link set lo up",
+            "addr add 10.4.0.2/32 dev lo",
+            "addr add fd00::1/128 dev lo",
+            "addr add fd00::2/128 dev lo",
+        ] {
+            assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success());
+        }
+        let sandbox = tokio::net::TcpListener::bind("10.4.0.2:80").await.unwrap();
+        let reached = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&reached);
+        drop(tokio::spawn(async move {
+            while let Ok((mut stream, _)) = sandbox.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                stream.write_u8(b'!').await.unwrap();
+            }
+        }));
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (asked, opens) = (Arc::clone(&heard), Arc::new(AtomicBool::new(false)));
+        let answer = Arc::clone(&opens);
+        let gate = Gate::new(move |client, target, protocol| {
+            asked.lock().unwrap().push((client.ip().to_string(), target.to_string(), protocol));
+            let answer = Arc::clone(&answer);
+            async move { answer.load(Ordering::Relaxed) }
+        });
+        let ports = Ports::default().behind(gate);
+        ports.hold(&attachment("web", &[(8080, Protocol::Tcp)])).await.unwrap();
+        assert!(!greeted("fd00::2", "[fd00::1]:8080").await);
+        assert_eq!(reached.load(Ordering::Relaxed), 0, "the sandbox heard of it");
+        opens.store(true, Ordering::Relaxed);
+        assert!(greeted("fd00::2", "[fd00::1]:8080").await);
+        let outside = || ("fd00::2".to_owned(), "10.4.0.2:80".to_owned(), Protocol::Tcp);
+        assert_eq!(*heard.lock().unwrap(), [outside(), outside()]);
+        opens.store(false, Ordering::Relaxed);
+        // The node itself.
+        assert!(greeted("::1", "[::1]:8080").await && greeted("fd00::1", "[fd00::1]:8080").await);
+        assert_eq!(heard.lock().unwrap().len(), 2);
     });
 }
