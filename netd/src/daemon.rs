@@ -64,7 +64,7 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
         .context("cannot start the policies' thread")?;
     let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
         .minding(Tombstones::new(tombstones.clone()))
-        .publishing(Ports::default().lasting(Store::open()))
+        .publishing(Ports::default().lasting(Store::open()).behind(policies.gate()))
         .obeying(policies.clone());
     let kept = Path::new(&config.state_dir).join("policies.json");
     let watched =

@@ -23,7 +23,7 @@ pub mod watched;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -31,11 +31,13 @@ use std::thread;
 
 use netd_config::Namespaces;
 use netd_kernel::{Kernel, Step};
+use netd_policy::{Flow, Hook, Protocol, Traffic};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::attachment::{Attachment, AttachmentKey};
 use crate::executor::{Executor, ExecutorError};
+use crate::ports::Gate;
 use enforcer::{Done, Enforcer, Force, Request};
 use files::PolicyFiles;
 
@@ -131,6 +133,27 @@ impl Policies {
     /// See [`PolicyError`].
     pub async fn verify(&self) -> Result<(), PolicyError> {
         heard(self.send(Request::Verify)?).await
+    }
+
+    /// Asks for whoever comes by netd's own proxy of a published port: the rules only see the node come. Where nobody can be
+    /// asked, he does not pass.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        let policies = self.clone();
+        Gate::new(move |client, target, _| {
+            let policies = policies.clone();
+            async move { policies.lets_in(client.ip().to_canonical(), target).await }
+        })
+    }
+
+    /// Only TCP is proxied.
+    async fn lets_in(&self, client: IpAddr, target: SocketAddr) -> bool {
+        if !self.is_any_in_force() {
+            return true;
+        }
+        let flow = Flow { from: client, to: target.ip(), traffic: Traffic::to(Protocol::Tcp, target.port()) };
+        let allows = move |force: &Force| force.compiler.compiled().interpret(Hook::Forward, flow).allowed();
+        self.ask(allows).await.unwrap_or(false)
     }
 
     /// Asks about what is in force. `None`: nobody knows, since the thread is gone or was never there.

@@ -193,6 +193,30 @@ fn a_sandbox_reaches_itself_and_a_published_port_leads_only_who_is_allowed() {
     ]);
 }
 
+/// netd itself brings IPv6 to a sandbox that has only IPv4; the rules see the node come.
+#[test]
+fn whoever_comes_by_netds_own_proxy_is_judged_by_his_own_address() {
+    let node = Node::new();
+    let outside = node.outside();
+    let web = Space::new();
+    node.attach(&web, "web", &[ROUTED, &portmap(&tcp(8080, 80))]).unwrap();
+    label(&node, "web");
+    web.serve(80);
+    let shop = Shop { node, web, login: Space::new(), other: Space::new() };
+    let asked = |outsider: Result<&'static str, ()>| {
+        assert_heard(&[
+            ("outside", &outside, "[2001:db8::1]:8080", outsider),
+            ("node", &shop.node.space, "[::1]:8080", Ok("10.6.0.1")),
+        ]);
+    };
+    asked(Ok("10.6.0.1"));
+    shop.apply(FROM_LOGIN);
+    asked(Err(()));
+    let outsiders = "podSelector: {matchLabels: {app: login}}";
+    shop.apply(&FROM_LOGIN.replace(outsiders, "ipBlock: {cidr: '2001:db8::/64'}"));
+    asked(Ok("10.6.0.1"));
+}
+
 /// Nobody in the shop reaches its node, but for the port 22; the node reaches the web server at port 80 only.
 const NODE: &str = "apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy

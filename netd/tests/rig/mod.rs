@@ -25,6 +25,7 @@ use netd::node::Node as NodeRecord;
 use netd::policies::Policies;
 use netd::policies::files::{PolicyFiles, sources};
 use netd::policies::follow::put_in_force;
+use netd::ports::Ports;
 use netd::reservations::Reservations;
 use netd::resync::{self, Watch};
 use netd::runtime::Runtime;
@@ -389,6 +390,7 @@ async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
     let policies = Policies::start(Arc::clone(&executor), "here", Namespaces::new()).unwrap();
     let lifecycle = Lifecycle::new(netd::owner::start(record, journal), executor)
         .minding(Tombstones::new(socket.with_file_name("tombstones")))
+        .publishing(Ports::default().behind(policies.gate()))
         .obeying(policies);
     let directory = socket.with_file_name("policies");
     let before = PolicyFiles::default();
