@@ -1,14 +1,15 @@
 //! Sockets of published ports, in a namespace of the test's own. Needs root.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use netd_config::{ContainerId, LinkName, NetworkName, PortMapping, Protocol};
-use netd_kernel::NetnsId;
+use netd_kernel::{Interface, Kernel, Key, LinkSettings, LinuxKernel, NetnsId, Object, Step};
 use nix::sched::{CloneFlags, unshare};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -111,11 +112,24 @@ fn a_port_that_the_containers_own_reserver_holds_is_accepted_and_taken_over_late
     });
 }
 
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What a client hears first of a connection to the port: a greeting from the sandbox, or a reset.
 async fn greeted(client: &str, to: &str) -> bool {
-    let socket = tokio::net::TcpSocket::new_v6().unwrap();
-    socket.bind(SocketAddr::new(client.parse().unwrap(), 0)).unwrap();
-    let mut stream = socket.connect(to.parse().unwrap()).await.unwrap();
+    let start = Instant::now();
+    let connect = async || {
+        let socket = tokio::net::TcpSocket::new_v6().unwrap();
+        socket.bind(SocketAddr::new(client.parse().unwrap(), 0)).unwrap();
+        socket.connect(to.parse().unwrap()).await
+    };
+    // A worker of the kernel makes the routes to addresses that have just come.
+    let mut stream = loop {
+        match connect().await {
+            Err(error) if error.kind() == ErrorKind::NetworkUnreachable && start.elapsed() < PATIENCE => {}
+            connected => break connected.unwrap(),
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
     match stream.read_u8().await {
         Ok(b'!') => true,
         Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
@@ -123,17 +137,25 @@ async fn greeted(client: &str, to: &str) -> bool {
     }
 }
 
+/// Gives this namespace's `lo` addresses. No program is started: one would have other tests' sockets for a moment.
+fn raise_loopback(addresses: &[&str]) {
+    let kernel = LinuxKernel::new("netd", "nd").unwrap();
+    let itself = kernel.identify(File::open("/proc/thread-self/ns/net").unwrap().into()).unwrap();
+    let lo = Interface {
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        routes: Vec::new(),
+        sysctls: BTreeMap::new(),
+        settings: LinkSettings::default(),
+        quick_link_local: false,
+    };
+    let key = Key::Interface(itself.id, LinkName::new("lo").unwrap());
+    kernel.apply(&[Step::Replace(key, Object::Interface(lo))], Some(&itself)).unwrap();
+}
+
 #[test]
 fn who_comes_from_outside_by_the_proxy_is_asked_about() {
     on_a_node(async || {
-        for line in [
-            "link set lo up",
-            "addr add 10.4.0.2/32 dev lo",
-            "addr add fd00::1/128 dev lo",
-            "addr add fd00::2/128 dev lo",
-        ] {
-            assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success());
-        }
+        raise_loopback(&["10.4.0.2/32", "fd00::1/128", "fd00::2/128"]);
         let sandbox = tokio::net::TcpListener::bind("10.4.0.2:80").await.unwrap();
         let reached = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&reached);
