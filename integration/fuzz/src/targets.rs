@@ -4,6 +4,7 @@ mod config;
 mod frames;
 mod journal;
 mod netlink;
+mod policy;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -22,7 +23,7 @@ pub struct Target {
 }
 
 /// All readers of what others wrote.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "conflist", tokens: config::TOKENS, read: config::conflist },
     Target { name: "document", tokens: config::TOKENS, read: config::document },
     Target { name: "result", tokens: config::TOKENS, read: config::result },
@@ -32,6 +33,7 @@ pub const TARGETS: [Target; 10] = [
     Target { name: "leases", tokens: journal::TOKENS, read: journal::leases },
     Target { name: "netlink", tokens: &["\u{10}\0\0\0", "\u{14}\0\0\0", "\u{4}\0\u{1}\0"], read: netlink::datagram },
     Target { name: "elements", tokens: &["\u{8}\0\u{1}\0", "\u{4}\0\u{3}\0"], read: netlink::elements },
+    Target { name: "policy", tokens: policy::TOKENS, read: policy::file },
     Target { name: "frames", tokens: frames::TOKENS, read: frames::socket },
 ];
 

@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("netd-cni", &["netd-api"]),
     ("netd-hook", &["netd-api"]),
     ("netdctl", &["netd-api", "netd-config", "netd-policy"]),
-    ("netd-fuzz", &["netd", "netd-config", "netd-hook", "netd-netlink"]),
+    ("netd-fuzz", &["netd", "netd-config", "netd-hook", "netd-netlink", "netd-policy"]),
     ("netd-rig", &[]),
     ("xtask", &["netd-rig"]),
     ("netd-bench", &["netd-api"]),
