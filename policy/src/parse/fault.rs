@@ -45,6 +45,17 @@ impl Faults {
     }
 }
 
+/// The path of a key below `path`. A key may be any text, and a message is one line.
+pub(super) fn join(path: &str, key: &str) -> String {
+    let is_plain = key.chars().all(|c| c.is_ascii_alphanumeric());
+    match (path, is_plain) {
+        ("", true) => key.to_owned(),
+        ("", false) => format!("{key:?}"),
+        (path, true) => format!("{path}.{key}"),
+        (path, false) => format!("{path}[{key:?}]"),
+    }
+}
+
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, fault) in self.faults.iter().enumerate() {

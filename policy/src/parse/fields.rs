@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use super::fault::{Fault, Faults};
+use super::fault::{Fault, Faults, join};
 use super::scalar::Scalar;
 use super::yaml::{Entry, Place, Tree, Value};
 
@@ -180,13 +180,7 @@ impl<'a> Object<'a> {
     }
 
     fn at(&self, entry: &'a Entry) -> Field<'a> {
-        let plain = entry.key.chars().all(|c| c.is_ascii_alphanumeric());
-        let path = match (self.field.path.as_str(), plain) {
-            ("", _) => entry.key.clone(),
-            (path, true) => format!("{path}.{}", entry.key),
-            (path, false) => format!("{path}[{:?}]", entry.key),
-        };
-        Field { tree: &entry.value, path, faults: self.field.faults }
+        Field { tree: &entry.value, path: join(&self.field.path, &entry.key), faults: self.field.faults }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
-use super::fault::{Fault, Faults};
+use super::fault::{Fault, Faults, join};
 use super::scalar::{Scalar, resolve};
 
 /// Deeper than any policy.
@@ -158,7 +158,7 @@ impl Builder<'_> {
         sorted.sort_by(|one, other| one.key.cmp(&other.key));
         for same in sorted.chunk_by(|one, other| one.key == other.key) {
             for again in &same[1..] {
-                let path = join(self.path(), &again.key);
+                let path = join(&self.path(), &again.key);
                 let remedy = format!("keep one; the first is in line {}", same[0].place.line);
                 self.fault_at(again.place, path, format!("the key {:?} stands here again", again.key), &remedy);
             }
@@ -221,7 +221,7 @@ impl Builder<'_> {
         for open in &self.open {
             match &open.inside {
                 Inside::List(items) => path.push_str(&format!("[{}]", items.len())),
-                Inside::Map { key: Some((Key::Text(key), _)), .. } => path = join(path, key),
+                Inside::Map { key: Some((Key::Text(key), _)), .. } => path = join(&path, key),
                 Inside::Map { .. } => {}
             }
         }
@@ -247,10 +247,6 @@ fn key_of(tree: &Tree, is_merge: bool) -> Result<Key, String> {
         Value::Scalar(Scalar::Null) => Err("a key here is empty".to_owned()),
         Value::List(_) | Value::Map(_) => Err("a key here is no text".to_owned()),
     }
-}
-
-fn join(path: String, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
 /// The keys of a map, and those of `<<` that it does not have itself.
