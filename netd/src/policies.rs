@@ -17,7 +17,7 @@ pub mod files;
 pub mod follow;
 pub(crate) mod matrix;
 mod members;
-pub(crate) mod objects;
+pub mod objects;
 mod verdict;
 pub mod watched;
 

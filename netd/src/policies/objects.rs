@@ -6,10 +6,11 @@ use netd_kernel::{Class, Decision, Direction, Key, Object, Objects, Profile, Rea
 use netd_policy::{AddressRange, Answer, ClassId, Compiled, Delta, Entry, PolicyName, ProfileId, TableChange};
 
 /// Changes of objects: `None` is one that is no more.
-pub(super) type Changes = BTreeMap<Key, Option<Object>>;
+pub type Changes = BTreeMap<Key, Option<Object>>;
 
 /// Whether only this module and what follows from it makes such objects.
-pub(super) fn is_policy(key: &Key) -> bool {
+#[must_use]
+pub fn is_policy(key: &Key) -> bool {
     match key {
         Key::Filtered(_)
         | Key::Silent(_)
@@ -38,7 +39,8 @@ pub(super) fn is_policy(key: &Key) -> bool {
 }
 
 /// Everything that the kernel is to hold.
-pub(super) fn all(compiled: &Compiled) -> Objects {
+#[must_use]
+pub fn all(compiled: &Compiled) -> Objects {
     let mut objects = Objects::new();
     objects.extend(compiled.classes.iter().map(|(address, class)| (Key::Class(*address), class_of(*class))));
     objects.extend(compiled.itself.keys().map(|(from, to)| (Key::Itself(*from, *to), Object::Set)));
@@ -66,7 +68,8 @@ pub(super) fn all(compiled: &Compiled) -> Objects {
 }
 
 /// What changes. `before` and `after` stand around the delta.
-pub(super) fn changes(before: &BTreeMap<ProfileId, netd_policy::Profile>, delta: &Delta, after: &Compiled) -> Changes {
+#[must_use]
+pub fn changes(before: &BTreeMap<ProfileId, netd_policy::Profile>, delta: &Delta, after: &Compiled) -> Changes {
     let mut changes = Changes::new();
     take(&mut changes, &delta.classes, |address| Key::Class(*address), |class| class_of(*class));
     take(&mut changes, &delta.itself, |(from, to)| Key::Itself(*from, *to), |()| Object::Set);
