@@ -18,6 +18,8 @@ const LOG: u16 = 4 << 8;
 const CONFIGURE: u16 = LOG | 1;
 /// Octets of a packet that are copied: both headers, with IPv6's usual extensions.
 const COPIED: u32 = 128;
+/// How long the kernel gathers packets for one datagram (hundredths of a second); unasked, a whole second.
+const GATHERED: u32 = 10;
 /// Room for a burst (octets).
 const RECEIVE_BUFFER: usize = 1 << 20;
 const HEADERS: usize = 20;
@@ -54,7 +56,7 @@ impl PacketLog {
         let mut socket = Socket::open_netfilter()?;
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
             .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
-        for request in [bind(group), copy(group)] {
+        for request in [bind(group), copy(group), gather(group)] {
             socket.command(&request).map_err(refusal)?;
         }
         socket.set_non_blocking()?;
@@ -105,6 +107,11 @@ fn copy(group: u16) -> Request {
     const PACKET: u8 = 2;
     let [a, b, c, d] = COPIED.to_be_bytes();
     configure(group, Attributes::new().bytes(MODE, &[a, b, c, d, PACKET, 0]))
+}
+
+fn gather(group: u16) -> Request {
+    const TIMEOUT: u16 = 4;
+    configure(group, Attributes::new().bytes(TIMEOUT, &GATHERED.to_be_bytes()))
 }
 
 fn configure(group: u16, body: Attributes) -> Request {
