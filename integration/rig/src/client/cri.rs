@@ -30,8 +30,10 @@ pub struct Cri<'node> {
 /// The pod to run.
 #[derive(Debug, Clone, Default)]
 pub struct PodWish<'text> {
-    /// Its name; its CRI namespace is `default`, its UID `uid-` and the name.
+    /// Its name; its UID is `uid-` and the name.
     pub name: &'text str,
+    /// Its CRI namespace; empty for `default`.
+    pub namespace: &'text str,
     /// Labels.
     pub labels: &'text [(&'text str, &'text str)],
     /// Annotations.
@@ -130,9 +132,10 @@ impl<'node> Cri<'node> {
 impl PodWish<'_> {
     fn config(&self) -> Value {
         let map = |pairs: &[(&str, &str)]| -> Value { pairs.iter().map(|&(k, v)| (k.to_owned(), json!(v))).collect() };
+        let namespace = if self.namespace.is_empty() { "default" } else { self.namespace };
         let ports = self.ports.iter().map(|(host, pod)| json!({"hostPort": host, "containerPort": pod}));
         json!({
-            "metadata": {"name": self.name, "namespace": "default", "uid": format!("uid-{}", self.name)},
+            "metadata": {"name": self.name, "namespace": namespace, "uid": format!("uid-{}", self.name)},
             "labels": map(self.labels),
             "annotations": map(self.annotations),
             "portMappings": ports.collect::<Value>(),
