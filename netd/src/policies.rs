@@ -152,8 +152,13 @@ impl Policies {
             return true;
         }
         let flow = Flow { from: client, to: target.ip(), traffic: Traffic::to(Protocol::Tcp, target.port()) };
+        // Between a sandbox and its node, the rules decide.
+        let is_node = move |force: &Force| {
+            let own = force.compiler.world().nodes.get(force.node());
+            own.is_some_and(|node| node.addresses.contains(&client))
+        };
         let allows = move |force: &Force| force.compiler.compiled().interpret(Hook::Forward, flow).allowed();
-        self.ask(allows).await.unwrap_or(false)
+        self.ask(move |force| is_node(force) || allows(force)).await.unwrap_or(false)
     }
 
     /// Asks about what is in force. `None`: nobody knows, since the thread is gone or was never there.
