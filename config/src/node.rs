@@ -30,6 +30,8 @@ pub struct NodeConfig {
     pub containerd_socket: String,
     /// Directory of policy files, which is watched.
     pub policies_dir: String,
+    /// What becomes of packets that policies deny.
+    pub denied: Denied,
     /// Sandboxes send by their own MAC and addresses only.
     pub spoof_guard: bool,
     /// When a container whose labels are still to be said passes no packet.
@@ -47,6 +49,17 @@ pub type Namespaces = BTreeMap<String, Namespace>;
 pub struct Namespace {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// What becomes of packets that policies deny.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Denied {
+    /// TCP is reset, and everything else answered by ICMP: programs fail at once.
+    #[default]
+    Answered,
+    /// They vanish: programs fail by their own patience.
+    Dropped,
 }
 
 /// When a container whose labels are still to be said passes no packet.
@@ -74,7 +87,7 @@ impl Quarantine {
     }
 }
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "instance",
     "run_dir",
     "state_dir",
@@ -84,6 +97,7 @@ const KEYS: [&str; 12] = [
     "conf_dirs",
     "containerd_socket",
     "policies_dir",
+    "denied",
     "spoof_guard",
     "quarantine",
     "namespaces",
@@ -101,6 +115,7 @@ impl Default for NodeConfig {
             conf_dirs: vec!["/etc/cni/net.d".to_owned()],
             containerd_socket: "/run/containerd/containerd.sock".to_owned(),
             policies_dir: "/etc/netd/policies".to_owned(),
+            denied: Denied::default(),
             spoof_guard: true,
             quarantine: Quarantine::default(),
             namespaces: Namespaces::default(),
@@ -214,8 +229,8 @@ mod tests {
     fn all_mistakes_are_told_with_their_place() {
         assert_eq!(
             error("# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\n[shade]\nx = 1\n"),
-            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, spoof_guard, quarantine, namespaces, or remove it; \
-             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, spoof_guard, quarantine, namespaces, or remove it; \
+            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, namespaces, or remove it; \
+             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, namespaces, or remove it; \
              netd.toml: workers: 0 threads do no work; use 1 or more; \
              netd.toml: socket: \"a\" is not absolute; start it with /; \
              netd.toml: conf_dirs[1]: \"b\" is not absolute; start it with /"

@@ -17,7 +17,7 @@ use netd::node::Node;
 use netd::policies::drops::Drops;
 use netd::policies::follow::{self, put_in_force};
 use netd::policies::watched::Watched;
-use netd::policies::{Policies, explain};
+use netd::policies::{Policies, Settings, explain};
 use netd::ports::{Ports, Store};
 use netd::reservations::Reservations;
 use netd::resync::Watch;
@@ -60,8 +60,9 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
         .with_context(|| format!("cannot watch {}", tombstones.display()))?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
     let name = fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the node's name")?;
-    let policies = Policies::start(Arc::clone(&executor), name.trim(), config.namespaces.clone())
-        .context("cannot start the policies' thread")?;
+    let settings =
+        Settings { node: name.trim().to_owned(), namespaces: config.namespaces.clone(), denied: config.denied };
+    let policies = Policies::start(Arc::clone(&executor), settings).context("cannot start the policies' thread")?;
     let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
         .minding(Tombstones::new(tombstones.clone()))
         .publishing(Ports::default().lasting(Store::open()).behind(policies.gate()))

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use netd_config::Namespaces;
+use netd_config::{Denied, Namespaces};
 use netd_kernel::{Kernel, Step};
 use netd_policy::{Flow, Hook, Protocol, Traffic};
 use thiserror::Error;
@@ -52,6 +52,17 @@ pub enum PolicyError {
     Stopped,
 }
 
+/// What does not change while netd runs.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// This node's name.
+    pub node: String,
+    /// Labels of namespaces.
+    pub namespaces: Namespaces,
+    /// What becomes of denied packets.
+    pub denied: Denied,
+}
+
 /// The way to the enforcer; cheap to clone. The default has none, and no policy is ever in force.
 #[derive(Debug, Clone, Default)]
 pub struct Policies {
@@ -60,18 +71,14 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// Starts the thread, without policies. `node` is this node's name.
+    /// Starts the thread, without policies.
     ///
     /// # Errors
     /// No thread is to be had.
-    pub fn start<K: Kernel + 'static>(
-        executor: Arc<Executor<K>>,
-        node: &str,
-        namespaces: Namespaces,
-    ) -> io::Result<Self> {
+    pub fn start<K: Kernel + 'static>(executor: Arc<Executor<K>>, settings: Settings) -> io::Result<Self> {
         let (requests, receiver) = channel();
         let in_force = Arc::new(AtomicBool::new(false));
-        let enforcer = Enforcer::new(executor, node, namespaces, Arc::clone(&in_force));
+        let enforcer = Enforcer::new(executor, settings, Arc::clone(&in_force));
         thread::Builder::new().name("policies".to_owned()).spawn(move || enforcer.run(&receiver))?;
         Ok(Self { requests: Some(requests), in_force })
     }
@@ -193,3 +200,6 @@ type DoneResult = Result<(), Arc<ExecutorError>>;
 async fn heard(done: oneshot::Receiver<DoneResult>) -> Result<(), PolicyError> {
     done.await.map_err(|_| PolicyError::Stopped)?.map_err(PolicyError::Kernel)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 
-use netd_config::{LinkName, Namespaces};
-use netd_kernel::{ApplyError, Flow, Kernel, KernelError, Key, Object, Step, fixed_ruleset, plan};
+use netd_config::{Denied, LinkName};
+use netd_kernel::{ApplyError, Family, Flow, Kernel, KernelError, Key, Object, Objects, Step, fixed_ruleset, plan};
 use netd_policy::{Change, Compiler, Profile, ProfileId};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use super::Settings;
 use super::explain::End;
 use super::files::PolicyFiles;
 use super::members::Members;
@@ -81,6 +82,7 @@ pub(super) struct Enforcer<K> {
     filtered: BTreeSet<LinkName>,
     in_force: Arc<AtomicBool>,
     node: String,
+    denied: Denied,
     /// What the kernel holds may not be what was meant: the next round compares.
     is_dirty: bool,
 }
@@ -98,21 +100,18 @@ struct Round {
 
 impl<K: Kernel> Enforcer<K> {
     /// Without policies.
-    pub(super) fn new(
-        executor: Arc<Executor<K>>,
-        node: &str,
-        namespaces: Namespaces,
-        in_force: Arc<AtomicBool>,
-    ) -> Self {
-        let force =
-            Force { files: Arc::default(), compiler: Compiler::new(node), members: Members::new(node, namespaces) };
+    pub(super) fn new(executor: Arc<Executor<K>>, settings: Settings, in_force: Arc<AtomicBool>) -> Self {
+        let Settings { node, namespaces, denied } = settings;
+        let compiler = Compiler::new(&node);
+        let force = Force { files: Arc::default(), compiler, members: Members::new(&node, namespaces) };
         Self {
             executor,
             force,
             profiles: BTreeMap::new(),
             filtered: BTreeSet::new(),
             in_force,
-            node: node.to_owned(),
+            node,
+            denied,
             is_dirty: true,
         }
     }
@@ -271,11 +270,20 @@ impl<K: Kernel> Enforcer<K> {
     fn repair(&mut self, repairs: &[Step]) -> Result<(), ExecutorError> {
         let is_new = |step: &Step| matches!(step, Step::Create(Key::Ruleset, _) | Step::Replace(Key::Ruleset, _));
         let Some(at) = repairs.iter().position(is_new) else { return self.executor.repair(repairs) };
-        let all = objects::all(self.force.compiler.compiled());
+        let all = self.wanted();
         let (before, behind) = repairs.split_at(at + 1);
         let own = all.into_iter().map(|(key, object)| Step::Create(key, object));
         let steps: Vec<Step> = before.iter().cloned().chain(own).chain(behind.iter().cloned()).collect();
         self.executor.repair(&steps)
+    }
+
+    /// Everything of the ruleset that is this thread's.
+    fn wanted(&self) -> Objects {
+        let mut wanted = objects::all(self.force.compiler.compiled());
+        if self.denied == Denied::Dropped {
+            wanted.extend([Family::V4, Family::V6].map(|family| (Key::Silent(family), Object::Set)));
+        }
+        wanted
     }
 
     /// Makes the kernel hold what it is to hold, whatever it holds.
@@ -293,7 +301,7 @@ impl<K: Kernel> Enforcer<K> {
         for bridge in self.wanted_filters() {
             self.filter(&bridge)?;
         }
-        let mut wanted = objects::all(self.force.compiler.compiled());
+        let mut wanted = self.wanted();
         wanted.extend(
             observed.iter().filter(|(key, _)| is_filter(key).is_some()).map(|(key, one)| (key.clone(), one.clone())),
         );

@@ -22,9 +22,9 @@ use netd::journal::Journal;
 use netd::lifecycle::Lifecycle;
 use netd::networks::Networks;
 use netd::node::Node as NodeRecord;
-use netd::policies::Policies;
 use netd::policies::files::{PolicyFiles, sources};
 use netd::policies::follow::put_in_force;
+use netd::policies::{Policies, Settings};
 use netd::ports::Ports;
 use netd::reservations::Reservations;
 use netd::resync::{self, Watch};
@@ -32,7 +32,7 @@ use netd::runtime::Runtime;
 use netd::server::{PolicyDesk, Service};
 use netd::tombstones::Tombstones;
 use netd_api::{Client, Tag, blocking};
-use netd_config::{Namespaces, Quarantine};
+use netd_config::Quarantine;
 use netd_kernel::LinuxKernel;
 use nix::sched::{CloneFlags, unshare};
 
@@ -387,7 +387,8 @@ async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
     let record = NodeRecord::replay("nd", records);
     let kernel = LinuxKernel::new("netd", "nd").unwrap();
     let executor = Arc::new(Executor::new(Arc::new(kernel), record.guarded().clone()));
-    let policies = Policies::start(Arc::clone(&executor), "here", Namespaces::new()).unwrap();
+    let policies =
+        Policies::start(Arc::clone(&executor), Settings { node: "here".to_owned(), ..Settings::default() }).unwrap();
     let lifecycle = Lifecycle::new(netd::owner::start(record, journal), executor)
         .minding(Tombstones::new(socket.with_file_name("tombstones")))
         .publishing(Ports::default().behind(policies.gate()))

@@ -1,0 +1,59 @@
+//! The enforcer on the fake kernel: what is written, and what a failure leaves.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use netd_config::Denied;
+use netd_kernel::{FakeKernel, Family, Kernel, Key, Scope, Step, fixed_ruleset};
+
+use super::files::{PolicyFiles, Source};
+use super::{Policies, Settings};
+use crate::executor::Executor;
+
+const CLOSED: &str = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: c}\n\
+                      spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, \
+                      ingress: [{action: Deny, from: [{netd/networks: [192.0.2.0/24]}]}]}\n";
+
+fn files(text: &str) -> Arc<PolicyFiles> {
+    Arc::new(PolicyFiles::default().next(&[Source { file: "a.yaml".to_owned(), text: Ok(text.to_owned()) }]))
+}
+
+fn keys(kernel: &FakeKernel) -> BTreeSet<Key> {
+    kernel.observe(Scope::Node).unwrap().into_keys().collect()
+}
+
+fn policies(kernel: &Arc<FakeKernel>, denied: Denied) -> Policies {
+    let (key, object) = fixed_ruleset();
+    kernel.apply(&[Step::Create(key, object)], None).unwrap();
+    let executor = Arc::new(Executor::new(Arc::clone(kernel), BTreeSet::new()));
+    Policies::start(executor, Settings { node: "here".to_owned(), denied, ..Settings::default() }).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_denied_is_answered_or_dropped_as_the_node_says() {
+    for (denied, is_silent) in [(Denied::Answered, false), (Denied::Dropped, true)] {
+        let kernel = Arc::new(FakeKernel::new());
+        policies(&kernel, denied).verify().await.unwrap();
+        for family in [Family::V4, Family::V6] {
+            assert_eq!(keys(&kernel).contains(&Key::Silent(family)), is_silent, "{denied:?} {family:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_told_and_the_next_round_writes_all() {
+    let kernel = Arc::new(FakeKernel::new());
+    let policies = policies(&kernel, Denied::Answered);
+    policies.verify().await.unwrap();
+    let before = keys(&kernel);
+    kernel.fail_at(0);
+    assert!(policies.enforce(files(CLOSED), Vec::new()).await.is_err());
+    assert_eq!(keys(&kernel), before);
+    policies.verify().await.unwrap();
+    let block = |key: &Key| matches!(key, Key::Block(..));
+    assert!(keys(&kernel).iter().any(block), "{kernel}");
+    // Without policies nothing is left.
+    policies.enforce(files(""), Vec::new()).await.unwrap();
+    assert_eq!(keys(&kernel), before);
+    assert!(!policies.is_any_in_force());
+}
