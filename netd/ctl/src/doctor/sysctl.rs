@@ -62,7 +62,21 @@ pub(super) fn check(sysctls: &Sysctls, bridges: &BTreeSet<String>, attachments: 
     });
     findings.extend(sysctls.ra_uplinks.iter().map(|uplink| accept_ra(sysctls, uplink)));
     findings.extend(bridges.iter().filter_map(|bridge| rp_filter(sysctls, bridge)));
+    findings.extend(bridges.first().map(|_| bridged_policies(sysctls)));
     findings
+}
+
+/// Policies between two containers of one bridge.
+fn bridged_policies(sysctls: &Sysctls) -> Finding {
+    match sysctls.bridge_nf {
+        None => Finding::warning(
+            "br_netfilter",
+            "not loaded: a policy about a container on a bridge is refused",
+            "run `modprobe br_netfilter`, and write br_netfilter to /etc/modules-load.d/netd.conf; it filters the node's \
+             other bridges too, unless net.bridge.bridge-nf-call-iptables, -ip6tables and -arptables are 0",
+        ),
+        Some(_) => Finding::ok("br_netfilter", "loaded: policies hold between containers of one bridge"),
+    }
 }
 
 fn accept_ra(sysctls: &Sysctls, uplink: &str) -> Finding {

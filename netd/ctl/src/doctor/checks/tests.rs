@@ -229,6 +229,11 @@ fn plugins_nerdctl_and_reservations() {
     assert!(!stale.meaning.contains("f8") && !stale.meaning.contains("f9"), "{stale:?}");
 }
 
+#[test]
+fn policies_on_a_bridge_need_br_netfilter() {
+    finds(Level::Warning, "br_netfilter", |facts| facts.sysctls.bridge_nf = None);
+}
+
 /// As nft 1.1 writes it.
 const CHAINS: &str = r#"{"nftables": [{"metainfo": {"version": "1.1.3", "json_schema_version": 1}},
     {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1, "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}},
@@ -252,7 +257,7 @@ fn firewalls() {
         finds(Level::Warning, name, |facts| facts.firewalls.names = vec![name]);
     }
     finds(Level::Warning, "iptables-legacy", |facts| {
-        (facts.firewalls.legacy, facts.sysctls.bridge_nf) = (true, None);
+        (facts.firewalls.legacy, facts.sysctls.bridge_nf) = (true, Some(0));
     });
     finds(Level::Warning, "nftables", |facts| facts.firewalls.chains = None);
 }
