@@ -119,7 +119,7 @@ fn elements(node: &Node) -> Facts {
                 ))),
                 "bridges" | "same_bridge" | "guarded" | "with_ports" | "tunnels" | "decisions" => {}
                 // What has no element of its own.
-                "block4" | "block6" | "profiles" if element.to_string().contains("\"*\"") => {}
+                "block4" | "block6" | "class4" | "class6" | "profiles" if element.to_string().contains("\"*\"") => {}
                 _ => drop(facts.insert(format!("element {element} of {name}"))),
             }
         }

@@ -153,8 +153,8 @@ impl Floor {
         let mut batch = Batch::default();
         let own = name_of(number);
         let home = match &self.bridge {
-            Some(bridge) => Home { link: &bridge.name, routed: false },
-            None => Home { link: &own, routed: true },
+            Some(bridge) => Home { link: &bridge.name, routed: false, own: &own },
+            None => Home { link: &own, routed: true, own: &own },
         };
         messages::elements(&mut batch, kind, &self.table, home, address, port);
         self.rules.carry_out(&batch, batch.last - 1).context("cannot change the rules")

@@ -240,38 +240,66 @@ pub(crate) fn adopt(batch: &mut Batch, family: u8, table: &str, flags: u32) {
 pub(crate) struct Home<'a> {
     pub(crate) link: &'a str,
     pub(crate) routed: bool,
+    /// The host end.
+    pub(crate) own: &'a str,
 }
 
-/// An attachment's elements: its address is masqueraded unless it stays at home, and a port of the node leads to it.
+/// An element: the family of its table, its set, key and value.
+type Element = (u8, &'static str, Vec<u8>, Vec<u8>);
+
+/// An attachment's elements: its address is masqueraded unless it stays at home, and a port of the node leads to it. The port
+/// of a bridge sends by its own MAC and addresses only.
 pub(crate) fn elements(batch: &mut Batch, kind: u16, table: &str, home: Home<'_>, address: Ipv4Addr, port: u16) {
     const TCP: u8 = 6;
     const INSIDE_PORT: [u8; 4] = [0, 80, 0, 0];
-    let mut name = [0; 16];
-    name[..home.link.len()].copy_from_slice(home.link.as_bytes());
-    let (fence, is_fenced) = ([name, name].concat(), home.routed);
-    let octets = address.octets();
+    let (name, octets) = (filled(home.link), address.octets());
     let [high, low] = port.to_be_bytes();
-    let home = [octets.as_slice(), &name].concat();
-    let published = [TCP, 0, 0, 0, high, low, 0, 0];
-    let target = [octets, INSIDE_PORT].concat();
-    // A map's element is deleted by its key.
-    let target = if kind == NEW_ELEMENTS { target.as_slice() } else { &[] };
-    let fences = [("same_bridge", fence.as_slice(), [].as_slice()), ("fenced", &name, &[])];
-    let all = [("home4", home.as_slice(), [].as_slice()), ("masq4", &octets, &[]), ("ports4", &published, target)];
+    let inet = |set, key: Vec<u8>, data: Vec<u8>| (INET_FAMILY, set, key, data);
+    let mut all = if home.routed {
+        vec![inet("same_bridge", [name, name].concat(), Vec::new()), inet("fenced", name.to_vec(), Vec::new())]
+    } else {
+        guard(home.own, address)
+    };
+    all.extend([
+        inet("home4", [octets.as_slice(), &name].concat(), Vec::new()),
+        inet("masq4", octets.to_vec(), Vec::new()),
+        inet("ports4", vec![TCP, 0, 0, 0, high, low, 0, 0], [octets, INSIDE_PORT].concat()),
+    ]);
     transaction(batch, |batch| {
-        for (set, key, data) in fences.into_iter().filter(|_| is_fenced).chain(all) {
+        for (family, set, key, data) in all {
             let flags = if kind == NEW_ELEMENTS { CREATE } else { 0 };
-            batch.message(kind, flags, &[INET_FAMILY, 0, 0, 0]);
+            batch.message(kind, flags, &[family, 0, 0, 0]);
             batch.text(1, table);
             batch.text(2, set);
             batch.nest(3, |list| {
                 list.nest(1, |element| {
-                    element.nest(1, |value| value.attribute(1, key));
-                    if !data.is_empty() {
-                        element.nest(2, |value| value.attribute(1, data));
+                    element.nest(1, |value| value.attribute(1, &key));
+                    // A map's element is deleted by its key.
+                    if !data.is_empty() && kind == NEW_ELEMENTS {
+                        element.nest(2, |value| value.attribute(1, &data));
                     }
                 });
             });
         }
     });
+}
+
+fn guard(own: &str, address: Ipv4Addr) -> Vec<Element> {
+    let (name, mac) = (filled(own), mac_of(address));
+    let station = [name.as_slice(), &mac, &[0, 0]].concat();
+    let [a, b, c, d, e, f] = mac;
+    let link_local = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    let bridge = |set, key| (BRIDGE, set, key, Vec::new());
+    vec![
+        bridge("guarded_ports", name.to_vec()),
+        bridge("port_macs", station.clone()),
+        bridge("leased6", [station.as_slice(), &link_local].concat()),
+        bridge("leased4", [station.as_slice(), &address.octets()].concat()),
+    ]
+}
+
+fn filled(name: &str) -> [u8; 16] {
+    let mut octets = [0; 16];
+    octets[..name.len()].copy_from_slice(name.as_bytes());
+    octets
 }
