@@ -21,6 +21,8 @@ fn netd_keeps_its_contract_on_the_kernel_of_debian() {
         all("netd/kernel", "ruleset"),
         all("netd/kernel", "linux"),
         all("netd/kernel", "neighbours"),
+        all("netd/kernel", "packets"),
+        all("netd", "policies"),
         all("netd", "packets"),
         all("netd", "routed"),
         all("netd", "service"),
