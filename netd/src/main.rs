@@ -3,6 +3,7 @@
 mod daemon;
 
 use std::fs;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -26,6 +27,8 @@ fn main() -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("NETD_LOG").unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
+        // A journal and a file have no colours.
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let config = settings(&Arguments::parse().config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
