@@ -1,0 +1,110 @@
+//! What becomes of the claims of this node: confirmed, contested, lost, given up, lent.
+
+use ipnet::IpNet;
+
+use super::{Action, Scene};
+use crate::identity::ClaimId;
+use crate::memory::{Hold, Holding};
+use crate::record::{Claim, Record};
+
+/// A claim that was confirmed is not in a store that settled without this node. PROTOCOL.md, "What it cannot do".
+pub(super) fn is_missed(scene: &Scene<'_>) -> bool {
+    scene.memory.holdings.iter().any(|(id, holding)| {
+        let then = scene.memory.table.get(&holding.block).map_or(0, |record| record.epoch);
+        let now = scene.view.blocks.get(&holding.block);
+        holding.state == Hold::Confirmed
+            && now.is_none_or(|record| record.epoch <= then && !record.claims.contains_key(id))
+    })
+}
+
+pub(super) fn step(scene: &Scene<'_>) -> Option<Action> {
+    let mut holdings = scene.memory.holdings.iter();
+    holdings.find_map(|(id, holding)| mine(scene, *id, holding)).or_else(|| blocks(scene))
+}
+
+fn mine(scene: &Scene<'_>, id: ClaimId, holding: &Holding) -> Option<Action> {
+    let record = scene.view.blocks.get(&holding.block);
+    let claimed = record.filter(|record| record.claims.contains_key(&id));
+    match (holding.state, claimed) {
+        (Hold::Pending, Some(record)) => pending(scene, id, record),
+        (Hold::Pending, None) => unclaimed(scene, id, holding, record),
+        (Hold::Confirmed, Some(record)) => confirmed(scene, id, holding, record),
+        // A later record without it: an operator declared this node gone, or another had the better claim.
+        (Hold::Confirmed, None) => Some(forget(scene, id)),
+    }
+}
+
+fn pending(scene: &Scene<'_>, id: ClaimId, record: &Record) -> Option<Action> {
+    if record.rivals(id).next().is_some() {
+        return Some(forget(scene, id));
+    }
+    scene.is_firm(record).then(|| {
+        scene.save(|memory| {
+            if let Some(holding) = memory.holdings.get_mut(&id) {
+                holding.state = Hold::Confirmed;
+            }
+        })
+    })
+}
+
+/// Asks for it, or asks again: nobody knows whether the last request arrived.
+fn unclaimed(scene: &Scene<'_>, id: ClaimId, holding: &Holding, record: Option<&Record>) -> Option<Action> {
+    if holding.range != holding.block {
+        return (!scene.wish.borrow.contains_key(&id)).then(|| forget(scene, id));
+    }
+    let claim = Claim { owner: scene.me(), name: scene.memory.name.clone(), range: holding.range };
+    match record {
+        None => Some(scene.write(holding.block, Record::first(scene.writer(), [(id, claim)].into()))),
+        Some(record) if record.claims.is_empty() && scene.is_firm(record) => {
+            Some(scene.change(holding.block, record, |claims| drop(claims.insert(id, claim))))
+        }
+        Some(_) => Some(forget(scene, id)),
+    }
+}
+
+fn confirmed(scene: &Scene<'_>, id: ClaimId, holding: &Holding, record: &Record) -> Option<Action> {
+    if !scene.is_firm(record) {
+        return None;
+    }
+    let rivals: Vec<ClaimId> = record.rivals(id).collect();
+    if !rivals.is_empty() {
+        // Ours is witnessed, so theirs cannot be.
+        return Some(scene.change(holding.block, record, |claims| claims.retain(|other, _| !rivals.contains(other))));
+    }
+    holding.loans.iter().find_map(|(loan, terms)| {
+        if record.claims.contains_key(loan) {
+            return None;
+        }
+        if record.epoch > terms.since {
+            // Lent and given back, or never lent: what was asked for then can no longer be done.
+            return Some(scene.save(|memory| {
+                if let Some(holding) = memory.holdings.get_mut(&id) {
+                    holding.loans.remove(loan);
+                }
+            }));
+        }
+        let claim = Claim { owner: terms.borrower, name: terms.name.clone(), range: terms.range };
+        Some(scene.change(holding.block, record, |claims| drop(claims.insert(*loan, claim))))
+    })
+}
+
+fn forget(scene: &Scene<'_>, id: ClaimId) -> Action {
+    scene.save(|memory| drop(memory.holdings.remove(&id)))
+}
+
+/// Seals what this node wrote, and gives back what it claims in the store and not in its memory.
+fn blocks(scene: &Scene<'_>) -> Option<Action> {
+    scene.view.blocks.iter().find_map(|(block, record)| {
+        if record.author == scene.me() && scene.is_witnessed(record) {
+            return Some(scene.seal(*block, record));
+        }
+        stray(scene, *block, record)
+    })
+}
+
+fn stray(scene: &Scene<'_>, block: IpNet, record: &Record) -> Option<Action> {
+    let is_stray = |id: &ClaimId, claim: &Claim| claim.owner == scene.me() && !scene.memory.holdings.contains_key(id);
+    let any = record.claims.iter().any(|(id, claim)| is_stray(id, claim));
+    (any && scene.is_firm(record))
+        .then(|| scene.change(block, record, |claims| claims.retain(|id, claim| !is_stray(id, claim))))
+}

@@ -1,0 +1,28 @@
+//! Many nodes as one fleet: which node owns which block of addresses, and who the peers are.
+//!
+//! ```text
+//! netd.toml ─▶ Plan: pools, carved into blocks
+//!                │
+//! store ─▶ View ─┴▶ decide (pure) ─▶ Save: Memory on disk ─▶ what this node may use, with or without the store
+//!            ▲                    ─▶ Commit: Txn ─┐
+//!            └────────────────────────────────────┘
+//! ```
+//!
+//! PROTOCOL.md has the protocol, its reasons and its limits. Not here: routes, tunnels, and which sandbox gets which address.
+
+mod charter;
+mod decide;
+mod identity;
+mod memory;
+mod plan;
+mod record;
+mod span;
+mod view;
+
+pub use self::charter::{Charter, Phase, Settling, WITNESSES};
+pub use self::decide::{Action, Lending, Part, Wish, decide};
+pub use self::identity::{ClaimId, FleetId, IdentityError, IncarnationId, InstanceId, NodeName, RecordId};
+pub use self::memory::{Hold, Holding, Loan, Memory};
+pub use self::plan::{Plan, PlanError, Pool};
+pub use self::record::{Claim, Record, Table};
+pub use self::view::{Ack, Key, Txn, Value, View};

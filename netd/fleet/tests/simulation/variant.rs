@@ -1,0 +1,122 @@
+//! The protocol as it is, and with one rule broken. A simulation that finds nothing wrong with these shows nothing.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use netd_fleet::{Ack, Action, Hold, InstanceId, Key, Memory, Txn, Value, View};
+
+use crate::machine::Machine;
+use crate::store::{Request, Store};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// As it is.
+    Sound,
+    /// A claim ends with its node's lease, and its node trusts its own clock.
+    EndsWithTheLease,
+    /// Nobody notices that a store was set back.
+    NoIncarnation,
+    /// A claim holds as soon as the store took it: nobody witnesses.
+    NoWitnesses,
+    /// A block is used as soon as it was asked for.
+    UsedUnconfirmed,
+    /// A witness helps to end an incarnation before its disk says so.
+    NoPromise,
+    /// Requests compare revisions.
+    ByRevision,
+    /// A node is its name.
+    ByName,
+    /// What was lent is cut out only when the store says so.
+    LentTooLate,
+}
+
+impl Variant {
+    pub(crate) fn decide(self, machine: &Machine, fresh: u128) -> Option<Action> {
+        let view = machine.running.as_ref()?.view.as_ref()?;
+        match self {
+            Self::NoIncarnation => netd_fleet::decide(&credulous(machine, view), view, &machine.wish, fresh),
+            Self::NoPromise => netd_fleet::decide(&hasty(machine, view), view, &machine.wish, fresh),
+            Self::NoWitnesses => netd_fleet::decide(&machine.disk, &all_witnessed(view), &machine.wish, fresh),
+            Self::Sound
+            | Self::EndsWithTheLease
+            | Self::UsedUnconfirmed
+            | Self::ByRevision
+            | Self::ByName
+            | Self::LentTooLate => machine.decide(fresh),
+        }
+    }
+
+    pub(crate) fn request(self, txn: &Txn, view: &View, revisions: &BTreeMap<Key, u64>) -> Request {
+        if self == Self::ByRevision { Request::of_revisions(txn, revisions) } else { Request::of(txn, view) }
+    }
+
+    pub(crate) fn identity(self, old: &Machine, new: &Machine) -> InstanceId {
+        if self == Self::ByName { old.disk.instance } else { new.disk.instance }
+    }
+
+    pub(crate) fn used(self, machine: &Machine, now: i64, lease: i64) -> Vec<IpNet> {
+        match self {
+            Self::UsedUnconfirmed => machine.used_in_haste(),
+            Self::EndsWithTheLease if now + machine.offset - machine.renewed >= lease => Vec::new(),
+            Self::LentTooLate => used_until_told(machine),
+            Self::Sound
+            | Self::EndsWithTheLease
+            | Self::NoIncarnation
+            | Self::NoWitnesses
+            | Self::NoPromise
+            | Self::ByRevision
+            | Self::ByName => machine.used(),
+        }
+    }
+
+    pub(crate) fn expire(self, store: &mut Store, instance: InstanceId) {
+        if self != Self::EndsWithTheLease {
+            return;
+        }
+        let ended = store.content().into_iter().filter_map(|(key, (value, _))| match value {
+            Value::Record(mut record) if record.claims.values().any(|claim| claim.owner == instance) => {
+                record.claims.retain(|_, claim| claim.owner != instance);
+                (record.epoch, record.sealed) = (record.epoch + 1, true);
+                Some((key, Some(Value::Record(record))))
+            }
+            Value::Record(_) | Value::Charter(_) | Value::Ack => None,
+        });
+        store.write(ended.collect());
+    }
+}
+
+/// Believes whatever the store says.
+fn credulous(machine: &Machine, view: &View) -> Memory {
+    let charter = view.charter.clone();
+    let table_of = charter.as_ref().map(|charter| charter.id);
+    Memory { charter, table_of, table: view.blocks.clone(), ..machine.disk.clone() }
+}
+
+/// Goes on as if it had saved the news.
+fn hasty(machine: &Machine, view: &View) -> Memory {
+    let number = |charter: &Option<netd_fleet::Charter>| charter.as_ref().map_or(0, |charter| charter.number);
+    let is_news = number(&view.charter) > number(&machine.disk.charter);
+    let charter = if is_news { view.charter.clone() } else { machine.disk.charter.clone() };
+    Memory { charter, ..machine.disk.clone() }
+}
+
+fn all_witnessed(view: &View) -> View {
+    let witnesses: Vec<InstanceId> =
+        view.charter.iter().flat_map(|charter| charter.witnesses.iter().copied()).collect();
+    let mut view = view.clone();
+    for record in view.blocks.values() {
+        let (author, record) = (record.author, record.id);
+        view.acks.extend(witnesses.iter().map(|witness| Ack { author, record, witness: *witness }));
+    }
+    view
+}
+
+/// Cuts out of a block what the store lent, not what its own disk lent.
+fn used_until_told(machine: &Machine) -> Vec<IpNet> {
+    let mut memory = machine.disk.clone();
+    for holding in memory.holdings.values_mut().filter(|holding| holding.state == Hold::Confirmed) {
+        let record = memory.table.get(&holding.block);
+        holding.loans.retain(|id, _| record.is_some_and(|record| record.claims.contains_key(id)));
+    }
+    if machine.is_destroyed { Vec::new() } else { memory.usable() }
+}
