@@ -36,7 +36,8 @@ fn claim(scene: &Scene<'_>, pool: &str, count: usize) -> Option<Action> {
 }
 
 fn choose(scene: &Scene<'_>, pool: &Pool) -> Option<IpNet> {
-    let held: BTreeSet<IpNet> = scene.memory.holdings.values().map(|holding| holding.block).collect();
+    let whole = scene.memory.holdings.values().filter(|holding| holding.range == holding.block);
+    let held: BTreeSet<IpNet> = whole.map(|holding| holding.block).collect();
     pool.block_from(scene.me().number(), |block| {
         let record = scene.view.blocks.get(&block);
         held.contains(&block) || record.is_some_and(|record| !record.claims.is_empty() || !scene.is_firm(record))

@@ -24,7 +24,8 @@ fn number(variable: &str) -> Option<u64> {
 fn play(seed: u64, variant: Variant, is_told: bool) -> Result<Tally, (String, Vec<String>)> {
     let mut world = World::new(seed, variant, is_told);
     let events = 200 + usize::try_from(seed % 7).unwrap() * 150;
-    match world.run(events).and_then(|()| world.settle_down()) {
+    let end = |world: &mut World| if variant == Variant::Sound { world.settle_down() } else { Ok(()) };
+    match world.run(events).and_then(|()| end(&mut world)) {
         Ok(()) => Ok(world.tally),
         Err(fault) => Err((fault, world.story)),
     }

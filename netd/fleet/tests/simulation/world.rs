@@ -22,6 +22,17 @@ enum Message {
     Listed { to: usize, number: u64, content: BTreeMap<Key, (Value, u64)>, revision: u64, reign: u64 },
 }
 
+impl Message {
+    fn number(&self) -> u64 {
+        match self {
+            Self::Ask { number, .. }
+            | Self::Answer { number, .. }
+            | Self::List { number, .. }
+            | Self::Listed { number, .. } => *number,
+        }
+    }
+}
+
 /// What may happen. The order is that of the weights.
 #[derive(Debug, Clone, Copy)]
 enum Event {
@@ -30,6 +41,7 @@ enum Event {
     Hear,
     Write,
     Renew,
+    Work,
     Lose,
     Repeat,
     Tire,
@@ -49,12 +61,13 @@ enum Event {
     Expire,
 }
 
-const EVENTS: [(Event, usize); 22] = [
+const EVENTS: [(Event, usize); 23] = [
     (Event::Decide, 60),
     (Event::Deliver, 70),
     (Event::Hear, 60),
     (Event::Write, 40),
     (Event::Renew, 10),
+    (Event::Work, 60),
     (Event::Lose, 2),
     (Event::Repeat, 3),
     (Event::Tire, 6),
@@ -74,7 +87,7 @@ const EVENTS: [(Event, usize); 22] = [
     (Event::Expire, 3),
 ];
 /// Events that nothing works without.
-const ESSENTIAL: usize = 5;
+const ESSENTIAL: usize = 6;
 
 /// What happened in one schedule, or in many.
 #[derive(Debug, Clone, Default)]
@@ -180,9 +193,12 @@ impl World {
         match event {
             Event::Decide => self.decide(at),
             Event::Deliver => self.deliver(),
-            Event::Hear => self.hear(at),
+            Event::Hear => {
+                self.hear(at);
+            }
             Event::Write => self.write(at),
             Event::Renew => self.renew(at),
+            Event::Work => self.advance(at),
             Event::Lose | Event::Repeat => self.disturb(event),
             Event::Tire => self.tire(at),
             Event::Crash => self.crash(at),
@@ -315,20 +331,37 @@ impl World {
         running.is_some_and(|running| matches!(running.work, Work::Awaiting(awaited) if awaited == number))
     }
 
-    fn hear(&mut self, at: usize) {
-        if self.machines[at].is_cut_off {
-            return;
+    /// All goes well for one node, for a moment.
+    fn advance(&mut self, at: usize) {
+        self.write(at);
+        while self.hear(at) {}
+        self.decide(at);
+        let last = self.number;
+        for _ in 0..2 {
+            let is_its = |message: &Message| message.number() == last;
+            let Some(at) = self.messages.iter().position(is_its) else { return };
+            let message = self.messages.swap_remove(at);
+            self.take(message);
         }
-        let Some(running) = &mut self.machines[at].running else { return };
+    }
+
+    /// Whether there was something to hear.
+    fn hear(&mut self, at: usize) -> bool {
+        if self.machines[at].is_cut_off {
+            return false;
+        }
+        let Some(running) = &mut self.machines[at].running else { return false };
         if running.view.is_none() {
-            return;
+            return false;
         }
         let changes = (running.reign == self.store.reign).then(|| self.store.after(running.seen)).flatten();
+        let any = changes.as_ref().is_some_and(|changes| !changes.is_empty());
         match changes {
             Some(changes) => running.heard(changes),
             // The watch ended: what it saw so far is worth nothing.
             None => running.view = None,
         }
+        any
     }
 
     fn write(&mut self, at: usize) {
@@ -338,6 +371,13 @@ impl World {
     }
 
     fn note(&mut self, at: usize, before: &BTreeMap<ClaimId, netd_fleet::Holding>) {
+        // A loan that ended is not wished again.
+        let Machine { disk, wish, .. } = &mut self.machines[at];
+        for (id, was) in before {
+            let still = disk.holdings.get(id).map(|holding| &holding.loans);
+            let ended = was.loans.keys().filter(|loan| still.is_none_or(|still| !still.contains_key(loan)));
+            ended.for_each(|loan| drop(wish.lend.remove(loan)));
+        }
         for (id, holding) in &self.machines[at].disk.holdings {
             let was = before.get(id).is_some_and(|was| was.state == Hold::Confirmed);
             if holding.state == Hold::Confirmed && !was {
@@ -420,7 +460,10 @@ impl World {
         if self.store.copies() == 0 {
             return;
         }
-        let copy = self.chance.below(self.store.copies());
+        // Mostly a late one: an early one knows little.
+        let late = self.store.copies().saturating_sub(1 + self.chance.below(3));
+        let any = self.chance.below(self.store.copies());
+        let copy = if self.chance.once_in(4) { any } else { late };
         if !self.is_within_limits(copy) {
             return;
         }
@@ -527,14 +570,19 @@ impl World {
             }
             (0..self.machines.len()).try_for_each(|at| self.turn(at))?;
         }
-        if self.has_witnesses() { Err("it does not come to rest".to_owned()) } else { Ok(()) }
+        if self.has_witnesses() { Err(self.unrest()) } else { Ok(()) }
+    }
+
+    fn unrest(&self) -> String {
+        let next = |machine: &Machine| format!("{}: {:?}", machine.disk.instance, machine.decide(1));
+        let next: Vec<String> = self.machines.iter().map(next).collect();
+        format!("it does not come to rest: {:#?}\n{}", self.store.content(), next.join("\n"))
     }
 
     fn turn(&mut self, at: usize) -> Result<(), String> {
         self.now += 1;
         self.write(at);
-        self.hear(at);
-        self.hear(at);
+        while self.hear(at) {}
         self.decide(at);
         while let Some(message) = self.messages.pop() {
             self.take(message);
@@ -584,7 +632,10 @@ impl World {
                 machine.disk.holdings.values().filter(|one| one.range == one.block && one.state == Hold::Confirmed);
             let wanted = machine.wish.blocks.get(POOL).copied().unwrap_or(0);
             if whole.count() < wanted && free > 0 {
-                return Err(format!("n{at} has not what it wants, and {free} blocks are free"));
+                let holdings = &machine.disk.holdings;
+                return Err(format!(
+                    "n{at} has not what it wants, and {free} blocks are free: {content:#?}\n{holdings:#?}"
+                ));
             }
         }
         Ok(())
