@@ -132,6 +132,15 @@ pub fn debian_kernel() -> Result<PathBuf> {
     Store::open()?.part(&format!("{}-1", kernel::PACKAGE), kernel::unpack)
 }
 
+/// Debian's etcd server, unpacked and not installed: an installed one would start a service.
+///
+/// # Errors
+/// There is no such package; the text has the remedy.
+pub fn etcd() -> Result<PathBuf> {
+    let folder = Store::open()?.part("etcd-server", |folder| debian::unpack("etcd-server", folder))?;
+    Ok(folder.join("usr/bin/etcd"))
+}
+
 /// Installs the system's packages that a running node needs.
 ///
 /// # Errors

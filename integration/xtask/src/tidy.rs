@@ -16,7 +16,8 @@ const LONGEST_ARCHITECTURE: usize = 200;
 /// Crates that each crate may use. An arrow that is not here points upwards.
 const ARROWS: &[(&str, &[&str])] = &[
     ("netd-config", &[]),
-    ("netd-fleet", &["netd-config"]),
+    // The rig for its tests alone.
+    ("netd-fleet", &["netd-config", "netd-rig"]),
     ("netd-kernel", &["netd-config", "netd-netlink"]),
     ("netd-netlink", &[]),
     ("netd-policy", &["netd-config"]),

@@ -10,19 +10,29 @@
 //!
 //! PROTOCOL.md has the protocol, its reasons and its limits. Not here: routes, tunnels, and which sandbox gets which address.
 
+mod blocks;
 mod charter;
 mod decide;
+mod disk;
+mod etcd;
 mod identity;
 mod memory;
+mod peers;
 mod plan;
 mod record;
 mod span;
 mod view;
 
+pub use self::blocks::Blocks;
 pub use self::charter::{Charter, Phase, Settling, WITNESSES};
 pub use self::decide::{Action, Lending, Part, Wish, decide};
+pub use self::disk::{Disk, DiskError};
+pub use self::etcd::{
+    CallError, EtcdSettings, Fleet, FleetError, ForeignError, SessionError, SettingsError, Status, TlsFiles,
+};
 pub use self::identity::{ClaimId, FleetId, IdentityError, IncarnationId, InstanceId, NodeName, RecordId};
 pub use self::memory::{Hold, Holding, Loan, Memory};
+pub use self::peers::{Discovery, Encapsulation, Fixed, FixedError, FixedNode, NodeRecord, Peers};
 pub use self::plan::{Plan, PlanError, Pool};
 pub use self::record::{Claim, Record, Table};
 pub use self::view::{Ack, Key, Txn, Value, View};

@@ -79,6 +79,16 @@ impl Memory {
         confirmed.flat_map(|holding| self.rest_of(holding)).collect()
     }
 
+    /// What other nodes should route here: the blocks as a whole, and what is borrowed.
+    pub fn ranges(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.holdings.values().filter(|holding| holding.state == Hold::Confirmed).map(|holding| holding.range)
+    }
+
+    /// What of its blocks is lent.
+    pub(crate) fn loans(&self) -> impl Iterator<Item = ClaimId> + '_ {
+        self.holdings.values().flat_map(|holding| holding.loans.keys().copied())
+    }
+
     fn rest_of(&self, holding: &Holding) -> Vec<IpNet> {
         let pool = self.charter.as_ref().and_then(|charter| charter.plan.pool_of(holding.block));
         let reserved = pool.into_iter().flat_map(|pool| pool.reserved.iter().copied());

@@ -61,6 +61,13 @@ pub(super) fn download(package: &str, folder: &Path) -> Result<PathBuf> {
     files.into_iter().find(|file| file.extension().is_some_and(|end| end == "deb")).with_context(remedy)
 }
 
+/// Unpacks a package into `folder`, without installing it.
+pub(super) fn unpack(package: &str, folder: &Path) -> Result<()> {
+    let file = download(package, folder)?;
+    run(Command::new("dpkg-deb").arg("-x").arg(&file).arg(folder))?;
+    Ok(fs::remove_file(file)?)
+}
+
 fn remedy(missing: &[&str]) -> String {
     format!("packages are missing; on Debian, as root: apt-get install {}", missing.join(" "))
 }

@@ -24,7 +24,6 @@ pub(crate) struct Machine {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Running {
     pub(crate) view: Option<View>,
-    pub(crate) revisions: BTreeMap<Key, u64>,
     pub(crate) seen: u64,
     pub(crate) reign: u64,
     pub(crate) work: Work,
@@ -91,10 +90,9 @@ impl Machine {
 }
 
 impl Running {
-    pub(crate) fn listed(&mut self, content: BTreeMap<Key, (Value, u64)>, revision: u64, reign: u64) {
+    pub(crate) fn listed(&mut self, content: BTreeMap<Key, Value>, revision: u64, reign: u64) {
         let mut view = View::default();
-        self.revisions = content.iter().map(|(key, (_, at))| (*key, *at)).collect();
-        content.into_iter().for_each(|(key, (value, _))| view.apply(key, Some(value)));
+        content.into_iter().for_each(|(key, value)| view.apply(key, Some(value)));
         (self.view, self.seen, self.reign) = (Some(view), revision, reign);
     }
 
@@ -102,7 +100,6 @@ impl Running {
         let Some(view) = &mut self.view else { return };
         for change in changes {
             self.seen = change.revision;
-            self.revisions.insert(change.key, change.revision);
             view.apply(change.key, change.value);
         }
     }

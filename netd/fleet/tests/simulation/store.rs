@@ -7,28 +7,14 @@ use netd_fleet::{Charter, Key, Txn, Value, View};
 /// A transaction as it travels: what must be unchanged, with what was seen.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
-    pub(crate) expect: Vec<(Key, Expected)>,
+    pub(crate) expect: Vec<(Key, Option<Value>)>,
     pub(crate) put: Vec<(Key, Value)>,
     pub(crate) delete: Vec<Key>,
 }
 
-#[derive(Debug, Clone)]
-pub(crate) enum Expected {
-    /// This, or nothing.
-    Content(Option<Value>),
-    /// Last written at this revision; 0: it is not there.
-    Revision(u64),
-}
-
 impl Request {
     pub(crate) fn of(txn: &Txn, view: &View) -> Self {
-        let expect = txn.unchanged.iter().map(|key| (*key, Expected::Content(view.value(key)))).collect();
-        Self { expect, put: txn.put.clone(), delete: txn.delete.clone() }
-    }
-
-    pub(crate) fn of_revisions(txn: &Txn, revisions: &BTreeMap<Key, u64>) -> Self {
-        let seen = |key: &Key| Expected::Revision(revisions.get(key).copied().unwrap_or(0));
-        let expect = txn.unchanged.iter().map(|key| (*key, seen(key))).collect();
+        let expect = txn.unchanged.iter().map(|key| (*key, view.value(key))).collect();
         Self { expect, put: txn.put.clone(), delete: txn.delete.clone() }
     }
 }
@@ -41,38 +27,28 @@ pub(crate) struct Change {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Content {
-    map: BTreeMap<Key, (Value, u64)>,
-    revision: u64,
-}
-
-#[derive(Debug, Clone, Default)]
 pub(crate) struct Store {
-    now: Content,
+    now: BTreeMap<Key, Value>,
+    revision: u64,
     log: Vec<Change>,
     compacted: u64,
     /// Counts how often it was set back: watches of before end.
     pub(crate) reign: u64,
-    copies: Vec<Content>,
+    /// Content and revision.
+    copies: Vec<(BTreeMap<Key, Value>, u64)>,
 }
 
 impl Store {
     pub(crate) fn revision(&self) -> u64 {
-        self.now.revision
+        self.revision
     }
 
-    pub(crate) fn content(&self) -> BTreeMap<Key, (Value, u64)> {
-        self.now.map.clone()
+    pub(crate) fn content(&self) -> BTreeMap<Key, Value> {
+        self.now.clone()
     }
 
     pub(crate) fn commit(&mut self, request: &Request) -> bool {
-        let holds = |(key, expected): &(Key, Expected)| {
-            let found = self.now.map.get(key);
-            match expected {
-                Expected::Content(content) => found.map(|(value, _)| value) == content.as_ref(),
-                Expected::Revision(revision) => found.map_or(0, |(_, at)| *at) == *revision,
-            }
-        };
+        let holds = |(key, seen): &(Key, Option<Value>)| self.now.get(key) == seen.as_ref();
         if !request.expect.iter().all(holds) {
             return false;
         }
@@ -86,12 +62,12 @@ impl Store {
         if changes.is_empty() {
             return;
         }
-        self.now.revision += 1;
-        let revision = self.now.revision;
+        self.revision += 1;
+        let revision = self.revision;
         for (key, value) in changes {
             match &value {
-                Some(value) => drop(self.now.map.insert(key, (value.clone(), revision))),
-                None => drop(self.now.map.remove(&key)),
+                Some(value) => drop(self.now.insert(key, value.clone())),
+                None => drop(self.now.remove(&key)),
             }
             self.log.push(Change { revision, key, value });
         }
@@ -108,12 +84,12 @@ impl Store {
     }
 
     pub(crate) fn compact(&mut self) {
-        self.compacted = self.now.revision;
+        self.compacted = self.revision;
         self.log.clear();
     }
 
     pub(crate) fn copy(&mut self) {
-        self.copies.push(self.now.clone());
+        self.copies.push((self.now.clone(), self.revision));
     }
 
     pub(crate) fn copies(&self) -> usize {
@@ -121,17 +97,17 @@ impl Store {
     }
 
     pub(crate) fn charter_of_copy(&self, copy: usize) -> Option<&Charter> {
-        match self.copies[copy].map.get(&Key::Charter) {
-            Some((Value::Charter(charter), _)) => Some(charter),
-            Some((Value::Record(_) | Value::Ack, _)) | None => None,
+        match self.copies[copy].0.get(&Key::Charter) {
+            Some(Value::Charter(charter)) => Some(charter),
+            Some(Value::Record(_) | Value::Ack) | None => None,
         }
     }
 
     /// Sets it back to a copy.
     pub(crate) fn set_back(&mut self, copy: usize) {
-        self.now = self.copies[copy].clone();
+        (self.now, self.revision) = self.copies[copy].clone();
         self.log.clear();
-        self.compacted = self.now.revision;
+        self.compacted = self.revision;
         self.reign += 1;
     }
 }

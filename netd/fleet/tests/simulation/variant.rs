@@ -1,12 +1,10 @@
 //! The protocol as it is, and with one rule broken. A simulation that finds nothing wrong with these shows nothing.
 
-use std::collections::BTreeMap;
-
 use ipnet::IpNet;
-use netd_fleet::{Ack, Action, Hold, InstanceId, Key, Memory, Txn, Value, View};
+use netd_fleet::{Ack, Action, Hold, InstanceId, Memory, Value, View};
 
 use crate::machine::Machine;
-use crate::store::{Request, Store};
+use crate::store::Store;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Variant {
@@ -20,10 +18,6 @@ pub(crate) enum Variant {
     NoWitnesses,
     /// A block is used as soon as it was asked for.
     UsedUnconfirmed,
-    /// A witness helps to end an incarnation before its disk says so.
-    NoPromise,
-    /// Requests compare revisions.
-    ByRevision,
     /// A node is its name.
     ByName,
     /// What was lent is cut out only when the store says so.
@@ -35,19 +29,11 @@ impl Variant {
         let view = machine.running.as_ref()?.view.as_ref()?;
         match self {
             Self::NoIncarnation => netd_fleet::decide(&credulous(machine, view), view, &machine.wish, fresh),
-            Self::NoPromise => netd_fleet::decide(&hasty(machine, view), view, &machine.wish, fresh),
             Self::NoWitnesses => netd_fleet::decide(&machine.disk, &all_witnessed(view), &machine.wish, fresh),
-            Self::Sound
-            | Self::EndsWithTheLease
-            | Self::UsedUnconfirmed
-            | Self::ByRevision
-            | Self::ByName
-            | Self::LentTooLate => machine.decide(fresh),
+            Self::Sound | Self::EndsWithTheLease | Self::UsedUnconfirmed | Self::ByName | Self::LentTooLate => {
+                machine.decide(fresh)
+            }
         }
-    }
-
-    pub(crate) fn request(self, txn: &Txn, view: &View, revisions: &BTreeMap<Key, u64>) -> Request {
-        if self == Self::ByRevision { Request::of_revisions(txn, revisions) } else { Request::of(txn, view) }
     }
 
     pub(crate) fn identity(self, old: &Machine, new: &Machine) -> InstanceId {
@@ -59,13 +45,9 @@ impl Variant {
             Self::UsedUnconfirmed => machine.used_in_haste(),
             Self::EndsWithTheLease if now + machine.offset - machine.renewed >= lease => Vec::new(),
             Self::LentTooLate => used_until_told(machine),
-            Self::Sound
-            | Self::EndsWithTheLease
-            | Self::NoIncarnation
-            | Self::NoWitnesses
-            | Self::NoPromise
-            | Self::ByRevision
-            | Self::ByName => machine.used(),
+            Self::Sound | Self::EndsWithTheLease | Self::NoIncarnation | Self::NoWitnesses | Self::ByName => {
+                machine.used()
+            }
         }
     }
 
@@ -73,7 +55,7 @@ impl Variant {
         if self != Self::EndsWithTheLease {
             return;
         }
-        let ended = store.content().into_iter().filter_map(|(key, (value, _))| match value {
+        let ended = store.content().into_iter().filter_map(|(key, value)| match value {
             Value::Record(mut record) if record.claims.values().any(|claim| claim.owner == instance) => {
                 record.claims.retain(|_, claim| claim.owner != instance);
                 (record.epoch, record.sealed) = (record.epoch + 1, true);
@@ -90,14 +72,6 @@ fn credulous(machine: &Machine, view: &View) -> Memory {
     let charter = view.charter.clone();
     let table_of = charter.as_ref().map(|charter| charter.id);
     Memory { charter, table_of, table: view.blocks.clone(), ..machine.disk.clone() }
-}
-
-/// Goes on as if it had saved the news.
-fn hasty(machine: &Machine, view: &View) -> Memory {
-    let number = |charter: &Option<netd_fleet::Charter>| charter.as_ref().map_or(0, |charter| charter.number);
-    let is_news = number(&view.charter) > number(&machine.disk.charter);
-    let charter = if is_news { view.charter.clone() } else { machine.disk.charter.clone() };
-    Memory { charter, ..machine.disk.clone() }
 }
 
 fn all_witnessed(view: &View) -> View {

@@ -19,7 +19,7 @@ enum Message {
     Ask { from: usize, number: u64, request: Request },
     Answer { to: usize, number: u64 },
     List { from: usize, number: u64 },
-    Listed { to: usize, number: u64, content: BTreeMap<Key, (Value, u64)>, revision: u64, reign: u64 },
+    Listed { to: usize, number: u64, content: BTreeMap<Key, Value>, revision: u64, reign: u64 },
 }
 
 impl Message {
@@ -42,6 +42,7 @@ enum Event {
     Write,
     Renew,
     Work,
+    Calm,
     Lose,
     Repeat,
     Tire,
@@ -61,13 +62,14 @@ enum Event {
     Expire,
 }
 
-const EVENTS: [(Event, usize); 23] = [
+const EVENTS: [(Event, usize); 24] = [
     (Event::Decide, 60),
     (Event::Deliver, 70),
     (Event::Hear, 60),
     (Event::Write, 40),
     (Event::Renew, 10),
     (Event::Work, 60),
+    (Event::Calm, 2),
     (Event::Lose, 2),
     (Event::Repeat, 3),
     (Event::Tire, 6),
@@ -87,7 +89,7 @@ const EVENTS: [(Event, usize); 23] = [
     (Event::Expire, 3),
 ];
 /// Events that nothing works without.
-const ESSENTIAL: usize = 6;
+const ESSENTIAL: usize = 7;
 
 /// What happened in one schedule, or in many.
 #[derive(Debug, Clone, Default)]
@@ -199,6 +201,7 @@ impl World {
             Event::Write => self.write(at),
             Event::Renew => self.renew(at),
             Event::Work => self.advance(at),
+            Event::Calm => self.calm(),
             Event::Lose | Event::Repeat => self.disturb(event),
             Event::Tire => self.tire(at),
             Event::Crash => self.crash(at),
@@ -241,7 +244,7 @@ impl World {
             Some(Action::Commit(txn)) => {
                 let Some(running) = &self.machines[at].running else { return };
                 let Some(view) = &running.view else { return };
-                let request = self.variant.request(&txn, view, &running.revisions);
+                let request = Request::of(&txn, view);
                 let number = self.send(at, |from, number| Message::Ask { from, number, request });
                 self.work(at, Work::Awaiting(number));
             }
@@ -315,8 +318,8 @@ impl World {
 
     fn incarnation(&self) -> Option<(u64, bool)> {
         match self.store.content().get(&Key::Charter) {
-            Some((Value::Charter(charter), _)) => charter.is_open().then_some((charter.number, true)),
-            Some((Value::Record(_) | Value::Ack, _)) | None => None,
+            Some(Value::Charter(charter)) => charter.is_open().then_some((charter.number, true)),
+            Some(Value::Record(_) | Value::Ack) | None => None,
         }
     }
 
@@ -342,6 +345,14 @@ impl World {
             let Some(at) = self.messages.iter().position(is_its) else { return };
             let message = self.messages.swap_remove(at);
             self.take(message);
+        }
+    }
+
+    /// All goes well for some nodes, for a while.
+    fn calm(&mut self) {
+        let some: Vec<usize> = (0..self.machines.len()).filter(|_| !self.chance.once_in(4)).collect();
+        for _ in 0..30 {
+            some.iter().for_each(|at| self.advance(*at));
         }
     }
 
@@ -471,8 +482,8 @@ impl World {
         self.tally.set_back += 1;
         let content = self.store.content();
         let is_known = |block: &IpNet, id: &ClaimId| match content.get(&Key::Block(*block)) {
-            Some((Value::Record(record), _)) => record.claims.contains_key(id),
-            Some((Value::Charter(_) | Value::Ack, _)) | None => false,
+            Some(Value::Record(record)) => record.claims.contains_key(id),
+            Some(Value::Charter(_) | Value::Ack) | None => false,
         };
         let used = self.machines.iter().flat_map(|machine| &machine.disk.holdings);
         let forgotten = used.filter(|(id, holding)| holding.state == Hold::Confirmed && !is_known(&holding.block, id));
@@ -557,7 +568,7 @@ impl World {
     /// # Errors
     /// What does not come to rest.
     pub(crate) fn settle_down(&mut self) -> Result<(), String> {
-        let disputes = self.store.content().into_values().filter(|(value, _)| is_disputed(value)).count();
+        let disputes = self.store.content().into_values().filter(is_disputed).count();
         self.tally.disputes += u64::try_from(disputes).unwrap();
         for at in 0..self.machines.len() {
             self.machines[at].is_cut_off = false;
@@ -608,7 +619,7 @@ impl World {
         let alive: BTreeSet<_> =
             self.machines.iter().filter(|machine| !machine.is_destroyed).map(|machine| machine.disk.instance).collect();
         let content = self.store.content();
-        let Some((Value::Charter(charter), _)) = content.get(&Key::Charter) else { return true };
+        let Some(Value::Charter(charter)) = content.get(&Key::Charter) else { return true };
         let lives = |set: &BTreeSet<InstanceId>| 2 * set.intersection(&alive).count() > set.len();
         let needed = match &charter.phase {
             netd_fleet::Phase::Open => true,
@@ -624,7 +635,7 @@ impl World {
         let content = self.store.content();
         let taken = |block: &IpNet| {
             matches!(content.get(&Key::Block(*block)),
-                Some((Value::Record(record), _)) if !record.claims.is_empty() || self.is_left_behind(record))
+                Some(Value::Record(record)) if !record.claims.is_empty() || self.is_left_behind(record))
         };
         let free = plan().pools()[0].range.subnets(30).unwrap().filter(|block| !taken(block)).count();
         for (at, machine) in self.machines.iter().enumerate().filter(|(_, machine)| machine.running.is_some()) {

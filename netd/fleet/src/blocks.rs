@@ -1,0 +1,101 @@
+//! What IPAM asks: the ranges to give addresses from, and more or fewer of them.
+
+use std::io;
+
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use crate::decide::{Lending, Part, Wish};
+use crate::disk::random;
+use crate::identity::{ClaimId, InstanceId};
+use crate::memory::Memory;
+use crate::peers::publish;
+
+/// A node's blocks. What is usable is so with or without the store.
+#[derive(Debug, Clone)]
+pub struct Blocks {
+    memory: watch::Receiver<Memory>,
+    wish: watch::Sender<Wish>,
+    usable: watch::Receiver<Vec<IpNet>>,
+}
+
+impl Blocks {
+    pub(crate) fn new(memory: watch::Receiver<Memory>, wish: watch::Sender<Wish>) -> Self {
+        let usable = follow(memory.clone());
+        Self { memory, wish, usable }
+    }
+
+    /// Ranges to give addresses from, and every change of them.
+    #[must_use]
+    pub fn usable(&self) -> watch::Receiver<Vec<IpNet>> {
+        self.usable.clone()
+    }
+
+    /// All that this node knows of the fleet.
+    #[must_use]
+    pub fn memory(&self) -> watch::Receiver<Memory> {
+        self.memory.clone()
+    }
+
+    /// Asks for so many blocks of a pool in all. More are usable once they are confirmed; fewer give nothing up.
+    pub fn want(&self, pool: &str, count: usize) {
+        self.wish.send_modify(|wish| {
+            wish.blocks.insert(pool.to_owned(), count);
+        });
+    }
+
+    /// Gives a claim up, and wants one block of its pool less if it was a whole one. No address of it may be in use, or be
+    /// given out from now on.
+    pub fn give_up(&self, claim: ClaimId) {
+        let memory = self.memory.borrow().clone();
+        let holding = memory.holdings.get(&claim).filter(|holding| holding.range == holding.block);
+        let plan = memory.charter.as_ref().map(|charter| &charter.plan);
+        let pool = holding.and_then(|holding| plan?.pool_of(holding.block)).map(|pool| pool.name.clone());
+        self.wish.send_modify(|wish| {
+            wish.borrow.remove(&claim);
+            if wish.give_up.insert(claim)
+                && let Some(count) = pool.and_then(|pool| wish.blocks.get_mut(&pool))
+            {
+                *count = count.saturating_sub(1);
+            }
+        });
+    }
+
+    /// A claim to a part of another node's block. That node must be told its number, and lend it.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn borrow(&self, part: Part) -> io::Result<ClaimId> {
+        let claim = ClaimId::new(random()?);
+        self.wish.send_modify(|wish| {
+            wish.borrow.insert(claim, part);
+        });
+        Ok(claim)
+    }
+
+    /// Lends a part of an own block. No address of it may be in use, or be given out from now on.
+    pub fn lend(&self, claim: ClaimId, lending: Lending) {
+        self.wish.send_modify(|wish| {
+            wish.lend.insert(claim, lending);
+        });
+    }
+
+    /// An operator's word that a node is gone for good, with all that ran on it. Its blocks are free then.
+    pub fn remove(&self, node: InstanceId) {
+        self.wish.send_modify(|wish| {
+            wish.remove.insert(node);
+        });
+    }
+}
+
+fn follow(mut memory: watch::Receiver<Memory>) -> watch::Receiver<Vec<IpNet>> {
+    let usable = watch::Sender::new(memory.borrow_and_update().usable());
+    let followed = usable.subscribe();
+    tokio::spawn(async move {
+        while memory.changed().await.is_ok() {
+            let now = memory.borrow_and_update().usable();
+            publish(&usable, now);
+        }
+    });
+    followed
+}

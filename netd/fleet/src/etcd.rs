@@ -1,0 +1,239 @@
+//! A fleet on etcd: this node's part in it, kept up while the store is away.
+//!
+//! ```text
+//! Fleet (handle) ── wish ──▶ task: for ever, one endpoint after the other
+//!      ▲                       Session: list ─▶ watch ─▶ decide ─▶ save, commit ─▶ wait
+//!      └─ peers, usable, status ◀──┘
+//! ```
+
+mod client;
+mod grpc;
+mod keys;
+mod mirror;
+mod session;
+mod settings;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{info, warn};
+
+use self::client::Client;
+use self::keys::Keys;
+use self::mirror::Mirror;
+use self::session::Session;
+use self::settings::{Access, Endpoint};
+use crate::blocks::Blocks;
+use crate::charter::Charter;
+use crate::decide::Wish;
+use crate::disk::{Disk, DiskError};
+use crate::identity::ClaimId;
+use crate::memory::Memory;
+use crate::peers::{Discovery, NodeRecord, Peers, publish};
+
+pub use self::grpc::CallError;
+pub use self::keys::ForeignError;
+pub use self::session::SessionError;
+pub use self::settings::{EtcdSettings, SettingsError, TlsFiles};
+
+mod api {
+    #![allow(
+        warnings,
+        clippy::all,
+        clippy::pedantic,
+        unreachable_pub,
+        missing_debug_implementations,
+        elided_lifetimes_in_paths,
+        unused_qualifications,
+        clippy::allow_attributes_without_reason,
+        clippy::allow_attributes,
+        reason = "generated code"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/etcd.rs"));
+}
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why a node cannot be part of a fleet.
+#[derive(Debug, Error)]
+pub enum FleetError {
+    /// Its settings.
+    #[error("cannot use etcd")]
+    Settings(#[from] SettingsError),
+    /// Its memory.
+    #[error("cannot be part of a fleet")]
+    Disk(#[from] DiskError),
+}
+
+/// How this node stands to the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Whether the store answers.
+    pub is_connected: bool,
+    /// Why it last did not.
+    pub error: Option<String>,
+    /// What the fleet agrees upon, as the store says.
+    pub charter: Option<Charter>,
+    /// The store is another fleet's than this node's: it does nothing there.
+    pub is_stranger: bool,
+    /// Another instance has this node's name.
+    pub is_namesake: bool,
+}
+
+/// A node's part in a fleet. It ends with this value; what it holds stays its own.
+#[derive(Debug)]
+pub struct Fleet {
+    blocks: Blocks,
+    peers: watch::Receiver<Peers>,
+    status: watch::Receiver<Status>,
+    task: JoinHandle<()>,
+}
+
+impl Fleet {
+    /// Joins with what the disk remembers. It need not reach the store: what this node holds is usable at once.
+    ///
+    /// # Errors
+    /// See [`FleetError`].
+    pub fn join(settings: EtcdSettings, memory: &Path, node: NodeRecord, wish: Wish) -> Result<Self, FleetError> {
+        let (endpoints, access) = (settings.endpoints()?, settings.access()?);
+        let (disk, memory) = Disk::open(memory, &node.name)?;
+        let keys = Keys::new(&settings.prefix);
+        let memory_now = watch::Sender::new(memory.clone());
+        let (wish, wished) = watch::channel(wish);
+        let (peers, status) = (watch::Sender::new(Peers::new()), watch::Sender::new(Status::default()));
+        let blocks = Blocks::new(memory_now.subscribe(), wish.clone());
+        let (followed, told) = (peers.subscribe(), status.subscribe());
+        let node =
+            Node { settings, keys, disk, memory, about: node, wish: wished, wisher: wish, memory_now, peers, status };
+        let task = tokio::spawn(node.live(endpoints, access));
+        Ok(Self { blocks, peers: followed, status: told, task })
+    }
+
+    /// What this node holds, and how it gets more.
+    #[must_use]
+    pub fn blocks(&self) -> Blocks {
+        self.blocks.clone()
+    }
+
+    /// How it stands to the store, and every change of that.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+}
+
+impl Discovery for Fleet {
+    fn follow(&self) -> watch::Receiver<Peers> {
+        self.peers.clone()
+    }
+
+    fn usable(&self) -> watch::Receiver<Vec<IpNet>> {
+        self.blocks.usable()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The task's own.
+struct Node {
+    settings: EtcdSettings,
+    keys: Keys,
+    disk: Disk,
+    memory: Memory,
+    about: NodeRecord,
+    wish: watch::Receiver<Wish>,
+    wisher: watch::Sender<Wish>,
+    memory_now: watch::Sender<Memory>,
+    peers: watch::Sender<Peers>,
+    status: watch::Sender<Status>,
+}
+
+impl Node {
+    async fn live(mut self, endpoints: Vec<Endpoint>, access: Access) {
+        let mut pause = SHORTEST_PAUSE;
+        for endpoint in endpoints.iter().cycle() {
+            let error = match self.session(endpoint, &access).await {
+                Ok(never) => match never {},
+                Err(error) => chain(&error),
+            };
+            let was_connected = self.status.borrow().is_connected;
+            if was_connected {
+                pause = SHORTEST_PAUSE;
+                warn!(
+                    endpoint = endpoint.base(),
+                    error, "the fleet's store is away; this node goes on with its own blocks"
+                );
+            }
+            self.status.send_modify(|status| {
+                status.is_connected = false;
+                status.error = Some(format!("{}: {error}", endpoint.base()));
+            });
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn session(
+        &mut self,
+        endpoint: &Endpoint,
+        access: &Access,
+    ) -> Result<std::convert::Infallible, SessionError> {
+        let client = Client::open(endpoint, access).await?;
+        Session::begin(self, client).await?.run().await
+    }
+
+    fn connected(&self) {
+        info!("the fleet's store answers");
+        self.status.send_modify(|status| {
+            (status.is_connected, status.error, status.is_namesake) = (true, None, false);
+        });
+    }
+
+    fn heard(&self, mirror: &Mirror) {
+        publish(&self.peers, mirror.others(self.memory.instance));
+        let known = self.memory.charter.as_ref().map(|charter| charter.fleet);
+        let is_stranger =
+            mirror.view.charter.as_ref().is_some_and(|charter| known.is_some_and(|known| known != charter.fleet));
+        let now = self.status.borrow().clone();
+        publish(&self.status, Status { charter: mirror.view.charter.clone(), is_stranger, ..now });
+    }
+
+    fn namesake(&self, is_namesake: bool) {
+        let now = self.status.borrow().clone();
+        publish(&self.status, Status { is_namesake, ..now });
+    }
+
+    fn remember(&mut self, memory: Memory) {
+        let ended: Vec<ClaimId> =
+            self.memory.loans().filter(|loan| memory.loans().all(|other| other != *loan)).collect();
+        if !ended.is_empty() {
+            // A loan that ended is not wished again.
+            self.wisher.send_modify(|wish| wish.lend.retain(|loan, _| !ended.contains(loan)));
+        }
+        publish(&self.memory_now, memory.clone());
+        self.memory = memory;
+    }
+
+    fn record(&self) -> NodeRecord {
+        let blocks: BTreeSet<IpNet> = self.memory.ranges().collect();
+        NodeRecord { instance: Some(self.memory.instance), blocks, ..self.about.clone() }
+    }
+
+    fn lease_seconds(&self) -> i64 {
+        i64::try_from(self.settings.lease.as_secs()).unwrap_or(i64::MAX).max(1)
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,181 @@
+//! What is asked of etcd, by its v3 API, over one connection. What the answers mean for the fleet is `session`'s.
+
+use std::time::Duration;
+
+use protobuf::{EnumOrUnknown, Message};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::api::compare::{CompareTarget, Target_union};
+use super::api::request_op::Request as Op;
+use super::api::watch_request::Request_union;
+use super::api::{
+    AuthenticateRequest, AuthenticateResponse, Compare, DeleteRangeRequest, KeyValue, LeaseGrantRequest,
+    LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest, RangeResponse,
+    RequestOp, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+};
+use super::grpc::{Answers, CallError, Connection};
+use super::settings::{Access, Endpoint};
+
+const RANGE: &str = "/etcdserverpb.KV/Range";
+const TXN: &str = "/etcdserverpb.KV/Txn";
+const WATCH: &str = "/etcdserverpb.Watch/Watch";
+const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
+const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
+const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
+
+/// A member that leads nobody says nothing for as long as that lasts.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a transaction compares a key with.
+pub(super) enum Seen {
+    Absent,
+    Value(Vec<u8>),
+}
+
+/// What a transaction does.
+pub(super) enum Write {
+    Put { key: Vec<u8>, value: Vec<u8>, lease: i64 },
+    Delete(Vec<u8>),
+}
+
+/// A transaction.
+pub(super) struct Words {
+    pub(super) seen: Vec<(Vec<u8>, Seen)>,
+    pub(super) writes: Vec<Write>,
+}
+
+/// Whether a transaction was done, and the store's revision then.
+pub(super) struct Outcome {
+    pub(super) is_done: bool,
+    pub(super) revision: i64,
+}
+
+/// Everything below a prefix, at one revision.
+pub(super) struct Listing {
+    pub(super) pairs: Vec<KeyValue>,
+    pub(super) revision: i64,
+}
+
+/// An open connection to a member.
+#[derive(Debug)]
+pub(super) struct Client {
+    connection: Connection,
+}
+
+impl Client {
+    pub(super) async fn open(endpoint: &Endpoint, access: &Access) -> Result<Self, CallError> {
+        in_time(Self::connect(endpoint, access)).await
+    }
+
+    async fn connect(endpoint: &Endpoint, access: &Access) -> Result<Self, CallError> {
+        let stream = TcpStream::connect(&endpoint.address).await?;
+        stream.set_nodelay(true)?;
+        let base = endpoint.base();
+        let mut connection = match access.tls_for(endpoint) {
+            None => Connection::over(stream, base).await?,
+            Some((connector, name)) => Connection::over(connector.connect(name, stream).await?, base).await?,
+        };
+        if let Some((name, password)) = &access.user {
+            let (name, password) = (name.clone(), password.clone());
+            let request = AuthenticateRequest { name, password, ..AuthenticateRequest::default() };
+            let answer: AuthenticateResponse = connection.unary(AUTHENTICATE, &request).await?;
+            connection.authorize(answer.token);
+        }
+        Ok(Self { connection })
+    }
+
+    async fn ask<A: Message>(&self, path: &str, request: &impl Message) -> Result<A, CallError> {
+        in_time(self.connection.unary(path, request)).await
+    }
+
+    /// Everything whose key begins so; a majority of the members agrees on it.
+    pub(super) async fn list(&self, prefix: Vec<u8>) -> Result<Listing, CallError> {
+        let range_end = after(&prefix);
+        let request = RangeRequest { key: prefix, range_end, ..RangeRequest::default() };
+        let answer: RangeResponse = self.ask(RANGE, &request).await?;
+        Ok(Listing { revision: answer.header.revision, pairs: answer.kvs })
+    }
+
+    /// Does all that it writes, if all that was seen is so still.
+    pub(super) async fn txn(&self, words: Words) -> Result<Outcome, CallError> {
+        let Words { seen, writes } = words;
+        let request = TxnRequest {
+            compare: seen.into_iter().map(|(key, seen)| comparison(key, seen)).collect(),
+            success: writes.into_iter().map(operation).collect(),
+            ..TxnRequest::default()
+        };
+        let answer: TxnResponse = self.ask(TXN, &request).await?;
+        Ok(Outcome { is_done: answer.succeeded, revision: answer.header.revision })
+    }
+
+    /// Every change below a prefix from `revision` on.
+    pub(super) async fn watch(&self, prefix: Vec<u8>, revision: i64) -> Result<Watch, CallError> {
+        let create = WatchCreateRequest {
+            range_end: after(&prefix),
+            key: prefix,
+            start_revision: revision,
+            ..WatchCreateRequest::default()
+        };
+        let request_union = Some(Request_union::CreateRequest(create));
+        let request = WatchRequest { request_union, ..WatchRequest::default() };
+        Ok(Watch { answers: self.connection.stream(WATCH, &request).await? })
+    }
+
+    /// A lease that ends `seconds` after it was last kept alive.
+    pub(super) async fn grant(&self, seconds: i64) -> Result<i64, CallError> {
+        let request = LeaseGrantRequest { TTL: seconds, ..LeaseGrantRequest::default() };
+        let answer: LeaseGrantResponse = self.ask(GRANT, &request).await?;
+        Ok(answer.ID)
+    }
+
+    /// Keeps a lease alive; whether it lives.
+    pub(super) async fn keep_alive(&self, lease: i64) -> Result<bool, CallError> {
+        let request = LeaseKeepAliveRequest { ID: lease, ..LeaseKeepAliveRequest::default() };
+        let answer: LeaseKeepAliveResponse = self.ask(KEEP_ALIVE, &request).await?;
+        Ok(answer.TTL > 0)
+    }
+}
+
+/// A running watch. It ends with the connection, or where what it should tell was compacted.
+pub(super) struct Watch {
+    answers: Answers,
+}
+
+impl Watch {
+    /// The next changes, whole revisions; `None`: it ended.
+    pub(super) async fn next(&mut self) -> Result<Option<WatchResponse>, CallError> {
+        let answer: Option<WatchResponse> = self.answers.next().await?;
+        Ok(answer.filter(|answer| !answer.canceled))
+    }
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+    timeout(PATIENCE, call).await.unwrap_or(Err(CallError::Late))
+}
+
+fn comparison(key: Vec<u8>, seen: Seen) -> Compare {
+    let (target, union) = match seen {
+        Seen::Absent => (CompareTarget::CREATE, Target_union::CreateRevision(0)),
+        Seen::Value(value) => (CompareTarget::VALUE, Target_union::Value(value)),
+    };
+    let target = EnumOrUnknown::new(target);
+    Compare { target, key, target_union: Some(union), ..Compare::default() }
+}
+
+fn operation(write: Write) -> RequestOp {
+    let request = match write {
+        Write::Put { key, value, lease } => Op::RequestPut(PutRequest { key, value, lease, ..PutRequest::default() }),
+        Write::Delete(key) => Op::RequestDeleteRange(DeleteRangeRequest { key, ..DeleteRangeRequest::default() }),
+    };
+    RequestOp { request: Some(request), ..RequestOp::default() }
+}
+
+/// The first key that does not begin with `prefix`; ours end in `/`.
+fn after(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}

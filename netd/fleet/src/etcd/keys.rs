@@ -1,0 +1,140 @@
+//! Where a fleet's parts lie in etcd, and what is read back from there.
+//!
+//! ```text
+//! PREFIX/fleet/charter            PREFIX/fleet/blocks/10.1.0.0/24      PREFIX/fleet/peers/NAME  (with its lease)
+//! PREFIX/acks/AUTHOR/RECORD/WITNESS
+//! ```
+
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::identity::InstanceId;
+use crate::peers::NodeRecord;
+use crate::view::{Ack, Key, Value};
+
+/// What lies under our prefix and is not ours, or of a later netd.
+#[derive(Debug, Error)]
+pub enum ForeignError {
+    /// A key of another shape.
+    #[error("{0:?} is no key of a fleet; remove it, or give the fleet another prefix")]
+    Key(String),
+    /// A value that this netd cannot read.
+    #[error("cannot read what {key:?} says; was it written by a later netd?")]
+    Value {
+        /// Its key.
+        key: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// The prefix of a fleet.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    prefix: String,
+}
+
+/// What a key is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    Protocol(Key),
+    Peer(String),
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.trim_end_matches('/').to_owned() }
+    }
+
+    pub(super) fn fleet(&self) -> Vec<u8> {
+        format!("{}/fleet/", self.prefix).into()
+    }
+
+    pub(super) fn acks(&self) -> Vec<u8> {
+        format!("{}/acks/", self.prefix).into()
+    }
+
+    pub(super) fn acks_to(&self, author: InstanceId) -> Vec<u8> {
+        format!("{}/acks/{author}/", self.prefix).into()
+    }
+
+    pub(super) fn peer(&self, name: &str) -> Vec<u8> {
+        format!("{}/fleet/peers/{name}", self.prefix).into()
+    }
+
+    pub(super) fn of(&self, key: &Key) -> Vec<u8> {
+        let prefix = &self.prefix;
+        match key {
+            Key::Charter => format!("{prefix}/fleet/charter"),
+            Key::Block(block) => format!("{prefix}/fleet/blocks/{block}"),
+            Key::Ack(ack) => format!("{prefix}/acks/{}/{}/{}", ack.author, ack.record, ack.witness),
+        }
+        .into()
+    }
+
+    pub(super) fn place(&self, key: &[u8]) -> Result<Place, ForeignError> {
+        let text = String::from_utf8_lossy(key);
+        let place = text.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('/')).and_then(read);
+        place.ok_or_else(|| ForeignError::Key(text.into_owned()))
+    }
+}
+
+fn read(rest: &str) -> Option<Place> {
+    let (kind, rest) = rest.split_once('/')?;
+    match (kind, rest.split_once('/')) {
+        ("fleet", None) if rest == "charter" => Some(Place::Protocol(Key::Charter)),
+        ("fleet", Some(("blocks", block))) => Some(Place::Protocol(Key::Block(block.parse().ok()?))),
+        ("fleet", Some(("peers", name))) => Some(Place::Peer(name.to_owned())),
+        ("acks", Some((author, rest))) => {
+            let (record, witness) = rest.split_once('/')?;
+            let ack =
+                Ack { author: author.parse().ok()?, record: record.parse().ok()?, witness: witness.parse().ok()? };
+            Some(Place::Protocol(Key::Ack(ack)))
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn encode(value: &Value) -> Result<Vec<u8>, serde_json::Error> {
+    match value {
+        Value::Charter(charter) => serde_json::to_vec(charter),
+        Value::Record(record) => serde_json::to_vec(record),
+        Value::Ack => Ok(Vec::new()),
+    }
+}
+
+pub(super) fn decode(key: &Key, value: &[u8]) -> Result<Value, ForeignError> {
+    match key {
+        Key::Charter => parse(key, value).map(Value::Charter),
+        Key::Block(_) => parse(key, value).map(Value::Record),
+        Key::Ack(_) => Ok(Value::Ack),
+    }
+}
+
+pub(super) fn peer(name: &str, value: &[u8]) -> Result<NodeRecord, ForeignError> {
+    serde_json::from_slice(value).map_err(|source| ForeignError::Value { key: name.to_owned(), source })
+}
+
+fn parse<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, ForeignError> {
+    serde_json::from_slice(value).map_err(|source| ForeignError::Value { key: format!("{key:?}"), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Keys, Place};
+    use crate::identity::{InstanceId, RecordId};
+    use crate::view::{Ack, Key};
+
+    #[test]
+    fn keys_are_read_back() {
+        let keys = Keys::new("/netd/");
+        let ack = Ack { author: InstanceId::new(1), record: RecordId::new(2), witness: InstanceId::new(3) };
+        for key in [Key::Charter, Key::Block("fd00::/64".parse().unwrap()), Key::Ack(ack)] {
+            assert_eq!(keys.place(&keys.of(&key)).unwrap(), Place::Protocol(key));
+        }
+        assert_eq!(keys.place(&keys.peer("a.b")).unwrap(), Place::Peer("a.b".to_owned()));
+        for foreign in ["/netd/fleet/charter/x", "/netd/fleet/blocks/x", "/other/fleet/charter", "/netd/acks/1/2/3"] {
+            assert!(keys.place(foreign.as_bytes()).is_err(), "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Who the other nodes are, however they are known. Routes to them are somebody else's.
+
+mod fixed;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::identity::{InstanceId, NodeName};
+
+pub(crate) use self::fixed::publish;
+pub use self::fixed::{Fixed, FixedError, FixedNode};
+
+/// Carries packets between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encapsulation {
+    /// None: the link carries them.
+    Direct,
+    /// IP in IP, protocol 4.
+    Ipip,
+    /// VXLAN.
+    Vxlan,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Which node; none on a fixed list.
+    #[serde(default)]
+    pub instance: Option<InstanceId>,
+    /// Its name.
+    pub name: NodeName,
+    /// Where it is reached.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Its blocks, and the parts of others' that it borrowed.
+    #[serde(default)]
+    pub blocks: BTreeSet<IpNet>,
+    /// What it can unpack.
+    #[serde(default)]
+    pub encapsulations: BTreeSet<Encapsulation>,
+    /// Of its link to the others.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Of its netd.
+    #[serde(default)]
+    pub version: String,
+}
+
+/// All other nodes that are there, by name.
+pub type Peers = BTreeMap<NodeName, NodeRecord>;
+
+/// A way to know them. A gossip mesh would be another.
+pub trait Discovery: Send + Sync {
+    /// The peers, and every change of them. The last are kept while nothing is heard.
+    fn follow(&self) -> watch::Receiver<Peers>;
+
+    /// The ranges that this node may give addresses from, and every change of them.
+    fn usable(&self) -> watch::Receiver<Vec<IpNet>>;
+}

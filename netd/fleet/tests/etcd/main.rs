@@ -1,0 +1,238 @@
+//! Nodes on a real etcd: claims, leases, members that die, compaction, a store set back, TLS and passwords.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests stand outside of them")]
+
+mod cluster;
+mod secure;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::Duration;
+
+use cluster::{Cluster, copy};
+use ipnet::IpNet;
+use netd_fleet::{Discovery, EtcdSettings, Fleet, NodeName, NodeRecord, Peers, Plan, Pool, Status, Wish};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(2);
+
+fn plan() -> Plan {
+    let pool = Pool {
+        name: "main".to_owned(),
+        range: "10.20.0.0/22".parse().unwrap(),
+        block: 24,
+        reserved: BTreeSet::from(["10.20.1.0/24".parse().unwrap(), "10.20.0.0/29".parse().unwrap()]),
+        labels: BTreeMap::new(),
+    };
+    Plan::new(vec![pool]).unwrap()
+}
+
+fn settings(cluster: &Cluster) -> EtcdSettings {
+    let (tls, user) = (None, None);
+    EtcdSettings { endpoints: cluster.endpoints(), prefix: "/netd".to_owned(), tls, user, lease: LEASE }
+}
+
+fn node(cluster: &Cluster, disk: &str, name: &str, blocks: usize) -> Fleet {
+    node_at(cluster, settings(cluster), disk, name, blocks)
+}
+
+fn node_at(cluster: &Cluster, settings: EtcdSettings, disk: &str, name: &str, blocks: usize) -> Fleet {
+    let wish = Wish { plan: Some(plan()), blocks: BTreeMap::from([("main".to_owned(), blocks)]), ..Wish::default() };
+    let record = NodeRecord {
+        instance: None,
+        name: NodeName::new(name).unwrap(),
+        addresses: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
+        blocks: BTreeSet::new(),
+        encapsulations: BTreeSet::new(),
+        mtu: Some(1500),
+        labels: BTreeMap::new(),
+        version: "test".to_owned(),
+    };
+    Fleet::join(settings, &cluster.folder.path().join(disk), record, wish).unwrap()
+}
+
+/// Runs nodes where the cluster is.
+fn play<T: Send>(cluster: &Cluster, what: impl AsyncFnOnce() -> T + Send) -> T {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(what())
+    };
+    cluster.place.run(run).unwrap()
+}
+
+async fn until<T: Clone>(mut what: watch::Receiver<T>, is_so: impl Fn(&T) -> bool) -> T {
+    let found = timeout(PATIENCE, what.wait_for(|now| is_so(now))).await;
+    found.expect("it does not become so").unwrap().clone()
+}
+
+async fn blocks(fleet: &Fleet, count: usize) -> BTreeSet<IpNet> {
+    let memory = until(fleet.blocks().memory(), |memory| memory.ranges().count() == count).await;
+    memory.ranges().collect()
+}
+
+async fn peers(fleet: &Fleet, is_so: impl Fn(&Peers) -> bool) -> Peers {
+    until(fleet.follow(), is_so).await
+}
+
+async fn away(fleet: &Fleet) {
+    until(fleet.status(), |status: &Status| !status.is_connected).await;
+}
+
+async fn settled(fleet: &Fleet, number: u64) -> u64 {
+    let is_open = |status: &Status| {
+        status.is_connected
+            && status.charter.as_ref().is_some_and(|charter| charter.is_open() && charter.number >= number)
+    };
+    until(fleet.status(), is_open).await.charter.unwrap().number
+}
+
+fn name(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+#[test]
+fn blocks_are_claimed_told_to_the_peers_and_given_back() {
+    let cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let (a, b) = (node(&cluster, "a", "a", 1), node(&cluster, "b", "b", 1));
+        let (mine, theirs) = (blocks(&a, 1).await, blocks(&b, 1).await);
+        assert!(mine.is_disjoint(&theirs), "{mine:?} {theirs:?}");
+        peers(&a, |peers| peers.get(&name("b")).is_some_and(|b| b.blocks == theirs)).await;
+        peers(&b, |peers| peers.get(&name("a")).is_some_and(|a| a.blocks == mine && a.mtu == Some(1500))).await;
+
+        let claim = *a.blocks().memory().borrow().holdings.keys().next().unwrap();
+        a.blocks().give_up(claim);
+        blocks(&a, 0).await;
+        peers(&b, |peers| peers[&name("a")].blocks.is_empty()).await;
+        // Three blocks are not reserved.
+        b.blocks().want("main", 3);
+        assert!(blocks(&b, 3).await.is_superset(&mine));
+        assert_eq!(b.usable().borrow().iter().filter(|range| range.prefix_len() == 24).count(), 2);
+    });
+}
+
+#[test]
+fn a_silent_node_is_no_peer_and_comes_back_with_its_blocks() {
+    let cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let (a, b) = (node(&cluster, "a", "a", 1), node(&cluster, "b", "b", 1));
+        let held = blocks(&b, 1).await;
+        peers(&a, |peers| !peers.is_empty()).await;
+        // It outlives several leases.
+        sleep(2 * LEASE).await;
+        assert_eq!(a.follow().borrow().len(), 1);
+        drop(b);
+        peers(&a, Peers::is_empty).await;
+        a.blocks().want("main", 3);
+        blocks(&a, 2).await;
+        let b = node(&cluster, "b", "b", 1);
+        assert_eq!(blocks(&b, 1).await, held);
+        peers(&a, |peers| peers.get(&name("b")).is_some_and(|b| b.blocks == held)).await;
+    });
+}
+
+#[test]
+fn another_instance_of_a_name_waits_and_gets_other_blocks() {
+    let cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let old = node(&cluster, "old", "a", 1);
+        let held = blocks(&old, 1).await;
+        let new = node(&cluster, "new", "a", 1);
+        until(new.status(), |status: &Status| status.is_namesake).await;
+        assert!(blocks(&new, 1).await.is_disjoint(&held));
+        drop(old);
+        until(new.status(), |status: &Status| !status.is_namesake).await;
+    });
+}
+
+#[test]
+fn a_node_goes_on_without_its_store_and_with_it_after_a_compaction() {
+    let mut cluster = Cluster::start(1);
+    let held = play(&cluster, async || blocks(&node(&cluster, "a", "a", 1), 1).await);
+    cluster.kill(0);
+    play(&cluster, async || {
+        let a = node(&cluster, "a", "a", 2);
+        assert_eq!(a.blocks().memory().borrow().ranges().collect::<BTreeSet<_>>(), held);
+        assert!(!a.usable().borrow().is_empty());
+    });
+    cluster.launch(0);
+    cluster.wait();
+    play(&cluster, async || {
+        let (a, b) = (node(&cluster, "a", "a", 2), node(&cluster, "b", "b", 1));
+        assert!(blocks(&a, 2).await.is_superset(&held));
+        blocks(&b, 1).await;
+        cluster.compact();
+        let claim = *b.blocks().memory().borrow().holdings.keys().next().unwrap();
+        b.blocks().give_up(claim);
+        blocks(&b, 0).await;
+        a.blocks().want("main", 3);
+        blocks(&a, 3).await;
+    });
+}
+
+#[test]
+fn members_die_and_come_back() {
+    let mut cluster = Cluster::start(3);
+    let all = |cluster: &Cluster, a: usize, b: usize| {
+        play(cluster, async || {
+            let (one, two) = (node(cluster, "a", "a", a), node(cluster, "b", "b", b));
+            let (mine, theirs) = (blocks(&one, a).await, blocks(&two, b).await);
+            assert!(mine.is_disjoint(&theirs), "{mine:?} {theirs:?}");
+            peers(&one, |peers| peers.get(&name("b")).is_some_and(|peer| peer.blocks == theirs)).await;
+            mine
+        })
+    };
+    let first = all(&cluster, 1, 1);
+    cluster.kill(0);
+    let second = all(&cluster, 2, 1);
+    assert!(second.is_superset(&first));
+    cluster.kill(1);
+    cluster.kill(2);
+    play(&cluster, async || {
+        let one = node(&cluster, "a", "a", 2);
+        away(&one).await;
+        assert_eq!(blocks(&one, 2).await, second);
+    });
+    (0..3).for_each(|at| cluster.launch(at));
+    cluster.wait();
+    assert_eq!(all(&cluster, 2, 1), second);
+}
+
+#[test]
+fn a_store_that_was_set_back_gives_no_block_away() {
+    let mut cluster = Cluster::start(1);
+    let (founder, copied) = (cluster.data(0), cluster.folder.path().join("copy"));
+    play(&cluster, async || {
+        settled(&node(&cluster, "a", "a", 0), 1).await;
+    });
+    cluster.kill(0);
+    copy(&founder, &copied);
+    cluster.launch(0);
+    cluster.wait();
+    let held = play(&cluster, async || {
+        let (a, b) = (node(&cluster, "a", "a", 1), node(&cluster, "b", "b", 1));
+        blocks(&a, 1).await;
+        blocks(&b, 1).await
+    });
+    cluster.kill(0);
+    fs::remove_dir_all(&founder).unwrap();
+    copy(&copied, &founder);
+    cluster.launch(0);
+    cluster.wait();
+    play(&cluster, async || {
+        // Of b the store knows nothing, and c knows nothing at all. The witness is away.
+        let c = node(&cluster, "c", "c", 3);
+        settled(&c, 1).await;
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(c.usable().borrow().len(), 0);
+        let a = node(&cluster, "a", "a", 1);
+        assert_eq!(settled(&c, 2).await, 2);
+        let got = blocks(&c, 1).await;
+        assert!(got.is_disjoint(&held) && got.is_disjoint(&blocks(&a, 1).await), "{got:?} {held:?}");
+        let b = node(&cluster, "b", "b", 1);
+        settled(&b, 2).await;
+        assert_eq!(blocks(&b, 1).await, held);
+    });
+}
