@@ -81,8 +81,8 @@ impl Connection {
     /// Asks for one answer.
     pub(super) async fn unary<A: Message>(&self, path: &str, request: &impl Message) -> Result<A, CallError> {
         let mut answers = self.stream(path, request).await?;
-        let answer = answers.next().await?;
         answers.finish()?;
+        let answer = answers.next().await?;
         let answer = answer.ok_or_else(|| CallError::Garbled("it is empty".to_owned()))?;
         // The status comes last.
         answers.next::<A>().await?;

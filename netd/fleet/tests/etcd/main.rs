@@ -1,6 +1,6 @@
 //! Nodes on a real etcd: claims, leases, members that die, compaction, a store set back, TLS and passwords.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests stand outside of them")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 mod cluster;
 mod secure;
@@ -62,9 +62,9 @@ fn play<T: Send>(cluster: &Cluster, what: impl AsyncFnOnce() -> T + Send) -> T {
     cluster.place.run(run).unwrap()
 }
 
-async fn until<T: Clone>(mut what: watch::Receiver<T>, is_so: impl Fn(&T) -> bool) -> T {
-    let found = timeout(PATIENCE, what.wait_for(|now| is_so(now))).await;
-    found.expect("it does not become so").unwrap().clone()
+async fn until<T: Clone + std::fmt::Debug>(mut what: watch::Receiver<T>, is_so: impl Fn(&T) -> bool) -> T {
+    let found = timeout(PATIENCE, what.wait_for(|now| is_so(now))).await.map(|found| found.unwrap().clone());
+    found.unwrap_or_else(|_| panic!("it does not become so: {:#?}", what.borrow()))
 }
 
 async fn blocks(fleet: &Fleet, count: usize) -> BTreeSet<IpNet> {

@@ -71,8 +71,7 @@ fn found(variant: Variant) -> u64 {
         fault.is_some_and(|fault| fault.contains(" uses "))
     };
     let found = (0..PATIENCE).find(is_double);
-    let seed = found.unwrap_or_else(|| panic!("{variant:?} was not found in {PATIENCE} schedules"));
-    seed
+    found.unwrap_or_else(|| panic!("{variant:?} was not found in {PATIENCE} schedules"))
 }
 
 macro_rules! broken {
