@@ -1,4 +1,4 @@
-//! `cargo xtask crash` and `fuzz`: the tests that have no end of their own, for longer than `cargo xtask test` runs them.
+//! `cargo xtask crash`, `fleet` and `fuzz`: the tests that have no end of their own, for longer than `cargo xtask test` runs them.
 
 use std::process::Command;
 
@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::say;
 
 const KILLS: &str = "200";
+const SCHEDULES: &str = "100000";
 
 /// Kills netd at random moments, as often as `--kills` says.
 pub(crate) fn crash(arguments: &[String]) -> Result<()> {
@@ -20,6 +21,20 @@ pub(crate) fn crash(arguments: &[String]) -> Result<()> {
     };
     let test = ["test", "--package", "netd", "--test", "crash", "--", "--nocapture"];
     cargo(&test, Some(("NETD_CRASH_KILLS", kills)))
+}
+
+/// Plays a fleet with every fault, in as many schedules as `--schedules` says.
+pub(crate) fn fleet(arguments: &[String]) -> Result<()> {
+    let schedules = match arguments {
+        [] => SCHEDULES,
+        [flag, count] if flag == "--schedules" => {
+            count.parse::<u64>().with_context(|| format!("--schedules {count}: not a number"))?;
+            count
+        }
+        _ => bail!("usage: cargo xtask fleet [--schedules N]; NETD_FLEET_SEED=S tells one schedule"),
+    };
+    let test = ["test", "--release", "--package", "netd-fleet", "--test", "simulation", "--", "--nocapture"];
+    cargo(&test, Some(("NETD_FLEET_SCHEDULES", schedules)))
 }
 
 /// Feeds every reader, or those that are named, with mutated input.

@@ -17,6 +17,7 @@ pub(crate) fn run() -> Result<()> {
     part(parts::runc)?;
     part(parts::cni_plugins)?;
     part(parts::clients)?;
+    part(parts::etcd)?;
     part(parts::images)?;
     part(parts::user_mode_linux)?;
     part(parts::debian_kernel)

@@ -80,6 +80,14 @@ impl Blocks {
         });
     }
 
+    /// An operator's word that a witness is gone with what it remembers, where too few others are left to do without it. If the
+    /// store was set back as well, what only the lost ones knew is forgotten, and may be given to two nodes.
+    pub fn abandon(&self, witness: InstanceId) {
+        self.wish.send_modify(|wish| {
+            wish.abandon.insert(witness);
+        });
+    }
+
     /// An operator's word that a node is gone for good, with all that ran on it. Its blocks are free then.
     pub fn remove(&self, node: InstanceId) {
         self.wish.send_modify(|wish| {

@@ -98,6 +98,26 @@ impl Charter {
         asked
     }
 
+    /// Whether it waits, or will have to wait, for any of these.
+    pub(crate) fn asks_any(&self, nodes: &BTreeSet<InstanceId>) -> bool {
+        self.asked().iter().any(|set| !set.is_disjoint(nodes))
+    }
+
+    /// The same without these; if nobody is left, `heir` witnesses.
+    pub(crate) fn without(self, gone: &BTreeSet<InstanceId>, heir: InstanceId) -> Self {
+        let rest = |set: &BTreeSet<InstanceId>| -> BTreeSet<_> { set.difference(gone).copied().collect() };
+        let left = rest(&self.witnesses);
+        let witnesses = if left.is_empty() { BTreeSet::from([heir]) } else { left };
+        let phase = match self.phase {
+            Phase::Open => Phase::Open,
+            Phase::Settling(settling) => {
+                let need = settling.need.iter().map(rest).filter(|set| !set.is_empty()).collect();
+                Phase::Settling(Settling { need, ..settling })
+            }
+        };
+        Self { witnesses, phase, ..self }
+    }
+
     pub(crate) fn relation(&self, remembered: Option<&Self>) -> Relation {
         let Some(remembered) = remembered else { return Relation::News };
         if self.fleet != remembered.fleet {

@@ -47,6 +47,8 @@ pub struct Wish {
     pub lend: BTreeMap<ClaimId, Lending>,
     /// Nodes that an operator declares gone for good.
     pub remove: BTreeSet<InstanceId>,
+    /// Witnesses that an operator declares gone with what they remember: a majority of the rest must do, or nobody.
+    pub abandon: BTreeSet<InstanceId>,
     /// Nodes that are there and could witness.
     pub present: BTreeSet<InstanceId>,
 }
@@ -81,10 +83,11 @@ pub fn decide(memory: &Memory, view: &View, wish: &Wish, fresh: u128) -> Option<
         Relation::News => Some(save(memory, |memory| memory.charter = Some(charter.clone()))),
         Relation::Same => {
             let scene = Scene { memory, view, wish, charter, fresh };
-            match &charter.phase {
+            let step = || match &charter.phase {
                 Phase::Settling(settling) => settle::step(&scene, settling),
                 Phase::Open => open(&scene),
-            }
+            };
+            witness::abandon(&scene).or_else(step)
         }
     }
 }
@@ -109,7 +112,7 @@ fn open(scene: &Scene<'_>) -> Option<Action> {
     if memory.table_of != Some(charter.id) {
         return Some(if hold::is_missed(scene) { begin_again(memory, charter, scene.fresh) } else { scene.take() });
     }
-    if has_forgotten(&view.blocks, &memory.table) {
+    if has_forgotten(&view.blocks, &memory.table, charter.number) {
         return Some(begin_again(memory, charter, scene.fresh));
     }
     hold::step(scene).or_else(|| witness::step(scene)).or_else(|| wish::step(scene))
@@ -189,3 +192,6 @@ fn commit(unchanged: impl IntoIterator<Item = Key>, put: impl IntoIterator<Item 
     let (unchanged, put) = (unchanged.into_iter().collect(), put.into_iter().collect());
     Action::Commit(Txn { unchanged, put, delete: Vec::new() })
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,9 +57,19 @@ impl Record {
         (self.epoch, self.id) == (other.epoch, other.id)
     }
 
-    /// Whether a store that says this was set back for somebody who remembers `remembered`.
-    fn is_behind(&self, remembered: &Self) -> bool {
-        self.epoch < remembered.epoch || (self.epoch == remembered.epoch && self.id != remembered.id)
+    /// Whether a store that says this was set back for somebody who remembers `remembered`, in incarnation `number`.
+    fn is_behind(&self, remembered: &Self, number: u64) -> bool {
+        self.epoch < remembered.epoch
+            || (self.epoch == remembered.epoch && self.id != remembered.id && !self.was_joined(remembered, number))
+    }
+
+    /// While this incarnation settled, after somebody had read it.
+    fn was_joined(&self, remembered: &Self, number: u64) -> bool {
+        self.incarnation.max(remembered.incarnation) < number && self.has_claims_of(remembered)
+    }
+
+    fn has_claims_of(&self, other: &Self) -> bool {
+        other.claims.keys().all(|claim| self.claims.contains_key(claim))
     }
 
     /// Claims to the same addresses as `claim`, a loan and the block it is part of aside.
@@ -80,9 +90,9 @@ pub(crate) struct Writer {
     pub(crate) id: RecordId,
 }
 
-/// Whether the store forgot something that `remembered` has, of the same incarnation.
-pub(crate) fn has_forgotten(store: &Table, remembered: &Table) -> bool {
-    remembered.iter().any(|(block, record)| store.get(block).is_none_or(|now| now.is_behind(record)))
+/// Whether the store forgot something that `remembered` has, both of incarnation `number`.
+pub(crate) fn has_forgotten(store: &Table, remembered: &Table, number: u64) -> bool {
+    remembered.iter().any(|(block, record)| store.get(block).is_none_or(|now| now.is_behind(record, number)))
 }
 
 /// What the store must say so that nothing of `remembered` is lost. Only differences.
@@ -100,7 +110,7 @@ fn join(store: Option<&Record>, remembered: &Record) -> Record {
     if store.epoch != remembered.epoch {
         return if store.epoch > remembered.epoch { store.clone() } else { remembered.clone() };
     }
-    if remembered.claims.keys().all(|claim| store.claims.contains_key(claim)) {
+    if store.has_claims_of(remembered) {
         return store.clone();
     }
     let claims = store.claims.iter().chain(&remembered.claims).map(|(id, claim)| (*id, claim.clone())).collect();

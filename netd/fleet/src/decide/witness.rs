@@ -49,6 +49,16 @@ pub(super) fn appoint(scene: &Scene<'_>, witnesses: BTreeSet<InstanceId>) -> Act
     commit([Key::Charter], [(Key::Charter, Value::Charter(Charter { witnesses, ..next }))])
 }
 
+/// Goes on without witnesses that will never tell again.
+pub(super) fn abandon(scene: &Scene<'_>) -> Option<Action> {
+    let gone = &scene.wish.abandon;
+    let next = scene.charter.next(scene.memory.charter.as_ref(), scene.fresh);
+    scene.charter.asks_any(gone).then(|| {
+        let next = next.without(gone, scene.me());
+        commit([Key::Charter], [(Key::Charter, Value::Charter(next))])
+    })
+}
+
 /// Takes its acknowledgements away once nobody waits for them.
 fn sweep(scene: &Scene<'_>) -> Option<Action> {
     let awaited: BTreeSet<_> =

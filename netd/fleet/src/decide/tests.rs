@@ -1,0 +1,265 @@
+//! One decision at a time, where the order of the steps is the point; whole schedules are the simulation's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Action, Lending, Part, Wish, decide};
+use crate::charter::{Charter, Phase};
+use crate::identity::{ClaimId, InstanceId, NodeName, RecordId};
+use crate::memory::{Hold, Memory};
+use crate::plan::{Plan, Pool};
+use crate::record::{Claim, Record};
+use crate::view::{Key, Txn, Value, View};
+
+const POOL: &str = "main";
+
+fn plan() -> Plan {
+    let (reserved, labels) = (BTreeSet::new(), BTreeMap::new());
+    let pool = Pool { name: POOL.to_owned(), range: "10.0.0.0/23".parse().unwrap(), block: 24, reserved, labels };
+    Plan::new(vec![pool]).unwrap()
+}
+
+fn want(count: usize) -> Wish {
+    Wish { plan: Some(plan()), blocks: BTreeMap::from([(POOL.to_owned(), count)]), ..Wish::default() }
+}
+
+/// A store that does at once what is asked, and nodes on it.
+#[derive(Clone)]
+struct Fleet {
+    view: View,
+    nodes: Vec<(Memory, Wish)>,
+    fresh: u128,
+}
+
+impl Fleet {
+    fn new(wishes: Vec<Wish>) -> Self {
+        let node = |(at, wish): (usize, Wish)| {
+            let number = u128::try_from(at + 1).unwrap();
+            (Memory::new(InstanceId::new(number), NodeName::new(format!("n{number}")).unwrap()), wish)
+        };
+        Self { view: View::default(), nodes: wishes.into_iter().enumerate().map(node).collect(), fresh: 100 }
+    }
+
+    fn memory(&self, at: usize) -> &Memory {
+        &self.nodes[at].0
+    }
+
+    fn next(&mut self, at: usize) -> Option<Action> {
+        self.fresh += 1;
+        let (memory, wish) = &self.nodes[at];
+        decide(memory, &self.view, wish, self.fresh)
+    }
+
+    fn step(&mut self, at: usize) -> Option<Action> {
+        let action = self.next(at)?;
+        match &action {
+            Action::Save(memory) => self.nodes[at].0 = (**memory).clone(),
+            Action::Commit(Txn { put, delete, .. }) => {
+                put.iter().for_each(|(key, value)| self.view.apply(*key, Some(value.clone())));
+                delete.iter().for_each(|key| self.view.apply(*key, None));
+            }
+        }
+        Some(action)
+    }
+
+    /// Until the named nodes have nothing left to do.
+    fn rest(&mut self, nodes: &[usize]) {
+        for _ in 0..1_000 {
+            let steps: Vec<_> = nodes.iter().map(|at| self.step(*at)).collect();
+            if steps.iter().all(Option::is_none) {
+                return;
+            }
+        }
+        panic!("no rest: {:?}", nodes.iter().map(|at| self.next(*at)).collect::<Vec<_>>());
+    }
+
+    fn charter(&self) -> &Charter {
+        self.view.charter.as_ref().unwrap()
+    }
+
+    fn claim_of(&self, at: usize) -> ClaimId {
+        *self.memory(at).holdings.keys().next().unwrap()
+    }
+}
+
+fn saved(action: Option<Action>) -> Memory {
+    match action {
+        Some(Action::Save(memory)) => *memory,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn written(action: Option<Action>) -> Vec<(Key, Value)> {
+    match action {
+        Some(Action::Commit(txn)) => txn.put,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_claim_is_saved_written_witnessed_sealed_and_only_then_used() {
+    let mut fleet = Fleet::new(vec![want(0), want(1)]);
+    fleet.rest(&[0]);
+    fleet.rest(&[1]);
+    // Nobody has witnessed it yet.
+    assert_eq!(fleet.memory(1).holdings[&fleet.claim_of(1)].state, Hold::Pending);
+    assert!(fleet.memory(1).usable().is_empty());
+    let record = fleet.view.blocks.values().next().unwrap().clone();
+    assert!(!record.sealed);
+    // The witness remembers first, and says so then.
+    assert!(saved(fleet.step(0)).table.values().any(|known| known.is(&record)));
+    assert!(matches!(written(fleet.step(0))[..], [(Key::Ack(_), Value::Ack)]));
+    let sealed = written(fleet.step(1));
+    assert!(matches!(&sealed[..], [(Key::Block(_), Value::Record(record))] if record.sealed));
+    assert!(fleet.memory(1).usable().is_empty());
+    saved(fleet.step(1));
+    assert_eq!(fleet.memory(1).usable().len(), 1);
+}
+
+#[test]
+fn what_is_given_up_is_first_unused_and_then_returned() {
+    let mut fleet = Fleet::new(vec![want(1)]);
+    fleet.rest(&[0]);
+    let claim = fleet.claim_of(0);
+    fleet.nodes[0].1 = Wish { give_up: BTreeSet::from([claim]), ..want(0) };
+    assert!(saved(fleet.step(0)).usable().is_empty());
+    let returned = written(fleet.step(0));
+    assert!(matches!(&returned[..], [(_, Value::Record(record))] if record.claims.is_empty() && record.epoch == 2));
+    fleet.rest(&[0]);
+    fleet.nodes[0].1 = want(2);
+    fleet.rest(&[0]);
+    assert_eq!(fleet.memory(0).usable().len(), 2);
+}
+
+#[test]
+fn a_loan_is_cut_out_before_the_store_names_the_borrower() {
+    let mut fleet = Fleet::new(vec![want(2), want(0)]);
+    fleet.rest(&[0, 1]);
+    let block = fleet.memory(0).usable()[0];
+    let range = block.subnets(25).unwrap().next().unwrap();
+    let (claim, part) = (ClaimId::new(7), Part { block, range });
+    let borrower = fleet.memory(1).clone();
+    fleet.nodes[1].1.borrow.insert(claim, part);
+    let lending = Lending { part, borrower: borrower.instance, name: borrower.name };
+    fleet.nodes[0].1.lend.insert(claim, lending);
+    let before = fleet.view.clone();
+    assert!(!saved(fleet.step(0)).usable().contains(&block));
+    assert_eq!(before, fleet.view);
+    fleet.rest(&[0, 1]);
+    assert_eq!(fleet.memory(1).usable(), [range]);
+    // While it is lent, the block is not free, though its owner goes.
+    fleet.nodes[0].1 = Wish { give_up: fleet.memory(0).holdings.keys().copied().collect(), ..want(0) };
+    fleet.nodes[1].1.blocks = want(2).blocks;
+    fleet.rest(&[0, 1]);
+    assert_eq!(fleet.memory(1).usable().len(), 2);
+    fleet.nodes[1].1.borrow.clear();
+    fleet.nodes[1].1.give_up.insert(claim);
+    fleet.rest(&[0, 1]);
+    assert_eq!(fleet.memory(1).usable().len(), 2);
+    assert!(fleet.memory(1).usable().contains(&block));
+}
+
+#[test]
+fn a_store_that_was_set_back_is_told_what_it_forgot() {
+    let mut fleet = Fleet::new(vec![want(0), want(1), want(2)]);
+    fleet.rest(&[0]);
+    let early = fleet.view.clone();
+    fleet.rest(&[0, 1]);
+    let held = fleet.memory(1).usable();
+    fleet.view = early;
+    // The third knows nothing, and the second is away.
+    fleet.rest(&[2]);
+    assert!(fleet.memory(2).usable().is_empty());
+    fleet.rest(&[0, 2]);
+    assert_eq!(fleet.memory(2).usable().len(), 1);
+    assert_ne!(fleet.memory(2).usable(), held);
+    assert_eq!(fleet.charter().number, 2);
+    fleet.rest(&[0, 1, 2]);
+    assert_eq!(fleet.memory(1).usable(), held);
+}
+
+#[test]
+fn news_are_saved_before_anything_is_told() {
+    let mut fleet = Fleet::new(vec![want(1)]);
+    fleet.rest(&[0]);
+    let next = fleet.charter().next(None, 1);
+    let before = fleet.memory(0).clone();
+    fleet.view.charter = Some(next.clone());
+    let promised = saved(fleet.step(0));
+    assert_eq!(promised.charter, Some(next));
+    // What it remembers of the incarnation before is still to be told.
+    assert_eq!((promised.table_of, promised.table), (before.table_of, before.table));
+    let told = written(fleet.step(0));
+    let [(Key::Charter, Value::Charter(Charter { phase: Phase::Settling(settling), .. }))] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert!(settling.merged.contains(&before.instance));
+}
+
+#[test]
+fn an_emptied_store_is_refounded_and_a_stranger_left_alone() {
+    let mut fleet = Fleet::new(vec![want(1), want(1)]);
+    fleet.rest(&[0, 1]);
+    let held = [fleet.memory(0).usable(), fleet.memory(1).usable()];
+    fleet.view = View::default();
+    fleet.rest(&[0, 1]);
+    assert_eq!([fleet.memory(0).usable(), fleet.memory(1).usable()], held);
+    assert_eq!((fleet.charter().number, fleet.view.blocks.len()), (2, 2));
+    let mut other = Fleet::new(vec![want(0)]);
+    other.fresh = 10_000;
+    other.rest(&[0]);
+    fleet.view = other.view;
+    assert_eq!(fleet.next(0), None);
+    assert_eq!(fleet.memory(0).usable(), held[0]);
+}
+
+#[test]
+fn in_a_dispute_the_confirmed_claim_stays_and_the_other_withdraws() {
+    let mut fleet = Fleet::new(vec![want(1), want(0)]);
+    fleet.rest(&[0, 1]);
+    let (block, record) = fleet.view.blocks.first_key_value().map(|(block, record)| (*block, record.clone())).unwrap();
+    let rival = Claim { owner: InstanceId::new(9), name: NodeName::new("n9").unwrap(), range: block };
+    let mine = record.claims.clone();
+    let claims = mine.clone().into_iter().chain([(ClaimId::new(9), rival)]).collect();
+    let disputed = Record { epoch: record.epoch + 1, id: RecordId::new(9), claims, ..record };
+    fleet.view.blocks.insert(block, disputed);
+    let asserted = written(fleet.step(0));
+    assert!(matches!(&asserted[..], [(_, Value::Record(now))] if now.claims == mine));
+    fleet.rest(&[0, 1]);
+    assert_eq!(fleet.memory(0).usable(), [block]);
+}
+
+#[test]
+fn a_node_that_was_removed_uses_nothing_and_one_that_is_gone_can_be_abandoned() {
+    let mut fleet = Fleet::new(vec![want(0), want(2), want(0)]);
+    fleet.rest(&[0, 1]);
+    let gone = fleet.memory(1).instance;
+    fleet.nodes[0].1 = Wish { remove: BTreeSet::from([gone]), ..want(2) };
+    fleet.rest(&[0]);
+    assert_eq!(fleet.memory(0).usable().len(), 2);
+    fleet.nodes[1].1 = want(0);
+    fleet.rest(&[1]);
+    assert!(fleet.memory(1).usable().is_empty());
+    // The founder and only witness goes, with its blocks.
+    let founder = fleet.memory(0).instance;
+    fleet.nodes[2].1 = Wish { remove: BTreeSet::from([founder]), ..want(1) };
+    fleet.rest(&[2]);
+    assert!(fleet.memory(2).usable().is_empty());
+    fleet.nodes[2].1.abandon = BTreeSet::from([founder]);
+    fleet.rest(&[2]);
+    assert_eq!(fleet.memory(2).usable().len(), 1);
+    assert_eq!(fleet.charter().witnesses, BTreeSet::from([InstanceId::new(3)]));
+}
+
+#[test]
+fn present_nodes_become_witnesses_in_odd_numbers() {
+    let mut fleet = Fleet::new(vec![want(0); 7]);
+    let all: BTreeSet<InstanceId> = fleet.nodes.iter().map(|(memory, _)| memory.instance).collect();
+    for (count, witnesses) in [(1, 1), (2, 1), (3, 3), (4, 3), (7, 5)] {
+        let present: BTreeSet<InstanceId> = all.iter().copied().take(count).collect();
+        fleet.nodes.iter_mut().for_each(|(_, wish)| wish.present.clone_from(&present));
+        let nodes: Vec<usize> = (0..count).collect();
+        fleet.rest(&nodes);
+        assert_eq!(fleet.charter().witnesses.len(), witnesses, "{count} present");
+        assert!(fleet.charter().is_open());
+    }
+}
