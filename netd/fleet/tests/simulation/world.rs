@@ -43,6 +43,7 @@ enum Event {
     Renew,
     Work,
     Calm,
+    Ambush,
     Lose,
     Repeat,
     Tire,
@@ -62,7 +63,7 @@ enum Event {
     Expire,
 }
 
-const EVENTS: [(Event, usize); 24] = [
+const EVENTS: [(Event, usize); 25] = [
     (Event::Decide, 60),
     (Event::Deliver, 70),
     (Event::Hear, 60),
@@ -70,6 +71,7 @@ const EVENTS: [(Event, usize); 24] = [
     (Event::Renew, 10),
     (Event::Work, 60),
     (Event::Calm, 2),
+    (Event::Ambush, 1),
     (Event::Lose, 2),
     (Event::Repeat, 3),
     (Event::Tire, 6),
@@ -201,7 +203,8 @@ impl World {
             Event::Write => self.write(at),
             Event::Renew => self.renew(at),
             Event::Work => self.advance(at),
-            Event::Calm => self.calm(),
+            Event::Calm => self.calm()?,
+            Event::Ambush => self.ambush()?,
             Event::Lose | Event::Repeat => self.disturb(event),
             Event::Tire => self.tire(at),
             Event::Crash => self.crash(at),
@@ -349,11 +352,42 @@ impl World {
     }
 
     /// All goes well for some nodes, for a while.
-    fn calm(&mut self) {
+    fn calm(&mut self) -> Result<(), String> {
         let some: Vec<usize> = (0..self.machines.len()).filter(|_| !self.chance.once_in(4)).collect();
+        self.go_on(&some)
+    }
+
+    fn go_on(&mut self, some: &[usize]) -> Result<(), String> {
         for _ in 0..30 {
             some.iter().for_each(|at| self.advance(*at));
+            self.check()?;
         }
+        Ok(())
+    }
+
+    /// Some nodes go on while the others are cut off; then the store is set back to before that, and it is the turn of
+    /// the others.
+    fn ambush(&mut self) -> Result<(), String> {
+        self.store.copy();
+        let (some, others): (Vec<usize>, Vec<usize>) = (0..self.machines.len()).partition(|_| self.chance.once_in(2));
+        self.part(&some, &others)?;
+        let copy = self.store.copies() - 1;
+        if self.is_within_limits(copy) {
+            self.set_back_to(copy);
+        }
+        self.part(&others, &some)
+    }
+
+    fn part(&mut self, some: &[usize], others: &[usize]) -> Result<(), String> {
+        others.iter().for_each(|at| self.machines[*at].is_cut_off = true);
+        for at in some {
+            self.machines[*at].is_cut_off = false;
+            self.start(*at);
+            self.tire(*at);
+            let count = self.chance.below(4);
+            self.machines[*at].wish.blocks.insert(POOL.to_owned(), count);
+        }
+        self.go_on(some)
     }
 
     /// Whether there was something to hear.
@@ -478,6 +512,10 @@ impl World {
         if !self.is_within_limits(copy) {
             return;
         }
+        self.set_back_to(copy);
+    }
+
+    fn set_back_to(&mut self, copy: usize) {
         self.store.set_back(copy);
         self.tally.set_back += 1;
         let content = self.store.content();
