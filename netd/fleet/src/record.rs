@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{ClaimId, InstanceId, NodeName, RecordId};
+use crate::span::{holds, meet};
 
 /// Blocks by their range. A block that is not there was never claimed.
 pub type Table = BTreeMap<IpNet, Record>;
@@ -70,6 +71,14 @@ impl Record {
 
     fn has_claims_of(&self, other: &Self) -> bool {
         other.claims.keys().all(|claim| self.claims.contains_key(claim))
+    }
+
+    /// Whether another claim stands in the way of one that is not confirmed: any to the same addresses, but for the block that
+    /// a loan is part of. A loan may outlive its lender's claim.
+    pub(crate) fn is_contested(&self, id: ClaimId) -> bool {
+        let Some(mine) = self.claims.get(&id).map(|claim| claim.range) else { return false };
+        let is_wider = |range: IpNet| range != mine && holds(range, mine);
+        self.claims.iter().any(|(other, claim)| *other != id && meet(mine, claim.range) && !is_wider(claim.range))
     }
 
     /// Claims to the same addresses as `claim`, a loan and the block it is part of aside.

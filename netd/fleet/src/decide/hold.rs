@@ -35,7 +35,7 @@ fn mine(scene: &Scene<'_>, id: ClaimId, holding: &Holding) -> Option<Action> {
 }
 
 fn pending(scene: &Scene<'_>, id: ClaimId, record: &Record) -> Option<Action> {
-    if record.rivals(id).next().is_some() {
+    if record.is_contested(id) {
         return Some(forget(scene, id));
     }
     scene.is_firm(record).then(|| {
