@@ -75,6 +75,10 @@ fn confirmed(scene: &Scene<'_>, id: ClaimId, holding: &Holding, record: &Record)
         if record.claims.contains_key(loan) {
             return None;
         }
+        if record.epoch == terms.since + 1 {
+            // A store that is told again may find the loan at this epoch: it must be over, not beside another state.
+            return Some(scene.change(holding.block, record, |_| {}));
+        }
         if record.epoch > terms.since {
             // Lent and given back, or never lent: what was asked for then can no longer be done.
             return Some(scene.save(|memory| {

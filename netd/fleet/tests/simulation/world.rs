@@ -594,7 +594,11 @@ impl World {
         for (at, (one, range)) in uses.iter().enumerate() {
             for (other, their) in &uses[at + 1..] {
                 if one != other && (range.contains(their) || their.contains(range)) {
-                    return Err(format!("n{one} uses {range} and n{other} uses {their}"));
+                    let disks = [*one, *other].map(|at| &self.machines[at].disk.holdings);
+                    return Err(format!(
+                        "n{one} uses {range} and n{other} uses {their}: {disks:?} {:?}",
+                        self.store.content()
+                    ));
                 }
             }
         }
