@@ -1,12 +1,9 @@
 //! What IPAM asks: the ranges to give addresses from, and more or fewer of them.
 
-use std::io;
-
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use crate::decide::{Lending, Part, Wish};
-use crate::disk::random;
+use crate::decide::Wish;
 use crate::identity::{ClaimId, InstanceId};
 use crate::memory::Memory;
 use crate::peers::publish;
@@ -44,39 +41,19 @@ impl Blocks {
         });
     }
 
-    /// Gives a claim up, and wants one block of its pool less if it was a whole one. No address of it may be in use, or be
-    /// given out from now on.
+    /// Gives a block up by its claim, and wants one of its pool less. No address of it may be in use, or be given out from now
+    /// on.
     pub fn give_up(&self, claim: ClaimId) {
         let memory = self.memory.borrow().clone();
-        let holding = memory.holdings.get(&claim).filter(|holding| holding.range == holding.block);
+        let holding = memory.holdings.get(&claim);
         let plan = memory.charter.as_ref().map(|charter| &charter.plan);
         let pool = holding.and_then(|holding| plan?.pool_of(holding.block)).map(|pool| pool.name.clone());
         self.wish.send_modify(|wish| {
-            wish.borrow.remove(&claim);
             if wish.give_up.insert(claim)
                 && let Some(count) = pool.and_then(|pool| wish.blocks.get_mut(&pool))
             {
                 *count = count.saturating_sub(1);
             }
-        });
-    }
-
-    /// A claim to a part of another node's block. That node must be told its number, and lend it.
-    ///
-    /// # Errors
-    /// The system has no random numbers.
-    pub fn borrow(&self, part: Part) -> io::Result<ClaimId> {
-        let claim = ClaimId::new(random()?);
-        self.wish.send_modify(|wish| {
-            wish.borrow.insert(claim, part);
-        });
-        Ok(claim)
-    }
-
-    /// Lends a part of an own block. No address of it may be in use, or be given out from now on.
-    pub fn lend(&self, claim: ClaimId, lending: Lending) {
-        self.wish.send_modify(|wish| {
-            wish.lend.insert(claim, lending);
         });
     }
 

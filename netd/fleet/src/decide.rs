@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use crate::charter::{Charter, Phase, Relation};
-use crate::identity::{ClaimId, InstanceId, NodeName, RecordId};
+use crate::identity::{ClaimId, InstanceId, RecordId};
 use crate::memory::Memory;
 use crate::plan::Plan;
 use crate::record::{Claim, Record, Writer, has_forgotten};
@@ -41,36 +41,12 @@ pub struct Wish {
     pub blocks: BTreeMap<String, usize>,
     /// Claims to give up; no address of theirs may be in use.
     pub give_up: BTreeSet<ClaimId>,
-    /// Claims to parts of other nodes' blocks, which those were asked to lend.
-    pub borrow: BTreeMap<ClaimId, Part>,
-    /// Parts of own blocks that others asked for; no address of theirs may be in use.
-    pub lend: BTreeMap<ClaimId, Lending>,
     /// Nodes that an operator declares gone for good.
     pub remove: BTreeSet<InstanceId>,
     /// Witnesses that an operator declares gone with what they remember: a majority of the rest must do, or nobody.
     pub abandon: BTreeSet<InstanceId>,
     /// Nodes that are there and could witness.
     pub present: BTreeSet<InstanceId>,
-}
-
-/// A part of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
-    /// The block.
-    pub block: IpNet,
-    /// Its part.
-    pub range: IpNet,
-}
-
-/// To lend a part of a block.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lending {
-    /// What.
-    pub part: Part,
-    /// To whom.
-    pub borrower: InstanceId,
-    /// The borrower's name.
-    pub name: NodeName,
 }
 
 /// The next thing to do; `fresh` is a random number that was never used.

@@ -32,7 +32,6 @@ use crate::blocks::Blocks;
 use crate::charter::Charter;
 use crate::decide::Wish;
 use crate::disk::{Disk, DiskError};
-use crate::identity::ClaimId;
 use crate::memory::Memory;
 use crate::peers::{Discovery, NodeRecord, Peers, publish};
 
@@ -107,10 +106,9 @@ impl Fleet {
         let memory_now = watch::Sender::new(memory.clone());
         let (wish, wished) = watch::channel(wish);
         let (peers, status) = (watch::Sender::new(Peers::new()), watch::Sender::new(Status::default()));
-        let blocks = Blocks::new(memory_now.subscribe(), wish.clone());
+        let blocks = Blocks::new(memory_now.subscribe(), wish);
         let (followed, told) = (peers.subscribe(), status.subscribe());
-        let node =
-            Node { settings, keys, disk, memory, about: node, wish: wished, wisher: wish, memory_now, peers, status };
+        let node = Node { settings, keys, disk, memory, about: node, wish: wished, memory_now, peers, status };
         let task = tokio::spawn(node.live(endpoints, access));
         Ok(Self { blocks, peers: followed, status: told, task })
     }
@@ -152,7 +150,6 @@ struct Node {
     memory: Memory,
     about: NodeRecord,
     wish: watch::Receiver<Wish>,
-    wisher: watch::Sender<Wish>,
     memory_now: watch::Sender<Memory>,
     peers: watch::Sender<Peers>,
     status: watch::Sender<Status>,
@@ -214,18 +211,12 @@ impl Node {
     }
 
     fn remember(&mut self, memory: Memory) {
-        let ended: Vec<ClaimId> =
-            self.memory.loans().filter(|loan| memory.loans().all(|other| other != *loan)).collect();
-        if !ended.is_empty() {
-            // A loan that ended is not wished again.
-            self.wisher.send_modify(|wish| wish.lend.retain(|loan, _| !ended.contains(loan)));
-        }
         publish(&self.memory_now, memory.clone());
         self.memory = memory;
     }
 
     fn record(&self) -> NodeRecord {
-        let blocks: BTreeSet<IpNet> = self.memory.ranges().collect();
+        let blocks: BTreeSet<IpNet> = self.memory.blocks().collect();
         NodeRecord { instance: Some(self.memory.instance), blocks, ..self.about.clone() }
     }
 

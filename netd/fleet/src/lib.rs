@@ -25,13 +25,13 @@ mod view;
 
 pub use self::blocks::Blocks;
 pub use self::charter::{Charter, Phase, Settling, WITNESSES};
-pub use self::decide::{Action, Lending, Part, Wish, decide};
+pub use self::decide::{Action, Wish, decide};
 pub use self::disk::{Disk, DiskError};
 pub use self::etcd::{
     CallError, EtcdSettings, Fleet, FleetError, ForeignError, SessionError, SettingsError, Status, TlsFiles,
 };
 pub use self::identity::{ClaimId, FleetId, IdentityError, IncarnationId, InstanceId, NodeName, RecordId};
-pub use self::memory::{Hold, Holding, Loan, Memory};
+pub use self::memory::{Hold, Holding, Memory};
 pub use self::peers::{Discovery, Encapsulation, Fixed, FixedError, FixedNode, NodeRecord, Peers};
 pub use self::plan::{Plan, PlanError, Pool};
 pub use self::record::{Claim, Record, Table};

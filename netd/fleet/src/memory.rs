@@ -28,18 +28,13 @@ pub struct Memory {
     pub holdings: BTreeMap<ClaimId, Holding>,
 }
 
-/// A range that a node claims.
+/// A block that a node claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holding {
     /// The block.
     pub block: IpNet,
-    /// The block itself, or the part of it that is borrowed.
-    pub range: IpNet,
     /// Whether it may be used.
     pub state: Hold,
-    /// What of it is lent.
-    #[serde(default)]
-    pub loans: BTreeMap<ClaimId, Loan>,
 }
 
 /// Whether a holding may be used.
@@ -51,19 +46,6 @@ pub enum Hold {
     Confirmed,
 }
 
-/// A part of a block that another node uses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loan {
-    /// Its addresses.
-    pub range: IpNet,
-    /// Who may use them.
-    pub borrower: InstanceId,
-    /// The borrower's name.
-    pub name: NodeName,
-    /// Epoch of the block when they were lent.
-    pub since: u64,
-}
-
 impl Memory {
     /// The memory of a node that knows nothing.
     #[must_use]
@@ -71,35 +53,27 @@ impl Memory {
         Self { instance, name, charter: None, table_of: None, table: Table::new(), holdings: BTreeMap::new() }
     }
 
-    /// What this node may give addresses from now, whatever the store says or whether it answers: reserved addresses and
-    /// what is lent are cut out.
+    /// What this node may give addresses from now, whatever the store says or whether it answers: reserved addresses
+    /// are cut out.
     #[must_use]
     pub fn usable(&self) -> Vec<IpNet> {
         let confirmed = self.holdings.values().filter(|holding| holding.state == Hold::Confirmed);
-        confirmed.flat_map(|holding| self.rest_of(holding)).collect()
+        confirmed.flat_map(|holding| self.rest_of(holding.block)).collect()
     }
 
-    /// What other nodes should route here: the blocks as a whole, and what is borrowed.
-    pub fn ranges(&self) -> impl Iterator<Item = IpNet> + '_ {
-        self.holdings.values().filter(|holding| holding.state == Hold::Confirmed).map(|holding| holding.range)
+    /// What other nodes should route here: its blocks as a whole.
+    pub fn blocks(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.holdings.values().filter(|holding| holding.state == Hold::Confirmed).map(|holding| holding.block)
     }
 
-    /// What of its blocks is lent.
-    pub(crate) fn loans(&self) -> impl Iterator<Item = ClaimId> + '_ {
-        self.holdings.values().flat_map(|holding| holding.loans.keys().copied())
+    fn rest_of(&self, block: IpNet) -> Vec<IpNet> {
+        let pool = self.charter.as_ref().and_then(|charter| charter.plan.pool_of(block));
+        let reserved: BTreeSet<IpNet> = pool.into_iter().flat_map(|pool| pool.reserved.iter().copied()).collect();
+        without(block, &reserved)
     }
 
-    fn rest_of(&self, holding: &Holding) -> Vec<IpNet> {
-        let pool = self.charter.as_ref().and_then(|charter| charter.plan.pool_of(holding.block));
-        let reserved = pool.into_iter().flat_map(|pool| pool.reserved.iter().copied());
-        let lent = holding.loans.values().map(|loan| loan.range);
-        let cut: BTreeSet<IpNet> = reserved.chain(lent).collect();
-        without(holding.range, &cut)
-    }
-
-    /// Whole blocks of a pool that this node holds or has asked for.
+    /// Blocks of a pool that this node holds or has asked for.
     pub(crate) fn blocks_in<'a>(&'a self, pool: &'a crate::plan::Pool) -> impl Iterator<Item = &'a Holding> {
-        let whole = self.holdings.values().filter(|holding| holding.range == holding.block);
-        whole.filter(|holding| crate::span::holds(pool.range, holding.block))
+        self.holdings.values().filter(|holding| crate::span::holds(pool.range, holding.block))
     }
 }

@@ -36,7 +36,7 @@ pub struct NodeRecord {
     pub name: NodeName,
     /// Where it is reached.
     pub addresses: BTreeSet<IpAddr>,
-    /// Its blocks, and the parts of others' that it borrowed.
+    /// Its blocks.
     #[serde(default)]
     pub blocks: BTreeSet<IpNet>,
     /// What it can unpack.

@@ -7,7 +7,6 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{ClaimId, InstanceId, NodeName, RecordId};
-use crate::span::{holds, meet};
 
 /// Blocks by their range. A block that is not there was never claimed.
 pub type Table = BTreeMap<IpNet, Record>;
@@ -25,19 +24,17 @@ pub struct Record {
     pub incarnation: u64,
     /// A majority of the witnesses remembers it.
     pub sealed: bool,
-    /// None: the block is free. Two that share addresses: it is in dispute, and nobody new may use it.
+    /// None: the block is free. More than one: it is in dispute, and nobody new may use it.
     pub claims: BTreeMap<ClaimId, Claim>,
 }
 
-/// Who claims what.
+/// Who claims a block.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     /// The node.
     pub owner: InstanceId,
     /// Its name, for people.
     pub name: NodeName,
-    /// The whole block, or the part of it that its owner lends.
-    pub range: IpNet,
 }
 
 impl Record {
@@ -73,21 +70,9 @@ impl Record {
         other.claims.keys().all(|claim| self.claims.contains_key(claim))
     }
 
-    /// Whether another claim stands in the way of one that is not confirmed: any to the same addresses, but for the block that
-    /// a loan is part of. A loan may outlive its lender's claim.
-    pub(crate) fn is_contested(&self, id: ClaimId) -> bool {
-        let Some(mine) = self.claims.get(&id).map(|claim| claim.range) else { return false };
-        let is_wider = |range: IpNet| range != mine && holds(range, mine);
-        self.claims.iter().any(|(other, claim)| *other != id && meet(mine, claim.range) && !is_wider(claim.range))
-    }
-
-    /// Claims to the same addresses as `claim`, a loan and the block it is part of aside.
-    pub(crate) fn rivals(&self, id: ClaimId) -> impl Iterator<Item = ClaimId> + '_ {
-        let block = self.claims.get(&id).map(|claim| claim.range);
-        self.claims
-            .iter()
-            .filter(move |(other, claim)| **other != id && block.is_some_and(|range| range == claim.range))
-            .map(|(other, _)| *other)
+    /// More than one claims it: nobody new may use it.
+    pub(crate) fn is_disputed(&self) -> bool {
+        self.claims.len() > 1
     }
 }
 

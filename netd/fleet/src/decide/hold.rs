@@ -1,4 +1,4 @@
-//! What becomes of the claims of this node: confirmed, contested, lost, given up, lent.
+//! What becomes of the claims of this node: confirmed, contested, lost, given up.
 
 use ipnet::IpNet;
 
@@ -28,14 +28,14 @@ fn mine(scene: &Scene<'_>, id: ClaimId, holding: &Holding) -> Option<Action> {
     match (holding.state, claimed) {
         (Hold::Pending, Some(record)) => pending(scene, id, record),
         (Hold::Pending, None) => unclaimed(scene, id, holding, record),
-        (Hold::Confirmed, Some(record)) => confirmed(scene, id, holding, record),
+        (Hold::Confirmed, Some(record)) => confirmed(scene, id, holding.block, record),
         // A later record without it: an operator declared this node gone, or another had the better claim.
         (Hold::Confirmed, None) => Some(forget(scene, id)),
     }
 }
 
 fn pending(scene: &Scene<'_>, id: ClaimId, record: &Record) -> Option<Action> {
-    if record.is_contested(id) {
+    if record.is_disputed() {
         return Some(forget(scene, id));
     }
     scene.is_firm(record).then(|| {
@@ -49,10 +49,7 @@ fn pending(scene: &Scene<'_>, id: ClaimId, record: &Record) -> Option<Action> {
 
 /// Asks for it, or asks again: nobody knows whether the last request arrived.
 fn unclaimed(scene: &Scene<'_>, id: ClaimId, holding: &Holding, record: Option<&Record>) -> Option<Action> {
-    if holding.range != holding.block {
-        return (!scene.wish.borrow.contains_key(&id)).then(|| forget(scene, id));
-    }
-    let claim = Claim { owner: scene.me(), name: scene.memory.name.clone(), range: holding.range };
+    let claim = Claim { owner: scene.me(), name: scene.memory.name.clone() };
     match record {
         None => Some(scene.write(holding.block, Record::first(scene.writer(), [(id, claim)].into()))),
         Some(record) if record.claims.is_empty() && scene.is_firm(record) => {
@@ -62,38 +59,16 @@ fn unclaimed(scene: &Scene<'_>, id: ClaimId, holding: &Holding, record: Option<&
     }
 }
 
-fn confirmed(scene: &Scene<'_>, id: ClaimId, holding: &Holding, record: &Record) -> Option<Action> {
-    if !scene.is_firm(record) {
-        return None;
-    }
-    let rivals: Vec<ClaimId> = record.rivals(id).collect();
-    if !rivals.is_empty() {
-        // Ours is witnessed, so theirs cannot be.
-        return Some(scene.change(holding.block, record, |claims| claims.retain(|other, _| !rivals.contains(other))));
-    }
-    holding.loans.iter().find_map(|(loan, terms)| {
-        if record.claims.contains_key(loan) {
-            return None;
-        }
-        if record.epoch == terms.since + 1 {
-            // A store that is told again may find the loan at this epoch: it must be over, not beside another state.
-            return Some(scene.change(holding.block, record, |_| {}));
-        }
-        if record.epoch > terms.since {
-            // Lent and given back, or never lent: what was asked for then can no longer be done.
-            return Some(scene.save(|memory| {
-                if let Some(holding) = memory.holdings.get_mut(&id) {
-                    holding.loans.remove(loan);
-                }
-            }));
-        }
-        let claim = Claim { owner: terms.borrower, name: terms.name.clone(), range: terms.range };
-        Some(scene.change(holding.block, record, |claims| drop(claims.insert(*loan, claim))))
-    })
+fn confirmed(scene: &Scene<'_>, id: ClaimId, block: IpNet, record: &Record) -> Option<Action> {
+    // Ours is witnessed, so theirs cannot be.
+    (scene.is_firm(record) && record.is_disputed())
+        .then(|| scene.change(block, record, |claims| claims.retain(|claim, _| *claim == id)))
 }
 
 fn forget(scene: &Scene<'_>, id: ClaimId) -> Action {
-    scene.save(|memory| drop(memory.holdings.remove(&id)))
+    scene.save(|memory| {
+        memory.holdings.remove(&id);
+    })
 }
 
 /// Seals what this node wrote, and gives back what it claims in the store and not in its memory.

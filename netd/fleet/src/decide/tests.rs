@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Lending, Part, Wish, decide};
+use super::{Action, Wish, decide};
 use crate::charter::{Charter, Phase};
 use crate::identity::{ClaimId, InstanceId, NodeName, RecordId};
 use crate::memory::{Hold, Memory};
@@ -131,34 +131,6 @@ fn what_is_given_up_is_first_unused_and_then_returned() {
 }
 
 #[test]
-fn a_loan_is_cut_out_before_the_store_names_the_borrower() {
-    let mut fleet = Fleet::new(vec![want(2), want(0)]);
-    fleet.rest(&[0, 1]);
-    let block = fleet.memory(0).usable()[0];
-    let range = block.subnets(25).unwrap().next().unwrap();
-    let (claim, part) = (ClaimId::new(7), Part { block, range });
-    let borrower = fleet.memory(1).clone();
-    fleet.nodes[1].1.borrow.insert(claim, part);
-    let lending = Lending { part, borrower: borrower.instance, name: borrower.name };
-    fleet.nodes[0].1.lend.insert(claim, lending);
-    let before = fleet.view.clone();
-    assert!(!saved(fleet.step(0)).usable().contains(&block));
-    assert_eq!(before, fleet.view);
-    fleet.rest(&[0, 1]);
-    assert_eq!(fleet.memory(1).usable(), [range]);
-    // While it is lent, the block is not free, though its owner goes.
-    fleet.nodes[0].1 = Wish { give_up: fleet.memory(0).holdings.keys().copied().collect(), ..want(0) };
-    fleet.nodes[1].1.blocks = want(2).blocks;
-    fleet.rest(&[0, 1]);
-    assert_eq!(fleet.memory(1).usable().len(), 2);
-    fleet.nodes[1].1.borrow.clear();
-    fleet.nodes[1].1.give_up.insert(claim);
-    fleet.rest(&[0, 1]);
-    assert_eq!(fleet.memory(1).usable().len(), 2);
-    assert!(fleet.memory(1).usable().contains(&block));
-}
-
-#[test]
 fn a_store_that_was_set_back_is_told_what_it_forgot() {
     let mut fleet = Fleet::new(vec![want(0), want(1), want(2)]);
     fleet.rest(&[0]);
@@ -217,7 +189,7 @@ fn in_a_dispute_the_confirmed_claim_stays_and_the_other_withdraws() {
     let mut fleet = Fleet::new(vec![want(1), want(0)]);
     fleet.rest(&[0, 1]);
     let (block, record) = fleet.view.blocks.first_key_value().map(|(block, record)| (*block, record.clone())).unwrap();
-    let rival = Claim { owner: InstanceId::new(9), name: NodeName::new("n9").unwrap(), range: block };
+    let rival = Claim { owner: InstanceId::new(9), name: NodeName::new("n9").unwrap() };
     let mine = record.claims.clone();
     let claims = mine.clone().into_iter().chain([(ClaimId::new(9), rival)]).collect();
     let disputed = Record { epoch: record.epoch + 1, id: RecordId::new(9), claims, ..record };

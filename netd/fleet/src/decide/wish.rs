@@ -1,19 +1,16 @@
-//! What is wanted of the fleet: more blocks or fewer, loans, and nodes removed.
+//! What is wanted of the fleet: more blocks or fewer, and nodes removed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{Action, Lending, Part, Scene, witness};
+use super::{Action, Scene, witness};
 use crate::identity::{ClaimId, InstanceId};
-use crate::memory::{Hold, Holding, Loan};
+use crate::memory::{Hold, Holding};
 use crate::plan::Pool;
-use crate::span::holds;
 
 pub(super) fn step(scene: &Scene<'_>) -> Option<Action> {
     give_up(scene)
-        .or_else(|| scene.wish.lend.iter().find_map(|(id, lending)| lend(scene, *id, lending)))
-        .or_else(|| scene.wish.borrow.iter().find_map(|(id, part)| borrow(scene, *id, *part)))
         .or_else(|| scene.wish.remove.iter().find_map(|node| remove(scene, *node)))
         .or_else(|| scene.wish.blocks.iter().find_map(|(pool, count)| claim(scene, pool, *count)))
 }
@@ -31,44 +28,18 @@ fn claim(scene: &Scene<'_>, pool: &str, count: usize) -> Option<Action> {
         return None;
     }
     let block = choose(scene, pool)?;
-    let holding = Holding { block, range: block, state: Hold::Pending, loans: BTreeMap::new() };
-    Some(scene.save(|memory| drop(memory.holdings.insert(ClaimId::new(scene.fresh), holding))))
+    let holding = Holding { block, state: Hold::Pending };
+    Some(scene.save(|memory| {
+        memory.holdings.insert(ClaimId::new(scene.fresh), holding);
+    }))
 }
 
 fn choose(scene: &Scene<'_>, pool: &Pool) -> Option<IpNet> {
-    let whole = scene.memory.holdings.values().filter(|holding| holding.range == holding.block);
-    let held: BTreeSet<IpNet> = whole.map(|holding| holding.block).collect();
+    let held: BTreeSet<IpNet> = scene.memory.holdings.values().map(|holding| holding.block).collect();
     pool.block_from(scene.me().number(), |block| {
         let record = scene.view.blocks.get(&block);
         held.contains(&block) || record.is_some_and(|record| !record.claims.is_empty() || !scene.is_firm(record))
     })
-}
-
-/// First it is no longer used here, then the store names the borrower.
-fn lend(scene: &Scene<'_>, id: ClaimId, lending: &Lending) -> Option<Action> {
-    let Part { block, range } = lending.part;
-    let record = scene.view.blocks.get(&block).filter(|record| scene.is_firm(record))?;
-    let (mine, holding) = scene.memory.holdings.iter().find(|(_, holding)| {
-        holding.range == block && holding.state == Hold::Confirmed && block != range && holds(block, range)
-    })?;
-    let is_taken = holding.loans.iter().any(|(other, loan)| *other == id || crate::span::meet(loan.range, range));
-    if is_taken || !record.claims.contains_key(mine) {
-        return None;
-    }
-    let loan = Loan { range, borrower: lending.borrower, name: lending.name.clone(), since: record.epoch };
-    Some(scene.save(|memory| {
-        if let Some(holding) = memory.holdings.get_mut(mine) {
-            holding.loans.insert(id, loan);
-        }
-    }))
-}
-
-/// A claim that its lender writes.
-fn borrow(scene: &Scene<'_>, id: ClaimId, part: Part) -> Option<Action> {
-    let Part { block, range } = part;
-    let is_known = scene.memory.holdings.contains_key(&id) || scene.wish.give_up.contains(&id);
-    let holding = Holding { block, range, state: Hold::Pending, loans: BTreeMap::new() };
-    (!is_known).then(|| scene.save(|memory| drop(memory.holdings.insert(id, holding))))
 }
 
 /// An operator's word that a node is gone: its claims end.

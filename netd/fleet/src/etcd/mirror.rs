@@ -10,6 +10,7 @@ use super::client::{Listing, Seen, Words, Write};
 use super::keys::{ForeignError, Keys, Place, decode, encode, peer};
 use crate::identity::InstanceId;
 use crate::peers::{NodeRecord, Peers};
+use crate::record::Record;
 use crate::view::{Key, Txn, View};
 
 pub(super) struct Mirror {
@@ -104,11 +105,11 @@ impl Mirror {
     pub(super) fn others(&self, me: InstanceId) -> Peers {
         let granted = self.granted();
         let others = self.peers.values().filter(|record| record.instance != Some(me));
-        let is_granted = |record: &NodeRecord, range: &IpNet| {
-            record.instance.and_then(|instance| granted.get(&instance)).is_some_and(|granted| granted.contains(range))
+        let is_granted = |record: &NodeRecord, block: &IpNet| {
+            record.instance.and_then(|instance| granted.get(&instance)).is_some_and(|granted| granted.contains(block))
         };
         let with_blocks = |record: &NodeRecord| {
-            let blocks = record.blocks.iter().copied().filter(|range| is_granted(record, range)).collect();
+            let blocks = record.blocks.iter().copied().filter(|block| is_granted(record, block)).collect();
             NodeRecord { blocks, ..record.clone() }
         };
         others.map(|record| (record.name.clone(), with_blocks(record))).collect()
@@ -117,9 +118,10 @@ impl Mirror {
     fn granted(&self) -> BTreeMap<InstanceId, BTreeSet<IpNet>> {
         let number = self.view.charter.as_ref().map_or(0, |charter| charter.number);
         let mut granted: BTreeMap<InstanceId, BTreeSet<IpNet>> = BTreeMap::new();
-        for record in self.view.blocks.values().filter(|record| record.sealed || record.incarnation < number) {
-            for (_, claim) in record.claims.iter().filter(|(id, _)| record.rivals(**id).next().is_none()) {
-                granted.entry(claim.owner).or_default().insert(claim.range);
+        let is_firm = |record: &Record| record.sealed || record.incarnation < number;
+        for (block, record) in self.view.blocks.iter().filter(|(_, record)| is_firm(record) && !record.is_disputed()) {
+            for claim in record.claims.values() {
+                granted.entry(claim.owner).or_default().insert(*block);
             }
         }
         granted

@@ -68,8 +68,8 @@ async fn until<T: Clone + std::fmt::Debug>(mut what: watch::Receiver<T>, is_so: 
 }
 
 async fn blocks(fleet: &Fleet, count: usize) -> BTreeSet<IpNet> {
-    let memory = until(fleet.blocks().memory(), |memory| memory.ranges().count() == count).await;
-    memory.ranges().collect()
+    let memory = until(fleet.blocks().memory(), |memory| memory.blocks().count() == count).await;
+    memory.blocks().collect()
 }
 
 async fn peers(fleet: &Fleet, is_so: impl Fn(&Peers) -> bool) -> Peers {
@@ -154,7 +154,7 @@ fn a_node_goes_on_without_its_store_and_with_it_after_a_compaction() {
     cluster.kill(0);
     play(&cluster, async || {
         let a = node(&cluster, "a", "a", 2);
-        assert_eq!(a.blocks().memory().borrow().ranges().collect::<BTreeSet<_>>(), held);
+        assert_eq!(a.blocks().memory().borrow().blocks().collect::<BTreeSet<_>>(), held);
         assert!(!a.usable().borrow().is_empty());
     });
     cluster.launch(0);

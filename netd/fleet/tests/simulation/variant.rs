@@ -1,7 +1,7 @@
 //! The protocol as it is, and with one rule broken. A simulation that finds nothing wrong with these shows nothing.
 
 use ipnet::IpNet;
-use netd_fleet::{Ack, Action, Hold, InstanceId, Memory, Value, View};
+use netd_fleet::{Ack, Action, InstanceId, Memory, Value, View};
 
 use crate::machine::Machine;
 use crate::store::Store;
@@ -20,8 +20,6 @@ pub(crate) enum Variant {
     UsedUnconfirmed,
     /// A node is its name.
     ByName,
-    /// What was lent is cut out only when the store says so.
-    LentTooLate,
 }
 
 impl Variant {
@@ -30,9 +28,7 @@ impl Variant {
         match self {
             Self::NoIncarnation => netd_fleet::decide(&credulous(machine, view), view, &machine.wish, fresh),
             Self::NoWitnesses => netd_fleet::decide(&machine.disk, &all_witnessed(view), &machine.wish, fresh),
-            Self::Sound | Self::EndsWithTheLease | Self::UsedUnconfirmed | Self::ByName | Self::LentTooLate => {
-                machine.decide(fresh)
-            }
+            Self::Sound | Self::EndsWithTheLease | Self::UsedUnconfirmed | Self::ByName => machine.decide(fresh),
         }
     }
 
@@ -44,7 +40,6 @@ impl Variant {
         match self {
             Self::UsedUnconfirmed => machine.used_in_haste(),
             Self::EndsWithTheLease if now + machine.offset - machine.renewed >= lease => Vec::new(),
-            Self::LentTooLate => used_until_told(machine),
             Self::Sound | Self::EndsWithTheLease | Self::NoIncarnation | Self::NoWitnesses | Self::ByName => {
                 machine.used()
             }
@@ -83,14 +78,4 @@ fn all_witnessed(view: &View) -> View {
         view.acks.extend(witnesses.iter().map(|witness| Ack { author, record, witness: *witness }));
     }
     view
-}
-
-/// Cuts out of a block what the store lent, not what its own disk lent.
-fn used_until_told(machine: &Machine) -> Vec<IpNet> {
-    let mut memory = machine.disk.clone();
-    for holding in memory.holdings.values_mut().filter(|holding| holding.state == Hold::Confirmed) {
-        let record = memory.table.get(&holding.block);
-        holding.loans.retain(|id, _| record.is_some_and(|record| record.claims.contains_key(id)));
-    }
-    if machine.is_destroyed { Vec::new() } else { memory.usable() }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use netd_fleet::{Action, ClaimId, Hold, InstanceId, Key, Lending, Memory, NodeName, Part, Plan, Pool, Value, Wish};
+use netd_fleet::{Action, ClaimId, Hold, InstanceId, Key, Memory, NodeName, Plan, Pool, Value, Wish};
 
 use crate::chance::Chance;
 use crate::machine::{Machine, Running, Work};
@@ -57,13 +57,12 @@ enum Event {
     SetBack,
     Compact,
     Wish,
-    Lend,
     Remove,
     Jump,
     Expire,
 }
 
-const EVENTS: [(Event, usize); 25] = [
+const EVENTS: [(Event, usize); 24] = [
     (Event::Decide, 60),
     (Event::Deliver, 70),
     (Event::Hear, 60),
@@ -85,7 +84,6 @@ const EVENTS: [(Event, usize); 25] = [
     (Event::SetBack, 1),
     (Event::Compact, 1),
     (Event::Wish, 6),
-    (Event::Lend, 2),
     (Event::Remove, 1),
     (Event::Jump, 1),
     (Event::Expire, 3),
@@ -99,7 +97,6 @@ pub(crate) struct Tally {
     pub(crate) schedules: u64,
     pub(crate) events: u64,
     pub(crate) confirmed: u64,
-    pub(crate) borrowed: u64,
     pub(crate) set_back: u64,
     /// Stores set back that forgot something in use.
     pub(crate) forgotten: u64,
@@ -114,7 +111,6 @@ impl Tally {
         self.schedules += other.schedules;
         self.events += other.events;
         self.confirmed += other.confirmed;
-        self.borrowed += other.borrowed;
         self.set_back += other.set_back;
         self.forgotten += other.forgotten;
         self.settled += other.settled;
@@ -217,7 +213,6 @@ impl World {
             Event::SetBack => self.set_back(),
             Event::Compact => self.store.compact(),
             Event::Wish => self.wish(at),
-            Event::Lend => self.lend(at),
             Event::Remove => self.remove(at),
             Event::Jump => self.machines[at].offset += i64::try_from(self.chance.below(400)).unwrap() - 200,
             Event::Expire => self.expire(at),
@@ -416,18 +411,10 @@ impl World {
     }
 
     fn note(&mut self, at: usize, before: &BTreeMap<ClaimId, netd_fleet::Holding>) {
-        // A loan that ended is not wished again.
-        let Machine { disk, wish, .. } = &mut self.machines[at];
-        for (id, was) in before {
-            let still = disk.holdings.get(id).map(|holding| &holding.loans);
-            let ended = was.loans.keys().filter(|loan| still.is_none_or(|still| !still.contains_key(loan)));
-            ended.for_each(|loan| drop(wish.lend.remove(loan)));
-        }
         for (id, holding) in &self.machines[at].disk.holdings {
             let was = before.get(id).is_some_and(|was| was.state == Hold::Confirmed);
             if holding.state == Hold::Confirmed && !was {
                 self.tally.confirmed += 1;
-                self.tally.borrowed += u64::from(holding.range != holding.block);
             }
         }
     }
@@ -541,23 +528,8 @@ impl World {
         let held: Vec<ClaimId> = machine.disk.holdings.keys().copied().collect();
         if let Some(id) = self.chance.one(&held).filter(|_| give_up) {
             machine.wish.give_up.insert(id);
-            machine.wish.borrow.remove(&id);
             machine.wish.blocks.insert(POOL.to_owned(), 0);
         }
-    }
-
-    fn lend(&mut self, at: usize) {
-        let to = self.chance.below(self.machines.len());
-        let id = ClaimId::new(self.chance.wide());
-        let lender = &self.machines[at].disk.holdings;
-        let blocks: Vec<IpNet> = lender.values().filter(|one| one.range == one.block).map(|one| one.block).collect();
-        let Some(block) = self.chance.one(&blocks).filter(|_| to != at) else { return };
-        let halves: Vec<IpNet> = block.subnets(block.prefix_len() + 1).unwrap().collect();
-        let Some(range) = self.chance.one(&halves) else { return };
-        let part = Part { block, range };
-        let Memory { instance, name, .. } = self.machines[to].disk.clone();
-        self.machines[to].wish.borrow.insert(id, part);
-        self.machines[at].wish.lend.insert(id, Lending { part, borrower: instance, name });
     }
 
     /// An operator removes a node that is destroyed, by telling another.
@@ -681,10 +653,9 @@ impl World {
         };
         let free = plan().pools()[0].range.subnets(30).unwrap().filter(|block| !taken(block)).count();
         for (at, machine) in self.machines.iter().enumerate().filter(|(_, machine)| machine.running.is_some()) {
-            let whole =
-                machine.disk.holdings.values().filter(|one| one.range == one.block && one.state == Hold::Confirmed);
+            let held = machine.disk.holdings.values().filter(|one| one.state == Hold::Confirmed);
             let wanted = machine.wish.blocks.get(POOL).copied().unwrap_or(0);
-            if whole.count() < wanted && free > 0 {
+            if held.count() < wanted && free > 0 {
                 let holdings = &machine.disk.holdings;
                 return Err(format!(
                     "n{at} has not what it wants, and {free} blocks are free: {content:#?}\n{holdings:#?}"
@@ -703,7 +674,7 @@ impl World {
 
 fn is_disputed(value: &Value) -> bool {
     match value {
-        Value::Record(record) => record.claims.values().filter(|claim| claim.range.prefix_len() == 30).count() > 1,
+        Value::Record(record) => record.claims.len() > 1,
         Value::Charter(_) | Value::Ack => false,
     }
 }
