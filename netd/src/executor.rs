@@ -53,6 +53,15 @@ impl<K: Kernel> Executor<K> {
         Ok(families)
     }
 
+    /// Whether the ruleset knows the bridge as ours, by what is believed to stand.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn admits(&self, bridge: &str) -> Result<bool, ExecutorError> {
+        let is = |key: &Key| matches!(key, Key::Admitted(admitted) if admitted.as_str() == bridge);
+        Ok(self.standing()?.keys().any(is))
+    }
+
     /// From now on netd is the one who switches this family on; it is recorded by then.
     pub fn guard(&self, family: Family) {
         lock(&self.guarded).insert(family);
@@ -300,10 +309,7 @@ impl<K: Kernel> Executor<K> {
 
     /// Makes shared objects stand. Two attaches that need the same new bridge meet here, one after the other.
     fn ensure(&self, wanted: Objects) -> Result<(), ExecutorError> {
-        let mut standing = lock(&self.standing);
-        if standing.is_empty() {
-            *standing = self.observe()?.into_iter().filter(|(key, _)| desired::is_shared(key)).collect();
-        }
+        let mut standing = self.standing()?;
         let mut united = standing.clone();
         desired::merge(&mut united, wanted);
         if united == *standing {
@@ -313,6 +319,15 @@ impl<K: Kernel> Executor<K> {
         self.kernel.apply(&steps, None)?;
         *standing = united;
         Ok(())
+    }
+
+    /// Looks, where it has not yet.
+    fn standing(&self) -> Result<MutexGuard<'_, Objects>, ExecutorError> {
+        let mut standing = lock(&self.standing);
+        if standing.is_empty() {
+            *standing = self.observe()?.into_iter().filter(|(key, _)| desired::is_shared(key)).collect();
+        }
+        Ok(standing)
     }
 }
 

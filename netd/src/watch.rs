@@ -4,6 +4,7 @@
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use netd_kernel::{Change, Changes, Kernel, Notice, Notices};
@@ -97,10 +98,16 @@ async fn mind<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, word: &Word) -> Res
         }
         info!(key = %dead.key, link, "its sandbox is gone");
         lifecycle.bury(dead).await?;
-    } else if lifecycle.owner.uses_bridge(link.clone()).await? {
+    } else if lifecycle.owner.uses_bridge(link.clone()).await? || has_rules(lifecycle, link.clone()).await? {
         resync::run(lifecycle, Watch::Running, false).await?;
     }
     Ok(())
+}
+
+/// Whether it was the bridge of a network that its owner took away (`nerdctl network rm`): what the rules say of it goes too.
+async fn has_rules<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, bridge: String) -> Result<bool, ResyncError> {
+    let worker = Arc::clone(&lifecycle.executor);
+    Ok(tokio::task::spawn_blocking(move || worker.admits(&bridge)).await??)
 }
 
 /// Rules that are gone let pass what they fenced off, until they are made again.

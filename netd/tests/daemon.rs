@@ -6,7 +6,7 @@ mod rig;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
 use netd_api::{Client, Tag, blocking};
@@ -97,6 +97,11 @@ fn soon(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+fn inside(daemon: &Daemon, program: &str) -> Output {
+    let namespace = format!("--net=/proc/{}/ns/net", daemon.child.id());
+    Command::new("nsenter").arg(namespace).args(program.split(' ')).output().unwrap()
+}
+
 /// On a kernel that knows owners of tables nothing happens; elsewhere netd makes its rules again, and names the program.
 #[test]
 fn rules_that_somebody_flushed_stand_again_at_once() {
@@ -104,10 +109,7 @@ fn rules_that_somebody_flushed_stand_again_at_once() {
     let daemon = start(folder.path());
     let space = Space::new();
     attach(&daemon, &space, "web");
-    let inside = |program: &str| {
-        let namespace = format!("--net=/proc/{}/ns/net", daemon.child.id());
-        Command::new("nsenter").arg(namespace).args(program.split(' ')).output().unwrap()
-    };
+    let inside = |program: &str| inside(&daemon, program);
     let rules = || String::from_utf8(inside("nft -s list ruleset").stdout).unwrap();
     let before = rules();
     assert!(before.contains("br0"), "{before}");
@@ -136,6 +138,23 @@ fn a_dead_sandbox_and_a_tombstone_are_followed_at_once() {
     std::fs::rename(tombstones.join("draft"), tombstones.join("web:stays:eth0.json")).unwrap();
     soon("a tombstone", || status(&daemon).leases == 0);
     soon("the tombstone goes", || !tombstones.join("web:stays:eth0.json").exists());
+}
+
+/// `nerdctl network rm` does so: the bridge is its own, the rules are ours.
+#[test]
+fn a_network_that_its_owner_took_away_leaves_no_rules() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = start(folder.path());
+    attach(&daemon, &Space::new(), "web");
+    soon("its sandbox is gone", || status(&daemon).attachments == 0 && status(&daemon).draining == 0);
+    let speaks_of_it = || {
+        let listed = inside(&daemon, "nft list table inet netd");
+        assert!(listed.status.success(), "{listed:?}");
+        String::from_utf8(listed.stdout).unwrap().contains("br0")
+    };
+    assert!(speaks_of_it(), "the bridge stays, and what the rules say of it");
+    assert!(inside(&daemon, "ip link del br0").status.success());
+    soon("its rules are gone", || !speaks_of_it());
 }
 
 #[test]
