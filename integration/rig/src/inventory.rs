@@ -125,7 +125,10 @@ fn nftables(node: &Node) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
         }
         for set in [&object["set"], &object["map"]] {
             let place = ["family", "table", "name"].map(|key| set[key].as_str().unwrap_or("?")).join(" ");
-            elements.extend(set["elem"].as_array().into_iter().flatten().map(|one| format!("{place} {one}")));
+            // What leaves by itself is no trace.
+            let lasting = |one: &&Value| one["elem"]["expires"].is_null();
+            let listed = set["elem"].as_array().into_iter().flatten().filter(lasting);
+            elements.extend(listed.map(|one| format!("{place} {one}")));
         }
     }
     Ok((elements, rules))

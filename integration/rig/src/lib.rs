@@ -31,7 +31,7 @@ mod underlay;
 mod web;
 
 pub use self::bed::{Bed, Plugins};
-pub use self::client::{Container, Cri, Ctr, Nerdctl, Pod, PodWish, Ran};
+pub use self::client::{Container, Cri, Crictl, Ctr, Nerdctl, Pod, PodWish, Ran};
 pub use self::containerd::Containerd;
 pub use self::daemon::{Daemon, Program, until};
 pub use self::guest::{Guest, Outcome, Trial};

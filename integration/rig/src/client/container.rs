@@ -1,11 +1,11 @@
 //! Clients that make containers outside of pods: nerdctl and its like, and `ctr run --cni`. Pods are `cri`'s.
 
-use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::on_path;
 use crate::{BUSYBOX, Containerd, Node, Place, parts};
 
 /// A container that runs.
@@ -43,9 +43,7 @@ impl<'node> Nerdctl<'node> {
     /// The real nerdctl, where it is on `PATH`.
     #[must_use]
     pub fn real(node: &'node Node) -> Option<Self> {
-        let path = env::var_os("PATH")?;
-        let program = env::split_paths(&path).map(|folder| folder.join("nerdctl")).find(|file| file.is_file())?;
-        Some(Self { node, program, kind: Kind::Real })
+        on_path("nerdctl").map(|program| Self { node, program, kind: Kind::Real })
     }
 
     /// `nerdctl` or `nerdlike`, to be shown.
@@ -98,6 +96,22 @@ impl<'node> Nerdctl<'node> {
             Kind::Like => &["rm"],
         };
         self.output(&[remove, &[id]].concat()).map(drop)
+    }
+
+    /// Any other command of the real nerdctl; what it printed.
+    ///
+    /// # Errors
+    /// It failed; the text is nerdctl's.
+    pub fn call(&self, arguments: &[&str]) -> Result<String> {
+        self.output(arguments)
+    }
+
+    /// A container that runs, by its name or its id.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, name: &str) -> Result<Container> {
+        self.container(name.to_owned())
     }
 
     fn container(&self, id: String) -> Result<Container> {
