@@ -2,10 +2,9 @@
 //! is made here.
 //!
 //! ```text
-//! runtime ─find, living, events─▶ containerd ─▶ grpc ═▶ /run/containerd/containerd.sock
+//! runtime ─find, living, events─▶ containerd ─▶ netd-grpc ═▶ /run/containerd/containerd.sock
 //! ```
 
-mod grpc;
 mod origin;
 mod record;
 
@@ -14,16 +13,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use netd_grpc::{Answers, Call, Connection, Limits, within};
 use protobuf::Message;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
 
 use crate::attachment::Description;
 use api::{All, ContainerAnswer, Event, Id, NamespaceList, SandboxAnswer, SandboxList, Subscription, TaskList};
-use grpc::{Answers, Connection, Method};
 use origin::{CRI, container_ids};
 
-pub use grpc::CallError;
+pub use netd_grpc::CallError;
 pub use origin::Origin;
 pub use record::SOURCE;
 
@@ -54,6 +52,9 @@ const SUBSCRIBE: &str = "/containerd.services.events.v1.Events/Subscribe";
 const RECORDED: [&str; 2] = ["/containers/create", "/containers/update"];
 /// A task is gone: a container's, or a further process in it.
 const ENDED: &str = "/tasks/delete";
+
+/// A message as large as containerd itself accepts, and HTTP/2's own window.
+const LIMITS: Limits = Limits { message: 16 << 20, window: 65_535 };
 
 /// A list over all namespaces asks each shim for its state: on a busy node that takes a while.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -138,7 +139,7 @@ impl Containerd {
             ids.extend(sandboxes.into_iter().map(|sandbox| sandbox.sandbox_id));
             Ok(ids)
         };
-        timeout(PATIENCE, ids).await.unwrap_or(Err(CallError::Late))
+        within(PATIENCE, ids).await
     }
 
     /// Follows what happens from now on, on a connection of its own: its end tells that containerd went away.
@@ -147,17 +148,16 @@ impl Containerd {
     /// See [`CallError`].
     pub async fn events(&self) -> Result<Events, CallError> {
         let begin = async {
-            let connection = Connection::open(&self.socket).await?;
+            let connection = Connection::unix(&self.socket, LIMITS).await?;
             let mut subscription = Subscription::new();
             subscription.filters = RECORDED.iter().chain([&ENDED]).map(|topic| format!("topic==\"{topic}\"")).collect();
-            let answers = connection.stream(Method { path: SUBSCRIBE, namespace: "" }, &subscription).await?;
+            let answers = connection.stream(Call::to(SUBSCRIBE), &subscription).await?;
             // A subscription is answered by its first event only. What comes behind it on the connection is answered
             // now: containerd is there.
-            let there = Method { path: LIST_NAMESPACES, namespace: "" };
-            drop(connection.unary::<NamespaceList>(there, &All::new()).await?);
+            drop(connection.unary::<NamespaceList>(Call::to(LIST_NAMESPACES), &All::new()).await?);
             Ok(Events { answers, _connection: connection })
         };
-        timeout(PATIENCE, begin).await.unwrap_or(Err(CallError::Late))
+        within(PATIENCE, begin).await
     }
 
     async fn find_container(&self, namespace: &str, id: &str) -> Result<Option<Description>, CallError> {
@@ -183,17 +183,17 @@ impl Containerd {
         namespace: &str,
         request: &impl Message,
     ) -> Result<Answer, CallError> {
-        let method = Method { path, namespace };
+        let call = call(path, namespace);
         let held = self.open.lock().await.clone();
         if let Some(connection) = held {
-            match connection.unary(method, request).await {
+            match connection.unary(call, request).await {
                 Err(CallError::Broken(_)) => {}
                 answered => return answered,
             }
         }
-        let connection = Connection::open(&self.socket).await?;
+        let connection = Connection::unix(&self.socket, LIMITS).await?;
         *self.open.lock().await = Some(connection.clone());
-        connection.unary(method, request).await
+        connection.unary(call, request).await
     }
 }
 
@@ -223,6 +223,12 @@ fn happening(event: &Event) -> Option<Happening> {
         topic if RECORDED.contains(&topic) => Some(Happening::Recorded(ids)),
         _ => None,
     }
+}
+
+/// A method of one containerd namespace; empty: of all.
+fn call<'a>(path: &'static str, namespace: &'a str) -> Call<'a> {
+    let call = Call::to(path);
+    if namespace.is_empty() { call } else { call.with("containerd-namespace", namespace) }
 }
 
 fn named(id: &str) -> Id {

@@ -17,12 +17,13 @@ const LONGEST_ARCHITECTURE: usize = 200;
 const ARROWS: &[(&str, &[&str])] = &[
     ("netd-config", &[]),
     // The rig for its tests alone.
-    ("netd-fleet", &["netd-config", "netd-rig"]),
+    ("netd-fleet", &["netd-config", "netd-grpc", "netd-rig"]),
+    ("netd-grpc", &[]),
     ("netd-kernel", &["netd-config", "netd-netlink"]),
     ("netd-netlink", &[]),
     ("netd-policy", &["netd-config"]),
     ("netd-api", &[]),
-    ("netd", &["netd-api", "netd-config", "netd-kernel", "netd-policy"]),
+    ("netd", &["netd-api", "netd-config", "netd-grpc", "netd-kernel", "netd-policy"]),
     ("netd-cni", &["netd-api"]),
     ("netd-hook", &["netd-api"]),
     ("netdctl", &["netd-api", "netd-config", "netd-policy"]),

@@ -7,7 +7,6 @@
 //! ```
 
 mod client;
-mod grpc;
 mod keys;
 mod mirror;
 mod session;
@@ -35,10 +34,10 @@ use crate::disk::{Disk, DiskError};
 use crate::memory::Memory;
 use crate::peers::{Discovery, NodeRecord, Peers, publish};
 
-pub use self::grpc::CallError;
 pub use self::keys::ForeignError;
 pub use self::session::SessionError;
 pub use self::settings::{EtcdSettings, SettingsError, TlsFiles};
+pub use netd_grpc::CallError;
 
 mod api {
     #![allow(

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use netd_grpc::{Answers, Call, CallError, Connection, Limits, within};
 use protobuf::{EnumOrUnknown, Message};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::api::compare::{CompareTarget, Target_union};
 use super::api::request_op::Request as Op;
@@ -14,7 +14,6 @@ use super::api::{
     LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest, RangeResponse,
     RequestOp, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
-use super::grpc::{Answers, CallError, Connection};
 use super::settings::{Access, Endpoint};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
@@ -26,6 +25,8 @@ const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
 /// A member that leads nobody says nothing for as long as that lasts.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A whole list of a large fleet comes in one message, and not by many round trips.
+const LIMITS: Limits = Limits { message: 256 << 20, window: 8 << 20 };
 
 /// What a transaction compares a key with.
 pub(super) enum Seen {
@@ -61,32 +62,37 @@ pub(super) struct Listing {
 #[derive(Debug)]
 pub(super) struct Client {
     connection: Connection,
+    /// Of the user that it asks as.
+    token: Option<String>,
 }
 
 impl Client {
     pub(super) async fn open(endpoint: &Endpoint, access: &Access) -> Result<Self, CallError> {
-        in_time(Self::connect(endpoint, access)).await
+        within(PATIENCE, Self::connect(endpoint, access)).await
     }
 
     async fn connect(endpoint: &Endpoint, access: &Access) -> Result<Self, CallError> {
         let stream = TcpStream::connect(&endpoint.address).await?;
         stream.set_nodelay(true)?;
         let base = endpoint.base();
-        let mut connection = match access.tls_for(endpoint) {
-            None => Connection::over(stream, base).await?,
-            Some((connector, name)) => Connection::over(connector.connect(name, stream).await?, base).await?,
+        let connection = match access.tls_for(endpoint) {
+            None => Connection::over(stream, base, LIMITS).await?,
+            Some((connector, name)) => Connection::over(connector.connect(name, stream).await?, base, LIMITS).await?,
         };
-        if let Some((name, password)) = &access.user {
-            let (name, password) = (name.clone(), password.clone());
-            let request = AuthenticateRequest { name, password, ..AuthenticateRequest::default() };
-            let answer: AuthenticateResponse = connection.unary(AUTHENTICATE, &request).await?;
-            connection.authorize(answer.token);
-        }
-        Ok(Self { connection })
+        let token = match &access.user {
+            Some((name, password)) => Some(authenticate(&connection, name.clone(), password.clone()).await?),
+            None => None,
+        };
+        Ok(Self { connection, token })
     }
 
-    async fn ask<A: Message>(&self, path: &str, request: &impl Message) -> Result<A, CallError> {
-        in_time(self.connection.unary(path, request)).await
+    async fn ask<A: Message>(&self, path: &'static str, request: &impl Message) -> Result<A, CallError> {
+        within(PATIENCE, self.connection.unary(self.call(path), request)).await
+    }
+
+    fn call(&self, path: &'static str) -> Call<'_> {
+        let call = Call::to(path);
+        self.token.as_ref().map_or(call, |token| call.with("token", token))
     }
 
     /// Everything whose key begins so; a majority of the members agrees on it.
@@ -119,7 +125,7 @@ impl Client {
         };
         let request_union = Some(Request_union::CreateRequest(create));
         let request = WatchRequest { request_union, ..WatchRequest::default() };
-        Ok(Watch { answers: self.connection.stream(WATCH, &request).await? })
+        Ok(Watch { answers: self.connection.open_stream(self.call(WATCH), &request).await? })
     }
 
     /// A lease that ends `seconds` after it was last kept alive.
@@ -150,8 +156,10 @@ impl Watch {
     }
 }
 
-async fn in_time<T>(call: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
-    timeout(PATIENCE, call).await.unwrap_or(Err(CallError::Late))
+async fn authenticate(connection: &Connection, name: String, password: String) -> Result<String, CallError> {
+    let request = AuthenticateRequest { name, password, ..AuthenticateRequest::default() };
+    let answer: AuthenticateResponse = connection.unary(Call::to(AUTHENTICATE), &request).await?;
+    Ok(answer.token)
 }
 
 fn comparison(key: Vec<u8>, seen: Seen) -> Compare {

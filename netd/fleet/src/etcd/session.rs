@@ -4,13 +4,13 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use netd_grpc::CallError;
 use thiserror::Error;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Node;
 use super::client::{Client, Watch, Words, Write};
-use super::grpc::CallError;
 use super::keys::ForeignError;
 use super::mirror::Mirror;
 use crate::decide::{Action, decide};
