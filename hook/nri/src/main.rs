@@ -1,5 +1,6 @@
 //! The program: arguments, logs, run. What it does is in the library.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -30,6 +31,8 @@ fn main() -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("NETD_LOG").unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
+        // A journal and a file have no colours.
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let arguments = Arguments::parse();
     let courier = Courier::start(&arguments.netd_socket).context("cannot start the threads that speak to netd")?;
