@@ -26,6 +26,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::node::FOLDER;
+use crate::parts;
 use crate::place::MARK;
 use crate::residue;
 
@@ -46,6 +47,15 @@ pub enum Guest {
     UserMode,
     /// The kernel that Debian installs, in an emulator: all that a Debian machine has, several times slower.
     Debian,
+}
+
+/// Who is a guest's first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// The shell that runs the errand.
+    Shell,
+    /// systemd; the errand is a unit.
+    Systemd,
 }
 
 /// What came back from an errand.
@@ -78,9 +88,22 @@ impl Guest {
     /// The guest's parts are missing, it did not come up, or the errand did not end in time; the text has the remedy, or the
     /// end of the console.
     pub fn run(self, errand: &str, limit: Duration) -> Result<Outcome> {
+        self.boot(First::Shell, errand, limit)
+    }
+
+    /// As [`Self::run`], in a guest whose services systemd manages; the errand is one of them.
+    ///
+    /// # Errors
+    /// As for [`Self::run`]; systemd is not installed.
+    pub fn run_under_systemd(self, errand: &str, limit: Duration) -> Result<Outcome> {
+        parts::systemd()?;
+        self.boot(First::Systemd, errand, limit)
+    }
+
+    fn boot(self, first: First, errand: &str, limit: Duration) -> Result<Outcome> {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let exchange = Exchange::new(errand)?;
-        let command = boot::command(self, exchange.path())?;
+        let command = boot::command(self, first, exchange.path())?;
         let start = Instant::now();
         let ended = exchange.start(command)?.ends_within(limit)?;
         match exchange.status() {

@@ -132,6 +132,14 @@ pub fn debian_kernel() -> Result<PathBuf> {
     Store::open()?.part(&format!("{}-1", kernel::PACKAGE), kernel::unpack)
 }
 
+/// Installs systemd, to be the first process of a guest.
+///
+/// # Errors
+/// It cannot be installed; the text has the remedy.
+pub fn systemd() -> Result<()> {
+    debian::ensure(&debian::TO_MANAGE)
+}
+
 /// Debian's etcd server, unpacked and not installed: an installed one would start a service.
 ///
 /// # Errors

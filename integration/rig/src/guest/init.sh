@@ -1,6 +1,7 @@
 #!/bin/sh
 # The first process of a guest, on the machine's files. The kernel's command line says, as variables: netd_exchange (folder of the
-# errand), netd_modules (folder with lib/modules), netd_share (how the folder is mounted).
+# errand), netd_modules (folder with lib/modules), netd_share (how the folder is mounted), netd_first (who is the first process
+# then: the shell that runs the errand, or systemd, whose unit the errand is).
 set -e
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
@@ -35,12 +36,24 @@ ip link set lo up
 cd "$root"
 pivot_root . mnt
 umount -l mnt
-# shellcheck disable=SC2016 # for the shell inside
-exec chroot . /bin/sh -c '
-    export HOME=/root
-    echo "guest: $(uname -r), up after $(cut -d " " -f 1 /proc/uptime) s"
-    sh /run/exchange/errand > /run/exchange/output 2>&1
-    echo $? > /run/exchange/status
-    sync
-    exec busybox poweroff -f
-'
+echo "guest: $(uname -r), up after $(cut -d " " -f 1 /proc/uptime) s"
+cat > run/errand.sh <<'END'
+sh /run/exchange/errand > /run/exchange/output 2>&1
+echo $? > /run/exchange/status
+sync
+exec busybox poweroff -f
+END
+export HOME=/root
+case "$netd_first" in
+shell) exec chroot . /bin/sh /run/errand.sh ;;
+systemd)
+    mkdir -p run/systemd/system
+    cat > run/systemd/system/errand.service <<'END'
+[Service]
+Type=oneshot
+Environment=HOME=/root
+ExecStart=/bin/sh /run/errand.sh
+END
+    exec chroot . /lib/systemd/systemd --unit=errand.service
+    ;;
+esac

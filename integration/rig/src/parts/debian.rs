@@ -16,6 +16,8 @@ pub(super) const TO_BUILD_RUNC: [&str; 3] = ["gcc", "libseccomp-dev", "pkg-confi
 pub(super) const FOR_USER_MODE: [&str; 2] = ["kmod", "user-mode-linux"];
 /// An emulator, and what an initrd is made of.
 pub(super) const TO_EMULATE: [&str; 3] = ["busybox-static", "kmod", "qemu-system-x86"];
+/// The first process of a guest whose services are managed.
+pub(super) const TO_MANAGE: [&str; 1] = ["systemd"];
 
 /// Installs the missing ones of `packages`.
 pub(super) fn ensure(packages: &[&str]) -> Result<()> {
