@@ -153,6 +153,8 @@ fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bo
         | Key::Block(..)
         | Key::Span(_)
         | Key::Pair(..) => true,
+        // So is the fleet's by whoever knows the peers.
+        Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) | Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_) => true,
         Key::Ruleset | Key::Interface(..) => false,
     }
 }

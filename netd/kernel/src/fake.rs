@@ -1,5 +1,7 @@
 //! A kernel that keeps state, obeys the laws of the real one, and fails on demand. The tests hold both to them.
 
+mod fabric;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -200,6 +202,8 @@ fn readable(object: &Object) -> Object {
         | Object::Class(_)
         | Object::Decision(_)
         | Object::Profile(_)
+        | Object::Tunnel(_)
+        | Object::Hop(_)
         | Object::Target(_) => object.clone(),
     }
 }
@@ -241,6 +245,12 @@ impl State {
                 }
                 self.objects.insert(key.clone(), Object::Set);
                 Ok(())
+            }
+            Step::Create(key @ (Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_)), object) => {
+                self.fabric(key, object, true)
+            }
+            Step::Replace(key @ (Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_)), object) => {
+                self.fabric(key, object, false)
             }
             Step::Create(key, object) if is_element(key) => match self.objects.get(key) {
                 Some(found) if found != object => Err(KernelError::Exists(format!("{key:?}"))),
@@ -304,6 +314,9 @@ impl State {
 
     fn element(&mut self, key: &Key, object: &Object) -> Result<(), KernelError> {
         self.needs_ruleset()?;
+        if let Key::Inside(net) = key {
+            self.lies_apart(net)?;
+        }
         self.objects.insert(key.clone(), object.clone());
         Ok(())
     }
@@ -478,11 +491,17 @@ impl State {
             | Key::Leased(..)
             | Key::Admitted(_)
             | Key::Fenced(_)
+            | Key::Peer(_)
+            | Key::PeersOnly(_)
+            | Key::Inside(_)
             | Key::Masquerade(..)
             | Key::Published(_)
+            | Key::FarEnd(_)
+            | Key::Route(_)
             | Key::Way(..) => {
                 self.objects.remove(key);
             }
+            Key::Tunnel(encapsulation) => self.delete_tunnel(*encapsulation),
             Key::Gateway(link, address) => {
                 self.objects.remove(key);
                 if address.is_ipv4() {
@@ -534,12 +553,18 @@ fn is_element(key: &Key) -> bool {
         | Key::Leased(..)
         | Key::Admitted(_)
         | Key::Fenced(_)
+        | Key::Peer(_)
+        | Key::PeersOnly(_)
+        | Key::Inside(_)
         | Key::Masquerade(..)
         | Key::Published(_) => true,
         Key::Bridge(_)
         | Key::Filtered(_)
         | Key::Ruleset
         | Key::Forwarding(_)
+        | Key::Tunnel(_)
+        | Key::FarEnd(_)
+        | Key::Route(_)
         | Key::Veth(_)
         | Key::Gateway(..)
         | Key::Way(..)

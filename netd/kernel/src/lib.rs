@@ -19,8 +19,9 @@ pub use linux::{LOG_GROUP, LinuxKernel, fixed_ruleset};
 pub use netd_netlink::nft::{Change, Changes};
 pub use netd_netlink::{LoggedPacket, Notice, Notices, PacketLog};
 pub use object::{
-    Bridge, Class, Decision, Direction, Family, Flow, Interface, Key, LinkSettings, Mac, NetnsId, Object, Objects,
-    Port, Profile, Publication, Reach, Route, Service, Span, Step, Veth, profile,
+    Bridge, Class, Decision, Direction, Encapsulation, Entrance, Family, Flow, Hop, Interface, Key, LinkSettings, Mac,
+    NetnsId, Object, Objects, Port, Profile, Publication, Reach, Route, Service, Span, Step, Tunnel, Veth, mac_of_end,
+    profile,
 };
 pub use plan::plan;
 pub use seam::{ApplyError, Identified, Kernel, KernelError, LinkFacts, Sandbox, Scope};

@@ -8,8 +8,10 @@ use ipnet::IpNet;
 use netd_config::{LinkName, Protocol};
 use serde::{Deserialize, Serialize};
 
+mod fabric;
 mod policy;
 
+pub use fabric::{Encapsulation, Entrance, Hop, Tunnel, mac_of_end};
 pub use policy::{Class, Decision, Direction, Flow, Profile, Reach, Service, Span, profile};
 
 /// A MAC address.
@@ -59,10 +61,23 @@ pub enum Key {
     /// Sandboxes of other fenced bridges and routed links do not reach those of this one (`ingressPolicy` `same-bridge` and
     /// `isolated`).
     Fenced(LinkName),
+    /// A peer's address, from which encapsulated packets pass.
+    Peer(IpAddr),
+    /// Encapsulated packets to here pass from peers only, and never from a sandbox. It stands before its tunnel, and goes
+    /// after it.
+    PeersOnly(Entrance),
+    /// What goes to this range is not masqueraded: it is the fleet's. Ranges do not overlap.
+    Inside(IpNet),
     /// What this address sends beyond its own bridge, or routed links, takes the node's address.
     Masquerade(IpAddr, LinkName),
     /// A port of the node that leads to a sandbox.
     Published(Publication),
+    /// The tunnel device of this kind; a node has one of each.
+    Tunnel(Encapsulation),
+    /// Where the VXLAN tunnel ends at this peer: a neighbour and a forwarding entry. It goes with the tunnel.
+    FarEnd(IpAddr),
+    /// The route to what others of the fleet have, with our protocol number. One by a tunnel goes with it.
+    Route(IpNet),
     /// The host end of a veth pair. Deleting it removes the sandbox end too, so only the host end is an object.
     Veth(LinkName),
     /// A gateway address, alone in its prefix, on the host end of a routed veth. It goes with the veth.
@@ -100,6 +115,14 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// Of this address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
 /// What a key's object should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Object {
@@ -122,6 +145,10 @@ pub enum Object {
     Profile(Profile),
     /// See [`Bridge`].
     Bridge(Bridge),
+    /// See [`Tunnel`].
+    Tunnel(Tunnel),
+    /// How a range is reached.
+    Hop(Hop),
     /// See [`Veth`].
     Veth(Veth),
     /// See [`Interface`].

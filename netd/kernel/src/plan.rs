@@ -5,9 +5,9 @@ use crate::object::{Key, Object, Objects, Port, Step};
 /// The steps that make `observed` into `desired`.
 ///
 /// Order: what closes first (sandbox links away, ports shut), then bridges and what passes their rules, then deletions
-/// upwards, then creations and changes downwards in [`Key`]'s order; bridges that are not desired go last. So nothing is
-/// reachable before all it depends on stands, or after some of it went; and what changes in the ruleset stands together,
-/// which makes it one transaction.
+/// upwards, then creations and changes downwards in [`Key`]'s order; what others may have been led by goes last. So nothing
+/// is reachable before all it depends on stands, or after some of it went; what changes in the ruleset stands together,
+/// which makes it one transaction; and a route that becomes another's is never away.
 #[must_use]
 pub fn plan(desired: &Objects, observed: &Objects) -> Vec<Step> {
     let gone = |which: &dyn Fn(&Key) -> bool| -> Vec<Step> {
@@ -19,9 +19,9 @@ pub fn plan(desired: &Objects, observed: &Objects) -> Vec<Step> {
     let mut steps = gone(&|key| matches!(key, Key::Interface(..)));
     steps.extend(closing.map(|(key, object)| Step::Replace(key.clone(), object.clone())));
     steps.extend(made(desired, observed, is_ground));
-    steps.extend(gone(&|key| !matches!(key, Key::Interface(..)) && !is_ground(key)));
+    steps.extend(gone(&|key| !matches!(key, Key::Interface(..)) && !goes_last(key)));
     steps.extend(made(desired, observed, |key| !is_ground(key)));
-    steps.extend(gone(&is_ground));
+    steps.extend(gone(&goes_last));
     steps
 }
 
@@ -37,6 +37,12 @@ fn made(desired: &Objects, observed: &Objects, which: impl Fn(&Key) -> bool) -> 
 /// What stands below the ruleset.
 fn is_ground(key: &Key) -> bool {
     matches!(key, Key::Bridge(_) | Key::Filtered(_))
+}
+
+/// Routes that are changed lead by the old tunnel until then, and while that stands, so does what guards it.
+fn goes_last(key: &Key) -> bool {
+    let guards = matches!(key, Key::Ruleset | Key::PeersOnly(_));
+    is_ground(key) || guards || matches!(key, Key::Tunnel(_) | Key::FarEnd(_))
 }
 
 fn shuts(object: &Object) -> bool {

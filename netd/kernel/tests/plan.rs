@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 
 use netd_config::LinkName;
-use netd_kernel::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Step, Veth, plan};
+use netd_kernel::{
+    Bridge, Encapsulation, Entrance, Hop, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Step, Tunnel,
+    Veth, fixed_ruleset, plan,
+};
 use proptest::prelude::*;
 
 fn link(name: &str) -> LinkName {
@@ -59,6 +62,34 @@ fn ports_shut_before_anything_is_deleted_and_interfaces_come_last() {
     let up = at(&|step| matches!(step, Step::Create(Key::Interface(..), _)));
     assert!(shut < gone && gone < up, "{steps:#?}");
     assert_eq!(up, steps.len() - 1);
+}
+
+#[test]
+fn a_route_that_changes_its_tunnel_is_never_away_and_a_tunnel_never_unguarded() {
+    let node = |encapsulation, entrance, hop| {
+        let tunnel = Tunnel { entrance, mtu: 1_400, addresses: Vec::new() };
+        Objects::from([
+            fixed_ruleset(),
+            (Key::PeersOnly(entrance), Object::Set),
+            (Key::Tunnel(encapsulation), Object::Tunnel(tunnel)),
+            (Key::Route("10.4.1.0/24".parse().unwrap()), Object::Hop(hop)),
+        ])
+    };
+    let (here, peer) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+    let ipip = node(Encapsulation::Ipip, Entrance::Ipip(here), Hop::Ipip(peer));
+    let vxlan = node(Encapsulation::Vxlan, Entrance::Vxlan(here.into(), 4_789), Hop::Vxlan(peer.into()));
+    let kinds = |steps: Vec<Step>| {
+        let kind = |step: &Step| match step {
+            Step::Create(key, _) => format!("+ {key:?}"),
+            Step::Replace(key, _) => format!("= {key:?}"),
+            Step::Delete(key) => format!("- {key:?}"),
+        };
+        steps.iter().map(kind).map(|line| line.split('(').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let change = kinds(plan(&vxlan, &ipip));
+    assert_eq!(change, ["+ PeersOnly", "+ Tunnel", "= Route", "- Tunnel", "- PeersOnly"]);
+    let end = kinds(plan(&Objects::new(), &vxlan));
+    assert_eq!(end, ["- Route", "- Tunnel", "- PeersOnly", "- Ruleset"]);
 }
 
 fn any_state() -> impl Strategy<Value = Objects> {

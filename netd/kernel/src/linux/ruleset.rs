@@ -286,11 +286,20 @@ pub(super) fn is_ours(step: &Step) -> bool {
         | Key::Leased(..)
         | Key::Admitted(_)
         | Key::Fenced(_)
+        | Key::Peer(_)
+        | Key::PeersOnly(_)
+        | Key::Inside(_)
         | Key::Masquerade(..)
         | Key::Published(_) => true,
-        Key::Bridge(_) | Key::Filtered(_) | Key::Veth(_) | Key::Gateway(..) | Key::Way(..) | Key::Interface(..) => {
-            false
-        }
+        Key::Bridge(_)
+        | Key::Filtered(_)
+        | Key::Tunnel(_)
+        | Key::FarEnd(_)
+        | Key::Route(_)
+        | Key::Veth(_)
+        | Key::Gateway(..)
+        | Key::Way(..)
+        | Key::Interface(..) => false,
     }
 }
 

@@ -4,12 +4,32 @@
 
 mod bench;
 mod laws {
+    pub(crate) mod fabric;
     pub(crate) mod links;
     pub(crate) mod rules;
     pub(crate) mod ways;
     pub(crate) mod whole;
 }
 mod objects;
+
+mod only_fake {
+    #[test]
+    fn what_leads_by_a_tunnel_needs_it_and_goes_with_it() {
+        crate::laws::fabric::what_leads_by_a_tunnel_needs_it_and_goes_with_it(&crate::bench::Fake::default());
+    }
+    #[test]
+    fn a_tunnel_may_be_made_again_and_changes_in_place() {
+        crate::laws::fabric::a_tunnel_may_be_made_again_and_changes_in_place(&crate::bench::Fake::default());
+    }
+    #[test]
+    fn a_route_changes_its_hop_in_one_step() {
+        crate::laws::fabric::a_route_changes_its_hop_in_one_step(&crate::bench::Fake::default());
+    }
+    #[test]
+    fn what_a_hop_or_a_tunnel_cannot_be_is_refused() {
+        crate::laws::fabric::what_a_hop_or_a_tunnel_cannot_be_is_refused(&crate::bench::Fake::default());
+    }
+}
 
 /// Each law as a test of either kernel.
 macro_rules! laws {
@@ -24,6 +44,8 @@ macro_rules! laws {
 }
 
 laws! {
+    fabric:
+        ranges_inside_lie_apart;
     links:
         a_veth_needs_its_bridge
         a_veth_needs_its_sandbox

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use netd_config::{LinkName, Protocol};
 use netd_kernel::{
-    Bridge, Class, Decision, Direction, Family, Interface, Key, LinkSettings, Mac, NetnsId, Object, Objects, Port,
-    Profile, Publication, Reach, Service, Veth, fixed_ruleset, profile,
+    Bridge, Class, Decision, Direction, Encapsulation, Entrance, Family, Hop, Interface, Key, LinkSettings, Mac,
+    NetnsId, Object, Objects, Port, Profile, Publication, Reach, Service, Tunnel, Veth, fixed_ruleset, profile,
 };
 
 pub(crate) fn link(name: &str) -> LinkName {
@@ -131,6 +131,53 @@ fn policy() -> Objects {
     objects
 }
 
+pub(crate) fn inside(net: &str) -> (Key, Object) {
+    (Key::Inside(net.parse().unwrap()), Object::Set)
+}
+
+fn entrances() -> [Entrance; 2] {
+    [Entrance::Ipip([192, 0, 2, 1].into()), Entrance::Vxlan([192, 0, 2, 1].into(), 4_789)]
+}
+
+/// Elements of the fabric.
+fn peers() -> Objects {
+    let peers = ["192.0.2.2", "192.0.2.3", "2001:db8::2"].map(|peer| Key::Peer(peer.parse().unwrap()));
+    let only = entrances().map(Key::PeersOnly);
+    let set = |key| (key, Object::Set);
+    peers.into_iter().chain(only).map(set).chain([inside("10.4.0.0/16"), inside("fd04::/48")]).collect()
+}
+
+pub(crate) fn vxlan_of(local: &str, mtu: u32, addresses: &[&str]) -> (Key, Object) {
+    let entrance = Entrance::Vxlan(local.parse().unwrap(), 4_789);
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    (Key::Tunnel(Encapsulation::Vxlan), Object::Tunnel(Tunnel { entrance, mtu, addresses }))
+}
+
+pub(crate) fn vxlan() -> (Key, Object) {
+    vxlan_of("192.0.2.1", 1_400, &["10.4.0.0", "fd04::"])
+}
+
+pub(crate) fn far_end(peer: &str) -> (Key, Object) {
+    (Key::FarEnd(peer.parse().unwrap()), Object::Set)
+}
+
+pub(crate) fn hop(to: &str, hop: Hop) -> (Key, Object) {
+    (Key::Route(to.parse().unwrap()), Object::Hop(hop))
+}
+
+/// By the VXLAN tunnel.
+pub(crate) fn route(to: &str) -> (Key, Object) {
+    hop(to, Hop::Vxlan([192, 0, 2, 2].into()))
+}
+
+/// A tunnel with all that leads by it, and ranges that lead nowhere.
+pub(crate) fn fabric() -> Objects {
+    let nowhere = ["10.4.0.0/16", "fd04::/48"].map(|to| hop(to, Hop::Nowhere));
+    let ends = [vxlan(), far_end("192.0.2.2"), far_end("192.0.2.3")];
+    let routes = [route("10.4.1.0/24"), route("10.4.2.7/32"), route("fd04:0:0:1::/64"), route("fd04:1::/64")];
+    ends.into_iter().chain(routes).chain(nowhere).collect()
+}
+
 /// The ruleset with elements of every kind.
 pub(crate) fn rules() -> Objects {
     let mut objects = Objects::from([
@@ -147,6 +194,7 @@ pub(crate) fn rules() -> Objects {
         (published("2001:db8::1", 8081), target("[fd00::2]:81")),
     ]);
     objects.extend(policy());
+    objects.extend(peers());
     objects
 }
 

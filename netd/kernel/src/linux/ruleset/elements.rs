@@ -5,8 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use netd_config::{LinkName, Protocol};
 use netd_netlink::nft::Element;
 
+mod fabric;
 mod guard;
 mod policy;
+mod range;
 
 use super::skeleton::{BRIDGES, FENCED, GUARDED, HOME, HOST_PORTS, MASQ, NAME, PORTS, SAME};
 use crate::object::{Family, Key, Object, Objects, Publication};
@@ -35,10 +37,14 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
         | Key::Span(_)
         | Key::Pair(..) => policy::of(key, object),
         Key::Deaf(_) | Key::Guarded(_) | Key::Station(..) | Key::Leased(..) => guard::of(key),
+        Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) => fabric::of(key),
         Key::Ruleset
         | Key::Forwarding(_)
         | Key::Bridge(_)
         | Key::Filtered(_)
+        | Key::Tunnel(_)
+        | Key::FarEnd(_)
+        | Key::Route(_)
         | Key::Veth(_)
         | Key::Gateway(..)
         | Key::Way(..)
@@ -49,6 +55,7 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
 /// Adds the objects that the elements of the set `set` stand for. An element of no object is passed over.
 pub(super) fn read(objects: &mut Objects, set: &str, elements: &[Element]) {
     objects.extend(policy::read(set, elements));
+    objects.extend(fabric::read(set, elements));
     objects.extend(
         elements.iter().filter_map(|element| read_one(set, element).or_else(|| guard::read(set, &element.key))),
     );
@@ -85,6 +92,8 @@ fn published(publication: &Publication, object: &Object) -> (&'static str, Eleme
         | Object::Class(_)
         | Object::Decision(_)
         | Object::Profile(_)
+        | Object::Tunnel(_)
+        | Object::Hop(_)
         | Object::Veth(_)
         | Object::Interface(_) => Vec::new(),
     };
@@ -192,8 +201,10 @@ mod tests {
             (published("192.0.2.1"), target("10.4.0.2:81")),
             (published("2001:db8::1"), target("[fd00::2]:81")),
         ]);
-        let objects: Objects =
-            objects.into_iter().chain(super::policy::samples()).chain(super::guard::samples()).collect();
+        let objects: Objects = [objects, super::policy::samples(), super::guard::samples(), super::fabric::samples()]
+            .into_iter()
+            .flatten()
+            .collect();
         let mut sets: BTreeMap<&str, Vec<Element>> = BTreeMap::new();
         for (key, object) in &objects {
             for (set, element) in of(key, object) {

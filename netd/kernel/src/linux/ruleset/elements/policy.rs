@@ -9,6 +9,7 @@ use super::super::skeleton::policy::{ALLOW, ALLOW_LOGGED, AUDIT, REFUSED, number
 use super::super::skeleton::{
     ANY, BLOCK, CLASS, CUT, EGRESS, INGRESS, ITSELF, NODE_EGRESS, NODE_INGRESS, PAIRS, PROFILES, SILENT,
 };
+use super::range::{behind, range, ranges, read_addresses};
 use super::{index, number, octets, padded, plain, read_address, read_number};
 use crate::object::{Class, Decision, Direction, Flow, Key, Object, Profile, Reach, Service, Span};
 
@@ -23,12 +24,11 @@ pub(super) fn of(key: &Key, object: &Object) -> Elements {
         }
         Key::Itself(from, to) => vec![(ITSELF[index(*from)], plain([octets(*from), octets(*to)].concat()))],
         Key::Class(address) => vec![(CLASS[index(*address)], valued(octets(*address), object))],
-        Key::Block(first, last) => range(BLOCK[index(*first)], octets(*first), behind(*last), object),
+        Key::Block(first, last) => range(BLOCK[index(*first)], valued(octets(*first), object), behind(*last)),
         Key::Span(span) => range(
             PROFILES,
-            service(span.profile, span.first, false),
+            valued(service(span.profile, span.first, false), object),
             Some(service(span.profile, span.last, true)),
-            object,
         ),
         Key::Pair(direction, subject, Some(peer)) => {
             let key = [subject.0.to_ne_bytes(), peer.0.to_ne_bytes()].concat();
@@ -47,8 +47,14 @@ pub(super) fn of(key: &Key, object: &Object) -> Elements {
         | Key::Leased(..)
         | Key::Admitted(_)
         | Key::Fenced(_)
+        | Key::Peer(_)
+        | Key::PeersOnly(_)
+        | Key::Inside(_)
         | Key::Masquerade(..)
         | Key::Published(_)
+        | Key::Tunnel(_)
+        | Key::FarEnd(_)
+        | Key::Route(_)
         | Key::Veth(_)
         | Key::Gateway(..)
         | Key::Way(..)
@@ -154,6 +160,8 @@ fn value(object: &Object) -> Vec<u8> {
         | Object::Set
         | Object::Target(_)
         | Object::Bridge(_)
+        | Object::Tunnel(_)
+        | Object::Hop(_)
         | Object::Veth(_)
         | Object::Interface(_) => return Vec::new(),
     };
@@ -169,20 +177,6 @@ fn decided(decision: Decision) -> u32 {
     }
 }
 
-/// A range is two elements; one without an end goes on to the last key there is.
-fn range(set: &'static str, first: Vec<u8>, end: Option<Vec<u8>>, object: &Object) -> Elements {
-    let end = end.map(|key| (set, Element { key, data: Vec::new(), is_end: true }));
-    [(set, valued(first, object))].into_iter().chain(end).collect()
-}
-
-/// The address behind this one; the last has none.
-fn behind(address: IpAddr) -> Option<Vec<u8>> {
-    match address {
-        IpAddr::V4(v4) => Some(v4.to_bits().checked_add(1)?.to_be_bytes().into()),
-        IpAddr::V6(v6) => Some(v6.to_bits().checked_add(1)?.to_be_bytes().into()),
-    }
-}
-
 /// Profile, protocol and port as rules load them. What follows a port of two octets is always zero in a packet: the end of a
 /// range is a one there, so that no two ranges share a key.
 fn service(profile: Profile, service: Service, is_end: bool) -> Vec<u8> {
@@ -191,32 +185,9 @@ fn service(profile: Profile, service: Service, is_end: bool) -> Vec<u8> {
     vec![a, b, c, d, service.protocol, 0, 0, 0, high, low, 0, u8::from(is_end)]
 }
 
-/// Each start with the key of its end, in the order of keys.
-fn ranges(elements: &[Element]) -> Vec<(&Element, Option<&Element>)> {
-    let mut sorted: Vec<&Element> = elements.iter().filter(|element| !element.key.is_empty()).collect();
-    // Where one range ends and the next one starts at the same key, the end is first.
-    sorted.sort_by_key(|element| (&element.key, !element.is_end));
-    let end_of = |at: usize| sorted.get(at + 1).copied().filter(|next| next.is_end);
-    let starts = sorted.iter().enumerate().filter(|(_, element)| !element.is_end);
-    starts.map(|(at, start)| (*start, end_of(at))).collect()
-}
-
 fn read_block(wide: bool, (start, end): (&Element, Option<&Element>)) -> Option<(Key, Object)> {
-    let first = read_address(&start.key, wide)?.0;
-    let end = end.map(|end| read_address(&end.key, wide).map(|(address, _)| address));
-    let last = match end {
-        None if wide => IpAddr::from([0xff; 16]),
-        None => IpAddr::from([0xff; 4]),
-        Some(end) => before(end?)?,
-    };
+    let (first, last) = read_addresses(wide, start, end)?;
     Some((Key::Block(first, last), Object::Class(Class(read_value(start)?))))
-}
-
-fn before(address: IpAddr) -> Option<IpAddr> {
-    match address {
-        IpAddr::V4(v4) => Some(IpAddr::V4(v4.to_bits().checked_sub(1)?.into())),
-        IpAddr::V6(v6) => Some(IpAddr::V6(v6.to_bits().checked_sub(1)?.into())),
-    }
 }
 
 fn read_span((start, end): (&Element, Option<&Element>)) -> Option<(Key, Object)> {

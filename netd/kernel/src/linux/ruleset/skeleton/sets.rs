@@ -26,6 +26,12 @@ pub(in crate::linux::ruleset) const HOME: [&str; 2] = ["home4", "home6"];
 pub(in crate::linux::ruleset) const PORTS: [&str; 2] = ["ports4", "ports6"];
 pub(in crate::linux::ruleset) const HOST_PORTS: [&str; 2] = ["host_ports4", "host_ports6"];
 
+/// Addresses of peers, where encapsulated packets come to, and what is the fleet's.
+pub(in crate::linux::ruleset) const PEERS: [&str; 2] = ["peers4", "peers6"];
+pub(in crate::linux::ruleset) const ENTRANCES: [&str; 2] = ["entrances4", "entrances6"];
+pub(in crate::linux::ruleset) const TUNNEL_PORTS: &str = "tunnel_ports";
+pub(in crate::linux::ruleset) const INSIDE: [&str; 2] = ["inside4", "inside6"];
+
 pub(in crate::linux::ruleset) const SILENT: &str = "silent";
 pub(in crate::linux::ruleset) const INGRESS: [&str; 2] = ["ingress4", "ingress6"];
 pub(in crate::linux::ruleset) const EGRESS: [&str; 2] = ["egress4", "egress6"];
@@ -52,6 +58,8 @@ pub(in crate::linux::ruleset) const DEAF: &str = "deaf";
 const CUT_S: u32 = 120;
 
 const PORT_KEY: (u32, u32) = (PROTOCOL << 6 | SERVICE, 8);
+const SERVICE4: (u32, u32) = ((IPV4 << 6 | PROTOCOL) << 6 | SERVICE, 12);
+const SERVICE6: (u32, u32) = ((IPV6 << 6 | PROTOCOL) << 6 | SERVICE, 24);
 const TARGET4: (u32, u32) = (IPV4 << 6 | SERVICE, 8);
 const TARGET6: (u32, u32) = (IPV6 << 6 | SERVICE, 20);
 const ADDRESS4: (u32, u32) = (IPV4, 4);
@@ -63,7 +71,7 @@ const FLOW4: (u32, u32) = ((((PROTOCOL << 6 | IPV4) << 6 | SERVICE) << 6 | IPV4)
 const FLOW6: (u32, u32) = ((((PROTOCOL << 6 | IPV6) << 6 | SERVICE) << 6 | IPV6) << 6 | SERVICE, 44);
 
 /// All sets that objects fill, in the order in which they are made. Those of one family stand together.
-pub(in crate::linux::ruleset) const SETS: [(Family, Set); 43] = [
+pub(in crate::linux::ruleset) const SETS: [(Family, Set); 50] = [
     (Family::Inet, Set::of(BRIDGES, NAMED)),
     (Family::Inet, Set::of(FENCED, NAMED)),
     (Family::Inet, Set::of(SAME, (IFNAME << 6 | IFNAME, 2 * NAME))),
@@ -74,8 +82,15 @@ pub(in crate::linux::ruleset) const SETS: [(Family, Set); 43] = [
     (Family::Inet, Set::of(HOME[1], (IPV6 << 6 | IFNAME, 16 + NAME))),
     (Family::Inet, Set::map(PORTS[0], PORT_KEY, TARGET4)),
     (Family::Inet, Set::map(PORTS[1], PORT_KEY, TARGET6)),
-    (Family::Inet, Set::map(HOST_PORTS[0], ((IPV4 << 6 | PROTOCOL) << 6 | SERVICE, 12), TARGET4)),
-    (Family::Inet, Set::map(HOST_PORTS[1], ((IPV6 << 6 | PROTOCOL) << 6 | SERVICE, 24), TARGET6)),
+    (Family::Inet, Set::map(HOST_PORTS[0], SERVICE4, TARGET4)),
+    (Family::Inet, Set::map(HOST_PORTS[1], SERVICE6, TARGET6)),
+    (Family::Inet, Set::of(PEERS[0], ADDRESS4)),
+    (Family::Inet, Set::of(PEERS[1], ADDRESS6)),
+    (Family::Inet, Set::of(ENTRANCES[0], SERVICE4)),
+    (Family::Inet, Set::of(ENTRANCES[1], SERVICE6)),
+    (Family::Inet, Set::of(TUNNEL_PORTS, PORT_KEY)),
+    (Family::Inet, Set::of(INSIDE[0], ADDRESS4).of_ranges()),
+    (Family::Inet, Set::of(INSIDE[1], ADDRESS6).of_ranges()),
     (Family::Inet, Set::of(SILENT, (NFPROTO, 1))),
     (Family::Inet, Set::of(INGRESS[0], ADDRESS4)),
     (Family::Inet, Set::of(INGRESS[1], ADDRESS6)),

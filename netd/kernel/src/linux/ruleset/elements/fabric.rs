@@ -1,0 +1,113 @@
+//! Objects of the fabric that the ruleset knows, as elements, and back.
+
+use ipnet::IpNet;
+use netd_netlink::nft::Element;
+
+use super::super::skeleton::{ENTRANCES, INSIDE, PEERS, TUNNEL_PORTS};
+use super::range::{behind, range, ranges, read_addresses};
+use super::{index, octets, padded, plain, read_address};
+use crate::object::{Entrance, Key, Object};
+
+/// IP's numbers of what carries encapsulated packets.
+const IPIP: u8 = 4;
+const UDP: u8 = 17;
+
+/// The elements of an object of the fabric.
+pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
+    match key {
+        Key::Peer(address) => vec![(PEERS[index(*address)], plain(octets(*address)))],
+        Key::PeersOnly(entrance) => entrance_of(*entrance),
+        Key::Inside(net) => range(INSIDE[index(net.addr())], plain(octets(net.network())), behind(net.broadcast())),
+        Key::Bridge(_)
+        | Key::Filtered(_)
+        | Key::Ruleset
+        | Key::Forwarding(_)
+        | Key::Silent(_)
+        | Key::Isolated(..)
+        | Key::Deaf(_)
+        | Key::Guarded(_)
+        | Key::Itself(..)
+        | Key::Class(_)
+        | Key::Block(..)
+        | Key::Span(_)
+        | Key::Pair(..)
+        | Key::Station(..)
+        | Key::Leased(..)
+        | Key::Admitted(_)
+        | Key::Fenced(_)
+        | Key::Masquerade(..)
+        | Key::Published(_)
+        | Key::Tunnel(_)
+        | Key::FarEnd(_)
+        | Key::Route(_)
+        | Key::Veth(_)
+        | Key::Gateway(..)
+        | Key::Way(..)
+        | Key::Interface(..) => Vec::new(),
+    }
+}
+
+fn entrance_of(entrance: Entrance) -> Vec<(&'static str, Element)> {
+    let address = entrance.address();
+    let at = |service: [u8; 8]| (ENTRANCES[index(address)], plain([octets(address), service.to_vec()].concat()));
+    match entrance {
+        Entrance::Ipip(_) => vec![at(service(IPIP, 0))],
+        Entrance::Vxlan(_, port) => vec![at(service(UDP, port)), (TUNNEL_PORTS, plain(service(UDP, port).to_vec()))],
+    }
+}
+
+/// Protocol and port as rules load them.
+fn service(protocol: u8, port: u16) -> [u8; 8] {
+    let [high, low, ..] = padded(port);
+    [protocol, 0, 0, 0, high, low, 0, 0]
+}
+
+/// The objects of the fabric that a set holds.
+pub(super) fn read(set: &str, elements: &[Element]) -> Vec<(Key, Object)> {
+    let wide = set.ends_with('6');
+    let keys: Vec<Key> = if INSIDE.contains(&set) {
+        ranges(elements).into_iter().filter_map(|(start, end)| read_inside(wide, start, end)).collect()
+    } else if PEERS.contains(&set) {
+        elements.iter().filter_map(|element| read_address(&element.key, wide)).map(|one| Key::Peer(one.0)).collect()
+    } else if ENTRANCES.contains(&set) {
+        elements.iter().filter_map(|element| read_entrance(wide, &element.key)).collect()
+    } else {
+        Vec::new()
+    };
+    keys.into_iter().map(|key| (key, Object::Set)).collect()
+}
+
+fn read_entrance(wide: bool, key: &[u8]) -> Option<Key> {
+    let (address, service) = read_address(key, wide)?;
+    let port = u16::from_be_bytes(*service.get(4..)?.first_chunk()?);
+    match (*service.first()?, address) {
+        (IPIP, std::net::IpAddr::V4(v4)) => Some(Key::PeersOnly(Entrance::Ipip(v4))),
+        (UDP, _) => Some(Key::PeersOnly(Entrance::Vxlan(address, port))),
+        _ => None,
+    }
+}
+
+/// A range that is no network is nobody's.
+fn read_inside(wide: bool, start: &Element, end: Option<&Element>) -> Option<Key> {
+    let (first, last) = read_addresses(wide, start, end)?;
+    let longest = if wide { 128 } else { 32 };
+    let nets = (0..=longest).filter_map(|length| IpNet::new(first, length).ok());
+    nets.into_iter().find(|net| net.network() == first && net.broadcast() == last).map(Key::Inside)
+}
+
+/// One of each, for tests.
+#[cfg(test)]
+pub(super) fn samples() -> crate::object::Objects {
+    let keys = [
+        Key::Peer("192.0.2.2".parse().unwrap()),
+        Key::Peer("2001:db8::2".parse().unwrap()),
+        Key::PeersOnly(Entrance::Ipip("192.0.2.1".parse().unwrap())),
+        Key::PeersOnly(Entrance::Vxlan("192.0.2.1".parse().unwrap(), 4_789)),
+        Key::PeersOnly(Entrance::Vxlan("2001:db8::1".parse().unwrap(), 8_472)),
+        Key::Inside("10.4.0.0/16".parse().unwrap()),
+        Key::Inside("10.5.0.0/16".parse().unwrap()),
+        Key::Inside("255.255.255.0/24".parse().unwrap()),
+        Key::Inside("fd00::/48".parse().unwrap()),
+    ];
+    keys.map(|key| (key, Object::Set)).into()
+}
