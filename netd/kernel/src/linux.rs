@@ -1,5 +1,6 @@
 //! The real kernel, by rtnetlink, nf_tables, setns and sysctl. No fork, no exec. Which steps are needed is `plan`'s question.
 
+mod fabric;
 mod inside;
 mod interface;
 mod messages;
@@ -45,6 +46,7 @@ pub struct LinuxKernel {
     socket: Mutex<Socket>,
     ruleset: Ruleset,
     entrant: Entrant,
+    tunnels: fabric::Names,
     has_ipv6: bool,
 }
 
@@ -57,7 +59,8 @@ impl LinuxKernel {
     pub fn new(instance: &str, link_prefix: &str) -> io::Result<Self> {
         let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
         let ruleset = Ruleset::open(instance, link_prefix)?;
-        Ok(Self { socket: Mutex::new(Socket::open()?), ruleset, entrant: Entrant::start()?, has_ipv6 })
+        let tunnels = fabric::Names::new(link_prefix)?;
+        Ok(Self { socket: Mutex::new(Socket::open()?), ruleset, entrant: Entrant::start()?, tunnels, has_ipv6 })
     }
 
     /// Tells who takes parts of our tables away, from now on, in the calling thread's network namespace. `None` where the
@@ -242,7 +245,7 @@ impl Kernel for LinuxKernel {
         let failed = |error| refused("read the node's links".to_owned(), error);
         match scope {
             Scope::Node => {
-                let mut objects = observe::node(&mut self.socket()).map_err(failed)?;
+                let mut objects = observe::node(&mut self.socket(), &self.tunnels).map_err(failed)?;
                 objects.extend(self.ruleset.observe().map_err(failed)?);
                 observe_forwarding(&mut objects);
                 Ok(objects)
@@ -266,6 +269,7 @@ impl Kernel for LinuxKernel {
         let mut number = 0;
         for run in steps.chunk_by(goes_with) {
             let done = match run {
+                run if run.iter().all(fabric::is_ours) => fabric::apply(&mut self.socket(), &self.tunnels, run),
                 [step] if !ruleset::is_ours(step) && !way::is_ours(step) => self.take(step, sandbox),
                 run if run.iter().all(way::is_ours) => way::apply(&mut self.socket(), run),
                 run if run.iter().all(ruleset::is_ours) => {
@@ -376,7 +380,7 @@ fn bridge_sysctls(name: &LinkName) -> Result<(), KernelError> {
 /// Steps that are taken as one: the ruleset's in a transaction, ways with one send, deletions of links at the price of one.
 fn goes_with(one: &Step, next: &Step) -> bool {
     let deletes: fn(&Step) -> bool = |step| matches!(step, Step::Delete(Key::Veth(_)));
-    [ruleset::is_ours, way::is_ours, deletes].iter().any(|is| is(one) && is(next))
+    [ruleset::is_ours, fabric::is_ours, way::is_ours, deletes].iter().any(|is| is(one) && is(next))
 }
 
 /// The switch decides whether it is on, the guard's element (if it was seen) whether it is guarded.

@@ -5,11 +5,12 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
+use ipnet::IpNet;
 use netd_config::LinkName;
 use thiserror::Error;
 
 use crate::linux::Inside;
-use crate::object::{Flow, Key, NetnsId, Objects, Step};
+use crate::object::{Encapsulation, Entrance, Flow, Key, NetnsId, Objects, Step};
 
 /// A sandbox for the length of one request. Nothing may keep it: a held descriptor or socket keeps its namespace alive.
 #[derive(Debug)]
@@ -65,6 +66,47 @@ pub enum KernelError {
          br_netfilter) and name it in /etc/modules-load.d/netd.conf"
     )]
     Unfilterable(LinkName),
+    /// The name of a tunnel belongs to another's link.
+    #[error("{0} exists and is not netd's: delete or rename it, or give netd another link_prefix")]
+    NotOurs(LinkName),
+    /// The kernel has no such tunnels.
+    #[error(
+        "this kernel has no {module}: load it (modprobe {module}) and name it in /etc/modules-load.d/netd.conf, or choose \
+         {} for the pool",
+        other.map_or("direct, which needs no tunnel", module_of),
+        module = module_of(*encapsulation)
+    )]
+    NoTunnels {
+        /// Those that were wanted.
+        encapsulation: Encapsulation,
+        /// Those that it has.
+        other: Option<Encapsulation>,
+    },
+    /// Packets for the tunnel would come out of another's.
+    #[error(
+        "{} takes the packets that {name} would take ({}): delete it, or give netd another {}",
+        by.as_deref().unwrap_or("another program"),
+        said(*entrance),
+        if matches!(entrance, Entrance::Vxlan(..)) { "port" } else { "address" }
+    )]
+    Occupied {
+        /// Our device.
+        name: LinkName,
+        /// Another's device, if it is one.
+        by: Option<String>,
+        /// What both want.
+        entrance: Entrance,
+    },
+    /// A peer that is not on a link of this node cannot be gone by directly.
+    #[error(
+        "no link of this node leads to {gateway}, by which {to} is: choose cross-subnet, vxlan or ipip for the pool"
+    )]
+    OffLink {
+        /// What is to be reached.
+        to: IpNet,
+        /// By whom.
+        gateway: IpAddr,
+    },
     /// Anything else the kernel says.
     #[error("cannot {action}")]
     Refused {
@@ -76,6 +118,21 @@ pub enum KernelError {
     /// A fault on demand (fake kernel only).
     #[error("fault injected at step {0}")]
     Injected(usize),
+}
+
+/// Also the name of the encapsulation in `netd.toml`.
+fn module_of(encapsulation: Encapsulation) -> &'static str {
+    match encapsulation {
+        Encapsulation::Ipip => "ipip",
+        Encapsulation::Vxlan => "vxlan",
+    }
+}
+
+fn said(entrance: Entrance) -> String {
+    match entrance {
+        Entrance::Ipip(address) => format!("protocol 4 to {address}"),
+        Entrance::Vxlan(_, port) => format!("UDP port {port}"),
+    }
 }
 
 /// A step that failed. Those before it stay done.

@@ -308,7 +308,7 @@ fn to(address: IpAddr) -> RouteMessage {
     message
 }
 
-fn target(address: IpAddr) -> RouteAddress {
+pub(super) fn target(address: IpAddr) -> RouteAddress {
     match address {
         IpAddr::V4(v4) => RouteAddress::Inet(v4),
         IpAddr::V6(v6) => RouteAddress::Inet6(v6),

@@ -14,11 +14,12 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
+use super::fabric;
 use super::messages::{MARK, OURS, by_name, routes};
 use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Veth};
 
-/// All bridges, the veths that carry our mark with their gateways, and our ways.
-pub(super) fn node(socket: &mut Socket) -> Result<Objects, NetlinkError> {
+/// All bridges, the veths that carry our mark with their gateways, our ways, and the fabric.
+pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objects, NetlinkError> {
     let links = links(socket)?;
     let addresses = addresses(socket)?;
     let names = names(&links);
@@ -43,6 +44,7 @@ pub(super) fn node(socket: &mut Socket) -> Result<Objects, NetlinkError> {
         }
     }
     objects.extend(ways_by(socket, &names)?);
+    objects.extend(fabric::objects(socket, tunnels, &links, &addresses)?);
     Ok(objects)
 }
 
@@ -66,24 +68,31 @@ fn ways_by(socket: &mut Socket, names: &BTreeMap<u32, LinkName>) -> Result<Objec
 
 fn way(route: &RouteMessage, names: &BTreeMap<u32, LinkName>) -> Option<(Key, Object)> {
     let header = &route.header;
-    let address = route.attributes.iter().find_map(|attribute| {
-        if let RouteAttribute::Destination(RouteAddress::Inet(v4)) = attribute {
-            Some(IpAddr::from(*v4))
-        } else if let RouteAttribute::Destination(RouteAddress::Inet6(v6)) = attribute {
-            Some(IpAddr::from(*v6))
-        } else {
-            None
-        }
-    })?;
+    let address = route.attributes.iter().find_map(destination)?;
     let is_way = header.protocol == OURS
         && header.table == RouteHeader::RT_TABLE_MAIN
+        && !fabric::is_led(route)
         && header.destination_prefix_length == IpNet::from(address).prefix_len();
     let by = |one: &RouteAttribute| if let RouteAttribute::Oif(index) = one { names.get(index).cloned() } else { None };
     let via = route.attributes.iter().find_map(by)?;
     is_way.then_some((Key::Way(via, address), Object::Set))
 }
 
-fn links(socket: &mut Socket) -> Result<Vec<LinkMessage>, NetlinkError> {
+pub(super) fn destination(attribute: &RouteAttribute) -> Option<IpAddr> {
+    if let RouteAttribute::Destination(to) = attribute { address(to) } else { None }
+}
+
+pub(super) fn address(of_route: &RouteAddress) -> Option<IpAddr> {
+    if let RouteAddress::Inet(v4) = of_route {
+        Some(IpAddr::from(*v4))
+    } else if let RouteAddress::Inet6(v6) = of_route {
+        Some(IpAddr::from(*v6))
+    } else {
+        None
+    }
+}
+
+pub(super) fn links(socket: &mut Socket) -> Result<Vec<LinkMessage>, NetlinkError> {
     let links = socket.dump(&Message::GetLink(LinkMessage::default()))?.into_iter();
     Ok(links.filter_map(|object| if let Message::NewLink(link) = object { Some(link) } else { None }).collect())
 }
@@ -137,7 +146,7 @@ pub(super) fn mtu(object: &Message) -> u32 {
     if let Message::NewLink(link) = object { mtu_of(link) } else { 0 }
 }
 
-fn addresses(socket: &mut Socket) -> Result<BTreeMap<u32, Vec<IpNet>>, NetlinkError> {
+pub(super) fn addresses(socket: &mut Socket) -> Result<BTreeMap<u32, Vec<IpNet>>, NetlinkError> {
     let mut found: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
     for object in socket.dump(&Message::GetAddress(AddressMessage::default()))? {
         let Message::NewAddress(message) = object else { continue };
@@ -155,13 +164,13 @@ fn addresses(socket: &mut Socket) -> Result<BTreeMap<u32, Vec<IpNet>>, NetlinkEr
     Ok(found)
 }
 
-fn name(link: &LinkMessage) -> Option<&str> {
+pub(super) fn name(link: &LinkMessage) -> Option<&str> {
     link.attributes
         .iter()
         .find_map(|one| if let LinkAttribute::IfName(name) = one { Some(name.as_str()) } else { None })
 }
 
-fn mtu_of(link: &LinkMessage) -> u32 {
+pub(super) fn mtu_of(link: &LinkMessage) -> u32 {
     let mtu = |one: &LinkAttribute| if let LinkAttribute::Mtu(mtu) = one { Some(*mtu) } else { None };
     link.attributes.iter().find_map(mtu).unwrap_or_default()
 }
@@ -173,8 +182,12 @@ fn infos(link: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
         .flatten()
 }
 
-fn kind(link: &LinkMessage) -> Option<&InfoKind> {
+pub(super) fn kind(link: &LinkMessage) -> Option<&InfoKind> {
     infos(link).find_map(|info| if let LinkInfo::Kind(kind) = info { Some(kind) } else { None })
+}
+
+pub(super) fn data(link: &LinkMessage) -> Option<&InfoData> {
+    infos(link).find_map(|info| if let LinkInfo::Data(data) = info { Some(data) } else { None })
 }
 
 /// Both versions pass the rules. The node's switch for all bridges is not looked at.

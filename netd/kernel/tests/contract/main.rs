@@ -12,25 +12,6 @@ mod laws {
 }
 mod objects;
 
-mod only_fake {
-    #[test]
-    fn what_leads_by_a_tunnel_needs_it_and_goes_with_it() {
-        crate::laws::fabric::what_leads_by_a_tunnel_needs_it_and_goes_with_it(&crate::bench::Fake::default());
-    }
-    #[test]
-    fn a_tunnel_may_be_made_again_and_changes_in_place() {
-        crate::laws::fabric::a_tunnel_may_be_made_again_and_changes_in_place(&crate::bench::Fake::default());
-    }
-    #[test]
-    fn a_route_changes_its_hop_in_one_step() {
-        crate::laws::fabric::a_route_changes_its_hop_in_one_step(&crate::bench::Fake::default());
-    }
-    #[test]
-    fn what_a_hop_or_a_tunnel_cannot_be_is_refused() {
-        crate::laws::fabric::what_a_hop_or_a_tunnel_cannot_be_is_refused(&crate::bench::Fake::default());
-    }
-}
-
 /// Each law as a test of either kernel.
 macro_rules! laws {
     ($($subject:ident: $($law:ident)*;)*) => {
@@ -45,6 +26,10 @@ macro_rules! laws {
 
 laws! {
     fabric:
+        what_leads_by_a_tunnel_needs_it_and_goes_with_it
+        a_tunnel_may_be_made_again_and_changes_in_place
+        a_route_changes_its_hop_in_one_step
+        what_a_hop_or_a_tunnel_cannot_be_is_refused
         ranges_inside_lie_apart;
     links:
         a_veth_needs_its_bridge

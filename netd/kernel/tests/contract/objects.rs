@@ -224,5 +224,6 @@ pub(crate) fn everything(id: NetnsId) -> Objects {
     let mut objects = rules();
     objects.extend([bridge(), veth(id, 2), interface(id, 2)]);
     objects.extend(routed_whole(id, 9));
+    objects.extend(fabric());
     objects
 }

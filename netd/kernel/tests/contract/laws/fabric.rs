@@ -45,7 +45,10 @@ pub(crate) fn a_tunnel_may_be_made_again_and_changes_in_place(bench: &dyn Bench)
         bench.apply_on_node(&step).unwrap();
     }
     assert_eq!(bench.observe_node(), before);
+    let Object::Tunnel(tunnel) = vxlan().1 else { unreachable!() };
+    let entrance = Entrance::Vxlan(tunnel.entrance.address(), 4_790);
     let others = [
+        (vxlan().0, Object::Tunnel(Tunnel { entrance, ..tunnel })),
         vxlan_of("192.0.2.1", 1_300, &["10.4.0.0", "fd04::"]),
         vxlan_of("192.0.2.9", 1_400, &["10.4.0.0"]),
         vxlan_of("192.0.2.9", 1_400, &["10.4.0.0", "10.4.7.0", "fd04:7::"]),

@@ -1,0 +1,107 @@
+//! The fabric on Linux: tunnel devices, their far ends, and routes to what others have. Which packets pass is the ruleset's.
+
+mod device;
+mod messages;
+mod observe;
+mod routes;
+
+use std::io;
+use std::path::Path;
+
+use netd_config::LinkName;
+use netd_netlink::{NetlinkError, Socket};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+
+use super::{index, refused};
+use crate::object::{Encapsulation, Key, Object, Step};
+use crate::seam::KernelError;
+pub(super) use observe::{is_led, objects};
+
+/// The names of our tunnel devices. No link of a sandbox is named so: those have digits behind the prefix.
+#[derive(Debug)]
+pub(super) struct Names {
+    ipip: LinkName,
+    vxlan: LinkName,
+}
+
+impl Names {
+    pub(super) fn new(link_prefix: &str) -> io::Result<Self> {
+        let name = |encapsulation| {
+            LinkName::new(device_name(link_prefix, encapsulation))
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+        };
+        Ok(Self { ipip: name(Encapsulation::Ipip)?, vxlan: name(Encapsulation::Vxlan)? })
+    }
+
+    fn of(&self, encapsulation: Encapsulation) -> &LinkName {
+        match encapsulation {
+            Encapsulation::Ipip => &self.ipip,
+            Encapsulation::Vxlan => &self.vxlan,
+        }
+    }
+}
+
+pub(super) fn device_name(link_prefix: &str, encapsulation: Encapsulation) -> String {
+    match encapsulation {
+        Encapsulation::Ipip => format!("{link_prefix}-ipip"),
+        Encapsulation::Vxlan => format!("{link_prefix}-vxlan"),
+    }
+}
+
+/// Whether [`apply`] takes the step.
+pub(super) fn is_ours(step: &Step) -> bool {
+    let (Step::Create(key, _) | Step::Replace(key, _) | Step::Delete(key)) = step;
+    matches!(key, Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_))
+}
+
+/// Takes the steps; routes that stand together, with one send.
+pub(super) fn apply(socket: &mut Socket, names: &Names, steps: &[Step]) -> Result<(), KernelError> {
+    let is_route = |step: &Step| {
+        let (Step::Create(key, _) | Step::Replace(key, _) | Step::Delete(key)) = step;
+        matches!(key, Key::Route(_))
+    };
+    for run in steps.chunk_by(|one, next| is_route(one) && is_route(next)) {
+        match run {
+            [Step::Create(Key::Tunnel(kind), Object::Tunnel(tunnel))] if tunnel.entrance.encapsulation() == *kind => {
+                device::create(socket, names, tunnel)?;
+            }
+            [Step::Replace(Key::Tunnel(kind), Object::Tunnel(tunnel))] if tunnel.entrance.encapsulation() == *kind => {
+                device::replace(socket, names, tunnel)?;
+            }
+            [Step::Delete(Key::Tunnel(kind))] => device::delete(socket, names.of(*kind))?,
+            [Step::Create(Key::FarEnd(peer), Object::Set) | Step::Replace(Key::FarEnd(peer), Object::Set)] => {
+                far_end(socket, names, *peer)?;
+            }
+            [Step::Delete(Key::FarEnd(peer))] => forget_far_end(socket, names, *peer)?,
+            routes => routes::apply(socket, names, routes)?,
+        }
+    }
+    Ok(())
+}
+
+fn far_end(socket: &mut Socket, names: &Names, peer: std::net::IpAddr) -> Result<(), KernelError> {
+    let device = index(&names.vxlan)?;
+    let entries = messages::far_end(device, peer, speaks_ipv6(&names.vxlan));
+    let batch = entries.into_iter().map(|entry| (entry.added(), NLM_F_CREATE | NLM_F_REPLACE)).collect();
+    socket.execute(batch).map_err(|error| refused(format!("lead the VXLAN tunnel to {peer}"), error))
+}
+
+fn forget_far_end(socket: &mut Socket, names: &Names, peer: std::net::IpAddr) -> Result<(), KernelError> {
+    let Ok(device) = index(&names.vxlan) else { return Ok(()) };
+    for entry in messages::far_end(device, peer, speaks_ipv6(&names.vxlan)) {
+        match socket.execute(vec![(entry.removed(), 0)]) {
+            Err(error) if is(&error, libc::ENOENT) => {}
+            done => done.map_err(|error| refused(format!("lead the VXLAN tunnel no more to {peer}"), error))?,
+        }
+    }
+    Ok(())
+}
+
+/// A link with an MTU under 1,280 does not (RFC 8200, 5), nor does any of a kernel without.
+fn speaks_ipv6(link: &LinkName) -> bool {
+    Path::new("/proc/sys/net/ipv6/conf").join(link.as_str()).exists()
+}
+
+fn is(error: &NetlinkError, errno: i32) -> bool {
+    matches!(error, NetlinkError::Refused { source, .. } if source.raw_os_error() == Some(errno))
+}
