@@ -25,7 +25,10 @@ pub use document::Document;
 pub use error::{ConfigErrors, Mistake};
 pub use ipam::{HostLocal, Ipam, Range, Route, StaticIpam};
 pub use name::{ContainerId, LinkName, NameError, NetworkName};
-pub use node::{Denied, Namespace, Namespaces, NodeConfig, Quarantine};
+pub use node::{
+    Addresses, Denied, Encapsulation, EtcdConfig, FleetConfig, ListedNode, Namespace, Namespaces, NodeConfig,
+    PoolConfig, Quarantine,
+};
 pub use result::{CniResult, Dns, ResultInterface, ResultIp};
 pub use stanza::{Bridge, Firewall, IngressPolicy, PortMapping, Portmap, Protocol, Ptp, Stanza, Tuning};
 pub use version::CniVersion;

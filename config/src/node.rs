@@ -1,11 +1,15 @@
 //! `netd.toml`: the node's settings.
 
+mod fleet;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
 
 use crate::error::{ConfigErrors, Mistake};
+
+pub use fleet::{Addresses, Encapsulation, EtcdConfig, FleetConfig, ListedNode, PoolConfig};
 
 /// The node's settings, each with its default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +42,8 @@ pub struct NodeConfig {
     pub quarantine: Quarantine,
     /// What policies select namespaces by.
     pub namespaces: Namespaces,
+    /// The nodes that share ranges of addresses with this one.
+    pub fleet: FleetConfig,
 }
 
 /// Namespaces by name: pods', and those of containerd.
@@ -87,7 +93,7 @@ impl Quarantine {
     }
 }
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "instance",
     "run_dir",
     "state_dir",
@@ -101,6 +107,7 @@ const KEYS: [&str; 13] = [
     "spoof_guard",
     "quarantine",
     "namespaces",
+    "fleet",
 ];
 
 impl Default for NodeConfig {
@@ -119,6 +126,7 @@ impl Default for NodeConfig {
             spoof_guard: true,
             quarantine: Quarantine::default(),
             namespaces: Namespaces::default(),
+            fleet: FleetConfig::default(),
         }
     }
 }
@@ -161,6 +169,7 @@ impl NodeConfig {
                 mistakes.push(mistake(&key, format!("{path:?} is not absolute; start it with /")));
             }
         }
+        mistakes.extend(self.fleet.mistakes());
         mistakes
     }
 }
@@ -229,8 +238,8 @@ mod tests {
     fn all_mistakes_are_told_with_their_place() {
         assert_eq!(
             error("# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\n[shade]\nx = 1\n"),
-            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, namespaces, or remove it; \
-             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, namespaces, or remove it; \
+            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, namespaces, fleet, or remove it; \
+             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, namespaces, fleet, or remove it; \
              netd.toml: workers: 0 threads do no work; use 1 or more; \
              netd.toml: socket: \"a\" is not absolute; start it with /; \
              netd.toml: conf_dirs[1]: \"b\" is not absolute; start it with /"
