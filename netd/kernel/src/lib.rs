@@ -15,9 +15,9 @@ mod plan;
 mod seam;
 
 pub use fake::FakeKernel;
-pub use linux::{LOG_GROUP, LinuxKernel, fixed_ruleset};
-pub use netd_netlink::nft::{Change, Changes};
-pub use netd_netlink::{LoggedPacket, Notice, Notices, PacketLog};
+pub use linux::{Coexistence, Firewall, LOG_GROUP, LinuxKernel, Obstacle, OurLink, Passage, fixed_ruleset};
+pub use netd_netlink::nft::{Change, Changes, Others};
+pub use netd_netlink::{LoggedPacket, NetlinkError, Notice, Notices, PacketLog};
 pub use object::{
     Bridge, Class, Decision, Direction, Encapsulation, Entrance, Family, Flow, Hop, Interface, Key, LinkSettings, Mac,
     NetnsId, Object, Objects, Port, Profile, Publication, Reach, Route, Service, Span, Step, Tunnel, Veth, mac_of_end,

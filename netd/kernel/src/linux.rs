@@ -1,5 +1,6 @@
 //! The real kernel, by rtnetlink, nf_tables, setns and sysctl. No fork, no exec. Which steps are needed is `plan`'s question.
 
+mod coexist;
 mod fabric;
 mod inside;
 mod interface;
@@ -30,6 +31,7 @@ pub(crate) use inside::Inside;
 use namespace::Entrant;
 use ruleset::Ruleset;
 
+pub use coexist::{Coexistence, Firewall, Obstacle, OurLink, Passage};
 pub use ruleset::LOG_GROUP;
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;

@@ -8,6 +8,7 @@
 mod answer;
 mod attributes;
 pub mod conntrack;
+mod filter;
 pub mod nft;
 mod notices;
 mod packet_log;

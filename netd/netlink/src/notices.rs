@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::answer::{Answer, answers};
+use crate::filter::{Heard, hear};
 use crate::socket::decode;
 
 /// `RTNLGRP_LINK`.
@@ -46,7 +47,8 @@ impl Notices {
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
             .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
         socket.set_non_blocking(true)?;
-        hear_deletions_only(&socket)?;
+        // Every attach changes links a dozen times; woken for each, the reader would take time from it.
+        hear(&socket, Heard::Only(&[DELETED]))?;
         socket.add_membership(LINKS)?;
         Ok(Self { socket })
     }
@@ -62,32 +64,6 @@ impl Notices {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Every attach changes links a dozen times; woken for each, the reader would take time from it. A datagram that begins
-/// with anything but a deletion is dropped by the kernel (a socket filter, linux/filter.h).
-fn hear_deletions_only(socket: &netlink_sys::Socket) -> io::Result<()> {
-    const LOAD_HALF: u16 = 0x28;
-    const JUMP_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let mut program = [
-        // The type of the first message; a load takes it for network order.
-        step(LOAD_HALF, 0, 0, 4),
-        step(JUMP_EQUAL, 0, 1, u32::from(DELETED.to_be())),
-        step(RETURN, 0, 0, u32::MAX),
-        step(RETURN, 0, 0, 0),
-    ];
-    let length = u16::try_from(program.len()).map_err(io::Error::other)?;
-    let filter = libc::sock_fprog { len: length, filter: program.as_mut_ptr() };
-    let size = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).map_err(io::Error::other)?;
-    #[expect(unsafe_code, reason = "nix has no wrapper for SO_ATTACH_FILTER")]
-    // SAFETY: the kernel copies the program of `length` steps; filter and program outlive the call.
-    let done = unsafe {
-        let value = (&raw const filter).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, value, size)
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 impl AsRawFd for Notices {

@@ -69,10 +69,14 @@ impl Verdict {
             Self::Goto(chain) => (-4, Some(chain)),
             Self::Return => (-5_i32, None),
         };
-        let code = Attributes::new().number(1, code.cast_unsigned());
-        let body = if let Some(chain) = chain { code.text(2, chain) } else { code };
-        Attributes::new().nested(2, &body)
+        verdict_data(code, chain)
     }
+}
+
+fn verdict_data(code: i32, chain: Option<&str>) -> Attributes {
+    let code = Attributes::new().number(1, code.cast_unsigned());
+    let body = if let Some(chain) = chain { code.text(2, chain) } else { code };
+    Attributes::new().nested(2, &body)
 }
 
 /// The answer to a packet that is refused.
@@ -242,6 +246,29 @@ impl Expression {
     #[must_use]
     pub fn verdict(verdict: Verdict) -> Self {
         Self::new("immediate", &Attributes::new().number(1, 0).nested(2, &verdict.data()))
+    }
+
+    /// Goes through the chain, and on behind this rule unless that ends it: as [`Verdict::Jump`], to a chain whose name is
+    /// found out at run time.
+    #[must_use]
+    pub fn jump(chain: &str) -> Self {
+        Self::new("immediate", &Attributes::new().number(1, 0).nested(2, &verdict_data(-3, Some(chain))))
+    }
+
+    /// Goes on if the connection is known or its destination was changed, in the words of iptables (`-m conntrack --ctstate
+    /// RELATED,ESTABLISHED,DNAT`): of a table that iptables made, it cannot read nf_tables' own.
+    #[must_use]
+    pub fn conntrack_match() -> Self {
+        // `struct xt_conntrack_mtinfo3` (linux/netfilter/xt_conntrack.h), as long as the kernel's alignment makes it.
+        const LENGTH: usize = 168;
+        const MATCHED: usize = 146;
+        const STATES: usize = 150;
+        const STATE: u16 = 1;
+        const ESTABLISHED_RELATED_DNAT: u16 = 1 << 1 | 1 << 2 | 1 << 7;
+        let mut info = [0; LENGTH];
+        info[MATCHED..MATCHED + 2].copy_from_slice(&STATE.to_ne_bytes());
+        info[STATES..STATES + 2].copy_from_slice(&ESTABLISHED_RELATED_DNAT.to_ne_bytes());
+        Self::new("match", &Attributes::new().text(1, "conntrack").number(2, 3).bytes(3, &info))
     }
 
     /// Ends the rule with the map's verdict for what stands from the register on; goes on behind it if there is none.

@@ -27,12 +27,16 @@ const APPEND: u16 = 0x800;
 const ACCEPT: u32 = 1;
 
 /// The family of a table (`NFPROTO_*`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4 and IPv6.
     Inet = 1,
+    /// IPv4.
+    Ipv4 = 2,
     /// Frames on a bridge.
     Bridge = 7,
+    /// IPv6.
+    Ipv6 = 10,
 }
 
 /// One request.
@@ -111,9 +115,12 @@ pub fn inner_chain(family: Family, table: &str, chain: &str) -> Request {
 /// Appends a rule to a chain.
 #[must_use]
 pub fn rule(family: Family, table: &str, chain: &str, expressions: &[Expression]) -> Request {
+    request(NEW_RULE, CREATE | APPEND, family, rule_body(table, chain, expressions))
+}
+
+pub(super) fn rule_body(table: &str, chain: &str, expressions: &[Expression]) -> Attributes {
     let list = expressions.iter().fold(Attributes::new(), |list, one| list.nested(1, one.attributes()));
-    let body = Attributes::new().text(1, table).text(2, chain).nested(4, &list);
-    request(NEW_RULE, CREATE | APPEND, family, body)
+    Attributes::new().text(1, table).text(2, chain).nested(4, &list)
 }
 
 /// Asks for the rules of a table.
