@@ -533,8 +533,7 @@ fn orphan(object: &mut Object, bridge: &LinkName) {
 
 /// A step of the ruleset: taken in one transaction with its neighbours.
 fn is_ruled(step: &Step) -> bool {
-    let (Step::Create(key, _) | Step::Replace(key, _) | Step::Delete(key)) = step;
-    is_element(key) || matches!(key, Key::Ruleset | Key::Forwarding(_))
+    is_element(step.key()) || matches!(step.key(), Key::Ruleset | Key::Forwarding(_))
 }
 
 /// An element of the ruleset's sets.

@@ -252,3 +252,12 @@ pub enum Step {
     /// The object should be absent. Absent already is success.
     Delete(Key),
 }
+
+impl Step {
+    /// Which object it is about.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        let (Self::Create(key, _) | Self::Replace(key, _) | Self::Delete(key)) = self;
+        key
+    }
+}

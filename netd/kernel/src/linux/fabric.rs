@@ -50,16 +50,12 @@ pub(super) fn device_name(link_prefix: &str, encapsulation: Encapsulation) -> St
 
 /// Whether [`apply`] takes the step.
 pub(super) fn is_ours(step: &Step) -> bool {
-    let (Step::Create(key, _) | Step::Replace(key, _) | Step::Delete(key)) = step;
-    matches!(key, Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_))
+    matches!(step.key(), Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_))
 }
 
 /// Takes the steps; routes that stand together, with one send.
 pub(super) fn apply(socket: &mut Socket, names: &Names, steps: &[Step]) -> Result<(), KernelError> {
-    let is_route = |step: &Step| {
-        let (Step::Create(key, _) | Step::Replace(key, _) | Step::Delete(key)) = step;
-        matches!(key, Key::Route(_))
-    };
+    let is_route = |step: &Step| matches!(step.key(), Key::Route(_));
     for run in steps.chunk_by(|one, next| is_route(one) && is_route(next)) {
         match run {
             [Step::Create(Key::Tunnel(kind), Object::Tunnel(tunnel))] if tunnel.entrance.encapsulation() == *kind => {
