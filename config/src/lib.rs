@@ -26,7 +26,7 @@ pub use error::{ConfigErrors, Mistake};
 pub use ipam::{HostLocal, Ipam, Range, Route, StaticIpam};
 pub use name::{ContainerId, LinkName, NameError, NetworkName};
 pub use node::{
-    Addresses, Denied, Encapsulation, EtcdConfig, FleetConfig, ListedNode, Namespace, Namespaces, NodeConfig,
+    Addresses, Coexist, Denied, Encapsulation, EtcdConfig, FleetConfig, ListedNode, Namespace, Namespaces, NodeConfig,
     PoolConfig, Quarantine,
 };
 pub use result::{CniResult, Dns, ResultInterface, ResultIp};

@@ -40,6 +40,8 @@ pub struct NodeConfig {
     pub spoof_guard: bool,
     /// When a container whose labels are still to be said passes no packet.
     pub quarantine: Quarantine,
+    /// What becomes of other programs' firewalls that drop what containers send and get.
+    pub coexist: Coexist,
     /// What policies select namespaces by.
     pub namespaces: Namespaces,
     /// The nodes that share ranges of addresses with this one.
@@ -93,7 +95,18 @@ impl Quarantine {
     }
 }
 
-const KEYS: [&str; 14] = [
+/// What becomes of other programs' firewalls that drop what containers send and get.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Coexist {
+    /// They are told, each with what lets containers pass.
+    #[default]
+    Report,
+    /// One marked rule in each that netd knows lets containers pass.
+    Insert,
+}
+
+const KEYS: [&str; 15] = [
     "instance",
     "run_dir",
     "state_dir",
@@ -106,6 +119,7 @@ const KEYS: [&str; 14] = [
     "denied",
     "spoof_guard",
     "quarantine",
+    "coexist",
     "namespaces",
     "fleet",
 ];
@@ -125,6 +139,7 @@ impl Default for NodeConfig {
             denied: Denied::default(),
             spoof_guard: true,
             quarantine: Quarantine::default(),
+            coexist: Coexist::default(),
             namespaces: Namespaces::default(),
             fleet: FleetConfig::default(),
         }
@@ -205,7 +220,7 @@ fn line(text: &str, offset: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{KEYS, NodeConfig, Quarantine};
+    use super::{Coexist, KEYS, NodeConfig, Quarantine};
 
     fn error(text: &str) -> String {
         NodeConfig::parse("netd.toml", text).unwrap_err().to_string()
@@ -231,6 +246,7 @@ mod tests {
         assert!(NodeConfig::parse("netd.toml", "containerd_socket = ''").unwrap().containerd_socket.is_empty());
         let never = NodeConfig::parse("netd.toml", "quarantine = 'never'").unwrap();
         assert_eq!(never.quarantine, Quarantine::Never);
+        assert_eq!(NodeConfig::parse("netd.toml", "coexist = 'insert'").unwrap().coexist, Coexist::Insert);
         assert!(error("containerd_socket = 'a'").contains("containerd_socket: \"a\" is not absolute"));
     }
 
@@ -238,8 +254,8 @@ mod tests {
     fn all_mistakes_are_told_with_their_place() {
         assert_eq!(
             error("# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\n[shade]\nx = 1\n"),
-            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, namespaces, fleet, or remove it; \
-             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, namespaces, fleet, or remove it; \
+            "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, coexist, namespaces, fleet, or remove it; \
+             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, coexist, namespaces, fleet, or remove it; \
              netd.toml: workers: 0 threads do no work; use 1 or more; \
              netd.toml: socket: \"a\" is not absolute; start it with /; \
              netd.toml: conf_dirs[1]: \"b\" is not absolute; start it with /"
@@ -259,6 +275,8 @@ mod tests {
         }
         let text = error("quarantine = 'sometimes'");
         assert!(text.contains("line 1") && text.contains("`policies`, `always`, `never`"), "{text}");
+        let text = error("coexist = 'flush'");
+        assert!(text.contains("line 1") && text.contains("`report` or `insert`"), "{text}");
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use netd::coexist::Coexist;
 use netd::executor::Executor;
 use netd::journal::Journal;
 use netd::lasting::Lasting;
@@ -26,7 +27,7 @@ use netd::server::{PolicyDesk, Service};
 use netd::tombstones::Tombstones;
 use netd::{lasting, owner, resync, watch, watchdog};
 use netd_config::NodeConfig;
-use netd_kernel::{LOG_GROUP, LinuxKernel, LoggedPacket, Notices, PacketLog};
+use netd_kernel::{Coexistence, LOG_GROUP, LinuxKernel, LoggedPacket, Notices, Obstacle, Others, PacketLog, Passage};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -56,7 +57,8 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
             "this kernel lets others take netd's rules away (older than 6.9); netd makes them again at once"
         );
     }
-    let heard = watch::listen(watch::Ears { notices, changes, tombstones: &tombstones })
+    let others = Others::open(&config.instance).context("cannot listen to other programs' nftables")?;
+    let heard = watch::listen(watch::Ears { notices, changes, others, tombstones: &tombstones })
         .with_context(|| format!("cannot watch {}", tombstones.display()))?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
     let name = fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the node's name")?;
@@ -66,7 +68,8 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
     let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
         .minding(Tombstones::new(tombstones.clone()))
         .publishing(Ports::default().lasting(Store::open()).behind(policies.gate()))
-        .obeying(policies.clone());
+        .obeying(policies.clone())
+        .beside(coexist(&config)?);
     let kept = Path::new(&config.state_dir).join("policies.json");
     let watched =
         Watched::start(policy_directories(&config), kept).context("cannot watch the directory of policies")?;
@@ -77,6 +80,7 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
     resynced.context("cannot make the rules and links of the record; `netdctl doctor` says what this kernel lacks")?;
     policies.verify().await.context("cannot write the policies")?;
     resync::bury(&lifecycle).await?;
+    lifecycle.coexist.begin(&lifecycle.owner.snapshot().await?.attachments).await;
     hold_ports(&lifecycle).await?;
 
     let drops = listen_to_drops(&policies);
@@ -102,6 +106,7 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
     until_stopped(async {
         tokio::join!(
             heard.follow(&lifecycle),
+            lifecycle.coexist.follow(),
             runtime.follow(&lifecycle),
             follow::follow(&lifecycle, config.quarantine, &watched),
             look_around(&lifecycle, &runtime, is_shared),
@@ -110,6 +115,23 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
     .await?;
     drop(ending);
     keeping.await.context("the keeper of leases died")
+}
+
+fn coexist(config: &NodeConfig) -> Result<Coexist> {
+    let kernel = Coexistence::open(&config.instance).context("cannot ask for other programs' nftables")?;
+    Ok(Coexist::new(kernel, config.coexist, &config.link_prefix))
+}
+
+/// Takes away what netd put among other programs' rules.
+pub(crate) fn withdraw(config: &NodeConfig) -> Result<()> {
+    let mut kernel = Coexistence::open(&config.instance).context("cannot ask for other programs' nftables")?;
+    let obstacles = kernel.settle(None).context("cannot ask for other programs' nftables")?;
+    let refused =
+        obstacles.iter().find_map(|one| if let Passage::Refused(why) = &one.passage { Some((one, why)) } else { None });
+    if let Some((Obstacle { family, table, .. }, why)) = refused {
+        bail!("cannot take netd's rules out of nftables table {family} {table}: {why}");
+    }
+    Ok(())
 }
 
 /// The user's, and those that netd keeps for `netdctl policy apply`.

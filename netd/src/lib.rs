@@ -8,6 +8,7 @@
 
 pub mod attachment;
 pub mod census;
+pub mod coexist;
 pub mod containerd;
 pub mod desired;
 mod directories;

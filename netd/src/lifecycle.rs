@@ -18,6 +18,7 @@ use tokio::task::JoinError;
 use tracing::{info, warn};
 
 use crate::attachment::{Attachment, AttachmentKey, Description, Facts, State};
+use crate::coexist::Coexist;
 use crate::executor::{Executor, ExecutorError};
 use crate::node::{Attached, Extended, Extension, Follower, Wanted};
 use crate::owner::{OwnerError, OwnerHandle, Renewed};
@@ -87,6 +88,8 @@ pub struct Lifecycle<K> {
     pub tombstones: Tombstones,
     /// Who may speak with whom.
     pub policies: Policies,
+    /// Other programs' firewalls.
+    pub coexist: Coexist,
 }
 
 impl<K> Clone for Lifecycle<K> {
@@ -99,6 +102,7 @@ impl<K> Clone for Lifecycle<K> {
             reaper: self.reaper.clone(),
             tombstones: self.tombstones.clone(),
             policies: self.policies.clone(),
+            coexist: self.coexist.clone(),
         }
     }
 }
@@ -109,7 +113,8 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     pub fn new(owner: OwnerHandle, executor: Arc<Executor<K>>) -> Self {
         let reaper = Reaper::start(owner.clone(), Arc::clone(&executor));
         let (ports, turns, tombstones) = (Arc::default(), Arc::default(), Tombstones::default());
-        Self { owner, executor, ports, turns, tombstones, reaper, policies: Policies::default() }
+        let (policies, coexist) = (Policies::default(), Coexist::default());
+        Self { owner, executor, ports, turns, tombstones, reaper, policies, coexist }
     }
 
     /// The same, with tombstones to mind.
@@ -128,6 +133,12 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     #[must_use]
     pub fn obeying(self, policies: Policies) -> Self {
         Self { policies, ..self }
+    }
+
+    /// The same, with other programs' firewalls to mind.
+    #[must_use]
+    pub fn beside(self, coexist: Coexist) -> Self {
+        Self { coexist, ..self }
     }
 
     /// Attaches, or answers from the record.
@@ -229,6 +240,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             tokio::task::spawn_blocking(move || executor.make_shared(&wanted)).await??;
             self.admit(attachment).await?;
         }
+        self.coexist.admit(attachment).await;
         Ok(self.ports.hold(attachment).await?)
     }
 

@@ -20,6 +20,9 @@ struct Arguments {
     /// The node's settings; defaults hold where the file is missing.
     #[arg(long, default_value = "/etc/netd/netd.toml")]
     config: PathBuf,
+    /// Take away what `coexist = "insert"` put among other firewalls' rules, and end: for when netd is removed.
+    #[arg(long)]
+    withdraw: bool,
 }
 
 fn main() -> Result<()> {
@@ -30,7 +33,11 @@ fn main() -> Result<()> {
         // A journal and a file have no colours.
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let config = settings(&Arguments::parse().config)?;
+    let arguments = Arguments::parse();
+    let config = settings(&arguments.config)?;
+    if arguments.withdraw {
+        return daemon::withdraw(&config);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.workers)
         .max_blocking_threads(KERNEL_WORKERS)

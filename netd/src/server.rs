@@ -123,7 +123,10 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         {
             response.failure = Some(config_failure(&errors)).into();
         }
-        response.networks = self.networks.snapshot().networks().count() as u64;
+        let networks = self.networks.snapshot();
+        response.networks = networks.networks().count() as u64;
+        let bridges = networks.networks().filter_map(|network| network.bridge().cloned());
+        response.firewalls = self.lifecycle.coexist.firewalls(bridges.collect());
         match self.lifecycle.owner.tally().await {
             Ok(tally) => {
                 response.attachments = tally.attachments as u64;

@@ -1,5 +1,5 @@
-//! Hears at once what a resync would find later: links that the kernel deleted, tombstones, and rules that somebody else took
-//! away. What follows from it is `lifecycle`'s and `resync`'s.
+//! Hears at once what a resync would find later: links that the kernel deleted, tombstones, rules that somebody else took
+//! away, and other firewalls that change. What follows from it is `lifecycle`'s, `resync`'s and `coexist`'s.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::AsFd;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use netd_kernel::{Change, Changes, Kernel, Notice, Notices};
+use netd_kernel::{Change, Changes, Kernel, Notice, Notices, Others};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -30,6 +30,8 @@ pub enum Word {
     Tombstone,
     /// Rules went away.
     Rules(Change),
+    /// Somebody changed a table that is not ours.
+    Others,
 }
 
 /// What there is to listen to.
@@ -39,6 +41,8 @@ pub struct Ears<'a> {
     pub notices: Notices,
     /// The tables of netd, where others can change them.
     pub changes: Option<Changes>,
+    /// The tables of others.
+    pub others: Others,
     /// The directory of tombstones, which must exist.
     pub tombstones: &'a Path,
 }
@@ -55,14 +59,14 @@ pub struct Heard {
 /// # Errors
 /// The directory cannot be watched, or no thread is to be had.
 pub fn listen(ears: Ears<'_>) -> io::Result<Heard> {
-    let Ears { notices, mut changes, tombstones } = ears;
+    let Ears { notices, changes, others, tombstones } = ears;
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     // They come by rename, whole.
     inotify.add_watch(tombstones, AddWatchFlags::IN_MOVED_TO)?;
     let (ending, listening) = io::pipe()?;
     let (speak, words) = channel(UNFOLLOWED);
     thread::Builder::new().name("watch".to_owned()).spawn(move || {
-        if let Err(error) = relay(&notices, changes.as_mut(), &inotify, &ending, &speak) {
+        if let Err(error) = relay((&notices, changes, &others), &inotify, &ending, &speak) {
             warn!(%error, "no longer hears of links, rules and tombstones; netd looks from time to time");
         }
     })?;
@@ -88,6 +92,10 @@ async fn mind<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, word: &Word) -> Res
         Word::Link(Notice::Lost) => return resync::run(lifecycle, Watch::Running, false).await.map(drop),
         Word::Link(Notice::Gone(link)) => link,
         Word::Rules(change) => return restore(lifecycle, change).await,
+        Word::Others => {
+            lifecycle.coexist.stir();
+            return Ok(());
+        }
     };
     // One that is still being wired is its request's affair.
     if let Some(dead) = lifecycle.owner.at_link(link.clone()).await?.filter(|dead| dead.state == State::Attached) {
@@ -122,30 +130,32 @@ async fn restore<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, change: &Change)
 
 /// Until the other end is dropped.
 fn relay(
-    notices: &Notices,
-    mut changes: Option<&mut Changes>,
+    (notices, mut changes, others): (&Notices, Option<Changes>, &Others),
     inotify: &Inotify,
     ending: &PipeReader,
     speak: &Sender<Word>,
 ) -> io::Result<()> {
     loop {
-        let always = [ending.as_fd(), notices.as_fd(), inotify.as_fd()];
-        let fds = always.into_iter().chain(changes.as_deref().map(AsFd::as_fd));
+        let always = [ending.as_fd(), notices.as_fd(), inotify.as_fd(), others.as_fd()];
+        let fds = always.into_iter().chain(changes.as_ref().map(AsFd::as_fd));
         let mut polled: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             ready => ready?,
         };
         let mut ready = polled.iter().map(|fd| fd.any().unwrap_or(false));
-        let [ended, linked, left, changed] = std::array::from_fn(|_| ready.next().unwrap_or(false));
+        let [ended, linked, left, stirred, changed] = std::array::from_fn(|_| ready.next().unwrap_or(false));
         drop(ready);
         drop(polled);
         let mut words = Vec::new();
-        if let Some(changes) = changes.as_deref_mut().filter(|_| changed) {
+        if let Some(changes) = changes.as_mut().filter(|_| changed) {
             words.extend(there(changes.receive())?.into_iter().flatten().map(Word::Rules));
         }
         if linked {
             words.extend(there(notices.receive())?.into_iter().flatten().map(Word::Link));
+        }
+        if stirred && others.receive()? {
+            words.push(Word::Others);
         }
         if left && there(inotify.read_events().map_err(io::Error::from))?.is_some() {
             words.push(Word::Tombstone);

@@ -58,7 +58,7 @@ macro_rules! calls {
         /// The messages that the client sends and gets.
         pub mod blocking {
             pub use super::messages::{
-                Attachment, Call, Dropped, Failure, Network, Policy, PolicyFile, PolicyName, PublishedPort, Reachable, Reason,
+                Attachment, Call, Dropped, Failure, Firewall, Network, Policy, PolicyFile, PolicyName, PublishedPort, Reachable, Reason,
                 $($request, $response),*
             };
         }

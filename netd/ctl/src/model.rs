@@ -20,6 +20,33 @@ pub(crate) struct Status {
     pub(crate) published_ports: u64,
     pub(crate) journal_bytes: u64,
     pub(crate) warnings: Vec<String>,
+    pub(crate) firewalls: Vec<Firewall>,
+}
+
+/// A chain of another program that drops what is forwarded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Firewall {
+    /// Empty: of nobody that netd knows.
+    pub(crate) name: String,
+    /// Family, table, chain.
+    pub(crate) chain: String,
+    /// netd put a rule there that lets containers pass.
+    pub(crate) passes: bool,
+    /// What lets them pass; empty where they do.
+    pub(crate) remedy: String,
+}
+
+impl Firewall {
+    /// Whose, for people.
+    pub(crate) fn owner(&self) -> &str {
+        if self.name.is_empty() { "another program" } else { &self.name }
+    }
+}
+
+impl From<api::Firewall> for Firewall {
+    fn from(answer: api::Firewall) -> Self {
+        Self { name: answer.name, chain: answer.chain, passes: answer.passes, remedy: answer.remedy }
+    }
 }
 
 impl From<api::StatusResponse> for Status {
@@ -34,6 +61,7 @@ impl From<api::StatusResponse> for Status {
             published_ports: answer.published_ports,
             journal_bytes: answer.journal_bytes,
             warnings: answer.warnings,
+            firewalls: answer.firewalls.into_iter().map(Firewall::from).collect(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use crate::model::{self, Attachment, Lease, Network, Plan, Port, Sandbox, Status};
+use crate::model::{self, Attachment, Firewall, Lease, Network, Plan, Port, Sandbox, Status};
 use crate::table::Table;
 
 /// How text is to look.
@@ -47,10 +47,18 @@ pub(crate) fn status(status: &Status, look: Look) -> String {
         table.row([name.to_owned(), value]);
     }
     let mut text = table.render();
-    for warning in &status.warnings {
+    for warning in status.warnings.iter().cloned().chain(status.firewalls.iter().filter_map(dropping)) {
         line(&mut text, format_args!("{} {warning}", look.paint(33, "warning:")));
     }
     text
+}
+
+fn dropping(firewall: &Firewall) -> Option<String> {
+    let Firewall { chain, remedy, passes, .. } = firewall;
+    let owner = firewall.owner();
+    (!passes).then(|| {
+        format!("{owner} drops what containers send beyond their node (chain {chain}); to let them pass: {remedy}")
+    })
 }
 
 pub(crate) fn networks(networks: &[Network]) -> String {

@@ -29,8 +29,8 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     findings.extend(containerd::check(&facts.containerd));
     findings.extend(plugins(&facts.plugins));
     findings.extend(nerdctl(&facts.nerdctl));
-    let instance = if answers.status.instance.is_empty() { "netd" } else { &answers.status.instance };
-    findings.extend(firewall::check(&facts.firewalls, instance, facts.sysctls.bridge_nf));
+    let status = facts.netd.as_ref().ok().map(|answers| &answers.status);
+    findings.extend(firewall::check(&facts.firewalls, status, facts.sysctls.bridge_nf));
     findings.push(reservations(facts));
     findings
 }

@@ -40,7 +40,7 @@ problems: 1, warnings: 1, ok: 1
 fn the_worst_comes_first() {
     let mut facts = healthy();
     facts.containerd.hook = false;
-    facts.firewalls.names = vec!["ufw"];
+    facts.firewalls.chains = None;
     let levels: Vec<Level> = examine(&facts).iter().map(|finding| finding.level).collect();
     assert_eq!(levels[..3], [Level::Problem, Level::Warning, Level::Ok]);
     assert!(is_ill(&examine(&facts)) && !is_ill(&examine(&healthy())));

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Look, json, leases, network, networks, plan, sandbox, sandboxes, status};
-use crate::model::{self, Attachment, Network, Plan, Port, Sandbox, Status};
+use crate::model::{self, Attachment, Firewall, Network, Plan, Port, Sandbox, Status};
 
 const PLAIN: Look = Look { full_ids: false, colour: false };
 
@@ -36,6 +36,26 @@ fn a_status() -> Status {
         published_ports: 3,
         journal_bytes: 20_480,
         warnings: vec!["bridge br0: somebody took 10.1.0.1/24 away; `netdctl resync` puts it back".to_owned()],
+        firewalls: vec![
+            Firewall {
+                name: "ufw".to_owned(),
+                chain: "ip filter FORWARD".to_owned(),
+                passes: false,
+                remedy: "`ufw route allow in on br0`".to_owned(),
+            },
+            Firewall {
+                name: String::new(),
+                chain: "inet mine forward".to_owned(),
+                passes: false,
+                remedy: "`nft insert rule inet mine forward iifname \"br0\" accept`".to_owned(),
+            },
+            Firewall {
+                name: "docker".to_owned(),
+                chain: "ip6 filter FORWARD".to_owned(),
+                passes: true,
+                ..Firewall::default()
+            },
+        ],
     }
 }
 

@@ -9,7 +9,7 @@ use crate::doctor::firewall::{Firewalls, chains};
 use crate::doctor::kernel::{FEATURES, Kernel};
 use crate::doctor::sysctl::{Sysctls, ra_uplinks};
 use crate::doctor::{Finding, Level};
-use crate::model::{Attachment, Network, Port, Sandbox, Status};
+use crate::model::{Attachment, Firewall, Network, Port, Sandbox, Status};
 
 /// A node without fault.
 pub(crate) fn healthy() -> Facts {
@@ -242,6 +242,32 @@ const CHAINS: &str = r#"{"nftables": [{"metainfo": {"version": "1.1.3", "json_sc
     {"chain": {"family": "inet", "table": "x", "name": "in", "handle": 1, "type": "filter", "hook": "input", "prio": 0, "policy": "drop"}}]}"#;
 
 #[test]
+fn what_netd_says_of_a_firewall_is_not_said_twice() {
+    let told = |passes| Firewall {
+        name: "docker".to_owned(),
+        chain: "ip filter FORWARD".to_owned(),
+        passes,
+        remedy: if passes { String::new() } else { "`iptables -I DOCKER-USER -i br0 -j ACCEPT`".to_owned() },
+    };
+    let besides = |facts: &mut Facts, passes| {
+        facts.firewalls.chains = chains(CHAINS);
+        facts.firewalls.names = vec!["docker"];
+        facts.netd.as_mut().unwrap().status.firewalls = vec![told(passes)];
+    };
+    let found = finds(Level::Warning, "nftables chain ip filter FORWARD", |facts| {
+        besides(facts, false);
+        facts.sysctls.bridge_nf = Some(0);
+    });
+    assert_eq!(found.remedy, told(false).remedy);
+    let mut passed = healthy();
+    besides(&mut passed, true);
+    let bad: Vec<Finding> = all(&passed).into_iter().filter(|finding| finding.level != Level::Ok).collect();
+    assert_eq!(bad, []);
+    let input = all(&passed).into_iter().find(|finding| finding.object == "nftables chain inet x in");
+    assert!(input.unwrap().meaning.contains("sent to this node"));
+}
+
+#[test]
 fn firewalls() {
     assert_eq!(chains("no json"), None);
     let dropping = |facts: &mut Facts| facts.firewalls.chains = chains(CHAINS);
@@ -253,8 +279,14 @@ fn firewalls() {
     let mut bridged = healthy();
     dropping(&mut bridged);
     assert!(all(&bridged).iter().any(|finding| finding.object.ends_with("bridge-nf-call-iptables")));
+    // What netd says of them counts; without it, who runs is suspect.
     for name in ["docker", "ufw", "firewalld"] {
-        finds(Level::Warning, name, |facts| facts.firewalls.names = vec![name]);
+        let mut facts = healthy();
+        facts.firewalls.names = vec![name];
+        let level = |facts: &Facts| all(facts).into_iter().find(|finding| finding.object == name).map(|one| one.level);
+        assert_eq!(level(&facts), Some(Level::Ok));
+        facts.netd = Err("start it".to_owned());
+        assert_eq!(level(&facts), Some(Level::Warning));
     }
     finds(Level::Warning, "iptables-legacy", |facts| {
         (facts.firewalls.legacy, facts.sysctls.bridge_nf) = (true, Some(0));
