@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::attachment::Attachment;
 
 /// A firewall is loaded by many transactions: it is looked at when it has come to rest.
-const REST: Duration = Duration::from_millis(100);
+const REST: Duration = Duration::from_millis(20);
 
 /// The way to it; cheap to clone. The default looks at nothing.
 #[derive(Debug, Clone, Default)]

@@ -25,13 +25,13 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(folder: &Path) -> Child {
+fn spawn(folder: &Path, settings: &str) -> Child {
     let config = folder.join("netd.toml");
     let run_dir = folder.join("run");
     std::fs::write(
         &config,
         format!(
-            "run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\ncontainerd_socket = ''\n",
+            "run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\ncontainerd_socket = ''\n{settings}",
             run_dir.display()
         ),
     )
@@ -46,7 +46,11 @@ fn spawn(folder: &Path) -> Child {
 }
 
 fn start(folder: &Path) -> Daemon {
-    let mut daemon = Daemon { child: spawn(folder), socket: folder.join("run/netd.sock") };
+    start_with(folder, "")
+}
+
+fn start_with(folder: &Path, settings: &str) -> Daemon {
+    let mut daemon = Daemon { child: spawn(folder, settings), socket: folder.join("run/netd.sock") };
     let start = Instant::now();
     while Client::connect(&daemon.socket, &[]).is_err() {
         assert!(daemon.child.try_wait().unwrap().is_none(), "netd ended at once");
@@ -62,7 +66,7 @@ fn it_answers_alone_and_comes_back_after_a_kill() {
     let mut daemon = start(folder.path());
     let status = Client::connect(&daemon.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).unwrap();
     assert_eq!((status.instance.as_str(), status.attachments), ("netd", 0));
-    let second = spawn(folder.path()).wait().unwrap();
+    let second = spawn(folder.path(), "").wait().unwrap();
     assert!(!second.success(), "two daemons in one folder");
     daemon.child.kill().unwrap();
     daemon.child.wait().unwrap();
@@ -121,6 +125,54 @@ fn rules_that_somebody_flushed_stand_again_at_once() {
         println!("the rules stood {:?} after the flush", begin.elapsed());
     }
     assert_eq!(status(&daemon).attachments, 1);
+}
+
+/// A bridge that nobody was attached to before is let through by the time of the answer; one that is known costs nothing.
+#[test]
+fn another_firewall_lets_a_bridge_through_before_its_first_attach_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = start_with(folder.path(), "coexist = 'insert'\n");
+    for line in ["-N DOCKER-USER", "-I FORWARD -j DOCKER-USER", "-P FORWARD DROP"] {
+        assert!(inside(&daemon, &format!("iptables {line}")).status.success(), "{line}");
+    }
+    let rules = || String::from_utf8(inside(&daemon, "iptables -S").stdout).unwrap();
+    soon("the rule", || rules().contains("-A netd-forward -i nd+ -j ACCEPT"));
+    soon("the status", || status(&daemon).firewalls.iter().any(|one| one.name == "docker" && one.passes));
+    assert!(!rules().contains("br0"));
+    let spaces = [Space::new(), Space::new()];
+    attach(&daemon, &spaces[0], "first");
+    let written = rules();
+    assert!(written.contains("-A netd-forward -i br0 -j ACCEPT"), "{written}");
+    attach(&daemon, &spaces[1], "second");
+    assert_eq!(rules(), written);
+}
+
+/// Whoever listens to the kernel is not woken by what netd itself does for an attach; where others can change netd's rules, he
+/// hears of each change and of the end of its transaction.
+#[test]
+fn an_attach_wakes_no_listener() {
+    const ATTACHES: u64 = 10;
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = start(folder.path());
+    let spaces: Vec<Space> = (0..=ATTACHES).map(|_| Space::new()).collect();
+    attach(&daemon, &spaces[0], "0");
+    let waits = || -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.child.id())).unwrap();
+        let texts = tasks.flatten().map(|task| std::fs::read_to_string(task.path().join("status")).unwrap());
+        let watch = texts.filter(|text| text.starts_with("Name:\twatch\n")).last().unwrap();
+        let line = watch.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        line.trim().parse().unwrap()
+    };
+    // The making of the bridge and the ruleset has been heard.
+    std::thread::sleep(Duration::from_millis(200));
+    let before = waits();
+    for (at, space) in spaces.iter().enumerate().skip(1) {
+        attach(&daemon, space, &at.to_string());
+    }
+    let table = String::from_utf8(inside(&daemon, "nft list table inet netd").stdout).unwrap();
+    let heard = if table.contains("flags owner") { 0 } else { 2 * ATTACHES };
+    let woken = waits() - before;
+    assert!(woken <= heard, "{woken} times for {ATTACHES} attaches");
 }
 
 #[test]

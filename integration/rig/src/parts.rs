@@ -149,6 +149,26 @@ pub fn etcd() -> Result<PathBuf> {
     Ok(folder.join("usr/bin/etcd"))
 }
 
+/// Debian's ufw, unpacked and not installed: an installed one would start at boot.
+///
+/// # Errors
+/// There is no such package; the text has the remedy.
+pub fn ufw() -> Result<PathBuf> {
+    debian::ensure(&debian::FOR_UFW)?;
+    Store::open()?.part("ufw", |folder| debian::unpack("ufw", folder))
+}
+
+/// Debian's firewalld with its own libraries, unpacked and not installed; the bus that it speaks by is installed.
+///
+/// # Errors
+/// There is no such package; the text has the remedy.
+pub fn firewalld() -> Result<PathBuf> {
+    debian::ensure(&debian::FOR_FIREWALLD)?;
+    Store::open()?.part("firewalld", |folder| {
+        ["firewalld", "python3-firewall", "python3-nftables"].iter().try_for_each(|name| debian::unpack(name, folder))
+    })
+}
+
 /// Installs the system's packages that a running node needs.
 ///
 /// # Errors

@@ -21,6 +21,7 @@ fn netd_keeps_its_contract_on_the_kernel_of_debian() {
         all("netd/kernel", "ruleset"),
         all("netd/kernel", "linux"),
         all("netd/kernel", "neighbours"),
+        all("netd/kernel", "coexist"),
         all("netd/kernel", "packets"),
         all("netd", "policies"),
         all("netd", "packets"),

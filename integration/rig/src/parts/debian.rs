@@ -14,6 +14,11 @@ pub(super) const TO_RUN: [&str; 4] = ["busybox-static", "iproute2", "iptables", 
 pub(super) const TO_BUILD_RUNC: [&str; 3] = ["gcc", "libseccomp-dev", "pkg-config"];
 /// User-mode Linux and its modules.
 pub(super) const FOR_USER_MODE: [&str; 2] = ["kmod", "user-mode-linux"];
+/// What ufw runs with.
+pub(super) const FOR_UFW: [&str; 2] = ["iptables", "python3"];
+/// What firewalld runs with.
+pub(super) const FOR_FIREWALLD: [&str; 6] =
+    ["dbus-daemon", "gir1.2-glib-2.0", "nftables", "python3", "python3-dbus", "python3-gi"];
 /// An emulator, and what an initrd is made of.
 pub(super) const TO_EMULATE: [&str; 3] = ["busybox-static", "kmod", "qemu-system-x86"];
 /// The first process of a guest whose services are managed.
