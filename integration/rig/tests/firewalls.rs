@@ -6,7 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use netd_rig::{
     Answer, Bed, Cri, Daemon, Node, OUTSIDE_V4, Place, Plugins, Pod, PodWish, Program, Protocol, Release, Web, ask,
@@ -115,9 +115,7 @@ fn lives_beside<F: Firewall>(mut scene: Scene, firewall: &F) {
     let before = scene.rules_of_netd();
     for _ in 0..2 {
         firewall.reload(&scene);
-        let begin = Instant::now();
         until("the same rules after a reload", SOON, || Ok((scene.rules_of_netd() == before).then_some(()))).unwrap();
-        println!("{}: stood again, {:?} after the reload had ended", F::NAME, begin.elapsed());
         scene.wait_until_told(F::NAME, true);
         assert_eq!(scene.heard(), [true, true, false], "{} after a reload", F::NAME);
     }
