@@ -6,7 +6,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use netd_config::NodeConfig;
 
@@ -35,6 +35,7 @@ fn main() -> Result<()> {
         .init();
     let arguments = Arguments::parse();
     let config = settings(&arguments.config)?;
+    refuse_fleet(&arguments.config, &config)?;
     if arguments.withdraw {
         return daemon::withdraw(&config);
     }
@@ -54,6 +55,14 @@ fn one_arena() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
+}
+
+/// Nodes are not connected yet, and a node that only said so would give out addresses that others have.
+fn refuse_fleet(path: &Path, config: &NodeConfig) -> Result<()> {
+    if config.fleet.pools.is_empty() {
+        return Ok(());
+    }
+    bail!("{}: fleet: this netd does not connect nodes yet; remove [fleet] and start it again", path.display())
 }
 
 fn settings(path: &Path) -> Result<NodeConfig> {

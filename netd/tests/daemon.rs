@@ -75,6 +75,20 @@ fn it_answers_alone_and_comes_back_after_a_kill() {
     assert!(Client::connect(&again.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).is_ok());
 }
 
+/// What would not be enforced is refused, with the file, the key and the remedy.
+#[test]
+fn nodes_are_not_connected_in_silence() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("netd.toml");
+    let lines = "run_dir = '/nonexistent'\n[fleet]\npools = ['10.4.0.0/16']\netcd = ['http://192.0.2.1:2379']\n";
+    std::fs::write(&config, lines).unwrap();
+    let ended = Command::new(env!("CARGO_BIN_EXE_netd")).arg("--config").arg(&config).output().unwrap();
+    assert!(!ended.status.success());
+    let said = String::from_utf8(ended.stderr).unwrap();
+    let wanted = format!("{}: fleet: this netd does not connect nodes yet; remove [fleet]", config.display());
+    assert!(said.contains(&wanted), "{said}");
+}
+
 const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0",
     "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.4.0.0/24"}]]}}"#;
 
