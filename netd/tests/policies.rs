@@ -38,11 +38,16 @@ struct Shop {
 }
 
 fn label(node: &Node, container: &str) {
+    label_as(node, container, container);
+}
+
+/// Says of a container that it is this one.
+fn label_as(node: &Node, container: &str, name: &str) {
     let mut request = blocking::DescribeRequest::new();
     request.container_id = container.to_owned();
-    request.name = container.to_owned();
+    request.name = name.to_owned();
     request.namespace = "shop".to_owned();
-    request.labels.insert("app".to_owned(), container.to_owned());
+    request.labels.insert("app".to_owned(), name.to_owned());
     request.source = "nri".to_owned();
     Client::connect(&node.socket(), &[]).unwrap().describe(&request).unwrap();
 }
@@ -268,18 +273,24 @@ fn routed_sandboxes_obey_too_and_policies_outlive_netd() {
     expected(&shop);
 }
 
+/// A flow to the echo on port 7.
+fn open(space: &Space) -> TcpStream {
+    space.run(|| {
+        let mut stream = TcpStream::connect("10.4.0.2:7").unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        stream
+    })
+}
+
+fn echoes(stream: &mut TcpStream) -> bool {
+    stream.write_all(b"y").and_then(|()| stream.read_exact(&mut [0])).is_ok()
+}
+
 #[test]
 fn a_flow_that_is_not_allowed_any_more_is_cut_and_one_that_is_goes_on() {
     let shop = Shop::new(DUAL);
-    let open = |space: &Space| {
-        space.run(|| {
-            let mut stream = TcpStream::connect("10.4.0.2:7").unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-            stream.write_all(b"x").unwrap();
-            stream.read_exact(&mut [0]).unwrap();
-            stream
-        })
-    };
     shop.web.echo(7);
     // It is there before: the bridge's flows are followed from then on.
     shop.apply(&FROM_LOGIN.replace("web", "nobody"));
@@ -288,10 +299,23 @@ fn a_flow_that_is_not_allowed_any_more_is_cut_and_one_that_is_goes_on() {
             .replace("from-login", "all")
             .replace("from:\n    - podSelector: {matchLabels: {app: login}}\n    ports: [{port: 80}]", "{}"),
     );
-    let (kept, lost) = (open(&shop.login), open(&shop.other));
+    let (mut kept, mut lost) = (open(&shop.login), open(&shop.other));
     shop.apply(&FROM_LOGIN.replace("port: 80", "port: 7"));
     shop.delete("all");
-    let echoes = |mut stream: TcpStream| stream.write_all(b"y").and_then(|()| stream.read_exact(&mut [0])).is_ok();
-    assert!(echoes(kept), "an allowed flow was cut");
-    assert!(!echoes(lost), "a flow goes on that is not allowed any more");
+    assert!(echoes(&mut kept), "an allowed flow was cut");
+    assert!(!echoes(&mut lost), "a flow goes on that is not allowed any more");
+}
+
+/// Who has another name from now on is gone and new to policies, and still has the flows that he had.
+#[test]
+fn the_flows_of_one_who_is_described_as_somebody_else_are_cut() {
+    let shop = Shop::new(DUAL);
+    shop.web.echo(7);
+    shop.apply(&FROM_LOGIN.replace("port: 80", "port: 7"));
+    let mut flow = open(&shop.login);
+    label_as(&shop.node, "login", "guest");
+    let begin = Instant::now();
+    while echoes(&mut flow) {
+        assert!(begin.elapsed() < Duration::from_secs(5), "a flow goes on that is not allowed any more");
+    }
 }

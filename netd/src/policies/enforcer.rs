@@ -182,11 +182,11 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     fn update(&mut self, changes: Vec<Change>, round: &mut Round) {
+        let known = self.known(&changes);
         for change in changes {
             if let Change::Sandbox(sandbox) = &change {
                 // A new one has no flows yet; one that is something else now may have some too many.
-                let is_known = self.force.compiler.world().sandboxes.contains_key(&sandbox.name);
-                round.judged.extend(sandbox.addresses.keys().filter(|_| is_known));
+                round.judged.extend(sandbox.addresses.keys().filter(|address| known.contains(address)));
             }
             let delta = self.force.compiler.update(change);
             let changed = objects::changes(&self.profiles, &delta, self.force.compiler.compiled());
@@ -196,6 +196,17 @@ impl<K: Kernel> Enforcer<K> {
             }
             self.profiles.extend(delta.profiles.set);
         }
+    }
+
+    /// The addresses of those who change, so far. Who gets another name is told as one who goes and one who comes.
+    fn known(&self, changes: &[Change]) -> BTreeSet<IpAddr> {
+        let sandboxes = &self.force.compiler.world().sandboxes;
+        let before = changes.iter().filter_map(|change| match change {
+            Change::Sandbox(sandbox) => sandboxes.get(&sandbox.name),
+            Change::Gone(name) => sandboxes.get(name),
+            Change::Policies(_) | Change::Nodes(_) => None,
+        });
+        before.flat_map(|sandbox| sandbox.addresses.keys().copied()).collect()
     }
 
     /// The sandboxes that policies are about.
