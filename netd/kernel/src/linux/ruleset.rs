@@ -10,6 +10,7 @@
 //! A packet is looked up in hash sets by its address, port or interface: its cost does not grow with the attachments. Policy
 //! and the spoof guard have pictures of their own, in `skeleton/`.
 
+mod apart;
 mod batch;
 mod elements;
 mod group;
@@ -92,6 +93,7 @@ impl Ruleset {
     }
 
     fn apply_at_once(&self, steps: &[Step]) -> Result<(), KernelError> {
+        self.lie_apart(steps)?;
         let mut done = self.commit(steps);
         for _ in 1..LOOKS {
             if self.has_destroy || !done.as_ref().is_err_and(is_of_the_absent) {
