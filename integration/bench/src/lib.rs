@@ -1,4 +1,5 @@
-//! What an attach and a detach cost, by every way to ask for them, against the kernel's own floor in the same run.
+//! What an attach and a detach cost, by every way to ask for them, against the kernel's own floor in the same run; and what
+//! policies cost (`policy`): to load, to follow a change, and for each packet.
 //!
 //! ```text
 //! plan ─▶ field (a case on a node of its own, with its sandboxes) ─▶ samples ─▶ report, attach.json
@@ -8,6 +9,7 @@
 //! Every namespace is made here and ends with this process. Nothing is made or pooled ahead of a clock but the sandbox's empty
 //! namespace, and on each node the first attachment, which makes what all share (bridge, ruleset).
 
+mod aim;
 pub mod attach;
 pub mod case;
 pub mod dump;
@@ -15,6 +17,7 @@ mod field;
 pub mod network;
 pub mod node;
 mod packet;
+pub mod policy;
 mod report;
 mod samples;
 pub mod space;

@@ -3,14 +3,27 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use netd_bench::attach::{self, Settings};
 use netd_bench::case::Programs;
+use netd_bench::policy;
 
-/// Measures attach and detach.
+/// What is measured.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Bench {
+    /// Attach and detach.
+    Attach,
+    /// Policies: to load, to follow a change, for each packet.
+    Policy,
+}
+
+/// Measures what netd costs.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// 0 and 100 attachments, and 1,000 for `netd-api` and `kernel-floor` on a bridge and routed: under 3 minutes.
+    /// What to measure.
+    bench: Bench,
+    /// Under 3 minutes. `attach`: 0 and 100 attachments, and 1,000 for `netd-api` and `kernel-floor` on a bridge and routed.
+    /// `policy`: 1,000 policies and 100 sandboxes to load, and fewer rounds.
     #[arg(long)]
     quick: bool,
     /// The daemon.
@@ -25,7 +38,7 @@ struct Arguments {
     /// Folder with the official CNI plugins 1.9.1.
     #[arg(long)]
     plugins: PathBuf,
-    /// Where `attach.json` goes.
+    /// Where the results go.
     #[arg(long)]
     output: PathBuf,
     /// Of what is measured.
@@ -37,5 +50,9 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let programs =
         Programs { netd: arguments.netd, client: arguments.client, floor: arguments.floor, plugins: arguments.plugins };
-    attach::run(&Settings { quick: arguments.quick, programs, output: arguments.output, commit: arguments.commit })
+    let settings = Settings { quick: arguments.quick, programs, output: arguments.output, commit: arguments.commit };
+    match arguments.bench {
+        Bench::Attach => attach::run(&settings),
+        Bench::Policy => policy::run(&settings),
+    }
 }

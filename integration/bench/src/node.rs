@@ -47,18 +47,40 @@ impl Node {
         self.folder.path().join("run")
     }
 
+    /// Where netd reads policies.
+    #[must_use]
+    pub fn policies_dir(&self) -> PathBuf {
+        self.folder.path().join("policies")
+    }
+
+    /// What netd has said since it started.
+    ///
+    /// # Errors
+    /// It was never started.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.log_path())?)
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("netd.log")
+    }
+
     /// Starts netd and waits until it answers.
     ///
     /// # Errors
     /// It does not.
     pub fn start(&self, program: &Path) -> Result<Netd> {
         let (run_dir, config) = (self.run_dir(), self.folder.path().join("netd.toml"));
-        let socket = run_dir.join("netd.sock");
+        let (socket, policies) = (run_dir.join("netd.sock"), self.policies_dir());
+        fs::create_dir_all(&policies)?;
         fs::write(
             &config,
-            format!("run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = {socket:?}\nconf_dirs = []\n"),
+            format!(
+                "run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = {socket:?}\nconf_dirs = []\n\
+                 policies_dir = {policies:?}\ncontainerd_socket = \"\"\n"
+            ),
         )?;
-        let log = self.folder.path().join("netd.log");
+        let log = self.log_path();
         let mut leash = self.space.run(|| leashed(program, &config, &log))?;
         let mut line = String::new();
         BufReader::new(leash.stdout.take().context("the leash has no output")?).read_line(&mut line)?;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::aim::Aim;
 use crate::attach::{API, API_ROUTED, CNI, CNI_ONE, FLOOR, FLOOR_ROUTED, Settings, milliseconds};
 use crate::field::Field;
 use crate::packet::SLOW;
@@ -28,14 +29,6 @@ pub(crate) struct Report<'a> {
     pub(crate) failed: Vec<crate::attach::Crowd>,
     pub(crate) fields: &'a [Field],
     pub(crate) left_out: Vec<String>,
-}
-
-/// What the project wants of itself.
-struct Aim {
-    what: String,
-    limit: f64,
-    unit: &'static str,
-    found: Option<f64>,
 }
 
 impl Report<'_> {
@@ -143,29 +136,6 @@ impl Report<'_> {
             self.memory.iter().find(|memory| memory.attachments == 1_000).map(|memory| mega(memory.resident_kb));
         aims.push(Aim::new("netd resident with 1,000 attachments".to_owned(), 15.0, "MB", memory));
         aims
-    }
-}
-
-impl Aim {
-    fn new(what: String, limit: f64, unit: &'static str, found: Option<f64>) -> Self {
-        Self { what, limit, unit, found }
-    }
-
-    fn verdict(&self) -> &'static str {
-        match self.found {
-            Some(found) if found <= self.limit => "met",
-            Some(_) => "NOT MET",
-            None => "not measured",
-        }
-    }
-
-    fn words(&self) -> String {
-        let found = self.found.map(|found| format!(": {found:.2}")).unwrap_or_default();
-        format!("{}, aim ≤ {} {}{found} {}", self.what, self.limit, self.unit, self.verdict())
-    }
-
-    fn json(&self) -> Value {
-        json!({"aim": self.what, "limit": self.limit, "unit": self.unit, "found": self.found, "verdict": self.verdict()})
     }
 }
 

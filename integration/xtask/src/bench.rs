@@ -1,4 +1,4 @@
-//! `cargo xtask bench attach [--quick]`: builds what is measured and runs the bench. What is measured when is its business.
+//! `cargo xtask bench {attach | policy} [--quick]`: builds what is measured and runs the bench. What is measured when is its business.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -15,10 +15,10 @@ const BENCH: &str = "netd-bench";
 const FLOOR: &str = "netd-kernel-floor";
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    let quick = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["attach"] => false,
-        ["attach", "--quick"] => true,
-        _ => bail!("usage: cargo xtask bench attach [--quick]"),
+    let (name, quick) = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [name @ ("attach" | "policy")] => (*name, false),
+        [name @ ("attach" | "policy"), "--quick"] => (*name, true),
+        _ => bail!("usage: cargo xtask bench {{attach | policy}} [--quick]"),
     };
     dist::run()?;
     cargo(&["build", "--release", "--package", BENCH, "--package", FLOOR])?;
@@ -26,11 +26,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let (release, dist) = (target.join("release"), target.join("dist"));
     let parts = std::env::var_os("NETD_RIG_CACHE").map_or_else(|| PathBuf::from(PARTS), PathBuf::from);
     let mut bench = Command::new(release.join(BENCH));
-    bench.arg("--netd").arg(dist.join("netd")).arg("--client").arg(dist.join("cni"));
+    bench.arg(name).arg("--netd").arg(dist.join("netd")).arg("--client").arg(dist.join("cni"));
     bench.arg("--floor").arg(release.join(FLOOR)).arg("--plugins").arg(parts.join(PLUGINS));
     bench.arg("--output").arg(target.join("bench")).arg("--commit").arg(commit()?);
     bench.args(quick.then_some("--quick"));
-    say("== bench attach");
+    say(&format!("== bench {name}"));
     ensure!(bench.status().context("cannot start the bench")?.success(), "the bench failed; its output is above");
     say(&format!("results are in {}", target.join("bench").display()));
     Ok(())

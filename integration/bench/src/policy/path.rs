@@ -1,0 +1,92 @@
+//! What stands on the way between two sandboxes of one node: nothing, netd's rules, or the same as linear iptables rules.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::probe::{Pair, is_refused};
+use super::rules;
+use super::town::Town;
+use crate::network::Writing;
+
+/// On the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The links and ways that netd made, and no table.
+    Bare,
+    /// netd, and so many rules of policies for the server.
+    Netd(usize),
+    /// No table of netd's, and so many rules in iptables.
+    Linear(usize),
+}
+
+/// A pair of sandboxes, measured by turns.
+#[derive(Debug)]
+pub(super) struct Course {
+    pub(super) name: &'static str,
+    pub(super) rules: usize,
+    pub(super) pair: Pair,
+    // Dropped last: the pair is attached there.
+    _town: Town,
+}
+
+impl Course {
+    /// Lays the way; fails where the pair may not talk, or may talk by a port that no rule allows.
+    pub(super) fn new(program: &Path, name: &'static str, writing: Writing, way: Way) -> Result<Self> {
+        let mut town = Town::new(program, writing)?;
+        let (client, server) = (town.attach()?.address, town.attach()?.address);
+        for (number, app) in ["client", "server"].iter().enumerate() {
+            town.describe(number, "default", app)?;
+        }
+        let rules = match way {
+            Way::Bare => {
+                bare(&mut town)?;
+                0
+            }
+            Way::Netd(0) => 0,
+            Way::Netd(rules) => {
+                let texts = rules::pair(rules);
+                town.load(&texts, texts.len())?;
+                rules
+            }
+            Way::Linear(rules) => {
+                bare(&mut town)?;
+                linear(&town, &rules::linear(rules, client, server))?;
+                rules
+            }
+        };
+        let [client, opposite] = <[_; 2]>::try_from(std::mem::take(&mut town.people)).ok().context("no pair")?;
+        let closed = is_refused(&client.space, &opposite.space, server)?;
+        ensure!(
+            closed == (rules > 0),
+            "{name}: a port that {rules} rules do not name is {}",
+            if closed { "closed" } else { "open" }
+        );
+        let pair = Pair::new(client.space, &opposite.space, server);
+        Ok(Self { name, rules, pair: pair.with_context(|| format!("{name}: the pair may not talk"))?, _town: town })
+    }
+}
+
+/// Ends netd, whose tables outlive it, and takes them away.
+fn bare(town: &mut Town) -> Result<()> {
+    town.end();
+    for family in ["inet", "bridge"] {
+        let tables = town.node.space.output("nft list tables")?;
+        if tables.lines().any(|line| line == format!("table {family} netd")) {
+            town.node.space.output(&format!("nft delete table {family} netd"))?;
+        }
+    }
+    let left = town.node.space.output("nft list tables")?;
+    ensure!(left.is_empty(), "tables are left: {left}");
+    Ok(())
+}
+
+fn linear(town: &Town, text: &str) -> Result<()> {
+    let path = town.node.policies_dir().join("iptables.rules");
+    fs::write(&path, text)?;
+    town.node.space.output(&format!("{RESTORE} {}", path.display())).map(drop)
+}
+
+/// Debian's own: iptables as front of nftables.
+pub(super) const RESTORE: &str = "iptables-nft-restore";

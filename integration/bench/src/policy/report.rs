@@ -1,0 +1,125 @@
+//! What is written and said of a run: `policy.json`, `policy-raw.json`, a table, and whether each aim is met.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::load::{CASE, Held, Size};
+use super::packets::{AGAIN, BRIDGE, BRIDGE_NONE, NETD, NONE, RULES, case};
+use super::path::RESTORE;
+use super::probe::OPS;
+use crate::aim::Aim;
+use crate::attach::Settings;
+use crate::samples::{Samples, What};
+use crate::say;
+
+/// Two that are the same may differ by so much; otherwise a figure says nothing.
+const SAME: f64 = 0.05;
+
+/// All that came out of a run.
+#[derive(Debug)]
+pub(super) struct Report<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) samples: &'a Samples,
+    pub(super) size: Size,
+    pub(super) held: Held,
+}
+
+impl Report<'_> {
+    /// Writes `policy.json` and, beside it, `policy-raw.json`.
+    pub(super) fn write(&self) -> Result<()> {
+        let folder = &self.settings.output;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for (name, value) in [("policy.json", json!(self.samples.lines())), ("policy-raw.json", self.raw())] {
+            let path = folder.join(name);
+            let text = serde_json::to_string(&value)?;
+            fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn raw(&self) -> Value {
+        let sample = |(what, times): (&What, &[f64])| json!({"case": what.case, "op": what.op, "attachments": what.attachments, "us": times});
+        json!({
+            "commit": self.settings.commit,
+            "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
+            "quick": self.settings.quick,
+            "processors": std::thread::available_parallelism().map_or(0, usize::from),
+            "policies": self.size.policies,
+            "elements": self.held,
+            "iptables": RESTORE,
+            "same": OPS.iter().map(|op| json!({"op": op, "difference": self.ratio(AGAIN, NONE, op).map(|found| found - 1.0)})).collect::<Vec<_>>(),
+            "samples": self.samples.raw().map(sample).collect::<Vec<_>>(),
+            "aims": self.aims().iter().map(Aim::json).collect::<Vec<_>>(),
+        })
+    }
+
+    /// A table for people.
+    pub(super) fn say(&self) {
+        say(&format!(
+            "\n{:<22} {:<15} {:>11} {:>10} {:>10} {:>5}  × no table",
+            "case", "op", "attachments", "p50 µs", "p99 µs", "runs"
+        ));
+        for line in self.samples.lines() {
+            let against = if line.what.case.starts_with(BRIDGE) { BRIDGE_NONE } else { NONE };
+            let ratio = self.ratio(&line.what.case, against, line.what.op).map(|found| format!("{found:.3}"));
+            say(&format!(
+                "{:<22} {:<15} {:>11} {:>10.1} {:>10.1} {:>5}  {}",
+                line.what.case,
+                line.what.op,
+                line.what.attachments,
+                line.p50_us,
+                line.p99_us,
+                line.runs,
+                ratio.unwrap_or_default()
+            ));
+        }
+        say(&format!(
+            "\n{} elements of policies in the kernel's IPv4 sets for {} policies; iptables by {RESTORE}",
+            self.held, self.size.policies
+        ));
+        for op in OPS {
+            let Some(found) = self.ratio(AGAIN, NONE, op) else { continue };
+            let verdict = if self.is_void(op) { "VOID: its figures say nothing" } else { "counts" };
+            say(&format!("{op}: no table against no table {:+.1} %: {verdict}", (found - 1.0) * 100.0));
+        }
+        say("");
+        self.aims().iter().for_each(|aim| say(&aim.words()));
+    }
+
+    fn aims(&self) -> Vec<Aim> {
+        let size = self.size;
+        let load = format!("{} policies over {} sandboxes in the kernel", size.policies, size.sandboxes);
+        let mut aims = vec![Aim::new(load, 2_000.0, "ms", self.median(CASE, "load"))];
+        for (op, what) in [
+            ("add", "one sandbox more"),
+            ("relabel", "one sandbox relabelled"),
+            ("move", "one sandbox in another namespace"),
+        ] {
+            aims.push(Aim::new(format!("{what}, in the kernel"), 2.0, "ms", self.median(CASE, op)));
+        }
+        for rules in RULES {
+            for op in OPS {
+                let found = self.ratio(&case(NETD, rules), NONE, op).filter(|_| !self.is_void(op));
+                aims.push(Aim::new(format!("{op}, {rules} rules over no table"), 1.0 + SAME, "×", found));
+            }
+        }
+        aims
+    }
+
+    fn is_void(&self, op: &str) -> bool {
+        self.ratio(AGAIN, NONE, op).is_none_or(|found| (found - 1.0).abs() > SAME)
+    }
+
+    /// In milliseconds.
+    fn median(&self, case: &str, op: &str) -> Option<f64> {
+        let lines = self.samples.lines();
+        lines.iter().find(|line| line.what.case == case && line.what.op == op).map(|line| line.p50_us / 1e3)
+    }
+
+    /// Of the medians.
+    fn ratio(&self, case: &str, against: &str, op: &str) -> Option<f64> {
+        Some(self.median(case, op)? / self.median(against, op)?)
+    }
+}
