@@ -39,6 +39,8 @@ pub enum Writing {
     One,
     /// One `ptp` stanza, likewise.
     Routed,
+    /// The same, and no sandbox is fenced off from another.
+    Open,
 }
 
 /// What `ptp` has not.
@@ -59,7 +61,7 @@ pub fn stanzas(writing: Writing, data_dir: &Path, number: u32) -> Vec<Value> {
             "ranges": [[{"subnet": "10.4.0.0/16", "gateway": GATEWAY}]],
         },
     });
-    if writing == Writing::Routed {
+    if matches!(writing, Writing::Routed | Writing::Open) {
         bridge["type"] = "ptp".into();
         bridge
             .as_object_mut()
@@ -67,7 +69,9 @@ pub fn stanzas(writing: Writing, data_dir: &Path, number: u32) -> Vec<Value> {
             .for_each(|stanza| stanza.retain(|key, _| !BRIDGE_KEYS.contains(&key.as_str())));
     }
     if writing != Writing::Chain {
-        bridge["ingressPolicy"] = "same-bridge".into();
+        if writing != Writing::Open {
+            bridge["ingressPolicy"] = "same-bridge".into();
+        }
         bridge["runtimeConfig"] = ports;
         return vec![bridge];
     }

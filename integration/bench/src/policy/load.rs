@@ -30,7 +30,7 @@ pub(super) type Held = usize;
 pub(super) fn measure(netd: &Path, size: Size, samples: &mut Samples) -> Result<Held> {
     say(&format!("== {} policies, {} sandboxes", size.policies, size.sandboxes));
     let spaces = size.sandboxes / APPS;
-    let mut people = Town::new(netd, Writing::Routed)?;
+    let mut people = Town::new(netd, Writing::Open)?;
     for number in 0..size.sandboxes {
         people.attach()?;
         people.describe(number, &namespace(number / APPS), &app(number % APPS))?;

@@ -50,11 +50,9 @@ pub(super) fn case(name: &str, rules: usize) -> String {
 }
 
 fn courses(settings: &Settings) -> Result<Vec<Course>> {
-    let mut plan = vec![(NONE, Writing::Routed, Way::Bare), (AGAIN, Writing::Routed, Way::Bare)];
-    plan.extend(RULES.map(|rules| (NETD, Writing::Routed, Way::Netd(rules))));
-    plan.extend(
-        RULES.into_iter().filter(|rules| *rules > 0).map(|rules| (LINEAR, Writing::Routed, Way::Linear(rules))),
-    );
+    let mut plan = vec![(NONE, Writing::Open, Way::Bare), (AGAIN, Writing::Open, Way::Bare)];
+    plan.extend(RULES.map(|rules| (NETD, Writing::Open, Way::Netd(rules))));
+    plan.extend(RULES.into_iter().filter(|rules| *rules > 0).map(|rules| (LINEAR, Writing::Open, Way::Linear(rules))));
     plan.push((BRIDGE_NONE, Writing::One, Way::Bare));
     plan.push((BRIDGE, Writing::One, Way::Netd(0)));
     plan.push((FILTERED, Writing::One, Way::Netd(10)));
