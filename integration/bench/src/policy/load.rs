@@ -21,7 +21,7 @@ pub(super) struct Size {
     changes: usize,
 }
 
-pub(super) const FULL: Size = Size { policies: 10_000, sandboxes: 1_000, loads: 5, changes: 500 };
+pub(super) const FULL: Size = Size { policies: 10_000, sandboxes: 1_000, loads: 5, changes: 200 };
 pub(super) const QUICK: Size = Size { policies: 1_000, sandboxes: 100, loads: 3, changes: 200 };
 
 /// Elements of the kernel's sets while all is in force.
