@@ -2,7 +2,7 @@
 //! is `netd_policy`'s; who waits for what is `lifecycle`'s.
 //!
 //! ```text
-//! requests ─▶ all that are queued ─▶ compiler ─▶ one transaction ─▶ flows that lost their permission are cut ─▶ answers
+//! requests ─▶ all that are queued ─▶ compiler ─▶ one transaction ─▶ answers ─▶ flows that lost their permission are cut
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,7 +91,10 @@ pub(super) struct Enforcer<K> {
 #[derive(Default)]
 struct Round {
     changes: Changes,
+    /// Answered when it is written.
     waiting: Vec<Done>,
+    /// Answered when lost flows are cut, too: who changes policies is told when they hold wholly.
+    waiting_longer: Vec<Done>,
     /// Whose flows may have lost their permission.
     judged: BTreeSet<IpAddr>,
     repairs: Vec<Step>,
@@ -143,7 +146,7 @@ impl<K: Kernel> Enforcer<K> {
                 self.judge_all(round);
                 self.load(files, &attachments, round);
                 self.judge_all(round);
-                round.waiting.push(done);
+                round.waiting_longer.push(done);
             }
             Request::Node(addresses) => {
                 if addresses != self.own_addresses() {
@@ -222,13 +225,11 @@ impl<K: Kernel> Enforcer<K> {
             let error = error.as_ref() as &dyn std::error::Error;
             warn!(error, "policies not written; the kernel holds what it held, and the next round tries again");
         }
+        answer(round.waiting, &outcome);
         if outcome.is_ok() && !round.judged.is_empty() {
             self.cut(&round.judged);
         }
-        for done in round.waiting {
-            // Whoever asked may have gone away.
-            drop(done.send(outcome.clone()));
-        }
+        answer(round.waiting_longer, &outcome);
     }
 
     /// Filters come before what needs them, and go after it.
@@ -347,6 +348,13 @@ impl<K: Kernel> Enforcer<K> {
     fn own_addresses(&self) -> BTreeSet<IpAddr> {
         let own = self.force.compiler.world().nodes.get(&self.node);
         own.map(|node| node.addresses.clone()).unwrap_or_default()
+    }
+}
+
+/// Whoever asked may have gone away.
+fn answer(waiting: Vec<Done>, outcome: &Result<(), Arc<ExecutorError>>) {
+    for done in waiting {
+        drop(done.send(outcome.clone()));
     }
 }
 
