@@ -13,7 +13,7 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
@@ -288,6 +288,15 @@ pub(super) fn remove_way(index: u32, address: IpAddr) -> Message {
     // Of whatever scope.
     message.header.scope = RouteScope::NoWhere;
     Message::DelRoute(message)
+}
+
+/// The route that leads to an address, as it stands in its table (RTM_F_FIB_MATCH, Linux 4.13).
+pub(super) fn route_to(address: IpAddr) -> Message {
+    let mut message = to(address);
+    message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+    message.header.protocol = RouteProtocol::Unspec;
+    message.header.flags.insert(RouteFlags::FibMatch);
+    Message::GetRoute(message)
 }
 
 /// Our routes of a family; a kernel that does not choose sends all.

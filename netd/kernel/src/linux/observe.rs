@@ -15,7 +15,7 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, Rou
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::fabric;
-use super::messages::{MARK, OURS, by_name, routes};
+use super::messages::{MARK, OURS, by_name, route_to, routes};
 use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Veth};
 
 /// All bridges, the veths that carry our mark with their gateways, our ways, and the fabric.
@@ -49,7 +49,21 @@ pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objec
 }
 
 /// The ways to sandboxes' addresses: host routes by our protocol number.
-pub(super) fn ways(socket: &mut Socket) -> Result<Objects, NetlinkError> {
+/// Whether the way to `address` is the one by this link. The kernel is asked for the one route first: a look at all takes as
+/// long as there are sandboxes.
+pub(super) fn is_way(socket: &mut Socket, link: &LinkName, index: u32, address: IpAddr) -> Result<bool, NetlinkError> {
+    let key = Key::Way(link.clone(), address);
+    let names = BTreeMap::from([(index, link.clone())]);
+    // Where others' routing rules lead elsewhere it is not the one.
+    if let Ok(Message::NewRoute(route)) = socket.fetch(route_to(address))
+        && way(&route, &names).is_some_and(|(found, _)| found == key)
+    {
+        return Ok(true);
+    }
+    Ok(ways(socket)?.contains_key(&key))
+}
+
+fn ways(socket: &mut Socket) -> Result<Objects, NetlinkError> {
     let links = links(socket)?;
     ways_by(socket, &names(&links))
 }

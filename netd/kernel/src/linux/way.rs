@@ -88,9 +88,9 @@ fn gateway(index: u32, address: IpAddr) -> Vec<Message> {
 fn is_so(socket: &mut Socket, step: &Step, error: &NetlinkError) -> Result<bool, KernelError> {
     let NetlinkError::Refused { source, .. } = error else { return Ok(false) };
     Ok(match (step, source.raw_os_error()) {
-        (Step::Create(key @ Key::Way(..), _) | Step::Replace(key @ Key::Way(..), _), Some(libc::EEXIST)) => {
-            let ways = observe::ways(socket).map_err(|error| refused("read the node's routes".to_owned(), error))?;
-            ways.contains_key(key)
+        (Step::Create(Key::Way(link, to), _) | Step::Replace(Key::Way(link, to), _), Some(libc::EEXIST)) => {
+            let found = observe::is_way(socket, link, index(link)?, *to);
+            found.map_err(|error| refused("read the node's routes".to_owned(), error))?
         }
         (Step::Delete(_), Some(libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL)) => true,
         _ => false,
