@@ -10,6 +10,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use std::thread::sleep;
+use std::time::Duration;
 
 use netd_config::{Denied, LinkName};
 use netd_kernel::{ApplyError, Family, Flow, Kernel, KernelError, Key, Object, Objects, Step, fixed_ruleset, plan};
@@ -25,6 +27,10 @@ use super::objects::{self, Changes};
 use super::verdict;
 use crate::attachment::{Attachment, AttachmentKey};
 use crate::executor::{Executor, ExecutorError};
+
+/// The kernel walks through conntrack for up to 10 ms without letting go of the processor, which those who were answered may
+/// need: measured on two, they waited 5 ms.
+const ANSWER_FIRST: Duration = Duration::from_micros(500);
 
 /// What the thread knows, for those who ask.
 #[derive(Debug)]
@@ -225,7 +231,10 @@ impl<K: Kernel> Enforcer<K> {
             let error = error.as_ref() as &dyn std::error::Error;
             warn!(error, "policies not written; the kernel holds what it held, and the next round tries again");
         }
-        answer(round.waiting, &outcome);
+        if !round.waiting.is_empty() {
+            answer(round.waiting, &outcome);
+            sleep(ANSWER_FIRST);
+        }
         if outcome.is_ok() && !round.judged.is_empty() {
             self.cut(&round.judged);
         }
