@@ -1,6 +1,8 @@
 //! Ten thousand policies over a thousand sandboxes: until they are in the kernel, and until it knows of one sandbox more.
 
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -11,6 +13,8 @@ use crate::samples::Samples;
 use crate::say;
 
 pub(super) const CASE: &str = "policy";
+/// Between two changes: what one loses is cut behind its answer, and the next would wait for that.
+const REST: Duration = Duration::from_millis(30);
 
 /// How much is loaded, and how often.
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +61,11 @@ fn change(people: &mut Town, size: Size, samples: &mut Samples) -> Result<()> {
     for turn in 0..size.changes {
         let (here, elsewhere) = (namespace(turn % 10), namespace((turn + 1) % 10));
         samples.note(CASE, "attach", size.sandboxes, people.attach()?.took);
+        sleep(REST);
         samples.note(CASE, "add", size.sandboxes, people.describe(newest, &here, &app(turn % APPS))?);
+        sleep(REST);
         samples.note(CASE, "relabel", size.sandboxes, people.describe(newest, &here, &app((turn + 1) % APPS))?);
+        sleep(REST);
         samples.note(CASE, "move", size.sandboxes, people.describe(newest, &elsewhere, &app(turn % APPS))?);
         people.detach()?;
     }
