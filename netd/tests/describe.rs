@@ -79,7 +79,8 @@ fn what_is_damaged_is_made_whole_with_its_address_mac_and_port() {
     let before = node.attach(&space, "a", &[WEB, PORT]).unwrap();
     space.serve(80);
     node.space.command("ip link set lo up");
-    let works = |what: &str| assert_eq!(node.space.hears("127.0.0.1:8080").as_deref(), Ok("10.4.0.1"), "{what}");
+    let works =
+        |what: &str| assert_eq!(node.space.hears_in_the_end("127.0.0.1:8080").as_deref(), Ok("10.4.0.1"), "{what}");
     works("as attached");
     let damages: [(&str, &dyn Fn()); 5] = [
         ("address", &|| drop(space.command("ip addr flush dev eth0"))),
