@@ -6,7 +6,7 @@ pub(crate) use self::crowd::Crowd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::case::{Api, Cni, Floor, Programs};
@@ -28,6 +28,8 @@ pub struct Settings {
     pub output: PathBuf,
     /// Of what is measured.
     pub commit: String,
+    /// The cases to measure; none: all.
+    pub only: Vec<String>,
 }
 
 pub(crate) const API: &str = "netd-api";
@@ -106,6 +108,7 @@ impl Bench {
             let case = Box::new(Floor::start(&node, &settings.programs, writing)?);
             self.fields.push(Field::new(name, node, case, LARGE, runs.max(100)));
         }
+        self.leave_out(&settings.only)?;
         for field in &mut self.fields {
             // The first attachment of a node makes what all share; it is not what later ones cost.
             let took = field.add()?;
@@ -115,17 +118,36 @@ impl Bench {
         Ok(left_out)
     }
 
+    /// Keeps the named cases.
+    fn leave_out(&mut self, only: &[String]) -> Result<()> {
+        if only.is_empty() {
+            return Ok(());
+        }
+        if let Some(unknown) = only.iter().find(|name| field(&mut self.fields, name).is_err()) {
+            let known: Vec<&str> = self.fields.iter().map(|field| field.name).collect();
+            bail!("no case is called {unknown}; there are {}", known.join(", "));
+        }
+        self.fields.retain(|field| only.iter().any(|name| name == field.name));
+        Ok(())
+    }
+
+    fn has_api(&self) -> bool {
+        self.fields.iter().any(|field| field.name == API)
+    }
+
     fn measure(&mut self, size: usize, quick: bool) -> Result<()> {
         say(&format!("== {size} attachments"));
-        if size == LARGE {
+        if size == LARGE && self.has_api() {
             self.grow_large(quick)?;
         }
         for field in self.fields.iter_mut().filter(|field| size <= field.most) {
             field.fill(size).with_context(|| format!("cannot have {size} attachments"))?;
         }
-        self.weigh(size)?;
+        if self.has_api() {
+            self.weigh(size)?;
+        }
         self.take_turns(size)?;
-        if size == 0 {
+        if size == 0 && self.has_api() {
             self.crowd(0, quick)?;
         }
         Ok(())

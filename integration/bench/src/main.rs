@@ -26,6 +26,9 @@ struct Arguments {
     /// `policy`: 1,000 policies and 100 sandboxes to load, and fewer rounds.
     #[arg(long)]
     quick: bool,
+    /// `attach`: only these cases. It may be given several times.
+    #[arg(long)]
+    only: Vec<String>,
     /// The daemon.
     #[arg(long)]
     netd: PathBuf,
@@ -50,7 +53,8 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let programs =
         Programs { netd: arguments.netd, client: arguments.client, floor: arguments.floor, plugins: arguments.plugins };
-    let settings = Settings { quick: arguments.quick, programs, output: arguments.output, commit: arguments.commit };
+    let (only, output, commit) = (arguments.only, arguments.output, arguments.commit);
+    let settings = Settings { quick: arguments.quick, programs, output, commit, only };
     match arguments.bench {
         Bench::Attach => attach::run(&settings),
         Bench::Policy => policy::run(&settings),

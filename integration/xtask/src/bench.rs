@@ -1,4 +1,4 @@
-//! `cargo xtask bench {attach | policy} [--quick]`: builds what is measured and runs the bench. What is measured when is its business.
+//! `cargo xtask bench {attach | policy} [--quick] [--only CASE]...`: builds what is measured and runs the bench. What is measured when is its business.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,14 +11,13 @@ use crate::{cargo, say};
 /// Where the parts of rigs are kept, and the official CNI plugins among them.
 const PARTS: &str = "/var/cache/netd-rig";
 const PLUGINS: &str = "cni-plugins-1.9.1";
+const NAMES: [&str; 2] = ["attach", "policy"];
 const BENCH: &str = "netd-bench";
 const FLOOR: &str = "netd-kernel-floor";
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    let (name, quick) = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [name @ ("attach" | "policy")] => (*name, false),
-        [name @ ("attach" | "policy"), "--quick"] => (*name, true),
-        _ => bail!("usage: cargo xtask bench {{attach | policy}} [--quick]"),
+    let Some((name, options)) = arguments.split_first().filter(|(name, _)| NAMES.contains(&name.as_str())) else {
+        bail!("usage: cargo xtask bench {{attach | policy}} [--quick] [--only CASE]...");
     };
     dist::run()?;
     cargo(&["build", "--release", "--package", BENCH, "--package", FLOOR])?;
@@ -29,7 +28,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     bench.arg(name).arg("--netd").arg(dist.join("netd")).arg("--client").arg(dist.join("cni"));
     bench.arg("--floor").arg(release.join(FLOOR)).arg("--plugins").arg(parts.join(PLUGINS));
     bench.arg("--output").arg(target.join("bench")).arg("--commit").arg(commit()?);
-    bench.args(quick.then_some("--quick"));
+    // What options there are, and what is wrong with one, the bench itself says.
+    bench.args(options);
     say(&format!("== bench {name}"));
     ensure!(bench.status().context("cannot start the bench")?.success(), "the bench failed; its output is above");
     say(&format!("results are in {}", target.join("bench").display()));
