@@ -9,7 +9,6 @@ use ipnet::IpNet;
 use netd_config::Protocol;
 use netd_kernel::{ApplyError, Family, Flow, Kernel, KernelError, Key, Object, Objects, Sandbox, Scope, Step, plan};
 use thiserror::Error;
-use tokio::sync::oneshot;
 
 use crate::attachment::{Attachment, Facts};
 use crate::desired;
@@ -67,20 +66,12 @@ impl<K: Kernel> Executor<K> {
         lock(&self.guarded).insert(family);
     }
 
-    /// Which namespace a descriptor is.
+    /// Which namespace a descriptor is, without blocking.
     ///
     /// # Errors
     /// The descriptor is no network namespace.
     pub fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError> {
         self.kernel.identify(fd)
-    }
-
-    /// As [`Executor::identify`], without blocking. `None`: whoever looked has died.
-    pub async fn identified(&self, fd: OwnedFd) -> Option<Result<Sandbox, KernelError>> {
-        let (done, identified) = oneshot::channel();
-        // Whoever asked may have gone away.
-        self.kernel.identify_then(fd, Box::new(move |found| drop(done.send(found))));
-        identified.await.ok()
     }
 
     /// Makes the objects that the attachment shares with others.

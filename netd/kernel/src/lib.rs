@@ -24,4 +24,4 @@ pub use object::{
     profile,
 };
 pub use plan::plan;
-pub use seam::{ApplyError, Identified, Kernel, KernelError, LinkFacts, Sandbox, Scope};
+pub use seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};

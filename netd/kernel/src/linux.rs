@@ -12,21 +12,23 @@ mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netd_config::LinkName;
 use netd_netlink::conntrack::{self, End};
 use netd_netlink::nft::Changes;
 use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
 use nix::net::if_::if_nametoindex;
 
-use crate::object::{Bridge, Family, Flow, Interface, Key, Object, Objects, Port, Step, Veth};
-use crate::seam::{ApplyError, Identified, Kernel, KernelError, LinkFacts, Sandbox, Scope};
+use crate::object::{Bridge, Family, Flow, Interface, Key, Mac, Object, Objects, Port, Step, Veth};
+use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
 pub(crate) use inside::Inside;
 use namespace::Entrant;
 use ruleset::Ruleset;
@@ -155,14 +157,16 @@ impl LinuxKernel {
     fn veth(&self, name: &LinkName, veth: &Veth, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
         let sandbox = sandbox.filter(|sandbox| sandbox.id == veth.peer.0).ok_or_else(no_sandbox)?;
         let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
-        let bridge = veth.bridge.as_ref().map(index).transpose()?;
-        let message = messages::veth(name, veth, bridge, inside.namespace());
+        let mac = a_mac();
+        let mut socket = self.socket();
+        let bridge = veth.bridge.as_ref().map(|bridge| existing(&mut socket, bridge)).transpose()?;
+        let bridge_mac = bridge.as_ref().map(observe::mac).unwrap_or_default();
+        let message = messages::veth(name, veth, mac, bridge.as_ref().map(observe::index), inside.namespace());
         let mark = messages::mark(name, veth, self.has_ipv6);
         let mut batch = vec![(message, CREATE), (mark, 0)];
         if veth.port != Port::Down {
             batch.push((messages::up_by_name(name), 0));
         }
-        let mut socket = self.socket();
         let exists = || KernelError::Exists(format!("link {name} or interface {}", veth.peer.1));
         // One send, so that no crash leaves a link without its mark. But the kernel goes on after a refusal, and a link of
         // that name that is somebody else's must not get the mark: nothing is sent where one stands.
@@ -178,6 +182,7 @@ impl LinuxKernel {
             }
             _ => refused(format!("create veth {name}"), error),
         })?;
+        inside.made().host = Some((name.clone(), veth.bridge.clone(), observe::in_words(&mac), bridge_mac));
         if veth.port == Port::Closed { self.port(name, veth) } else { Ok(()) }
     }
 
@@ -307,18 +312,8 @@ impl Kernel for LinuxKernel {
     }
 
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError> {
-        let (done, outcome) = mpsc::channel();
-        self.identify_then(fd, Box::new(move |identified| drop(done.send(identified))));
-        outcome.recv().unwrap_or_else(|_| Err(cannot_enter(io::Error::other("the namespace's worker died"))))
-    }
-
-    fn identify_then(&self, fd: OwnedFd, done: Identified) {
-        let entered = Inside::enter(&self.entrant, fd, |entered| {
-            let sandbox = entered.map(|(id, inside)| Sandbox { id, inside: Some(inside) });
-            done(sandbox.map_err(cannot_enter));
-        });
-        // Without a worker nobody was told, and whoever waits hears that.
-        drop(entered);
+        let (id, inside) = Inside::enter(&self.entrant, fd).map_err(cannot_enter)?;
+        Ok(Sandbox { id, inside: Some(inside) })
     }
 
     fn attached(
@@ -328,10 +323,12 @@ impl Kernel for LinuxKernel {
         interface: &LinkName,
         sandbox: &Sandbox,
     ) -> Result<LinkFacts, KernelError> {
+        let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
+        if let Some(facts) = inside.made().facts(host_link, bridge, interface) {
+            return Ok(facts);
+        }
         let mut socket = self.socket();
-        let mut here = |name: &LinkName| {
-            socket.fetch(messages::by_name(name)).map_err(|_| KernelError::NotFound(format!("link {name}")))
-        };
+        let mut here = |name: &LinkName| existing(&mut socket, name);
         let host_end = here(host_link)?;
         let mut bridge_mac = String::new();
         if bridge.is_none() && observe::has_controller(&host_end) {
@@ -345,7 +342,6 @@ impl Kernel for LinuxKernel {
             bridge_mac = observe::mac(&controller);
         }
         let host_mac = observe::mac(&host_end);
-        let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
         let link = inside.socket().fetch(messages::by_name(interface));
         let link = link.map_err(|_| KernelError::NotFound(format!("interface {interface}")))?;
         Ok(LinkFacts { mac: observe::mac(&link), host_mac, bridge_mac, mtu: observe::mtu(&link) })
@@ -415,6 +411,16 @@ fn switch_forwarding(step: &Step) -> Result<(), KernelError> {
 
 fn index(name: &LinkName) -> Result<u32, KernelError> {
     if_nametoindex(name.as_str()).map_err(|_| KernelError::NotFound(format!("link {name}")))
+}
+
+fn existing(socket: &mut Socket, name: &LinkName) -> Result<RouteNetlinkMessage, KernelError> {
+    socket.fetch(messages::by_name(name)).map_err(|_| KernelError::NotFound(format!("link {name}")))
+}
+
+/// One that nobody else is likely to have, of the sort that everybody may give (IEEE 802, 8.4).
+fn a_mac() -> Mac {
+    let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    [a & 0xfc | 0x02, b, c, d, e, f]
 }
 
 fn cannot_enter(source: io::Error) -> KernelError {

@@ -147,9 +147,6 @@ pub struct ApplyError {
     pub source: KernelError,
 }
 
-/// What is told of a namespace that was looked at.
-pub type Identified = Box<dyn FnOnce(Result<Sandbox, KernelError>) + Send>;
-
 /// A kernel. Two verbs do the work; four look at what conntrack remembers, or drop it; three answer questions.
 ///
 /// All methods but one block.
@@ -201,17 +198,11 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
     /// See [`KernelError`].
     fn counts(&self) -> Result<BTreeMap<Key, u64>, KernelError>;
 
-    /// Which namespace a descriptor is.
+    /// Which namespace a descriptor is. It does not block; the calling thread is in the kernel's own namespace.
     ///
     /// # Errors
     /// The descriptor is no network namespace.
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError>;
-
-    /// As [`Kernel::identify`], without blocking where the kernel can: `done` is called from whatever thread has found out,
-    /// or dropped where nobody can look.
-    fn identify_then(&self, fd: OwnedFd, done: Identified) {
-        done(self.identify(fd));
-    }
 
     /// The links of an attachment; without `bridge`, of a routed one.
     ///

@@ -75,7 +75,7 @@ impl<K: Kernel + 'static> Service<K> {
         ipam: &Ipam,
         dns: Option<Dns>,
     ) -> Answer<CniResult> {
-        let sandbox = self.sandbox(asked).await?;
+        let sandbox = self.sandbox(asked)?;
         let reserved = self.reserved(&key, ipam, asked.descriptors)?;
         let (label_state, answer) = self.ask_for_labels(asked);
         let netns_path = asked.call.netns_path.clone();
@@ -98,7 +98,7 @@ impl<K: Kernel + 'static> Service<K> {
         extension: Extension,
     ) -> Answer<CniResult> {
         let mut result = previous(document)?;
-        let sandbox = self.sandbox(asked).await?;
+        let sandbox = self.sandbox(asked)?;
         let is_first = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?.is_none();
         let addresses = addresses_of(&result, asked.call.interface.as_str());
         let follower = Follower { key, netns: sandbox.id, netns_path: asked.call.netns_path.clone(), addresses };
@@ -188,7 +188,7 @@ impl<K: Kernel + 'static> Service<K> {
 
     /// Takes one step on an interface that is already in the sandbox.
     async fn within(&self, asked: Asked<'_>, name: LinkName, step: impl FnOnce(Key) -> Step) -> Answer<()> {
-        let sandbox = self.sandbox(asked).await?;
+        let sandbox = self.sandbox(asked)?;
         let steps = vec![step(Key::Interface(sandbox.id, name))];
         let executor = Arc::clone(&self.lifecycle.executor);
         match tokio::task::spawn_blocking(move || executor.within(&steps, &sandbox)).await {
@@ -220,7 +220,7 @@ impl<K: Kernel + 'static> Service<K> {
         let document = parse(asked.call)?;
         let key = key_of(asked.call, &document)?;
         let (Stanza::Bridge(_) | Stanza::Ptp(_)) = document.stanza else { return Ok(()) };
-        let sandbox = self.sandbox(asked).await?;
+        let sandbox = self.sandbox(asked)?;
         let found = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
         let found = found.filter(|found| found.state == State::Attached && found.netns == sandbox.id);
         let Some(attachment) = found else {
@@ -240,7 +240,7 @@ impl<K: Kernel + 'static> Service<K> {
     }
 
     /// The sandbox, by the descriptor that the door sent or by the path in netd's own mount namespace.
-    pub(super) async fn sandbox(&self, asked: Asked<'_>) -> Answer<Sandbox> {
+    pub(super) fn sandbox(&self, asked: Asked<'_>) -> Answer<Sandbox> {
         let invalid = |why: String| {
             refusal(
                 FailureCode::INVALID_NETNS,
@@ -252,11 +252,8 @@ impl<K: Kernel + 'static> Service<K> {
             None => File::open(&asked.call.netns_path).map(OwnedFd::from),
         };
         let fd = fd.map_err(|error| invalid(error.to_string()))?;
-        match self.lifecycle.executor.identified(fd).await {
-            Some(Ok(sandbox)) => Ok(sandbox),
-            Some(Err(error)) => Err(invalid(failure(FailureCode::INVALID_NETNS, &error).message)),
-            None => Err(invalid("the namespace's worker died".to_owned())),
-        }
+        let identified = self.lifecycle.executor.identify(fd);
+        identified.map_err(|error| invalid(failure(FailureCode::INVALID_NETNS, &error).message))
     }
 
     fn reserved(&self, key: &AttachmentKey, ipam: &Ipam, descriptors: &Descriptors) -> Answer<Reserved> {

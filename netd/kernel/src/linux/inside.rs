@@ -9,34 +9,50 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use netd_config::LinkName;
 use netd_netlink::Socket;
 
 use super::namespace::{self, Entrant};
 use crate::object::NetnsId;
+use crate::seam::LinkFacts;
 
 /// What was opened inside.
 #[derive(Debug)]
 pub(crate) struct Inside {
     namespace: OwnedFd,
     socket: Mutex<Socket>,
+    made: Mutex<Made>,
+}
+
+/// What this request made and therefore knows, so that nobody has to read it back.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// The host end, its bridge, and the MACs of both.
+    pub(super) host: Option<(LinkName, Option<LinkName>, String, String)>,
+    /// The sandbox end, its MAC and its MTU.
+    pub(super) interface: Option<(LinkName, String, u32)>,
+}
+
+impl Made {
+    /// Of an attachment, if it was made whole.
+    pub(super) fn facts(&self, host: &LinkName, bridge: Option<&LinkName>, interface: &LinkName) -> Option<LinkFacts> {
+        let (made_host, made_bridge, host_mac, bridge_mac) = self.host.as_ref()?;
+        let (made_interface, mac, mtu) = self.interface.as_ref()?;
+        let is_it = made_host == host && made_bridge.as_ref() == bridge && made_interface == interface;
+        let (mac, host_mac, bridge_mac) = (mac.clone(), host_mac.clone(), bridge_mac.clone());
+        is_it.then_some(LinkFacts { mac, host_mac, bridge_mac, mtu: *mtu })
+    }
 }
 
 impl Inside {
-    /// Enters the namespace, and tells `done` which one it is.
-    pub(super) fn enter(
-        entrant: &Entrant,
-        namespace: OwnedFd,
-        done: impl FnOnce(io::Result<(NetnsId, Self)>) + Send + 'static,
-    ) -> io::Result<()> {
+    /// Enters the namespace, and says which one it is.
+    pub(super) fn enter(entrant: &Entrant, namespace: OwnedFd) -> io::Result<(NetnsId, Self)> {
         let open = || {
             let socket = Socket::open()?;
             Ok::<_, io::Error>((namespace::cookie(&socket)?, socket))
         };
-        let of = |(namespace, opened): (OwnedFd, io::Result<(NetnsId, Socket)>)| {
-            let (id, socket) = opened?;
-            Ok((id, Self { namespace, socket: Mutex::new(socket) }))
-        };
-        entrant.start_within(namespace, open, move |entered| done(entered.and_then(of)))
+        let (id, socket) = entrant.visit(&namespace, open)??;
+        Ok((id, Self { namespace, socket: Mutex::new(socket), made: Mutex::default() }))
     }
 
     pub(super) fn namespace(&self) -> &OwnedFd {
@@ -47,10 +63,14 @@ impl Inside {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Writes a sysctl given with dots. A kernel without IPv6 has none of its switches, and nothing for them to switch.
     pub(super) fn write_sysctl(&self, entrant: &Entrant, name: &str, value: &str) -> io::Result<()> {
         let (path, text) = (format!("/proc/sys/{}", path_of(name)), value.to_owned());
-        let (_, written) = entrant.within(self.namespace.try_clone()?, || std::fs::write(path, text))?;
+        let written = entrant.within(self.namespace.try_clone()?, || std::fs::write(path, text))?;
         match written {
             Err(error) if error.kind() == io::ErrorKind::NotFound && name.starts_with("net.ipv6.") => Ok(()),
             written => written,

@@ -34,9 +34,13 @@ pub(super) fn configure(
     let (batch, optional) = configuration(index, interface, quick, flags);
     match socket.execute(batch) {
         // A sandbox whose IPv6 is switched off takes no link-local address, and needs none.
-        Err(NetlinkError::Refused { index, .. }) if optional.contains(&index) => Ok(()),
-        done => done.map_err(|error| refused(format!("configure interface {name}"), error)),
+        Err(NetlinkError::Refused { index, .. }) if optional.contains(&index) => {}
+        done => done.map_err(|error| refused(format!("configure interface {name}"), error))?,
     }
+    let mac = interface.settings.mac.map_or_else(|| observe::mac_octets(&link), Vec::from);
+    let mtu = interface.settings.mtu.unwrap_or_else(|| observe::mtu(&link));
+    inside.made().interface = Some((name.clone(), observe::in_words(&mac), mtu));
+    Ok(())
 }
 
 type Batch = Vec<(RouteNetlinkMessage, u16)>;

@@ -9,7 +9,7 @@ use netlink_packet_core::DefaultNla;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
@@ -34,7 +34,8 @@ fn link(attributes: Vec<LinkAttribute>) -> LinkMessage {
 }
 
 pub(super) fn by_name(name: &LinkName) -> Message {
-    Message::GetLink(link(vec![LinkAttribute::IfName(name.to_string())]))
+    let no_statistics = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    Message::GetLink(link(vec![LinkAttribute::IfName(name.to_string()), no_statistics]))
 }
 
 pub(super) fn delete(name: &LinkName) -> Message {
@@ -77,17 +78,19 @@ pub(super) fn filter(name: &LinkName, is_on: bool) -> Message {
     Message::NewLink(link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::LinkInfo(info)]))
 }
 
-/// One message: the pair, its host end a port of the bridge, its other end in the sandbox with name and MAC. Both ends say
+/// One message: the pair, its host end with `mac` a port of the bridge, its other end in the sandbox with name and MAC. The
+/// host end is told its MAC, so that no udev rule gives it another (`MACAddressPolicy`, systemd.link(5)). Both ends say
 /// that they have one queue: the kernel would make one a CPU, and then wait for its readers, at either end, to use one of
 /// them (`veth_init_queues`, drivers/net/veth.c).
-pub(super) fn veth(name: &LinkName, veth: &Veth, bridge: Option<u32>, netns: &OwnedFd) -> Message {
+pub(super) fn veth(name: &LinkName, veth: &Veth, mac: Mac, bridge: Option<u32>, netns: &OwnedFd) -> Message {
     let peer_name = &veth.peer.1;
     let mut peer = link(vec![LinkAttribute::IfName(peer_name.to_string()), LinkAttribute::NetNsFd(netns.as_raw_fd())]);
     peer.attributes.extend(veth.peer_mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
     peer.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
     peer.attributes.extend(ONE_QUEUE);
     let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
-    let mut message = link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::LinkInfo(info)]);
+    let mac = LinkAttribute::Address(mac.to_vec());
+    let mut message = link(vec![LinkAttribute::IfName(name.to_string()), mac, LinkAttribute::LinkInfo(info)]);
     message.attributes.extend(bridge.map(LinkAttribute::Controller));
     message.attributes.extend(veth.mtu.map(LinkAttribute::Mtu));
     message.attributes.extend(ONE_QUEUE);

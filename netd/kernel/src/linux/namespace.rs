@@ -1,7 +1,8 @@
-//! Work inside other network namespaces, on one thread that does nothing else: no other thread is ever moved.
+//! Work inside other network namespaces. What takes its time has one thread that does nothing else; what is a few system
+//! calls is done by whoever asks, who is back before anything else can run on that thread.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -30,32 +31,30 @@ impl Entrant {
         Ok(Self { home, jobs })
     }
 
-    /// Runs `work` in a namespace, and gives both back.
+    /// Runs `work` in a namespace, on a thread of its own. The caller waits for it.
     pub(super) fn within<T: Send + 'static>(
         &self,
         namespace: OwnedFd,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<(OwnedFd, T)> {
+    ) -> io::Result<T> {
         let (done, outcome) = mpsc::channel();
-        // Whoever asked waits for this.
-        self.start_within(namespace, work, move |worked| drop(done.send(worked)))?;
+        self.send(Box::new(move |home| {
+            let entered = setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET);
+            let worked = entered.map(|()| work());
+            let back = setns(home.as_fd(), CloneFlags::CLONE_NEWNET);
+            // Whoever asked waits for this.
+            drop(done.send(worked.map_err(io::Error::from)));
+            Ok(back?)
+        }))?;
         outcome.recv().unwrap_or_else(|_| Err(io::Error::other("the namespace's worker died")))
     }
 
-    /// Runs `work` in a namespace, then `done` at home, without waiting for either.
-    pub(super) fn start_within<T: 'static>(
-        &self,
-        namespace: OwnedFd,
-        work: impl FnOnce() -> T + Send + 'static,
-        done: impl FnOnce(io::Result<(OwnedFd, T)>) + Send + 'static,
-    ) -> io::Result<()> {
-        self.send(Box::new(move |home| {
-            let entered = setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET);
-            let worked = entered.map(|()| (namespace, work()));
-            let back = setns(home.as_fd(), CloneFlags::CLONE_NEWNET);
-            done(worked.map_err(io::Error::from));
-            Ok(back?)
-        }))
+    /// Runs `work`, a few system calls, in a namespace on the calling thread, which is of the home namespace: to have
+    /// another thread woken costs more than the visit.
+    pub(super) fn visit<T>(&self, namespace: &OwnedFd, work: impl FnOnce() -> T) -> io::Result<T> {
+        let _return = Return(&self.home);
+        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        Ok(work())
     }
 
     fn send(&self, job: Job) -> io::Result<()> {
@@ -63,6 +62,19 @@ impl Entrant {
         let Err(mpsc::SendError(job)) = jobs.send(job) else { return Ok(()) };
         *jobs = begin(Arc::clone(&self.home))?;
         jobs.send(job).map_err(|_| io::Error::other("the namespace's worker died"))
+    }
+}
+
+/// Goes home when it is dropped, whatever happened.
+struct Return<'a>(&'a File);
+
+impl Drop for Return<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET) {
+            // What runs on this thread next would work on the node, and be in a sandbox.
+            drop(writeln!(io::stderr(), "cannot come back from a sandbox's network namespace: {error}"));
+            std::process::abort();
+        }
     }
 }
 

@@ -153,7 +153,11 @@ pub(super) fn mac_octets(object: &Message) -> Vec<u8> {
 }
 
 pub(super) fn mac(object: &Message) -> String {
-    mac_octets(object).iter().map(|octet| format!("{octet:02x}")).collect::<Vec<_>>().join(":")
+    in_words(&mac_octets(object))
+}
+
+pub(super) fn in_words(mac: &[u8]) -> String {
+    mac.iter().map(|octet| format!("{octet:02x}")).collect::<Vec<_>>().join(":")
 }
 
 pub(super) fn mtu(object: &Message) -> u32 {
