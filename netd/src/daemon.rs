@@ -26,6 +26,8 @@ use netd::runtime::Runtime;
 use netd::server::{PolicyDesk, Service};
 use netd::tombstones::Tombstones;
 use netd::{lasting, owner, resync, watch, watchdog};
+
+use crate::memory;
 use netd_config::NodeConfig;
 use netd_kernel::{Coexistence, LOG_GROUP, LinuxKernel, LoggedPacket, Notices, Obstacle, Others, PacketLog, Passage};
 use nix::fcntl::{Flock, FlockArg};
@@ -178,6 +180,7 @@ async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime, is_s
         if let Err(error) = runtime.look_around(lifecycle).await {
             tracing::warn!(%error, "not freed; the next round tries again");
         }
+        memory::give_back();
         give_memory_back();
     }
 }

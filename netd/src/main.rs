@@ -1,6 +1,7 @@
 //! The daemon's start: arguments, settings, threads. What it consists of is `daemon`'s.
 
 mod daemon;
+mod memory;
 
 use std::fs;
 use std::io::IsTerminal;
@@ -26,7 +27,7 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    one_arena();
+    memory::one_arena();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("NETD_LOG").unwrap_or_else(|_| "info".into()))
         .with_writer(std::io::stderr)
@@ -45,16 +46,6 @@ fn main() -> Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(daemon::run(config))
-}
-
-/// By default glibc gives threads heaps of their own, and what one has freed the others do not get: a look at a thousand
-/// attachments would stay resident once a thread.
-fn one_arena() {
-    #[expect(unsafe_code, reason = "mallopt has no safe wrapper")]
-    // SAFETY: no other thread runs yet, and the option takes any number.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
 }
 
 /// Nodes are not connected yet, and a node that only said so would give out addresses that others have.

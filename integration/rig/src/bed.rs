@@ -55,14 +55,17 @@ impl Plugins {
         match self {
             Self::Folder(folder) => node.use_plugins(folder)?,
             Self::Official => node.use_plugins(&parts::cni_plugins()?)?,
-            Self::Netd => {
-                let ours = parts::ours()?;
-                let folder = node.outside("/opt/cni/bin");
-                fs::create_dir_all(&folder)?;
-                parts::cni_names()?.iter().try_for_each(|name| symlink(ours.join("netd-cni"), folder.join(name)))?;
-                return Netd::start(node, &ours.join("netd"), "").map(Some);
-            }
+            Self::Netd => return Self::install_netd(node, "").map(Some),
         }
         Ok(None)
+    }
+
+    /// netd with these settings, and its CNI client.
+    pub(crate) fn install_netd(node: &Node, settings: &str) -> Result<Netd> {
+        let ours = parts::ours()?;
+        let folder = node.outside("/opt/cni/bin");
+        fs::create_dir_all(&folder)?;
+        parts::cni_names()?.iter().try_for_each(|name| symlink(ours.join("netd-cni"), folder.join(name)))?;
+        Netd::start(node, &ours.join("netd"), settings)
     }
 }

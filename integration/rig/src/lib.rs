@@ -18,6 +18,7 @@ mod bed;
 mod client;
 mod containerd;
 mod daemon;
+mod fleet;
 mod guest;
 mod image;
 mod inventory;
@@ -27,13 +28,16 @@ pub mod parts;
 mod place;
 mod probe;
 pub mod residue;
+mod shop;
 mod underlay;
 mod web;
+mod wire;
 
 pub use self::bed::{Bed, Plugins};
 pub use self::client::{Container, Cri, Crictl, Ctr, Nerdctl, Pod, PodWish, Ran};
 pub use self::containerd::Containerd;
 pub use self::daemon::{Daemon, Program, until};
+pub use self::fleet::{Fleet, Host, Meeting, POOL};
 pub use self::guest::{Guest, Outcome, Trial};
 pub use self::image::{BUSYBOX, PAUSE};
 pub use self::inventory::Inventory;
@@ -42,8 +46,10 @@ pub use self::node::Node;
 pub use self::parts::Release;
 pub use self::place::Place;
 pub use self::probe::{Answer, Expect, Probe, Protocol, ask};
+pub use self::shop::Shop;
 pub use self::underlay::{OUTSIDE_V4, OUTSIDE_V6, Underlay};
 pub use self::web::Web;
+pub use self::wire::{Seen, Wire, Wrapping};
 
 /// The default network as nerdctl writes it: bridge `nerdctl0`, 10.4.0.0/24, four stanzas.
 pub const NERDCTL_DEFAULT: &str = include_str!("../networks/nerdctl-bridge.conflist");

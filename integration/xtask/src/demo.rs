@@ -1,6 +1,7 @@
 //! The demo: two pods and two containers on a node of their own, their network shown, and that nothing is left of it. What a
 //! failure of it means, the whole-node tests say more exactly.
 
+mod nodes;
 mod programs;
 
 use std::net::{IpAddr, SocketAddr};
@@ -16,13 +17,18 @@ use netd_rig::{
 use self::programs::Programs;
 use crate::say;
 
-const USAGE: &str = "usage: cargo xtask demo [--plugins official]\n  --plugins official  the official CNI plugins in netd's place, to compare";
+const USAGE: &str = "usage: cargo xtask demo [--plugins official] | demo nodes [vxlan | direct | ipip]\n  --plugins official  the official CNI plugins in netd's place, to compare";
 /// What a server outside of the pods serves, and under which port of the node it is published.
 const PORT: u16 = 80;
 const PUBLISHED: u16 = 8080;
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let [first, rest @ ..] = &words[..]
+        && *first == "nodes"
+    {
+        return nodes::run(rest);
+    }
     let programs = match words[..] {
         [] => Programs::of_netd()?,
         ["--plugins", "official"] => Programs::official()?,

@@ -1,0 +1,45 @@
+//! The demo of many nodes: three hosts with a container each become one network by a few lines of `netd.toml`.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use netd_rig::{Fleet, Meeting, Shop};
+
+use crate::say;
+
+const USAGE: &str = "usage: cargo xtask demo nodes [vxlan | direct | ipip]";
+
+pub(super) fn run(arguments: &[&str]) -> Result<()> {
+    let encapsulation = match arguments {
+        [] => "vxlan",
+        [one @ ("vxlan" | "direct" | "ipip")] => one,
+        _ => bail!(USAGE),
+    };
+    let start = Instant::now();
+    let fleet = Fleet::start(3, Meeting::Etcd, encapsulation)?;
+    say(&format!(
+        "\n== three hosts with containerd and netd, and an etcd, up in {:.1?}; in netd.toml of each:",
+        start.elapsed()
+    ));
+    say(&fleet.hosts[0].settings);
+    let shop = Shop::open(&fleet)?;
+    for (name, host, address) in shop.addresses() {
+        say(&format!("   {name:6} on {host}  {address}"));
+    }
+    shop.on_the_wire()?;
+    say("\n== who reaches whom (rows ask; a column answers its name, and from which address it was asked)");
+    say(&shop.ask()?);
+    say("== on the wire between the hosts");
+    for packet in shop.on_the_wire()? {
+        say(&format!("   {packet}"));
+    }
+    for command in [&["node", "ls"][..], &["block", "ls"], &["peer", "check"]] {
+        say(&format!(
+            "\n== netdctl {} on {}\n{}",
+            command.join(" "),
+            fleet.hosts[0].name,
+            fleet.hosts[0].netdctl(command)?
+        ));
+    }
+    shop.close()
+}
