@@ -3,7 +3,9 @@
 use std::any::Any;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use nix::time::ClockId;
 
 use crate::mutation::mutate;
 use crate::random::Random;
@@ -60,15 +62,20 @@ pub fn fuzz(target: &Target, seeds: &[Vec<u8>], runs: u64, seed: u64) -> Report 
 }
 
 fn attempt(target: &Target, input: &[u8]) -> Result<u64, String> {
-    let start = Instant::now();
+    let start = worked();
     let verdict = catch_unwind(AssertUnwindSafe(|| (target.read)(input)));
-    let took = start.elapsed();
+    let took = worked().saturating_sub(start);
     match verdict {
         Err(panic) => Err(format!("panic: {}", words(panic.as_ref()))),
         Ok(Err(broken)) => Err(broken),
         Ok(Ok(_)) if took > SLOW => Err(format!("took {} ms for {} octets", took.as_millis(), input.len())),
         Ok(Ok(shape)) => Ok(shape),
     }
+}
+
+/// For how long this thread has had a processor: what others do on the machine does not count.
+fn worked() -> Duration {
+    ClockId::CLOCK_THREAD_CPUTIME_ID.now().map(Duration::from).unwrap_or_default()
 }
 
 fn words(panic: &(dyn Any + Send)) -> String {
