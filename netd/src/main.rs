@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use netd_config::NodeConfig;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Threads for kernel work. The kernel changes links one at a time, so more of them only wait, each with memory of its own.
 const KERNEL_WORKERS: usize = 8;
@@ -26,14 +29,18 @@ struct Arguments {
     withdraw: bool,
 }
 
+/// Which lines are written: `info`, or by crate, as in `info,netd=debug`. What cannot be read is as good as nothing.
+fn chosen_by(text: Option<&str>) -> Targets {
+    let usual = Targets::new().with_default(tracing::Level::INFO);
+    text.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 fn main() -> Result<()> {
     memory::one_arena();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("NETD_LOG").unwrap_or_else(|_| "info".into()))
-        .with_writer(std::io::stderr)
-        // A journal and a file have no colours.
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    // A journal and a file have no colours.
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines).with(chosen_by(std::env::var("NETD_LOG").ok().as_deref())).init();
     let arguments = Arguments::parse();
     let config = settings(&arguments.config)?;
     refuse_fleet(&arguments.config, &config)?;

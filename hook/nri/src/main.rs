@@ -8,6 +8,9 @@ use clap::Parser;
 use netd_hook::courier::Courier;
 use netd_hook::door::Door;
 use netd_hook::session::Identity;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// netd's NRI plugin: tells netd what each CRI pod is.
 #[derive(Debug, Parser)]
@@ -27,13 +30,17 @@ struct Arguments {
     index: String,
 }
 
+/// Which lines are written: `info`, or by crate, as in `info,netd=debug`. What cannot be read is as good as nothing.
+fn chosen_by(text: Option<&str>) -> Targets {
+    let usual = Targets::new().with_default(tracing::Level::INFO);
+    text.and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 fn main() -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("NETD_LOG").unwrap_or_else(|_| "info".into()))
-        .with_writer(std::io::stderr)
-        // A journal and a file have no colours.
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    // A journal and a file have no colours.
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines).with(chosen_by(std::env::var("NETD_LOG").ok().as_deref())).init();
     let arguments = Arguments::parse();
     let courier = Courier::start(&arguments.netd_socket).context("cannot start the threads that speak to netd")?;
     let identity = Identity { name: arguments.name, index: arguments.index };
