@@ -183,13 +183,21 @@ fn a_sandbox_reaches_itself_and_a_published_port_leads_only_who_is_allowed() {
     label(&node, "web");
     web.serve(80);
     let shop = Shop { node, web, login: Space::new(), other: Space::new() };
+    shop.node.attach(&shop.other, "other", &[DUAL]).unwrap();
     shop.apply(FROM_LOGIN);
     assert_heard(&[
         ("itself", &shop.web, "192.0.2.1:8080", Ok("10.4.0.1")),
         ("node", &shop.node.space, "192.0.2.1:8080", Ok("192.0.2.1")),
         ("outside", &outside, "192.0.2.1:8080", Err(())),
         ("outside", &outside, "[2001:db8::1]:8080", Err(())),
+        ("other", &shop.other, "192.0.2.1:8080", Err(())),
+        ("other", &shop.other, "[2001:db8::1]:8080", Err(())),
     ]);
+    for space in [&outside, &shop.other] {
+        for address in ["192.0.2.1:8080", "[2001:db8::1]:8080"] {
+            assert!(refused(space, address) < Duration::from_secs(1), "{address}: refused by silence");
+        }
+    }
     let outsiders = "podSelector: {matchLabels: {app: login}}";
     shop.apply(&FROM_LOGIN.replace(outsiders, "ipBlock: {cidr: 192.0.2.0/24, except: [192.0.2.64/26]}"));
     assert_heard(&[

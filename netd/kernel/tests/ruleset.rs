@@ -138,6 +138,7 @@ fn nft_can_show_it() {
             "elements = { 10.0.0.0/8 : ",
             "elements = { 0x00000001 counter packets 0 bytes 0 : 0x00000000 . 0x00000007 }",
             "0x00000002 : goto deny",
+            "ip daddr set ct original ip daddr tcp dport set ct original proto-dst",
             "reject with tcp reset",
             "reject with icmpx admin-prohibited",
         ] {

@@ -1,35 +1,11 @@
 //! Ends that are no peers like others: the sandbox itself, by a published port, and its own node.
 
-use std::net::IpAddr;
+use netd_kernel::{Class, Decision, Direction, Key, Object, Objects, Profile, Reach, profile};
 
-use netd_config::Protocol;
-use netd_kernel::{
-    Class, Decision, Direction, Kernel, Key, Object, Objects, Profile, Publication, Reach, Scope, Step, Veth, profile,
-};
-
-use crate::node::{Node, Sandbox, ip, link};
+use crate::node::{Node, Sandbox, ip};
 use crate::policy::{filtered, isolated, of_class, pair, serve, some_ports};
+use crate::published::{GATEWAYS, at_home, publish};
 use crate::space::Heard;
-
-const GATEWAYS: [&str; 2] = ["10.4.0.1", "fd00:0::1"];
-
-/// TCP 8080 of the node leads to the sandbox, which its port lets come back to it.
-fn publish(node: &Node, server: &Sandbox) {
-    let published = |(address, target): (&str, IpAddr)| {
-        let publication = Publication { address: ip(address), protocol: Protocol::Tcp, port: 8080 };
-        Step::Create(Key::Published(publication), Object::Target((target, 80).into()))
-    };
-    let mut steps: Vec<Step> = ["0.0.0.0", "::"].into_iter().zip(server.addresses()).map(published).collect();
-    let port = Key::Veth(server.port.clone());
-    let Some(Object::Veth(veth)) = node.kernel.observe(Scope::Node).unwrap().remove(&port) else { panic!("{port:?}") };
-    steps.push(Step::Replace(port, Object::Veth(Veth { hairpin: true, ..veth })));
-    node.apply(steps);
-}
-
-/// Whom the node knows at home on its bridge hears the answers of a published port there.
-fn at_home(sandbox: &Sandbox) -> Objects {
-    sandbox.addresses().map(|address| (Key::Masquerade(address, link("br0")), Object::Set)).into()
-}
 
 #[test]
 fn a_sandbox_reaches_itself_by_a_published_port_whatever_it_is_denied() {
@@ -41,7 +17,6 @@ fn a_sandbox_reaches_itself_by_a_published_port_whatever_it_is_denied() {
         let mut policy = filtered();
         policy.extend(at_home(&server));
         node.enforce(&policy);
-        // How a refusal is told behind a translated address is not looked at.
         let is_heard = |from: &Sandbox| GATEWAYS.map(|address| from.space.tcp(ip(address), 8080) == Heard::Answer);
         assert_eq!((is_heard(&server), is_heard(&other)), ([true; 2], [true; 2]), "no policy");
         policy.extend(directions.iter().flat_map(|direction| isolated(*direction, Reach::Others, &server)));

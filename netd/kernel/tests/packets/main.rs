@@ -4,5 +4,6 @@
 mod ends;
 mod node;
 mod policy;
+mod published;
 mod space;
 mod spoof;

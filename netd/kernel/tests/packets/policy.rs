@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use netd_kernel::{
     Class, Decision, Direction, Family, Flow, Kernel, Key, Object, Objects, Profile, Reach, Service, profile,
@@ -277,22 +277,25 @@ fn no_packet_passes_by_half_a_policy() {
     };
     let (one, two) = (policy(1, 7), policy(2, 8));
     node.enforce(&one);
-    let ends = Arc::new(AtomicBool::new(false));
-    let (done, address) = (Arc::clone(&ends), server.v4);
+    let (ends, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let (done, questions, address) = (Arc::clone(&ends), Arc::clone(&asked), server.v4);
     let asking = std::thread::spawn(move || {
-        let (mut asked, mut refused) = (0, 0);
+        let mut refused = 0;
         while !done.load(Ordering::Relaxed) {
-            asked += 1;
+            let asked = questions.fetch_add(1, Ordering::Relaxed) + 1;
             refused += u32::from(client.space.tcp(address, 80) == Heard::Refusal);
             assert_eq!(client.space.tcp(address, 96), Heard::Refusal, "after {asked}");
         }
-        (asked, refused)
+        refused
     });
-    for _ in 0..300 {
+    let mut changes = 0;
+    while changes < 300 || (asked.load(Ordering::Relaxed) < 51 && !asking.is_finished()) {
         node.enforce(&two);
         node.enforce(&one);
+        changes += 1;
     }
     ends.store(true, Ordering::Relaxed);
-    let (asked, refused) = asking.join().unwrap();
-    assert!(asked > 50 && refused * 50 < asked, "{refused} of {asked} refused by half a policy");
+    let refused = asking.join().unwrap();
+    let asked = asked.load(Ordering::Relaxed);
+    assert!(refused * 50 < asked, "{refused} of {asked} refused by half a policy");
 }

@@ -224,6 +224,51 @@ impl Expression {
         [load, Self::mask(scratch, bits.to_ne_bytes()), Self::is_not(scratch, &[0; 4])]
     }
 
+    /// Loads the address, of `family` (2 or 10), that the connection was opened to, before any translation (`ct original ip
+    /// daddr`).
+    #[must_use]
+    pub fn asked_address(family: u8, to: Register) -> Self {
+        const DESTINATION4: u32 = 20;
+        const DESTINATION6: u32 = 22;
+        Self::original(if family == 2 { DESTINATION4 } else { DESTINATION6 }, to)
+    }
+
+    /// Loads the port that the connection was opened to, before any translation (`ct original proto-dst`).
+    #[must_use]
+    pub fn asked_port(to: Register) -> Self {
+        const DESTINATION_PORT: u32 = 12;
+        Self::original(DESTINATION_PORT, to)
+    }
+
+    fn original(key: u32, to: Register) -> Self {
+        const ORIGINAL: u8 = 0;
+        Self::new("ct", &Attributes::new().number(1, to.number()).number(2, key).bytes(3, &[ORIGINAL]))
+    }
+
+    /// Writes the register into the network header, as an address: the transport's checksum follows, and with `checksum`
+    /// (where it stands) the header's own.
+    #[must_use]
+    pub fn put_address(from: Register, offset: u32, length: u32, checksum: Option<u32>) -> Self {
+        const PSEUDO_HEADER: u32 = 1;
+        let data = Self::write(from, NETWORK, offset, length, checksum).number(8, PSEUDO_HEADER);
+        Self::new("payload", &data)
+    }
+
+    /// Writes the register into the transport header, whose checksum stands at `checksum`.
+    #[must_use]
+    pub fn put_transport(from: Register, offset: u32, length: u32, checksum: u32) -> Self {
+        Self::new("payload", &Self::write(from, TRANSPORT, offset, length, Some(checksum)))
+    }
+
+    fn write(from: Register, base: u32, offset: u32, length: u32, checksum: Option<u32>) -> Attributes {
+        const INTERNET: u32 = 1;
+        let data = Attributes::new().number(2, base).number(3, offset).number(4, length).number(5, from.number());
+        match checksum {
+            Some(place) => data.number(6, INTERNET).number(7, place),
+            None => data,
+        }
+    }
+
     /// Sends the packet to the address and port in the registers; `family` is that of the address (2 or 10).
     #[must_use]
     pub fn destination_nat(family: u32, address: Register, port: Register) -> Self {

@@ -359,16 +359,38 @@ fn refusals() -> Vec<Rule> {
     silent.push(Expression::verdict(Verdict::Drop));
     let mut reset = is_tcp();
     reset.push(Expression::refuse(Refusal::Reset));
+    let [untranslated4, untranslated6] = VERSIONS.each_ref().map(untranslated);
     vec![
         (DENY, told("netd deny")),
         (DENY, vec![Expression::counter(), goto_refuse()]),
         (LOST, opens),
         (LOST, vec![Expression::counter(), goto_refuse()]),
         (REFUSE, silent),
+        (REFUSE, untranslated4),
+        (REFUSE, untranslated6),
         (REFUSE, reset),
         (REFUSE, vec![Expression::refuse(Refusal::Prohibited)]),
         (LOGGED, told("netd allow")),
         (AUDITED, vec![Expression::counter()]),
         (AUDITED, told("netd audit")),
     ]
+}
+
+/// The reset of a packet that came by a filtered bridge goes out by that port as it is (`nf_send_reset`), past conntrack and
+/// the translation of addresses. So the packet is what it was before it: the reset comes from whom its sender asked. Resets
+/// by the usual way are translated back to the same.
+fn untranslated(version: &Version) -> Vec<Expression> {
+    const TCP_CHECKSUM: u32 = 16;
+    let (offset, length) = version.destination;
+    let checksum = if version.family == 2 { Some(10) } else { None };
+    let mut rule = is_version(version);
+    rule.extend(is_tcp());
+    rule.extend(Expression::connection(Status::DestinationChanged, Register(0)));
+    rule.extend([
+        Expression::asked_address(version.family, Register(0)),
+        Expression::put_address(Register(0), offset, length, checksum),
+        Expression::asked_port(Register(0)),
+        Expression::put_transport(Register(0), 2, 2, TCP_CHECKSUM),
+    ]);
+    rule
 }
