@@ -3,17 +3,20 @@
 //! ```text
 //! files (watched) ─▶ PolicyFiles ─┐                ┌─▶ objects ─▶ kernel, one transaction
 //! attach, describe, detach ───────┴─▶ enforcer ────┤
-//! netdctl ─▶ questions ─────────────▶ (one thread) └─▶ answers
+//! netdctl ─▶ questions ─────────────▶ (one thread) ├─▶ answers
+//!                                                  └─▶ cutter: flows that lost their permission; netd's proxy asks again
 //! ```
 //!
 //! An attachment is admitted before its link passes packets. Not here: what a policy means (`netd_policy`), and who passes
 //! no packet while his labels are unknown (`lifecycle`).
 
 pub(crate) mod applied;
+mod cutter;
 pub mod drops;
 pub mod enforcer;
 pub mod explain;
 pub mod files;
+mod filters;
 pub mod follow;
 pub(crate) mod matrix;
 mod members;
@@ -33,12 +36,12 @@ use netd_config::{Denied, Namespaces};
 use netd_kernel::{Kernel, Step};
 use netd_policy::{Flow, Hook, Protocol, Traffic};
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::attachment::{Attachment, AttachmentKey};
 use crate::executor::{Executor, ExecutorError};
 use crate::ports::Gate;
-use enforcer::{Done, Enforcer, Force, Request};
+use enforcer::{Done, Enforcer, Force, Request, Told};
 use files::PolicyFiles;
 
 /// Policies could not be made to hold. The kernel holds what it held before.
@@ -66,21 +69,25 @@ pub struct Settings {
 /// The way to the enforcer; cheap to clone. The default has none, and no policy is ever in force.
 #[derive(Debug, Clone, Default)]
 pub struct Policies {
-    requests: Option<Sender<Request>>,
+    requests: Option<Arc<Sender<Request>>>,
     in_force: Arc<AtomicBool>,
+    changes: Option<watch::Receiver<()>>,
 }
 
 impl Policies {
-    /// Starts the thread, without policies.
+    /// Starts the threads, without policies. They end with the last of this.
     ///
     /// # Errors
     /// No thread is to be had.
     pub fn start<K: Kernel + 'static>(executor: Arc<Executor<K>>, settings: Settings) -> io::Result<Self> {
         let (requests, receiver) = channel();
-        let in_force = Arc::new(AtomicBool::new(false));
-        let enforcer = Enforcer::new(executor, settings, Arc::clone(&in_force));
+        let (requests, in_force) = (Arc::new(requests), Arc::new(AtomicBool::new(false)));
+        let (told, changes) = watch::channel(());
+        let cutter = cutter::start(Arc::clone(&executor), Arc::downgrade(&requests))?;
+        let told = Told { in_force: Arc::clone(&in_force), changes: told, cutter };
+        let enforcer = Enforcer::new(executor, settings, told);
         thread::Builder::new().name("policies".to_owned()).spawn(move || enforcer.run(&receiver))?;
-        Ok(Self { requests: Some(requests), in_force })
+        Ok(Self { requests: Some(requests), in_force, changes: Some(changes) })
     }
 
     /// Whether any policy is in force.
@@ -143,14 +150,18 @@ impl Policies {
     }
 
     /// Asks for whoever comes by netd's own proxy of a published port: the rules only see the node come. Where nobody can be
-    /// asked, he does not pass.
+    /// asked, he does not pass. Who is through is asked about again when something changes that may shut him out.
     #[must_use]
     pub fn gate(&self) -> Gate {
         let policies = self.clone();
-        Gate::new(move |client, target, _| {
+        let gate = Gate::new(move |client, target, _| {
             let policies = policies.clone();
             async move { policies.lets_in(client.ip().to_canonical(), target).await }
-        })
+        });
+        match &self.changes {
+            Some(changes) => gate.changing(changes.clone()),
+            None => gate,
+        }
     }
 
     /// Only TCP is proxied.

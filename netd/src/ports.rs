@@ -288,4 +288,4 @@ fn open(publication: Publication) -> nix::Result<OwnedFd> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@
 
 mod rig;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -137,8 +137,11 @@ fn only_who_is_allowed_reaches_a_sandbox_on_its_own_bridge() {
     request.source = "nri".to_owned();
     shop.client().describe(&request).unwrap();
     assert_heard(&[("late", &late, "10.4.0.2:80", Ok("10.4.0.5"))]);
+    let is_filtered = || shop.node.space.command("ip -d link show br0").contains("nf_call_iptables 1 ");
+    assert!(is_filtered());
     shop.delete("from-login");
     assert_heard(&[("other", &shop.other, "10.4.0.2:81", Ok("10.4.0.4"))]);
+    assert!(!is_filtered(), "a bridge is filtered that no policy needs");
 }
 
 #[test]
@@ -230,6 +233,33 @@ fn whoever_comes_by_netds_own_proxy_is_judged_by_his_own_address() {
     asked(Ok("10.6.0.1"));
 }
 
+/// The rules cannot tell whose connection it is; netd can, and ends it.
+#[test]
+fn whoever_came_by_netds_own_proxy_is_cut_off_when_he_may_not_any_more() {
+    let node = Node::new();
+    let outside = node.outside();
+    let web = Space::new();
+    node.attach(&web, "web", &[ROUTED, &portmap(&tcp(8007, 7))]).unwrap();
+    label(&node, "web");
+    web.echo(7);
+    let shop = Shop { node, web, login: Space::new(), other: Space::new() };
+    let reset_in_the_end = |flow: &mut TcpStream| flow.read_exact(&mut [0]).unwrap_err().kind();
+    let (mut from_outside, mut from_node) =
+        (open_at(&outside, "[2001:db8::1]:8007"), open_at(&shop.node.space, "[::1]:8007"));
+    let outsiders = "podSelector: {matchLabels: {app: login}}";
+    let policy = |block: &str| FROM_LOGIN.replace(outsiders, &format!("ipBlock: {{cidr: '{block}'}}"));
+    shop.apply(&policy("2001:db8::/64").replace("port: 80", "port: 7"));
+    assert!(echoes(&mut from_outside) && echoes(&mut from_node), "an allowed flow was cut");
+    shop.apply(&policy("2001:db8:1::/64").replace("port: 80", "port: 7"));
+    assert_eq!(reset_in_the_end(&mut from_outside), ErrorKind::ConnectionReset);
+    assert!(echoes(&mut from_node), "no NetworkPolicy stands between a sandbox and its node");
+    shop.apply(&NODE.replace("number: 80", "number: 7"));
+    assert!(echoes(&mut from_node), "an allowed flow was cut");
+    shop.apply(NODE);
+    assert!(!echoes(&mut from_node), "a flow of the node goes on that is not allowed any more");
+    assert_heard(&[("node", &shop.node.space, "[::1]:8007", Err(()))]);
+}
+
 /// Nobody in the shop reaches its node, but for the port 22; the node reaches the web server at port 80 only.
 const NODE: &str = "apiVersion: policy.networking.k8s.io/v1alpha2
 kind: ClusterNetworkPolicy
@@ -283,8 +313,12 @@ fn routed_sandboxes_obey_too_and_policies_outlive_netd() {
 
 /// A flow to the echo on port 7.
 fn open(space: &Space) -> TcpStream {
-    space.run(|| {
-        let mut stream = TcpStream::connect("10.4.0.2:7").unwrap();
+    open_at(space, "10.4.0.2:7")
+}
+
+fn open_at(space: &Space, address: &'static str) -> TcpStream {
+    space.run(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
         stream.write_all(b"x").unwrap();
         stream.read_exact(&mut [0]).unwrap();

@@ -35,6 +35,7 @@ struct State {
 #[derive(Debug, Default)]
 pub struct FakeKernel {
     state: Mutex<State>,
+    reading: Mutex<()>,
 }
 
 impl FakeKernel {
@@ -69,6 +70,11 @@ impl FakeKernel {
     /// A flow is opened.
     pub fn open(&self, flow: Flow) {
         self.state().flows.insert(flow);
+    }
+
+    /// Whoever reads flows has them when this is dropped.
+    pub fn hold_readers(&self) -> impl Sized + '_ {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The namespace dies, and takes its interfaces and with them their host ends.
@@ -137,7 +143,9 @@ impl Kernel for FakeKernel {
     fn flows(&self, addresses: &BTreeSet<IpAddr>) -> Result<Vec<Flow>, KernelError> {
         let is_at =
             |flow: &&Flow| [flow.opener, flow.answerer, flow.asked].iter().any(|end| addresses.contains(&end.0));
-        Ok(self.state().flows.iter().filter(is_at).copied().collect())
+        let flows = self.state().flows.iter().filter(is_at).copied().collect();
+        drop(self.hold_readers());
+        Ok(flows)
     }
 
     fn cut(&self, flows: &[Flow]) -> Result<(), KernelError> {

@@ -2,35 +2,31 @@
 //! is `netd_policy`'s; who waits for what is `lifecycle`'s.
 //!
 //! ```text
-//! requests ─▶ all that are queued ─▶ compiler ─▶ one transaction ─▶ answers ─▶ flows that lost their permission are cut
+//! requests ─▶ all that are queued ─▶ compiler ─▶ one transaction ─▶ answers ─▶ cutter: whose flows may have lost their permission
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Receiver;
-use std::thread::sleep;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, Sender};
 
 use netd_config::{Denied, LinkName};
 use netd_kernel::{ApplyError, Family, Flow, Kernel, KernelError, Key, Object, Objects, Step, fixed_ruleset, plan};
 use netd_policy::{Change, Compiler, Profile, ProfileId};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use super::Settings;
+use super::cutter::Errand;
 use super::explain::End;
 use super::files::PolicyFiles;
+use super::filters::Filters;
 use super::members::Members;
 use super::objects::{self, Changes};
 use super::verdict;
 use crate::attachment::{Attachment, AttachmentKey};
 use crate::executor::{Executor, ExecutorError};
-
-/// The kernel walks through conntrack for up to 10 ms without letting go of the processor, which those who were answered may
-/// need: measured on two, they waited 5 ms.
-const ANSWER_FIRST: Duration = Duration::from_micros(500);
 
 /// What the thread knows, for those who ask.
 #[derive(Debug)]
@@ -77,6 +73,8 @@ pub(super) enum Request {
     Verify(Done),
     /// Looks at what is in force.
     Ask(Question),
+    /// Flows that may have lost their permission, and who waits until those that did are cut.
+    Cut(Vec<Flow>, Vec<Done>),
 }
 
 /// The thread's state.
@@ -86,11 +84,24 @@ pub(super) struct Enforcer<K> {
     /// As they stand in the kernel.
     profiles: BTreeMap<ProfileId, Profile>,
     filtered: BTreeSet<LinkName>,
+    filters: Filters,
     in_force: Arc<AtomicBool>,
+    changes: watch::Sender<()>,
+    cutter: Sender<Errand>,
     node: String,
     denied: Denied,
     /// What the kernel holds may not be what was meant: the next round compares.
     is_dirty: bool,
+}
+
+/// Whom the thread tells.
+pub(super) struct Told {
+    /// Whether any policy is in force.
+    pub(super) in_force: Arc<AtomicBool>,
+    /// What was allowed may not be any more.
+    pub(super) changes: watch::Sender<()>,
+    /// Whose flows are to be read.
+    pub(super) cutter: Sender<Errand>,
 }
 
 /// What one round has gathered.
@@ -99,17 +110,21 @@ struct Round {
     changes: Changes,
     /// Answered when it is written.
     waiting: Vec<Done>,
-    /// Answered when lost flows are cut, too: who changes policies is told when they hold wholly.
-    waiting_longer: Vec<Done>,
-    /// Whose flows may have lost their permission.
-    judged: BTreeSet<IpAddr>,
+    /// Whose flows may have lost their permission, and who is answered when those are cut, too.
+    errand: Errand,
+    /// Who may be isolated now, or not any more.
+    isolated: BTreeSet<IpAddr>,
+    /// Judged by what is in force when the round is written, and who is answered then.
+    flows: Vec<Flow>,
+    cut: Vec<Done>,
     repairs: Vec<Step>,
     must_compare: bool,
 }
 
 impl<K: Kernel> Enforcer<K> {
     /// Without policies.
-    pub(super) fn new(executor: Arc<Executor<K>>, settings: Settings, in_force: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(executor: Arc<Executor<K>>, settings: Settings, told: Told) -> Self {
+        let Told { in_force, changes, cutter } = told;
         let Settings { node, namespaces, denied } = settings;
         let compiler = Compiler::new(&node);
         let force = Force { files: Arc::default(), compiler, members: Members::new(&node, namespaces) };
@@ -118,7 +133,10 @@ impl<K: Kernel> Enforcer<K> {
             force,
             profiles: BTreeMap::new(),
             filtered: BTreeSet::new(),
+            filters: Filters::default(),
             in_force,
+            changes,
+            cutter,
             node,
             denied,
             is_dirty: true,
@@ -152,7 +170,7 @@ impl<K: Kernel> Enforcer<K> {
                 self.judge_all(round);
                 self.load(files, &attachments, round);
                 self.judge_all(round);
-                round.waiting_longer.push(done);
+                round.errand.waiting.push(done);
             }
             Request::Node(addresses) => {
                 if addresses != self.own_addresses() {
@@ -170,6 +188,10 @@ impl<K: Kernel> Enforcer<K> {
                 round.waiting.push(done);
             }
             Request::Ask(question) => question(&self.force),
+            Request::Cut(flows, done) => {
+                round.flows.extend(flows);
+                round.cut.extend(done);
+            }
         }
     }
 
@@ -195,9 +217,11 @@ impl<K: Kernel> Enforcer<K> {
         for change in changes {
             if let Change::Sandbox(sandbox) = &change {
                 // A new one has no flows yet; one that is something else now may have some too many.
-                round.judged.extend(sandbox.addresses.keys().filter(|address| known.contains(address)));
+                round.errand.judged.extend(sandbox.addresses.keys().filter(|address| known.contains(address)));
             }
             let delta = self.force.compiler.update(change);
+            let sides = [&delta.ingress, &delta.egress];
+            round.isolated.extend(sides.iter().flat_map(|side| side.removed.iter().chain(side.set.keys())));
             let changed = objects::changes(&self.profiles, &delta, self.force.compiler.compiled());
             round.changes.extend(changed);
             for gone in &delta.profiles.removed {
@@ -221,29 +245,45 @@ impl<K: Kernel> Enforcer<K> {
     /// The sandboxes that policies are about.
     fn judge_all(&self, round: &mut Round) {
         let compiled = self.force.compiler.compiled();
-        round.judged.extend(compiled.ingress.keys().chain(compiled.egress.keys()));
+        round.errand.judged.extend(compiled.ingress.keys().chain(compiled.egress.keys()));
     }
 
-    fn commit(&mut self, round: Round) {
+    fn commit(&mut self, mut round: Round) {
+        round.isolated.extend(self.force.members.moved());
+        self.follow_isolated(&round.isolated);
         let outcome = self.write(&round).map_err(Arc::new);
         if let Err(error) = &outcome {
             self.is_dirty = true;
             let error = error.as_ref() as &dyn std::error::Error;
             warn!(error, "policies not written; the kernel holds what it held, and the next round tries again");
         }
-        if !round.waiting.is_empty() {
-            answer(round.waiting, &outcome);
-            sleep(ANSWER_FIRST);
+        answer(round.waiting, &outcome);
+        if outcome.is_ok() && !round.flows.is_empty() {
+            self.cut(round.flows);
         }
-        if outcome.is_ok() && !round.judged.is_empty() {
-            self.cut(&round.judged);
+        answer(round.cut, &Ok(()));
+        if outcome.is_err() {
+            answer(round.errand.waiting, &outcome);
+        } else if !round.errand.judged.is_empty() {
+            self.changes.send_replace(());
+            // A thread that is gone drops the errand, and whoever waits hears of that.
+            drop(self.cutter.send(round.errand));
+        } else {
+            answer(round.errand.waiting, &outcome);
         }
-        answer(round.waiting_longer, &outcome);
+    }
+
+    fn follow_isolated(&mut self, addresses: &BTreeSet<IpAddr>) {
+        let compiled = self.force.compiler.compiled();
+        for address in addresses {
+            let is_isolated = compiled.ingress.contains_key(address) || compiled.egress.contains_key(address);
+            self.filters.set(*address, self.force.members.bridge(*address).filter(|_| is_isolated));
+        }
     }
 
     /// Filters come before what needs them, and go after it.
     fn write(&mut self, round: &Round) -> Result<(), ExecutorError> {
-        let filtered = self.wanted_filters();
+        let filtered = self.filters.wanted();
         if !round.repairs.is_empty() {
             self.repair(&round.repairs)?;
         }
@@ -274,17 +314,6 @@ impl<K: Kernel> Enforcer<K> {
                 Ok(())
             }
         }
-    }
-
-    /// The bridges of sandboxes that policies are about: what is bridged there has to meet the rules too.
-    fn wanted_filters(&self) -> BTreeSet<LinkName> {
-        let compiled = self.force.compiler.compiled();
-        if compiled.ingress.is_empty() && compiled.egress.is_empty() {
-            return BTreeSet::new();
-        }
-        let bridges = self.force.members.bridges();
-        let isolated = compiled.ingress.keys().chain(compiled.egress.keys());
-        isolated.filter_map(|address| bridges.get(address)).map(|bridge| (*bridge).clone()).collect()
     }
 
     /// The steps of a resync. A ruleset that is made anew gets the policies in the same transaction.
@@ -319,7 +348,7 @@ impl<K: Kernel> Enforcer<K> {
         observed.retain(|key, _| objects::is_policy(key));
         let is_filter = |key: &Key| if let Key::Filtered(bridge) = key { Some(bridge.clone()) } else { None };
         self.filtered = observed.keys().filter_map(is_filter).collect();
-        for bridge in self.wanted_filters() {
+        for bridge in self.filters.wanted() {
             self.filter(&bridge)?;
         }
         let mut wanted = self.wanted();
@@ -336,19 +365,16 @@ impl<K: Kernel> Enforcer<K> {
         Ok(())
     }
 
-    /// Flows that the policies in force would not let begin. They are ended in a moment, not in this one: a failure is told and
-    /// leaves them.
-    fn cut(&self, judged: &BTreeSet<IpAddr>) {
-        let cut = self.executor.flows(judged).and_then(|flows| {
-            let own = self.own_addresses();
-            let denied = |flow: &Flow| !verdict::allows(self.force.compiler.compiled(), &own, flow);
-            let denied: Vec<Flow> = flows.into_iter().filter(denied).collect();
-            if !denied.is_empty() {
-                info!(flows = denied.len(), "cut: not allowed any more");
-            }
-            self.executor.cut(&denied)
-        });
-        if let Err(error) = cut {
+    /// Cuts those that the policies in force would not let begin. They are ended in a moment, not in this one: a failure is told
+    /// and leaves them.
+    fn cut(&self, mut flows: Vec<Flow>) {
+        let own = self.own_addresses();
+        flows.retain(|flow| !verdict::allows(self.force.compiler.compiled(), &own, flow));
+        if flows.is_empty() {
+            return;
+        }
+        info!(flows = flows.len(), "cut: not allowed any more");
+        if let Err(error) = self.executor.cut(&flows) {
             let error = &error as &dyn std::error::Error;
             warn!(error, "flows that are not allowed any more may go on until they end");
         }

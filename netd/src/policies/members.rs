@@ -21,6 +21,10 @@ pub(super) struct Members {
     attached: BTreeMap<ContainerId, BTreeMap<AttachmentKey, Place>>,
     sandboxes: BTreeMap<ContainerId, Sandbox>,
     taken: BTreeSet<SandboxName>,
+    /// Behind which bridge an address lies, by whose attachment.
+    bridges: BTreeMap<IpAddr, (AttachmentKey, LinkName)>,
+    /// Addresses that may be behind another bridge than before.
+    moved: BTreeSet<IpAddr>,
 }
 
 /// Where an attachment can be reached.
@@ -48,6 +52,12 @@ impl Members {
             bridge: attachment.wiring.as_ref().and_then(|wiring| wiring.bridge.clone()),
         };
         let container = &attachment.key.container;
+        self.leave(&attachment.key);
+        if let Some(bridge) = &place.bridge {
+            let held = |address: &IpAddr| (*address, (attachment.key.clone(), bridge.clone()));
+            self.bridges.extend(place.addresses.iter().map(held));
+        }
+        self.moved.extend(&place.addresses);
         self.attached.entry(container.clone()).or_default().insert(attachment.key.clone(), place);
         let Some(identity) = attachment.identity(&self.namespaces) else { return Vec::new() };
         let name = self.name(container, &identity);
@@ -58,6 +68,7 @@ impl Members {
     /// An attachment is gone.
     pub(super) fn part(&mut self, key: &AttachmentKey) -> Vec<Change> {
         let container = &key.container;
+        self.leave(key);
         let Some(places) = self.attached.get_mut(container) else { return Vec::new() };
         places.remove(key);
         let is_last = places.is_empty();
@@ -77,16 +88,29 @@ impl Members {
     pub(super) fn clear(&mut self) -> Vec<Change> {
         self.attached.clear();
         self.taken.clear();
+        self.moved.extend(std::mem::take(&mut self.bridges).into_keys());
         std::mem::take(&mut self.sandboxes).into_values().map(|sandbox| Change::Gone(sandbox.name)).collect()
     }
 
     /// The bridge behind which an address of a sandbox lies.
-    pub(super) fn bridges(&self) -> BTreeMap<IpAddr, &LinkName> {
-        let places = self.attached.values().flat_map(BTreeMap::values);
-        places
-            .filter_map(|place| Some((place, place.bridge.as_ref()?)))
-            .flat_map(|(place, bridge)| place.addresses.iter().map(move |address| (*address, bridge)))
-            .collect()
+    pub(super) fn bridge(&self, address: IpAddr) -> Option<&LinkName> {
+        self.bridges.get(&address).map(|(_, bridge)| bridge)
+    }
+
+    /// Addresses that may be behind another bridge since this was asked last.
+    pub(super) fn moved(&mut self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Its addresses are behind no bridge any more, unless somebody else has them by now.
+    fn leave(&mut self, key: &AttachmentKey) {
+        let place = self.attached.get(&key.container).and_then(|places| places.get(key));
+        for address in place.iter().flat_map(|place| &place.addresses) {
+            self.moved.insert(*address);
+            if self.bridges.get(address).is_some_and(|(holder, _)| holder == key) {
+                self.bridges.remove(address);
+            }
+        }
     }
 
     /// Whose container this is, where it is somebody.

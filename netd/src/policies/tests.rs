@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use netd_config::Denied;
-use netd_kernel::{FakeKernel, Family, Kernel, Key, Scope, Step, fixed_ruleset};
+use netd_kernel::{FakeKernel, Family, Flow, Kernel, Key, Scope, Step, fixed_ruleset};
 
 use super::files::{PolicyFiles, Source};
 use super::{Policies, Settings};
 use crate::executor::Executor;
+use crate::ports::tests::attachment;
 
 const CLOSED: &str = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: c}\n\
                       spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, \
@@ -56,4 +57,39 @@ async fn a_failure_is_told_and_the_next_round_writes_all() {
     policies.enforce(files(""), Vec::new()).await.unwrap();
     assert_eq!(keys(&kernel), before);
     assert!(!policies.is_any_in_force());
+}
+
+fn flow(from: &str) -> Flow {
+    let [opener, answerer] = [(from, 40_000), ("10.4.0.2", 80)].map(|(address, port)| (address.parse().unwrap(), port));
+    Flow { protocol: 6, opener, answerer, asked: answerer }
+}
+
+/// Reading conntrack takes its time: others do not wait for it, and what is allowed again by then is not cut.
+#[tokio::test]
+async fn what_is_cut_is_decided_when_it_is_cut_and_nobody_else_waits() {
+    let kernel = Arc::new(FakeKernel::new());
+    let policies = policies(&kernel, Denied::Answered);
+    let (denied, allowed) = (flow("192.0.2.9"), flow("198.51.100.9"));
+    kernel.open(denied);
+    kernel.open(allowed);
+    let enforced = |text: &'static str| {
+        let policies = policies.clone();
+        tokio::spawn(async move { policies.enforce(files(text), vec![attachment("web", &[])]).await })
+    };
+    let held = kernel.hold_readers();
+    let closed = enforced(CLOSED);
+    tokio::task::yield_now().await;
+    policies.verify().await.unwrap();
+    let open = enforced("");
+    tokio::task::yield_now().await;
+    policies.verify().await.unwrap();
+    assert!(!policies.is_any_in_force());
+    assert!(!closed.is_finished() && !open.is_finished(), "told before it was looked what to cut");
+    drop(held);
+    closed.await.unwrap().unwrap();
+    open.await.unwrap().unwrap();
+    let all = BTreeSet::from([denied.opener.0, allowed.opener.0]);
+    assert_eq!(kernel.flows(&all).unwrap(), [denied, allowed]);
+    enforced(CLOSED).await.unwrap().unwrap();
+    assert_eq!(kernel.flows(&all).unwrap(), [allowed]);
 }

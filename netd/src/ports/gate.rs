@@ -7,13 +7,26 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use netd_config::Protocol;
+use tokio::sync::watch;
 
 type Answer = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// Says whether a client may reach a sandbox by a published port, before netd opens its own connection there. What it
 /// cannot know yet, it waits for: a question that takes too long is denied.
 #[derive(Clone)]
-pub struct Gate(Arc<dyn Fn(SocketAddr, SocketAddr, Protocol) -> Answer + Send + Sync>);
+pub struct Gate {
+    allows: Arc<dyn Fn(SocketAddr, SocketAddr, Protocol) -> Answer + Send + Sync>,
+    changes: Option<watch::Receiver<()>>,
+}
+
+/// One client's way in: who he is, where he came to, and where he wants to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Visit {
+    pub(super) client: SocketAddr,
+    /// An address of this node.
+    pub(super) own: SocketAddr,
+    pub(super) target: SocketAddr,
+}
 
 impl Default for Gate {
     /// Everybody passes.
@@ -34,13 +47,43 @@ impl Gate {
     pub fn new<F: Future<Output = bool> + Send + 'static>(
         allows: impl Fn(SocketAddr, SocketAddr, Protocol) -> F + Send + Sync + 'static,
     ) -> Self {
-        Self(Arc::new(move |client, target, protocol| Box::pin(allows(client, target, protocol))))
+        let allows = move |client, target, protocol| -> Answer { Box::pin(allows(client, target, protocol)) };
+        Self { allows: Arc::new(allows), changes: None }
     }
 
-    /// Whether what `client` opened to `own`, an address of this node, may go on.
-    pub(super) async fn opens(&self, client: SocketAddr, own: SocketAddr, target: SocketAddr) -> bool {
+    /// The same; whenever `changes` are told, another answer may be given than before.
+    #[must_use]
+    pub fn changing(self, changes: watch::Receiver<()>) -> Self {
+        Self { changes: Some(changes), ..self }
+    }
+
+    /// The same, whose changes until now do not count.
+    pub(super) fn afresh(&self) -> Self {
+        let mut gate = self.clone();
+        gate.changes.iter_mut().for_each(watch::Receiver::mark_unchanged);
+        gate
+    }
+
+    /// Whether the visit may go on.
+    pub(super) async fn opens(&self, visit: Visit) -> bool {
         // Nobody else has an address of this node, nor sends from loopback.
+        let Visit { client, own, target } = visit;
         let is_node = client.ip().is_loopback() || client.ip() == own.ip();
-        is_node || (self.0)(client, target, Protocol::Tcp).await
+        is_node || (self.allows)(client, target, Protocol::Tcp).await
+    }
+
+    /// Until the visit may not go on any more.
+    pub(super) async fn shuts(&mut self, visit: Visit) {
+        loop {
+            let Some(Ok(())) = (match &mut self.changes {
+                Some(changes) => Some(changes.changed().await),
+                None => None,
+            }) else {
+                return std::future::pending().await;
+            };
+            if !self.opens(visit).await {
+                return;
+            }
+        }
     }
 }

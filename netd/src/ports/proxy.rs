@@ -10,7 +10,7 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::Gate;
+use super::gate::{Gate, Visit};
 
 /// A sandbox that does not answer within this refuses, with the time that it takes to know who may reach it.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -33,27 +33,31 @@ pub(super) fn accept(socket: OwnedFd, target: Option<SocketAddr>, gate: Gate) ->
     }))
 }
 
-async fn serve(mut stream: TcpStream, client: SocketAddr, target: Option<SocketAddr>, gate: Gate) {
-    let connected = match target {
-        Some(target) => {
-            let connecting = connect(&stream, client, target, &gate);
-            tokio::time::timeout(CONNECT, connecting).await.ok().flatten()
-        }
-        None => None,
-    };
-    let Some(mut inside) = connected else {
-        // Closing with this option resets: the opener hears at once that nobody is there for it.
-        drop(stream.set_zero_linger());
-        return;
-    };
-    // An end that breaks ends both; there is nobody to tell.
-    drop(copy_bidirectional(&mut stream, &mut inside).await);
+async fn serve(stream: TcpStream, client: SocketAddr, target: Option<SocketAddr>, gate: Gate) {
+    let Some((target, own)) = target.zip(stream.local_addr().ok()) else { return reset(&stream) };
+    let (mut gate, visit) = (gate.afresh(), Visit { client, own, target });
+    match tokio::time::timeout(CONNECT, connect(visit, &gate)).await {
+        Ok(Some(inside)) => pass(stream, inside, visit, &mut gate).await,
+        Ok(None) | Err(_) => reset(&stream),
+    }
 }
 
-async fn connect(stream: &TcpStream, client: SocketAddr, target: SocketAddr, gate: &Gate) -> Option<TcpStream> {
-    if gate.opens(client, stream.local_addr().ok()?, target).await {
-        TcpStream::connect(target).await.ok()
-    } else {
-        None
+async fn connect(visit: Visit, gate: &Gate) -> Option<TcpStream> {
+    if gate.opens(visit).await { TcpStream::connect(visit.target).await.ok() } else { None }
+}
+
+/// Until an end breaks, which ends both (there is nobody to tell), or the visit may not go on.
+async fn pass(mut stream: TcpStream, mut inside: TcpStream, visit: Visit, gate: &mut Gate) {
+    tokio::select! {
+        _ended = copy_bidirectional(&mut stream, &mut inside) => return,
+        () = gate.shuts(visit) => {}
     }
+    tracing::info!(client = %visit.client, target = %visit.target, "cut: not allowed any more");
+    reset(&stream);
+    reset(&inside);
+}
+
+/// Closing with this option resets: the opener hears at once that nobody is there for it.
+fn reset(stream: &TcpStream) {
+    drop(stream.set_zero_linger());
 }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{Gate, PortError, Ports};
 use crate::attachment::{Attachment, AttachmentKey, Facts, State};
 
-fn attachment(container: &str, ports: &[(u16, Protocol)]) -> Attachment {
+pub(crate) fn attachment(container: &str, ports: &[(u16, Protocol)]) -> Attachment {
     let key = AttachmentKey {
         network: NetworkName::new("web").unwrap(),
         container: ContainerId::new(container).unwrap(),
@@ -185,5 +185,57 @@ fn who_comes_from_outside_by_the_proxy_is_asked_about() {
         // The node itself.
         assert!(greeted("::1", "[::1]:8080").await && greeted("fd00::1", "[fd00::1]:8080").await);
         assert_eq!(heard.lock().unwrap().len(), 2);
+    });
+}
+
+/// Sends back what comes in, until the other end breaks.
+async fn echo(mut stream: tokio::net::TcpStream) {
+    while let Ok(byte) = stream.read_u8().await {
+        if stream.write_u8(byte).await.is_err() {
+            break;
+        }
+    }
+}
+
+async fn goes_on(stream: &mut tokio::net::TcpStream) -> bool {
+    stream.write_u8(b'?').await.is_ok() && stream.read_u8().await.is_ok()
+}
+
+#[test]
+fn who_may_not_any_more_is_cut_off_at_both_ends_and_nobody_else() {
+    on_a_node(async || {
+        raise_loopback(&["10.4.0.2/32", "fd00::1/128", "fd00::2/128", "fd00::3/128"]);
+        let sandbox = tokio::net::TcpListener::bind("10.4.0.2:80").await.unwrap();
+        drop(tokio::spawn(async move {
+            while let Ok((stream, _)) = sandbox.accept().await {
+                drop(tokio::spawn(echo(stream)));
+            }
+        }));
+        let (tell, changes) = tokio::sync::watch::channel(());
+        let shut_out = Arc::new(Mutex::new(None::<std::net::IpAddr>));
+        let answer = Arc::clone(&shut_out);
+        let gate = Gate::new(move |client, _, _| std::future::ready(*answer.lock().unwrap() != Some(client.ip())));
+        let ports = Ports::default().behind(gate.changing(changes));
+        ports.hold(&attachment("web", &[(8080, Protocol::Tcp)])).await.unwrap();
+        // A change from before is none to who comes later.
+        tell.send_replace(());
+        let come = async |client: &str| {
+            let socket = tokio::net::TcpSocket::new_v6().unwrap();
+            socket.bind(SocketAddr::new(client.parse().unwrap(), 0)).unwrap();
+            let mut stream = socket.connect("[fd00::1]:8080".parse().unwrap()).await.unwrap();
+            assert!(goes_on(&mut stream).await, "{client}");
+            stream
+        };
+        while tokio::net::TcpSocket::new_v6().unwrap().connect("[fd00::1]:8080".parse().unwrap()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let (mut stays, mut goes) = (come("fd00::2").await, come("fd00::3").await);
+        *shut_out.lock().unwrap() = Some("fd00::3".parse().unwrap());
+        assert!(goes_on(&mut goes).await, "nobody was told of a change");
+        tell.send_replace(());
+        // Nothing is sent: it hears of it by itself.
+        let heard = tokio::time::timeout(PATIENCE, goes.read_u8()).await.unwrap();
+        assert_eq!(heard.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(goes_on(&mut stays).await);
     });
 }

@@ -42,6 +42,8 @@ pub(super) struct Ruleset {
     writer: Group,
     /// A dump and a transaction cannot share a socket while the dump runs.
     reader: Mutex<Socket>,
+    /// All of conntrack takes long to read: nobody else waits for that.
+    flows: Mutex<Socket>,
 }
 
 const FAMILIES: [Family; 2] = [Family::Inet, Family::Bridge];
@@ -70,6 +72,7 @@ impl Ruleset {
             has_destroy,
             writer: Group::new(writer),
             reader: Mutex::new(reader),
+            flows: Mutex::new(Socket::open_netfilter()?),
         })
     }
 
@@ -202,8 +205,9 @@ impl Ruleset {
     pub(super) fn flows(&self, addresses: &BTreeSet<IpAddr>) -> Result<Vec<Flow>, KernelError> {
         let mut flows = Vec::new();
         let mut keep = |body: &[u8]| flows.extend(flow(body).filter(|flow| touches(flow, addresses)));
-        let read = self.reader().each_netfilter(&conntrack::all(), &mut keep);
-        read.map_err(|error| failed("read conntrack", error))?;
+        let mut socket = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.each_netfilter(&conntrack::all(), &mut keep).map_err(|error| failed("read conntrack", error))?;
+        drop(socket);
         Ok(flows)
     }
 
