@@ -184,8 +184,9 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
     /// See [`KernelError`].
     fn flows(&self, addresses: &BTreeSet<IpAddr>) -> Result<Vec<Flow>, KernelError>;
 
-    /// Ends flows that are not allowed any more: what still comes of them, from either end, is refused for two minutes. A
-    /// new TCP connection between the same ports is asked about as any other. Needs the ruleset.
+    /// Ends flows that are not allowed any more: what still comes of them is refused for two minutes, of protocols other than
+    /// TCP what comes from the end that did not open them. What opens a flow is asked about as any other: a new TCP
+    /// connection between the same ports, and each packet from the end that had opened it. Needs the ruleset.
     ///
     /// # Errors
     /// See [`KernelError`].

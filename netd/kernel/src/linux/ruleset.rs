@@ -47,6 +47,8 @@ pub(super) struct Ruleset {
 }
 
 const FAMILIES: [Family; 2] = [Family::Inet, Family::Bridge];
+/// Of IPv4 and of IPv6.
+const ICMP: [u8; 2] = [1, 58];
 /// What is looked for may be taken away by another before it is deleted; then it is looked for again.
 const LOOKS: usize = 4;
 
@@ -280,7 +282,10 @@ fn failed(action: &str, error: NetlinkError) -> KernelError {
 
 fn flow(body: &[u8]) -> Option<Flow> {
     let (there, back) = conntrack::read(body)?;
-    Some(Flow { protocol: there.protocol, opener: there.source, answerer: back.source, asked: there.destination })
+    let (address, port) = back.source;
+    // An answer of ICMP has another type than the question, and its identifier at the source.
+    let port = if ICMP.contains(&there.protocol) { there.destination.1 } else { port };
+    Some(Flow { protocol: there.protocol, opener: there.source, answerer: (address, port), asked: there.destination })
 }
 
 fn original(flow: &Flow) -> Tuple {

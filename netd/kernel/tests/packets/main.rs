@@ -4,6 +4,8 @@
 mod ends;
 mod node;
 mod policy;
+mod protocols;
 mod published;
+mod raw;
 mod space;
 mod spoof;

@@ -180,7 +180,7 @@ pub(crate) fn hears_frame(socket: &OwnedFd, marker: &[u8]) -> bool {
     false
 }
 
-fn refusal(error: &std::io::Error, start: Instant) -> Heard {
+pub(crate) fn refusal(error: &std::io::Error, start: Instant) -> Heard {
     let waited = matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock);
     let late = start.elapsed() >= QUICKLY;
     if waited || late { Heard::Nothing } else { Heard::Refusal }

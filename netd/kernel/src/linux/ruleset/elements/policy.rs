@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use netd_netlink::nft::Element;
 
-use super::super::skeleton::policy::{ALLOW, ALLOW_LOGGED, AUDIT, REFUSED, numbered_value};
+use super::super::ICMP;
+use super::super::skeleton::policy::{ALLOW, ALLOW_LOGGED, AUDIT, REFUSED, WITH_PORTS, numbered_value};
 use super::super::skeleton::{
     ANY, BLOCK, CLASS, CUT, EGRESS, INGRESS, ITSELF, NODE_EGRESS, NODE_INGRESS, PAIRS, PROFILES, SILENT,
 };
@@ -115,14 +116,25 @@ pub(in crate::linux::ruleset) fn counts(set: &str, counted: &[(Element, u64)]) -
     read(set, &elements).into_iter().filter_map(count).collect()
 }
 
-/// A flow that was cut, both ways, as packets show it behind the translation of addresses.
+/// A flow that was cut, as packets show it behind the translation of addresses. Whoever opened it is asked about as anybody
+/// else, and passes if he may again; but for him to whom he spoke, who could open it anew from his end. In the middle of a TCP
+/// connection nothing is asked. An answer of ICMP opens no flow.
 pub(in crate::linux::ruleset) fn cut(flow: &Flow) -> Elements {
+    const TCP: u8 = 6;
     let one = |source: (IpAddr, u16), destination: (IpAddr, u16)| {
+        let has_ports = WITH_PORTS.contains(&flow.protocol);
         let protocol = vec![flow.protocol, 0, 0, 0];
-        let end = |(address, port): (IpAddr, u16)| [octets(address), padded(port).to_vec()].concat();
+        let end = |(address, port): (IpAddr, u16)| {
+            [octets(address), padded(if has_ports { port } else { 0 }).to_vec()].concat()
+        };
         (CUT[index(source.0)], plain([protocol, end(source), end(destination)].concat()))
     };
-    vec![one(flow.opener, flow.answerer), one(flow.answerer, flow.opener)]
+    let back = one(flow.answerer, flow.opener);
+    match flow.protocol {
+        TCP => vec![one(flow.opener, flow.answerer), back],
+        protocol if ICMP.contains(&protocol) => Vec::new(),
+        _ => vec![back],
+    }
 }
 
 fn subjects(direction: Direction, reach: Reach) -> [&'static str; 2] {

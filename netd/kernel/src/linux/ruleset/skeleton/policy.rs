@@ -40,6 +40,8 @@ const AUDITED: &str = "audited";
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const ICMPV6: u8 = 58;
+/// TCP, UDP, DCCP, SCTP, UDP-Lite.
+pub(in crate::linux::ruleset) const WITH_PORTS: [u8; 5] = [TCP, 17, 33, 132, 136];
 /// The flag of a packet that opens a connection, without ACK.
 const SYN: u8 = 0x02;
 
@@ -127,7 +129,7 @@ pub(super) fn chains() -> Vec<&'static str> {
 /// What stands in the sets from the start. A profile that is not there denies, who has no class is looked for in the blocks,
 /// and an address in no block is the world.
 pub(super) fn elements(table: &str) -> Vec<Request> {
-    let ported = [TCP, 17, 33, 132, 136].map(|protocol| Element { key: vec![protocol], ..Element::default() });
+    let ported = WITH_PORTS.map(|protocol| Element { key: vec![protocol], ..Element::default() });
     let decisions = [
         (ALLOW, Verdict::Return),
         (ALLOW_LOGGED, Verdict::Goto(LOGGED)),
@@ -151,7 +153,7 @@ pub(super) fn hooks(input: &'static str, forward: &'static str, output: &'static
         let mut known: Vec<_> = Expression::connection(Status::Known, Register(0)).into();
         known.push(Expression::verdict(Verdict::Accept));
         rules.push((hook, known));
-        rules.extend(VERSIONS.iter().map(|version| (hook, cut(version))));
+        rules.extend(VERSIONS.iter().flat_map(cut).map(|rule| (hook, rule)));
         rules.extend((hook == forward).then(|| (hook, begun())));
         for way in &WAYS {
             if hook == forward {
@@ -172,20 +174,29 @@ pub(super) fn rules() -> Vec<Rule> {
     rules
 }
 
-/// `protocol . source . port . destination . port` in the set of flows that have lost their permission.
-fn cut(version: &Version) -> Vec<Expression> {
+/// `protocol . source . port . destination . port` in the set of flows that have lost their permission. A protocol without
+/// ports has 0 there.
+fn cut(version: &Version) -> [Vec<Expression>; 2] {
     let words = version.source.1 / 4;
-    let mut rule = is_version(version);
-    rule.extend([
-        Expression::meta(Meta::Transport, Register(0)),
-        Expression::network(version.source.0, version.source.1, Register(1)),
-        Expression::transport(0, 2, Register(1 + words)),
-        Expression::network(version.destination.0, version.destination.1, Register(2 + words)),
-        Expression::transport(2, 2, Register(2 + 2 * words)),
-        Expression::in_set(CUT[version.index], Register(0)),
-        Expression::verdict(Verdict::Jump(LOST)),
-    ]);
-    rule
+    let (source, destination) = (Register(1 + words), Register(2 + 2 * words));
+    let of_port = |offset, to| Expression::transport(offset, 2, to);
+    let nothing = |to| Expression::load(&[0; 4], to);
+    let rule = |is_it: Expression, ports: [Expression; 2]| {
+        let mut rule = is_version(version);
+        rule.extend([
+            Expression::meta(Meta::Transport, Register(0)),
+            is_it,
+            Expression::network(version.source.0, version.source.1, Register(1)),
+            Expression::network(version.destination.0, version.destination.1, Register(2 + words)),
+        ]);
+        rule.extend(ports);
+        rule.extend([Expression::in_set(CUT[version.index], Register(0)), Expression::verdict(Verdict::Jump(LOST))]);
+        rule
+    };
+    [
+        rule(Expression::in_set(PORTED, Register(0)), [of_port(0, source), of_port(2, destination)]),
+        rule(Expression::not_in_set(PORTED, Register(0)), [nothing(source), nothing(destination)]),
+    ]
 }
 
 /// TCP that is new to conntrack and does not open a connection: it was there before its bridge was filtered, or was
