@@ -266,6 +266,14 @@ impl<K: Kernel> Executor<K> {
         Ok(self.kernel.apply(steps, None)?)
     }
 
+    /// Whether there is a ruleset, whole or not.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn has_ruleset(&self) -> Result<bool, ExecutorError> {
+        Ok(self.kernel.observe(Scope::Ruleset)?.contains_key(&Key::Ruleset))
+    }
+
     /// Takes steps of policies.
     ///
     /// # Errors

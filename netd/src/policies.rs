@@ -141,6 +141,18 @@ impl Policies {
         heard(self.send(|done| Request::Repair(steps, done))?).await
     }
 
+    /// Makes a ruleset that somebody took away again, with its policies alone: what they deny waits for no resync. Where there
+    /// are no policies, or the ruleset stands, it is left to that.
+    ///
+    /// # Errors
+    /// See [`PolicyError`].
+    pub async fn restore(&self) -> Result<(), PolicyError> {
+        if !self.is_any_in_force() {
+            return Ok(());
+        }
+        heard(self.send(Request::Restore)?).await
+    }
+
     /// Makes the kernel hold what it is to hold, whatever it holds.
     ///
     /// # Errors

@@ -125,6 +125,9 @@ async fn restore<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, change: &Change)
         Change::By(pid, program) => warn!(program, pid, "somebody took rules of netd away; they are made again"),
         Change::Lost => {}
     }
+    if let Err(error) = lifecycle.policies.restore().await {
+        warn!(error = &error as &dyn std::error::Error, "policies wait for the resync");
+    }
     resync::run(lifecycle, Watch::Running, false).await.map(drop)
 }
 

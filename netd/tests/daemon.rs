@@ -4,61 +4,12 @@
 mod rig;
 
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use netd_api::{Client, Tag, blocking};
-use nix::sched::{CloneFlags, unshare};
+use rig::daemon::{Daemon, inside, soon, spawn, start, start_with, status};
 use rig::{Space, call};
-
-struct Daemon {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn spawn(folder: &Path, settings: &str) -> Child {
-    let config = folder.join("netd.toml");
-    let run_dir = folder.join("run");
-    std::fs::write(
-        &config,
-        format!(
-            "run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\ncontainerd_socket = ''\n{settings}",
-            run_dir.display()
-        ),
-    )
-    .unwrap();
-    // The child is made on a thread in a namespace of its own, and inherits it.
-    std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
-        Command::new(env!("CARGO_BIN_EXE_netd")).arg("--config").arg(config).process_group(0).spawn().unwrap()
-    })
-    .join()
-    .unwrap()
-}
-
-fn start(folder: &Path) -> Daemon {
-    start_with(folder, "")
-}
-
-fn start_with(folder: &Path, settings: &str) -> Daemon {
-    let mut daemon = Daemon { child: spawn(folder, settings), socket: folder.join("run/netd.sock") };
-    let start = Instant::now();
-    while Client::connect(&daemon.socket, &[]).is_err() {
-        assert!(daemon.child.try_wait().unwrap().is_none(), "netd ended at once");
-        assert!(start.elapsed() < Duration::from_secs(10), "netd does not listen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    daemon
-}
 
 #[test]
 fn it_answers_alone_and_comes_back_after_a_kill() {
@@ -100,24 +51,6 @@ fn attach(daemon: &Daemon, space: &Space, container: &str) -> String {
     assert!(response.failure.is_none(), "{response:?}");
     let result: serde_json::Value = serde_json::from_slice(&response.result).unwrap();
     result["ips"][0]["address"].as_str().unwrap().to_owned()
-}
-
-fn status(daemon: &Daemon) -> blocking::StatusResponse {
-    Client::connect(&daemon.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).unwrap()
-}
-
-/// Well before the next round.
-fn soon(what: &str, is_so: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{what}: not within 10 s");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn inside(daemon: &Daemon, program: &str) -> Output {
-    let namespace = format!("--net=/proc/{}/ns/net", daemon.child.id());
-    Command::new("nsenter").arg(namespace).args(program.split(' ')).output().unwrap()
 }
 
 /// On a kernel that knows owners of tables nothing happens; elsewhere netd makes its rules again, and names the program.

@@ -24,6 +24,7 @@ fn netd_keeps_its_contract_on_the_kernel_of_debian() {
         all("netd/kernel", "coexist"),
         all("netd/kernel", "packets"),
         all("netd", "policies"),
+        all("netd", "flush"),
         all("netd", "packets"),
         all("netd", "routed"),
         all("netd", "service"),

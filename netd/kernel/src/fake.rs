@@ -102,6 +102,7 @@ impl Kernel for FakeKernel {
             (Scope::Sandbox(sandbox, name), Key::Interface(netns, found)) => *netns == sandbox.id && found == name,
             (Scope::Node, key) => !matches!(key, Key::Interface(..)),
             (Scope::Forwarding, key) => matches!(key, Key::Forwarding(_)),
+            (Scope::Ruleset, key) => *key == Key::Ruleset,
             (Scope::Sandbox(..), _) => false,
         };
         let objects = state.objects.iter().filter(|(key, _)| seen(key));

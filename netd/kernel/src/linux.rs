@@ -262,6 +262,10 @@ impl Kernel for LinuxKernel {
                 observe_forwarding(&mut objects);
                 Ok(objects)
             }
+            Scope::Ruleset => {
+                let mark = self.ruleset.mark().map_err(|error| refused("read the ruleset".to_owned(), error))?;
+                Ok(mark.map(|mark| (Key::Ruleset, Object::Ruleset(mark))).into_iter().collect())
+            }
             Scope::Sandbox(sandbox, name) => {
                 let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
                 let found = observe::interface(&mut inside.socket(), name);

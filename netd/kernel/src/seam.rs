@@ -28,6 +28,8 @@ pub enum Scope<'a> {
     Node,
     /// Forwarding alone; cheap.
     Forwarding,
+    /// Whether the ruleset stands, without its elements; cheap.
+    Ruleset,
     /// One interface of a sandbox.
     Sandbox(&'a Sandbox, &'a LinkName),
 }

@@ -69,6 +69,8 @@ pub(super) enum Request {
     Node(BTreeSet<IpAddr>),
     /// Steps of a resync; where they make the ruleset anew, it is never without its policies.
     Repair(Vec<Step>, Done),
+    /// The ruleset may be gone: makes it again where it is, with its policies and nothing else.
+    Restore(Done),
     /// Compares the kernel with what it is to hold.
     Verify(Done),
     /// Looks at what is in force.
@@ -119,6 +121,7 @@ struct Round {
     cut: Vec<Done>,
     repairs: Vec<Step>,
     must_compare: bool,
+    must_restore: bool,
 }
 
 impl<K: Kernel> Enforcer<K> {
@@ -180,7 +183,16 @@ impl<K: Kernel> Enforcer<K> {
                 }
             }
             Request::Repair(steps, done) => {
+                if steps.iter().any(makes_ruleset) {
+                    // Nothing was asked about meanwhile.
+                    self.judge_all(round);
+                }
                 round.repairs.extend(steps);
+                round.waiting.push(done);
+            }
+            Request::Restore(done) => {
+                self.judge_all(round);
+                round.must_restore = true;
                 round.waiting.push(done);
             }
             Request::Verify(done) => {
@@ -284,6 +296,10 @@ impl<K: Kernel> Enforcer<K> {
     /// Filters come before what needs them, and go after it.
     fn write(&mut self, round: &Round) -> Result<(), ExecutorError> {
         let filtered = self.filters.wanted();
+        if round.must_restore && !self.executor.has_ruleset()? {
+            let (key, fixed) = fixed_ruleset();
+            self.repair(&[Step::Create(key, fixed)])?;
+        }
         if !round.repairs.is_empty() {
             self.repair(&round.repairs)?;
         }
@@ -318,8 +334,7 @@ impl<K: Kernel> Enforcer<K> {
 
     /// The steps of a resync. A ruleset that is made anew gets the policies in the same transaction.
     fn repair(&mut self, repairs: &[Step]) -> Result<(), ExecutorError> {
-        let is_new = |step: &Step| matches!(step, Step::Create(Key::Ruleset, _) | Step::Replace(Key::Ruleset, _));
-        let Some(at) = repairs.iter().position(is_new) else { return self.executor.repair(repairs) };
+        let Some(at) = repairs.iter().position(makes_ruleset) else { return self.executor.repair(repairs) };
         let all = self.wanted();
         let (before, behind) = repairs.split_at(at + 1);
         let own = all.into_iter().map(|(key, object)| Step::Create(key, object));
@@ -384,6 +399,10 @@ impl<K: Kernel> Enforcer<K> {
         let own = self.force.compiler.world().nodes.get(&self.node);
         own.map(|node| node.addresses.clone()).unwrap_or_default()
     }
+}
+
+fn makes_ruleset(step: &Step) -> bool {
+    matches!(step, Step::Create(Key::Ruleset, _) | Step::Replace(Key::Ruleset, _))
 }
 
 /// Whoever asked may have gone away.

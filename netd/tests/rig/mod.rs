@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, clippy::unwrap_in_result, reason = "helpers of tests stand outside of them")]
 #![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part of the rig")]
 
+pub(crate) mod daemon;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};

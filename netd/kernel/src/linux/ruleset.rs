@@ -255,6 +255,11 @@ impl Ruleset {
         Ok(objects)
     }
 
+    /// The mark of the ruleset that stands.
+    pub(super) fn mark(&self) -> Result<Option<u64>, NetlinkError> {
+        self.read_mark(&mut self.reader())
+    }
+
     /// The mark in the kernel; one that lost rules has a mark that nobody desires.
     fn read_mark(&self, reader: &mut Socket) -> Result<Option<u64>, NetlinkError> {
         if !exists(reader, Family::Inet, &self.table)? {

@@ -1,0 +1,93 @@
+//! The daemon's own program, in a namespace of its own.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+
+use netd_api::{Client, blocking};
+use nix::sched::{CloneFlags, unshare};
+
+pub(crate) struct Daemon {
+    pub(crate) child: Child,
+    pub(crate) socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// All that it has said, and those before it in the same folder.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            drop(std::io::stderr().write_all(self.log().as_bytes()));
+        }
+    }
+}
+
+fn log(folder: &Path) -> PathBuf {
+    folder.join("netd.log")
+}
+
+pub(crate) fn spawn(folder: &Path, settings: &str) -> Child {
+    let config = folder.join("netd.toml");
+    let (run_dir, log) = (folder.join("run"), log(folder));
+    std::fs::write(
+        &config,
+        format!(
+            "run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = \"{}/netd.sock\"\nconf_dirs = []\ncontainerd_socket = ''\n{settings}",
+            run_dir.display()
+        ),
+    )
+    .unwrap();
+    // The child is made on a thread in a namespace of its own, and inherits it.
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+        let mut netd = Command::new(env!("CARGO_BIN_EXE_netd"));
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        netd.arg("--config").arg(config).process_group(0).stderr(log).spawn().unwrap()
+    })
+    .join()
+    .unwrap()
+}
+
+pub(crate) fn start(folder: &Path) -> Daemon {
+    start_with(folder, "")
+}
+
+pub(crate) fn start_with(folder: &Path, settings: &str) -> Daemon {
+    let mut daemon = Daemon { child: spawn(folder, settings), socket: folder.join("run/netd.sock"), log: log(folder) };
+    let start = Instant::now();
+    while Client::connect(&daemon.socket, &[]).is_err() {
+        assert!(daemon.child.try_wait().unwrap().is_none(), "netd ended at once");
+        assert!(start.elapsed() < Duration::from_secs(60), "netd does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    daemon
+}
+
+pub(crate) fn status(daemon: &Daemon) -> blocking::StatusResponse {
+    Client::connect(&daemon.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).unwrap()
+}
+
+/// Well before the next round.
+pub(crate) fn soon(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{what}: not within 10 s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+pub(crate) fn inside(daemon: &Daemon, program: &str) -> Output {
+    let namespace = format!("--net=/proc/{}/ns/net", daemon.child.id());
+    Command::new("nsenter").arg(namespace).args(program.split(' ')).output().unwrap()
+}
