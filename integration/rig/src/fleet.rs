@@ -123,6 +123,6 @@ fn store(underlay: &Underlay) -> Result<(Daemon, Node)> {
     let arguments = ["--data-dir", "/var/lib/netd/etcd", "--listen-client-urls", &url, "--advertise-client-urls", &url];
     let mut etcd = Daemon::start(&node, Program::new("etcd", &parts::etcd()?, &arguments))?;
     let (place, address) = (node.place.clone(), (IpAddr::from(node.v4), STORE_PORT));
-    etcd.wait(PATIENCE, || Ok(place.run(|| TcpStream::connect(address).ok())?))?;
+    etcd.wait(PATIENCE, || place.run(|| TcpStream::connect(address).ok()))?;
     Ok((etcd, node))
 }
