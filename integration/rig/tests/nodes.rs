@@ -2,6 +2,8 @@
 //! `netd.toml` make them one network. Real containerd, real etcd, and what passes on the wire between them. Needs root and
 //! Debian's packages; over IP-in-IP a kernel that has it: `guests` runs that on Debian's.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
+
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
