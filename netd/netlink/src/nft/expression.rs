@@ -197,6 +197,25 @@ impl Expression {
         [Self::new("fib", &data), Self::is(scratch, &LOCAL.to_ne_bytes())]
     }
 
+    /// Goes on if the packet ends here: it is for an address of this node, or for all on a link (`fib daddr type != unicast`).
+    #[must_use]
+    pub fn ends_here(scratch: Register) -> [Self; 2] {
+        const ADDRESS_TYPE: u32 = 3;
+        const BY_DESTINATION: u32 = 2;
+        const UNICAST: u32 = 1;
+        let data = Attributes::new().number(1, scratch.number()).number(2, ADDRESS_TYPE).number(3, BY_DESTINATION);
+        [Self::new("fib", &data), Self::is_not(scratch, &UNICAST.to_ne_bytes())]
+    }
+
+    /// Loads the name of the interface by which a route leads to the sender, 16 octets (`fib saddr oifname`). Where none
+    /// does, or the sender is this node, the first 4 are zero, and the others anything.
+    #[must_use]
+    pub fn way_back(to: Register) -> Self {
+        const OUTGOING_NAME: u32 = 2;
+        const BY_SOURCE: u32 = 1;
+        Self::new("fib", &Attributes::new().number(1, to.number()).number(2, OUTGOING_NAME).number(3, BY_SOURCE))
+    }
+
     /// Goes on if no route leads back to the sender by where the packet came from (`fib saddr . iif oif missing`).
     #[must_use]
     pub fn no_way_back(scratch: Register) -> [Self; 2] {
@@ -285,6 +304,28 @@ impl Expression {
     #[must_use]
     pub fn masquerade() -> Self {
         Self::new("masq", &Attributes::new())
+    }
+
+    /// Makes the largest segment that TCP announces no larger than the routes there and back take it
+    /// (`tcp option maxseg size set rt mtu`). It never becomes larger.
+    #[must_use]
+    pub fn clamp_segments(scratch: Register) -> [Self; 3] {
+        const LARGEST_BY_ROUTE: u32 = 3;
+        const TO_NETWORK_ORDER: u32 = 1;
+        const LENGTH: u32 = 2;
+        // `NFT_EXTHDR_OP_TCPOPT`; the option (RFC 9293, 3.7.1), and where its value is.
+        const TCP_OPTION: u32 = 1;
+        const MAXIMUM_SEGMENT_SIZE: u8 = 2;
+        const OFFSET: u32 = 2;
+        let register = scratch.number();
+        let load = Attributes::new().number(1, register).number(2, LARGEST_BY_ROUTE);
+        let order = Attributes::new().number(1, register).number(2, register).number(3, TO_NETWORK_ORDER);
+        let option = Attributes::new().bytes(2, &[MAXIMUM_SEGMENT_SIZE]).number(3, OFFSET).number(4, LENGTH);
+        [
+            Self::new("rt", &load),
+            Self::new("byteorder", &order.number(4, LENGTH).number(5, LENGTH)),
+            Self::new("exthdr", &option.number(6, TCP_OPTION).number(7, register)),
+        ]
     }
 
     /// Ends the rule.
