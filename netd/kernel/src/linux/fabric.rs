@@ -12,7 +12,7 @@ use netd_config::LinkName;
 use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 
-use super::{index, refused};
+use super::refused;
 use crate::object::{Encapsulation, Key, Object, Step};
 use crate::seam::KernelError;
 pub(super) use observe::{is_led, objects};
@@ -76,14 +76,14 @@ pub(super) fn apply(socket: &mut Socket, names: &Names, steps: &[Step]) -> Resul
 }
 
 fn far_end(socket: &mut Socket, names: &Names, peer: std::net::IpAddr) -> Result<(), KernelError> {
-    let device = index(&names.vxlan)?;
+    let device = device::number(socket, &names.vxlan)?.ok_or_else(|| absent(&names.vxlan))?;
     let entries = messages::far_end(device, peer, speaks_ipv6(&names.vxlan));
     let batch = entries.into_iter().map(|entry| (entry.added(), NLM_F_CREATE | NLM_F_REPLACE)).collect();
     socket.execute(batch).map_err(|error| refused(format!("lead the VXLAN tunnel to {peer}"), error))
 }
 
 fn forget_far_end(socket: &mut Socket, names: &Names, peer: std::net::IpAddr) -> Result<(), KernelError> {
-    let Ok(device) = index(&names.vxlan) else { return Ok(()) };
+    let Some(device) = device::number(socket, &names.vxlan)? else { return Ok(()) };
     for entry in messages::far_end(device, peer, speaks_ipv6(&names.vxlan)) {
         match socket.execute(vec![(entry.removed(), 0)]) {
             Err(error) if is(&error, libc::ENOENT) => {}
@@ -91,6 +91,10 @@ fn forget_far_end(socket: &mut Socket, names: &Names, peer: std::net::IpAddr) ->
         }
     }
     Ok(())
+}
+
+fn absent(name: &LinkName) -> KernelError {
+    KernelError::NotFound(format!("link {name}"))
 }
 
 /// A link with an MTU under 1,280 does not (RFC 8200, 5), nor does any of a kernel without.

@@ -86,6 +86,12 @@ fn standing(socket: &mut Socket, name: &LinkName) -> Result<Option<Tunnel>, Kern
     tunnel.map(Some).ok_or_else(|| KernelError::NotOurs(name.clone()))
 }
 
+/// The device's number. To ask for a name otherwise (`SIOCGIFINDEX`) has the kernel look for a module where there is none
+/// (`dev_load`, net/core/dev_ioctl.c): a program started for each look.
+pub(super) fn number(socket: &mut Socket, name: &LinkName) -> Result<Option<u32>, KernelError> {
+    Ok(link(socket, name)?.map(|link| link.header.index))
+}
+
 fn link(socket: &mut Socket, name: &LinkName) -> Result<Option<LinkMessage>, KernelError> {
     match socket.fetch(netlink::by_name(name)) {
         Ok(Message::NewLink(link)) => Ok(Some(link)),

@@ -10,8 +10,8 @@ use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::route::RouteScope;
 
 use super::messages::{Led, route};
-use super::{Names, is, observe};
-use crate::linux::{index, refused};
+use super::{Names, absent, device, is, observe};
+use crate::linux::refused;
 use crate::object::{Encapsulation, Family, Hop, Key, Object, Step};
 use crate::seam::KernelError;
 
@@ -29,15 +29,41 @@ impl Found {
     }
 }
 
+/// The numbers of our tunnel devices.
+struct Devices<'a> {
+    names: &'a Names,
+    ipip: Option<u32>,
+    vxlan: Option<u32>,
+}
+
+impl<'a> Devices<'a> {
+    fn find(socket: &mut Socket, names: &'a Names) -> Result<Self, KernelError> {
+        let [ipip, vxlan] = [&names.ipip, &names.vxlan].map(|name| device::number(socket, name));
+        Ok(Self { names, ipip: ipip?, vxlan: vxlan? })
+    }
+
+    fn led(&self, hop: Hop, to: &IpNet) -> Result<Led, KernelError> {
+        let device = hop.encapsulation().map(|encapsulation| {
+            let found = match encapsulation {
+                Encapsulation::Ipip => self.ipip,
+                Encapsulation::Vxlan => self.vxlan,
+            };
+            found.ok_or_else(|| absent(self.names.of(encapsulation)))
+        });
+        Ok(Led::of(hop, to.addr(), device.transpose()?))
+    }
+}
+
 /// Takes the steps with one send. Where that is refused, one by one, to say which.
 pub(super) fn apply(socket: &mut Socket, names: &Names, steps: &[Step]) -> Result<(), KernelError> {
+    let devices = Devices::find(socket, names)?;
     let there = all(socket)?;
-    let together: Result<Vec<_>, _> = steps.iter().map(|step| messages(step, names, &there)).collect();
+    let together: Result<Vec<_>, _> = steps.iter().map(|step| messages(step, &devices, &there)).collect();
     if together.is_ok_and(|all| socket.execute(all.into_iter().flatten().collect()).is_ok()) {
         return Ok(());
     }
     for step in steps {
-        let batch = messages(step, names, &all(socket)?)?;
+        let batch = messages(step, &devices, &all(socket)?)?;
         socket.execute(batch).map_err(|error| denied(step, error))?;
     }
     Ok(())
@@ -47,19 +73,23 @@ fn all(socket: &mut Socket) -> Result<BTreeMap<IpNet, Found>, KernelError> {
     observe::all_led(socket).map_err(|error| refused("read the node's routes".to_owned(), error))
 }
 
-fn messages(step: &Step, names: &Names, there: &BTreeMap<IpNet, Found>) -> Result<Vec<(Message, u16)>, KernelError> {
+fn messages(
+    step: &Step,
+    devices: &Devices<'_>,
+    there: &BTreeMap<IpNet, Found>,
+) -> Result<Vec<(Message, u16)>, KernelError> {
     match step {
         Step::Create(Key::Route(to), Object::Hop(hop)) if hop.carries(Family::of(to.addr())) => {
             let found = there.get(to).copied().unwrap_or_default();
-            let (wanted, tunnels) = (led(*hop, to, names)?, tunnels(names));
+            let wanted = devices.led(*hop, to)?;
             match found.taken() {
-                Some(taken) if !is_same(taken, wanted, tunnels) => Err(KernelError::Exists(format!("a route to {to}"))),
-                _ => Ok(set(*to, wanted, found, tunnels)),
+                Some(taken) if !is_same(taken, wanted, devices) => Err(KernelError::Exists(format!("a route to {to}"))),
+                _ => Ok(set(*to, wanted, found, devices)),
             }
         }
         Step::Replace(Key::Route(to), Object::Hop(hop)) if hop.carries(Family::of(to.addr())) => {
             let found = there.get(to).copied().unwrap_or_default();
-            Ok(set(*to, led(*hop, to, names)?, found, tunnels(names)))
+            Ok(set(*to, devices.led(*hop, to)?, found, devices))
         }
         Step::Delete(Key::Route(to)) => {
             let found = there.get(to).copied().unwrap_or_default();
@@ -73,29 +103,22 @@ fn messages(step: &Step, names: &Names, there: &BTreeMap<IpNet, Found>) -> Resul
     }
 }
 
-fn led(hop: Hop, to: &IpNet, names: &Names) -> Result<Led, KernelError> {
-    let device = hop.encapsulation().map(|encapsulation| index(names.of(encapsulation))).transpose()?;
-    Ok(Led::of(hop, to.addr(), device))
-}
-
-fn tunnels(names: &Names) -> [Option<u32>; 2] {
-    [Encapsulation::Ipip, Encapsulation::Vxlan].map(|encapsulation| index(names.of(encapsulation)).ok())
-}
-
 /// A direct route is seen with the link that the kernel found for it.
-fn is_same(found: Led, wanted: Led, tunnels: [Option<u32>; 2]) -> bool {
+fn is_same(found: Led, wanted: Led, devices: &Devices<'_>) -> bool {
     match (found, wanted) {
-        (Led::By(one, Some(device)), Led::By(other, None)) => one == other && !tunnels.contains(&Some(device)),
+        (Led::By(one, Some(device)), Led::By(other, None)) => {
+            one == other && ![devices.ipip, devices.vxlan].contains(&Some(device))
+        }
         _ => found == wanted,
     }
 }
 
 /// The new one stands before the old one goes.
-fn set(to: IpNet, wanted: Led, found: Found, tunnels: [Option<u32>; 2]) -> Vec<(Message, u16)> {
+fn set(to: IpNet, wanted: Led, found: Found, devices: &Devices<'_>) -> Vec<(Message, u16)> {
     let made = |flag| (Message::NewRoute(route(to, wanted)), NLM_F_CREATE | flag);
     let mut batch = Vec::new();
     match (wanted, found.by) {
-        (Led::By(..), Some(by)) if is_same(by, wanted, tunnels) => {}
+        (Led::By(..), Some(by)) if is_same(by, wanted, devices) => {}
         (Led::By(..), Some(_)) => batch.push(made(NLM_F_REPLACE)),
         (Led::By(..), None) => batch.push(made(NLM_F_EXCL)),
         (Led::Nowhere, by) => {
