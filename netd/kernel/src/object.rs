@@ -66,7 +66,7 @@ pub enum Key {
     /// Encapsulated packets to here pass from peers only, and never from a sandbox. It stands before its tunnel, and goes
     /// after it.
     PeersOnly(Entrance),
-    /// What goes to this range is not masqueraded: it is the fleet's. Ranges do not overlap.
+    /// A range of the fleet: what goes from one of them to one of them is not masqueraded. Ranges do not overlap.
     Inside(IpNet),
     /// What this address sends beyond its own bridge, or routed links, takes the node's address.
     Masquerade(IpAddr, LinkName),

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use netd_config::{LinkName, Protocol};
 use netd_kernel::{
-    Change, Class, Decision, Direction, Family, Kernel, Key, LinuxKernel, Object, Objects, Profile, Publication, Reach,
-    Scope, Service, Step, fixed_ruleset, plan, profile,
+    Change, Class, Decision, Direction, Entrance, Family, Kernel, Key, LinuxKernel, Object, Objects, Profile,
+    Publication, Reach, Scope, Service, Step, fixed_ruleset, plan, profile,
 };
 use netd_netlink::{Socket, attribute, conntrack};
 use nix::sched::{CloneFlags, unshare};
@@ -47,7 +47,21 @@ fn objects() -> Objects {
         (publication("192.0.2.1", 8081), target("10.4.0.2:81")),
         (publication("2001:db8::1", 8081), target("[fd00::2]:81")),
     ]);
+    objects.extend(fabric());
     objects
+}
+
+/// One of each kind of the elements of the fabric.
+fn fabric() -> Objects {
+    let entrances = [
+        Entrance::Ipip([192, 0, 2, 1].into()),
+        Entrance::Vxlan([192, 0, 2, 1].into(), 4_789),
+        Entrance::Vxlan("2001:db8::1".parse().unwrap(), 4_789),
+    ];
+    let peers = ["192.0.2.2", "2001:db8::2"].map(|address| Key::Peer(address.parse().unwrap()));
+    let inside = ["10.4.0.0/16", "fd00::/48"].map(|net| Key::Inside(net.parse().unwrap()));
+    let keys = entrances.map(Key::PeersOnly).into_iter().chain(peers).chain(inside);
+    keys.map(|key| (key, Object::Set)).collect()
 }
 
 /// One of each kind of the elements of policy and guard.
@@ -131,6 +145,15 @@ fn nft_can_show_it() {
             "iifname @fenced oifname @fenced drop",
             "ct state established,related accept",
             "iifname \"nd*\" fib saddr . iif oif missing drop",
+            "iifname \"nd-*\" goto by_tunnel",
+            "fib saddr oifname \"nd-*\" return",
+            "fib daddr type != unicast jump to_entrance",
+            "@ipip_entrances jump from_peers",
+            "ip6 daddr . meta l4proto . th dport @entrances6 goto from_peers",
+            "ip saddr @inside4 ip daddr @inside4 accept",
+            "oifname \"nd-*\" tcp flags syn / syn tcp option maxseg size set rt mtu",
+            "iifname \"nd-*\" oifname \"nd-*\" drop",
+            "ip daddr @peers4 jump to_peer",
             "ip daddr @ingress4 jump to_isolated4",
             "elements = { 10.4.0.2 . 10.5.0.2 }",
             "@itself4 return",

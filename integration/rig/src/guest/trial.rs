@@ -28,7 +28,7 @@ impl Guest {
     /// harness, so that `cargo xtask test` counts them.
     ///
     /// # Errors
-    /// A test failed, a program ran no test, or the guest's own: see [`Guest::run`].
+    /// A test failed or was skipped, a program ran no test, or the guest's own: see [`Guest::run`].
     pub fn test(self, trials: &[Trial], limit: Duration) -> Result<()> {
         let outcome = self.run(&errand(trials)?, limit)?;
         let mut told = format!("\n== {self:?}, {:.1?}\n", outcome.took);
@@ -36,6 +36,9 @@ impl Guest {
         std::io::stderr().write_all(told.as_bytes())?;
         if outcome.status != 0 {
             bail!("tests failed in the guest {self:?}; its output is above");
+        }
+        if let Some(skipped) = skipped(&outcome.output) {
+            bail!("skipped in the guest {self:?}, which is there for what cannot run elsewhere: {skipped}");
         }
         match idle(&outcome.output) {
             0 => Ok(()),
@@ -61,6 +64,11 @@ fn errand(trials: &[Trial]) -> Result<String> {
     Ok(script + "exit $failed\n")
 }
 
+/// The first test that could not run.
+fn skipped(output: &str) -> Option<&str> {
+    output.lines().find_map(|line| Some(line.split_once("SKIPPED ")?.1))
+}
+
 /// Programs that had nothing to do.
 fn idle(output: &str) -> usize {
     output.lines().filter(|line| line.starts_with("test result: ok. 0 passed; 0 failed; 0 ignored")).count()
@@ -68,12 +76,18 @@ fn idle(output: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::idle;
+    use super::{idle, skipped};
 
     #[test]
     fn a_program_that_ran_no_test_is_noticed() {
         let one = "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.00s\n";
         let two = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 2 filtered out; finished in 0.00s\n";
         assert_eq!((idle(one), idle(two)), (1, 0));
+    }
+
+    #[test]
+    fn a_test_that_was_skipped_is_noticed() {
+        assert_eq!(skipped("test a ... SKIPPED ipip: none\nok\n"), Some("ipip: none"));
+        assert_eq!(skipped("test a ... ok\n"), None);
     }
 }

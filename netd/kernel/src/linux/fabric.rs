@@ -15,6 +15,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use super::refused;
 use crate::object::{Encapsulation, Key, Object, Step};
 use crate::seam::KernelError;
+pub(super) use messages::NETWORK;
 pub(super) use observe::{is_led, objects};
 
 /// The names of our tunnel devices. No link of a sandbox is named so: those have digits behind the prefix.
@@ -42,10 +43,16 @@ impl Names {
 }
 
 pub(super) fn device_name(link_prefix: &str, encapsulation: Encapsulation) -> String {
-    match encapsulation {
-        Encapsulation::Ipip => format!("{link_prefix}-ipip"),
-        Encapsulation::Vxlan => format!("{link_prefix}-vxlan"),
-    }
+    let kind = match encapsulation {
+        Encapsulation::Ipip => "ipip",
+        Encapsulation::Vxlan => "vxlan",
+    };
+    tunnels_prefix(link_prefix) + kind
+}
+
+/// What the names of our tunnel devices begin with, and no other link's of ours.
+pub(super) fn tunnels_prefix(link_prefix: &str) -> String {
+    format!("{link_prefix}-")
 }
 
 /// Whether [`apply`] takes the step.

@@ -7,8 +7,8 @@
 //! postrouting          masq4, masq6, unless it stays on its own bridge (home4, home6) or routed links ─▶ masquerade
 //! ```
 //!
-//! A packet is looked up in hash sets by its address, port or interface: its cost does not grow with the attachments. Policy
-//! and the spoof guard have pictures of their own, in `skeleton/`.
+//! A packet is looked up in hash sets by its address, port or interface: its cost does not grow with the attachments. Policy,
+//! the spoof guard and tunnels have pictures of their own, in `skeleton/`.
 
 mod apart;
 mod batch;

@@ -1,7 +1,11 @@
-//! Policy and spoof guard with real packets, by kernel objects alone. Needs root, and fails without.
+//! Policy, spoof guard and tunnels with real packets, by kernel objects alone. Needs root, and fails without.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
+mod carried;
 mod ends;
+mod fabric;
+mod fleet;
+mod frames;
 mod node;
 mod policy;
 mod protocols;

@@ -25,10 +25,12 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 pub(crate) struct Node {
     pub(crate) space: Space,
     pub(crate) kernel: Arc<LinuxKernel>,
+    site: u8,
     policy: Mutex<Objects>,
 }
 
-/// A sandbox on the bridge `br0` or `br1`, with the addresses `10.4.<bridge>.<number>` and `fd00:<bridge>::<number>`.
+/// A sandbox on the bridge `br0` or `br1`, with the addresses `10.4.<bridge>.<number>` and `fd00:<bridge>::<number>`; on a node
+/// of another site, twice its number is added to that of the bridge.
 pub(crate) struct Sandbox {
     pub(crate) space: Space,
     pub(crate) v4: IpAddr,
@@ -40,6 +42,11 @@ pub(crate) struct Sandbox {
 impl Node {
     /// `filters_all`: the node's switch for all bridges, which a new namespace has on.
     pub(crate) fn new(filters_all: bool) -> Self {
+        Self::at(0, filters_all)
+    }
+
+    /// Bridges have addresses of their own at each site.
+    pub(crate) fn at(site: u8, filters_all: bool) -> Self {
         let space = Space::new();
         let kernel = space.run(move || {
             let value = if filters_all { "1" } else { "0" };
@@ -54,13 +61,14 @@ impl Node {
             }
             Arc::new(LinuxKernel::new("netd", "nd").unwrap())
         });
-        let node = Self { space, kernel, policy: Mutex::default() };
+        let node = Self { space, kernel, site, policy: Mutex::default() };
         let mut objects = Objects::from([fixed_ruleset()]);
         for family in [Family::V4, Family::V6] {
             objects.insert(Key::Forwarding(family), Object::Forwarding { guarded: true });
         }
         for number in 0..2 {
-            let addresses = vec![net(&format!("10.4.{number}.1/24")), net(&format!("fd00:{number}::1/64"))];
+            let subnet = node.subnet(number);
+            let addresses = vec![net(&format!("10.4.{subnet}.1/24")), net(&format!("fd00:{subnet}::1/64"))];
             let name = link(&format!("br{number}"));
             objects.insert(Key::Bridge(name.clone()), Object::Bridge(Bridge { addresses, mtu: None, promisc: false }));
             objects.insert(Key::Admitted(name), Object::Set);
@@ -80,10 +88,14 @@ impl Node {
         });
     }
 
+    fn subnet(&self, bridge: u8) -> u8 {
+        2 * self.site + bridge
+    }
+
     pub(crate) fn sandbox(&self, bridge: u8, number: u8) -> Sandbox {
-        let space = Space::new();
-        let (v4, v6) = (format!("10.4.{bridge}.{number}"), format!("fd00:{bridge}::{number}"));
-        let (port, mac) = (link(&format!("nd{bridge}-{number}")), [2, 0x6e, 10, 4, bridge, number]);
+        let (space, subnet) = (Space::new(), self.subnet(bridge));
+        let (v4, v6) = (format!("10.4.{subnet}.{number}"), format!("fd00:{subnet}::{number}"));
+        let (port, mac) = (link(&format!("nd{bridge}-{number}")), [2, 0x6e, 10, 4, subnet, number]);
         let (kernel, fd, name) = (Arc::clone(&self.kernel), space.fd(), port.clone());
         let addresses = vec![net(&format!("{v4}/24")), net(&format!("{v6}/64"))];
         self.space.run(move || {
@@ -99,17 +111,50 @@ impl Node {
             };
             let route = |to: &str, by: String| Route { destination: net(to), gateway: Some(ip(&by)), source: None };
             let routes =
-                vec![route("0.0.0.0/0", format!("10.4.{bridge}.1")), route("::/0", format!("fd00:{bridge}::1"))];
+                vec![route("0.0.0.0/0", format!("10.4.{subnet}.1")), route("::/0", format!("fd00:{subnet}::1"))];
             let interface = (Key::Interface(sandbox.id, link("eth0")), interface(addresses, routes));
             let objects = Objects::from([(Key::Veth(name), Object::Veth(veth)), interface]);
             kernel.apply(&plan(&objects, &Objects::new()), Some(&sandbox)).unwrap();
         });
         let sandbox = Sandbox { space, v4: ip(&v4), v6: ip(&v6), port, mac };
         // A carrier that has just come is looked at once a second.
-        for address in [format!("10.4.{bridge}.1"), format!("fd00:{bridge}::1")] {
+        for address in [format!("10.4.{subnet}.1"), format!("fd00:{subnet}::1")] {
             while sandbox.space.tcp(ip(&address), 9) != crate::space::Heard::Refusal {}
         }
         sandbox
+    }
+
+    /// A sandbox of no bridge, with an address of the subnet of `br0`.
+    pub(crate) fn routed_sandbox(&self, number: u8) -> Sandbox {
+        let (space, subnet) = (Space::new(), self.subnet(0));
+        let (v4, v6) = (format!("10.4.{subnet}.{number}"), format!("fd00:{subnet}::{number}"));
+        let (port, mac) = (link(&format!("nd{number}")), [2, 0x6e, 10, 4, subnet, number]);
+        let gateways = [format!("10.4.{subnet}.1"), format!("fd00:{subnet}::1")];
+        let (kernel, fd, name) = (Arc::clone(&self.kernel), space.fd(), port.clone());
+        let addresses = vec![net(&format!("{v4}/32")), net(&format!("{v6}/128"))];
+        self.space.run(move || {
+            let sandbox = kernel.identify(fd).unwrap();
+            let veth = Veth {
+                bridge: None,
+                peer: (sandbox.id, link("eth0")),
+                peer_mac: Some(mac),
+                mtu: None,
+                hairpin: false,
+                isolated: false,
+                port: Port::Open,
+            };
+            let to = |to: IpNet, gateway| Route { destination: to, gateway, source: None };
+            let near = gateways.each_ref().map(|gateway| to(IpNet::from(ip(gateway)), None));
+            let far = ["0.0.0.0/0", "::/0"].into_iter().zip(&gateways).map(|(all, by)| to(net(all), Some(ip(by))));
+            let routes = near.into_iter().chain(far).collect();
+            let mut objects: Objects =
+                addresses.iter().map(|address| (Key::Way(name.clone(), address.addr()), Object::Set)).collect();
+            objects.extend(gateways.iter().map(|gateway| (Key::Gateway(name.clone(), ip(gateway)), Object::Set)));
+            objects.insert(Key::Interface(sandbox.id, link("eth0")), interface(addresses, routes));
+            objects.insert(Key::Veth(name), Object::Veth(veth));
+            kernel.apply(&plan(&objects, &Objects::new()), Some(&sandbox)).unwrap();
+        });
+        Sandbox { space, v4: ip(&v4), v6: ip(&v6), port, mac }
     }
 
     /// Makes the difference between the policy in force and this one.
@@ -143,6 +188,6 @@ fn interface(addresses: Vec<IpNet>, routes: Vec<Route>) -> Object {
     Object::Interface(Interface { addresses, routes, sysctls, settings, quick_link_local: true })
 }
 
-fn net(text: &str) -> IpNet {
+pub(crate) fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }

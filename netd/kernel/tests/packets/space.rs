@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -50,6 +51,47 @@ impl Space {
             inbox.into_iter().for_each(|order| order());
         });
         Self { orders: Some(orders), thread: Some(thread), fd: fd.recv().unwrap() }
+    }
+
+    /// By which other programs find it.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
+    }
+
+    /// Runs a program to its end, and returns what it printed.
+    pub(crate) fn output(&self, line: &str) -> String {
+        let line = line.to_owned();
+        self.run(move || {
+            let mut words = line.split_whitespace();
+            let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        })
+    }
+
+    /// Whose address a datagram has when it comes from `sender` to this address here.
+    pub(crate) fn source_seen(&self, sender: &Self, address: IpAddr) -> Option<IpAddr> {
+        let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = self.run(move || UdpSocket::bind(any).unwrap());
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        sender.say((address, socket.local_addr().unwrap().port()), b"?");
+        socket.recv_from(&mut [0; 1]).ok().map(|(_, from)| from.ip())
+    }
+
+    /// Sends a datagram, also to all. Nobody is told if the node refuses it.
+    pub(crate) fn say(&self, to: (IpAddr, u16), payload: &[u8]) {
+        self.say_as(None, to, payload);
+    }
+
+    /// The same, under an address that the namespace has.
+    pub(crate) fn say_as(&self, from: Option<IpAddr>, to: (IpAddr, u16), payload: &[u8]) {
+        let payload = payload.to_vec();
+        self.run(move || {
+            let any = if to.0.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let socket = UdpSocket::bind((from.unwrap_or(any), 0)).unwrap();
+            socket.set_broadcast(true).unwrap();
+            drop(socket.send_to(&payload, to));
+        });
     }
 
     pub(crate) fn fd(&self) -> OwnedFd {
@@ -138,6 +180,18 @@ impl Space {
         });
     }
 
+    /// Sends an IPv4 packet as it is.
+    pub(crate) fn send_packet(&self, to: IpAddr, packet: &[u8]) {
+        let IpAddr::V4(to) = to else { panic!("{to} is not of IPv4") };
+        let packet = packet.to_vec();
+        self.run(move || {
+            // Of the protocol `IPPROTO_RAW`: it has its header.
+            let socket = raw(AddressFamily::Inet, SockProtocol::Raw);
+            let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
+            sendto(socket.as_raw_fd(), &packet, &to, MsgFlags::empty()).unwrap();
+        });
+    }
+
     /// Hears all frames of the namespace from now on.
     pub(crate) fn listen(&self) -> OwnedFd {
         self.run(|| raw(AddressFamily::Packet, SockProtocol::EthAll))
@@ -167,17 +221,33 @@ pub(crate) fn ask(socket: &UdpSocket) -> Heard {
     asked.map_or_else(|error| refusal(&error, start), |_| Heard::Answer)
 }
 
-/// Whether a frame with these octets at its end is heard.
+/// Whether a frame with these octets in it is heard.
 pub(crate) fn hears_frame(socket: &OwnedFd, marker: &[u8]) -> bool {
+    hear(socket, |frame| frame.windows(marker.len()).any(|part| part == marker).then_some(())).is_some()
+}
+
+/// Which of these are heard, each in a frame of its own.
+pub(crate) fn all_heard(socket: &OwnedFd, markers: &[Vec<u8>]) -> Vec<bool> {
+    let mut heard = vec![false; markers.len()];
+    let is_in = |marker: &Vec<u8>, frame: &[u8]| frame.windows(marker.len()).any(|part| part == marker);
+    while let Some(at) = hear(socket, |frame| markers.iter().position(|marker| is_in(marker, frame))) {
+        heard[at] = true;
+    }
+    heard
+}
+
+/// What is made of the first frame that something can be made of.
+pub(crate) fn hear<T>(socket: &OwnedFd, make: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
     let start = Instant::now();
     let mut bytes = [0; 2048];
     while start.elapsed() < PATIENCE {
-        match recv(socket.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
-            Ok(length) if bytes[..length].windows(marker.len()).any(|part| part == marker) => return true,
-            Ok(_) | Err(_) => {}
+        if let Ok(length) = recv(socket.as_raw_fd(), &mut bytes, MsgFlags::empty())
+            && let Some(made) = make(&bytes[..length])
+        {
+            return Some(made);
         }
     }
-    false
+    None
 }
 
 pub(crate) fn refusal(error: &std::io::Error, start: Instant) -> Heard {

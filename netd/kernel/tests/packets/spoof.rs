@@ -2,6 +2,7 @@
 
 use netd_kernel::{Key, Mac, Object, Objects};
 
+use crate::frames::{self, framed, udp};
 use crate::node::{Node, Sandbox, link};
 use crate::space::{Heard, hears_frame};
 
@@ -25,34 +26,21 @@ impl Frames {
     }
 
     fn ethernet(&self, from: Mac, protocol: u16, payload: &[u8]) -> Vec<u8> {
-        [&self.to[..], &from[..], &protocol.to_be_bytes()[..], payload].concat()
+        frames::ethernet(self.to, from, protocol, payload)
     }
 
     fn ipv4(&self, mac: Mac, from: [u8; 4], protocol: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
-        let mut header = vec![0x45, 0, length[0], length[1], 0, 0, 0, 0, 64, protocol, 0, 0];
-        header.extend([from, self.v4.1].concat());
-        let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-        let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-        header[10..12].copy_from_slice(&(!folded).to_be_bytes());
-        self.ethernet(mac, 0x0800, &[&header[..], payload].concat())
+        framed(self.to, mac, &frames::ipv4(from, self.v4.1, protocol, payload))
     }
 
     fn ipv6(&self, mac: Mac, from: [u8; 16], to: [u8; 16], protocol: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
-        let header = [&[0x60, 0, 0, 0, length[0], length[1], protocol, 255][..], &from, &to].concat();
-        self.ethernet(mac, 0x86dd, &[&header[..], payload].concat())
+        framed(self.to, mac, &frames::ipv6(from, to, protocol, payload))
     }
 
     fn arp(&self, mac: Mac, sender: Mac, address: [u8; 4], marker: &[u8]) -> Vec<u8> {
         let head = [0, 1, 8, 0, 6, 4, 0, 2];
         self.ethernet(mac, 0x0806, &[&head[..], &sender, &address, &self.to, &self.v4.1, marker].concat())
     }
-}
-
-fn udp(from: u16, to: u16, marker: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(8 + marker.len()).unwrap();
-    [&from.to_be_bytes()[..], &to.to_be_bytes(), &length.to_be_bytes(), &[0, 0], marker].concat()
 }
 
 fn neighbour(kind: u8, target: [u8; 16], option: Mac) -> Vec<u8> {

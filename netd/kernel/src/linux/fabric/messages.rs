@@ -18,7 +18,7 @@ use crate::linux::messages::{MARK, OURS, link_local_of, target};
 use crate::object::{Encapsulation, Entrance, Hop, Mac, Tunnel, mac_of_end};
 
 /// VXLAN's number of our network: one cluster is one.
-pub(super) const NETWORK: u32 = 0x6e64;
+pub(in crate::linux) const NETWORK: u32 = 0x6e64;
 /// Of routes that lead nowhere: any other to the same range comes first.
 pub(super) const LAST: u32 = u32::MAX;
 

@@ -1,5 +1,6 @@
 //! The fixed part of the ruleset, as data: sets, chains, rules. It never changes while netd runs; elements do.
 
+mod fabric;
 mod guard;
 pub(crate) mod policy;
 mod sets;
@@ -8,6 +9,7 @@ use std::sync::LazyLock;
 
 use netd_netlink::nft::{self, Chain, ChainKind, Expression, Family, Hook, Meta, Register, Request, Status, Verdict};
 
+use super::super::fabric::tunnels_prefix;
 pub(super) use sets::*;
 
 const PREROUTING: Chain = Chain { name: "prerouting", kind: ChainKind::Nat, hook: Hook::Prerouting, priority: -100 };
@@ -60,7 +62,8 @@ pub(super) fn rule_count() -> usize {
 
 fn build(table: &str, link_prefix: &str, flags: u32, mark: &[u8]) -> Vec<Request> {
     let base = [RAW, PREROUTING, OUTPUT, INPUT, NODE_OUT, FORWARD, POSTROUTING];
-    let mut requests = part(Family::Inet, table, (flags, mark), (&base, &policy::chains(), &rules(link_prefix)));
+    let inner: Vec<_> = policy::chains().into_iter().chain(fabric::CHAINS).collect();
+    let mut requests = part(Family::Inet, table, (flags, mark), (&base, &inner, &rules(link_prefix)));
     requests.extend(policy::elements(table));
     requests.extend(guard::elements(table));
     let rules = port_rules(link_prefix);
@@ -88,6 +91,7 @@ fn part(
 fn rules(link_prefix: &str) -> Vec<Rule> {
     let [bridges, routed] = [Links::Bridges, Links::Routed(link_prefix)];
     let mut rules: Vec<Rule> = [bridges, routed].map(|links| (RAW.name, no_loopback_from_a_sandbox(links))).into();
+    rules.extend(fabric::raw(link_prefix));
     rules.extend(from_a_routed_link(routed));
     for version in &VERSIONS {
         for chain in [PREROUTING, OUTPUT] {
@@ -95,14 +99,18 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
             rules.push((chain.name, to_published(version, chain, false)));
         }
     }
+    rules.extend(fabric::ahead_of_known(link_prefix));
     rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));
-    rules.extend(forward(routed));
+    rules.extend(fabric::behind_policy(link_prefix));
+    rules.extend(forward(link_prefix));
     for version in &VERSIONS {
         rules.push((POSTROUTING.name, published_on_its_own_bridge(version)));
-        rules.push((POSTROUTING.name, masquerade(version, routed)));
+        rules.push(fabric::unchanged(version));
+        rules.extend(masquerade(version, link_prefix).map(|rule| (POSTROUTING.name, rule)));
     }
     rules.extend([bridges, routed].map(|links| (POSTROUTING.name, published_from_loopback(links))));
     rules.extend(policy::rules());
+    rules.extend(fabric::rules(link_prefix));
     rules
 }
 
@@ -111,32 +119,33 @@ fn port_rules(link_prefix: &str) -> Vec<Rule> {
     unflooded.chain(guard::rules(PORT_IN.name, PORT_OUT.name)).collect()
 }
 
-/// Links of the node that lead to sandboxes.
+/// Links of the node that lead to sandboxes, here or at a peer's.
 #[derive(Clone, Copy)]
 enum Links<'a> {
     /// Those of the set [`BRIDGES`].
     Bridges,
-    /// Host ends that are no ports: what a port receives comes by its bridge here. All our host ends begin so.
+    /// Host ends that are no ports: what a port receives comes by its bridge here. All our links begin so; a tunnel's
+    /// packets are not asked about where these are.
     Routed(&'a str),
+    /// Of our links, those to peers.
+    Tunnels(&'a str),
 }
 
 impl Links<'_> {
     /// Goes on for a packet by one of them.
-    fn by(self, name: Meta) -> [Expression; 2] {
+    fn by(self, name: Meta) -> Vec<Expression> {
         let load = Expression::meta(name, Register(0));
         match self {
-            Self::Bridges => [load, Expression::in_set(BRIDGES, Register(0))],
-            Self::Routed(prefix) => [load, Expression::is(Register(0), prefix.as_bytes())],
+            Self::Bridges => vec![load, Expression::in_set(BRIDGES, Register(0))],
+            Self::Routed(prefix) => vec![load, Expression::is(Register(0), prefix.as_bytes())],
+            Self::Tunnels(prefix) => vec![load, Expression::is(Register(0), tunnels_prefix(prefix).as_bytes())],
         }
     }
 
-    /// Goes on for a packet by none of them.
-    fn by_none(self, name: Meta) -> [Expression; 2] {
-        let load = Expression::meta(name, Register(0));
-        match self {
-            Self::Bridges => [load, Expression::not_in_set(BRIDGES, Register(0))],
-            Self::Routed(prefix) => [load, Expression::is_not(Register(0), prefix.as_bytes())],
-        }
+    /// Goes on if the name that is loaded is none of them all.
+    fn of_none(load: Expression, link_prefix: &str) -> Vec<Expression> {
+        let is_no_bridge = Expression::not_in_set(BRIDGES, Register(0));
+        vec![load, is_no_bridge, Expression::is_not(Register(0), link_prefix.as_bytes())]
     }
 }
 
@@ -144,15 +153,15 @@ impl Links<'_> {
 /// it. Neighbours are found all the same: a solicitation may come from a link-local address, which has no way.
 fn from_a_routed_link(routed: Links<'_>) -> Vec<Rule> {
     let discovery = |kind: u8| {
-        let mut rule = Vec::from(routed.by(Meta::InputName));
+        let mut rule = routed.by(Meta::InputName);
         rule.extend(of_icmpv6(kind));
         rule.push(Expression::verdict(Verdict::Accept));
         (RAW.name, rule)
     };
-    let mut stranger = Vec::from(routed.by(Meta::InputName));
+    let mut stranger = routed.by(Meta::InputName);
     stranger.extend(Expression::no_way_back(Register(0)));
     stranger.push(Expression::verdict(Verdict::Drop));
-    let mut tunnel = Vec::from(routed.by(Meta::InputName));
+    let mut tunnel = routed.by(Meta::InputName);
     tunnel.extend(guard::in_a_tunnel());
     let neighbours = [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT].map(discovery);
     neighbours.into_iter().chain([(RAW.name, stranger), (RAW.name, tunnel)]).collect()
@@ -160,7 +169,7 @@ fn from_a_routed_link(routed: Links<'_>) -> Vec<Rule> {
 
 /// 127/8 leads into our links only for what the node itself sends: `route_localnet` stands on them.
 fn no_loopback_from_a_sandbox(links: Links<'_>) -> Vec<Expression> {
-    let mut rule = Vec::from(links.by(Meta::InputName));
+    let mut rule = links.by(Meta::InputName);
     rule.extend(is_version(&VERSIONS[0]));
     rule.extend([
         Expression::network(VERSIONS[0].destination.0, 4, Register(0)),
@@ -196,7 +205,7 @@ fn to_published(version: &Version, chain: Chain, by_address: bool) -> Vec<Expres
     rule
 }
 
-fn forward(routed: Links<'_>) -> Vec<Rule> {
+fn forward(link_prefix: &str) -> Vec<Rule> {
     let accept = |mut rule: Vec<Expression>, verdict| {
         rule.push(Expression::verdict(verdict));
         (FORWARD.name, rule)
@@ -209,8 +218,8 @@ fn forward(routed: Links<'_>) -> Vec<Rule> {
     let mut fenced = in_names(Meta::InputName, FENCED);
     fenced.extend(in_names(Meta::OutputName, FENCED));
     let mut guarded = vec![Expression::meta(Meta::Family, Register(0)), Expression::in_set(GUARDED, Register(0))];
-    for links in [Links::Bridges, routed] {
-        guarded.extend([Meta::InputName, Meta::OutputName].into_iter().flat_map(|name| links.by_none(name)));
+    for name in [Meta::InputName, Meta::OutputName] {
+        guarded.extend(Links::of_none(Expression::meta(name, Register(0)), link_prefix));
     }
     vec![
         accept(Expression::connection(Status::DestinationChanged, Register(0)).into(), Verdict::Accept),
@@ -242,23 +251,28 @@ fn published_from_loopback(links: Links<'_>) -> Vec<Expression> {
     rule
 }
 
-/// To whom a link of its own leads, a sandbox's address is known.
-fn masquerade(version: &Version, routed: Links<'_>) -> Vec<Expression> {
-    let mut rule = is_version(version);
-    rule.extend(routed.by_none(Meta::OutputName));
-    rule.push(Expression::network(version.source.0, version.source.1, Register(0)));
-    rule.push(Expression::in_set(MASQ[version.index], Register(0)));
-    rule.extend(at_home(version));
-    rule.push(Expression::not_in_set(HOME[version.index], Register(0)));
-    // Multicast: 224/4 and ff00::/8.
-    let (mask, prefix) = if version.family == 2 { (0xf0, 0xe0) } else { (0xff, 0xff) };
-    rule.extend([
-        Expression::network(version.destination.0, 4, Register(0)),
-        Expression::mask(Register(0), [mask, 0, 0, 0]),
-        Expression::is_not(Register(0), &[prefix, 0, 0, 0]),
-        Expression::masquerade(),
-    ]);
-    rule
+/// To whom a link of its own leads, a sandbox's address is known. By a tunnel, those of the fleet are.
+fn masquerade(version: &Version, link_prefix: &str) -> [Vec<Expression>; 2] {
+    let past_ours =
+        vec![Expression::meta(Meta::OutputName, Register(0)), Expression::is_not(Register(0), link_prefix.as_bytes())];
+    let by_tunnel = Links::Tunnels(link_prefix).by(Meta::OutputName);
+    [past_ours, by_tunnel].map(|links| {
+        let mut rule = is_version(version);
+        rule.extend(links);
+        rule.push(Expression::network(version.source.0, version.source.1, Register(0)));
+        rule.push(Expression::in_set(MASQ[version.index], Register(0)));
+        rule.extend(at_home(version));
+        rule.push(Expression::not_in_set(HOME[version.index], Register(0)));
+        // Multicast: 224/4 and ff00::/8.
+        let (mask, prefix) = if version.family == 2 { (0xf0, 0xe0) } else { (0xff, 0xff) };
+        rule.extend([
+            Expression::network(version.destination.0, 4, Register(0)),
+            Expression::mask(Register(0), [mask, 0, 0, 0]),
+            Expression::is_not(Register(0), &[prefix, 0, 0, 0]),
+            Expression::masquerade(),
+        ]);
+        rule
+    })
 }
 
 /// Loads source address and outgoing interface, as the sets `home4` and `home6` have them.

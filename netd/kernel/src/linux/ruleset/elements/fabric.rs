@@ -3,13 +3,12 @@
 use ipnet::IpNet;
 use netd_netlink::nft::Element;
 
-use super::super::skeleton::{ENTRANCES, INSIDE, PEERS, TUNNEL_PORTS};
+use super::super::skeleton::{ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
 use super::range::{behind, range, ranges, read_addresses};
 use super::{index, octets, padded, plain, read_address};
 use crate::object::{Entrance, Key, Object};
 
-/// IP's numbers of what carries encapsulated packets.
-const IPIP: u8 = 4;
+/// IP's number of what carries VXLAN.
 const UDP: u8 = 17;
 
 /// The elements of an object of the fabric.
@@ -49,10 +48,13 @@ pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
 
 fn entrance_of(entrance: Entrance) -> Vec<(&'static str, Element)> {
     let address = entrance.address();
-    let at = |service: [u8; 8]| (ENTRANCES[index(address)], plain([octets(address), service.to_vec()].concat()));
     match entrance {
-        Entrance::Ipip(_) => vec![at(service(IPIP, 0))],
-        Entrance::Vxlan(_, port) => vec![at(service(UDP, port)), (TUNNEL_PORTS, plain(service(UDP, port).to_vec()))],
+        Entrance::Ipip(_) => vec![(IPIP_ENTRANCES, plain(octets(address)))],
+        Entrance::Vxlan(_, port) => {
+            let service = service(UDP, port).to_vec();
+            let at = plain([octets(address), service.clone()].concat());
+            vec![(ENTRANCES[index(address)], at), (TUNNEL_PORTS, plain(service))]
+        }
     }
 }
 
@@ -69,6 +71,8 @@ pub(super) fn read(set: &str, elements: &[Element]) -> Vec<(Key, Object)> {
         ranges(elements).into_iter().filter_map(|(start, end)| read_inside(wide, start, end)).collect()
     } else if PEERS.contains(&set) {
         elements.iter().filter_map(|element| read_address(&element.key, wide)).map(|one| Key::Peer(one.0)).collect()
+    } else if set == IPIP_ENTRANCES {
+        elements.iter().filter_map(|element| read_ipip(&element.key)).collect()
     } else if ENTRANCES.contains(&set) {
         elements.iter().filter_map(|element| read_entrance(wide, &element.key)).collect()
     } else {
@@ -80,11 +84,12 @@ pub(super) fn read(set: &str, elements: &[Element]) -> Vec<(Key, Object)> {
 fn read_entrance(wide: bool, key: &[u8]) -> Option<Key> {
     let (address, service) = read_address(key, wide)?;
     let port = u16::from_be_bytes(*service.get(4..)?.first_chunk()?);
-    match (*service.first()?, address) {
-        (IPIP, std::net::IpAddr::V4(v4)) => Some(Key::PeersOnly(Entrance::Ipip(v4))),
-        (UDP, _) => Some(Key::PeersOnly(Entrance::Vxlan(address, port))),
-        _ => None,
-    }
+    (*service.first()? == UDP).then_some(Key::PeersOnly(Entrance::Vxlan(address, port)))
+}
+
+fn read_ipip(key: &[u8]) -> Option<Key> {
+    let octets: &[u8; 4] = key.first_chunk()?;
+    Some(Key::PeersOnly(Entrance::Ipip((*octets).into())))
 }
 
 /// A range that is no network is nobody's.

@@ -29,6 +29,7 @@ pub(in crate::linux::ruleset) const HOST_PORTS: [&str; 2] = ["host_ports4", "hos
 /// Addresses of peers, where encapsulated packets come to, and what is the fleet's.
 pub(in crate::linux::ruleset) const PEERS: [&str; 2] = ["peers4", "peers6"];
 pub(in crate::linux::ruleset) const ENTRANCES: [&str; 2] = ["entrances4", "entrances6"];
+pub(in crate::linux::ruleset) const IPIP_ENTRANCES: &str = "ipip_entrances";
 pub(in crate::linux::ruleset) const TUNNEL_PORTS: &str = "tunnel_ports";
 pub(in crate::linux::ruleset) const INSIDE: [&str; 2] = ["inside4", "inside6"];
 
@@ -71,7 +72,7 @@ const FLOW4: (u32, u32) = ((((PROTOCOL << 6 | IPV4) << 6 | SERVICE) << 6 | IPV4)
 const FLOW6: (u32, u32) = ((((PROTOCOL << 6 | IPV6) << 6 | SERVICE) << 6 | IPV6) << 6 | SERVICE, 44);
 
 /// All sets that objects fill, in the order in which they are made. Those of one family stand together.
-pub(in crate::linux::ruleset) const SETS: [(Family, Set); 50] = [
+pub(in crate::linux::ruleset) const SETS: [(Family, Set); 51] = [
     (Family::Inet, Set::of(BRIDGES, NAMED)),
     (Family::Inet, Set::of(FENCED, NAMED)),
     (Family::Inet, Set::of(SAME, (IFNAME << 6 | IFNAME, 2 * NAME))),
@@ -88,6 +89,7 @@ pub(in crate::linux::ruleset) const SETS: [(Family, Set); 50] = [
     (Family::Inet, Set::of(PEERS[1], ADDRESS6)),
     (Family::Inet, Set::of(ENTRANCES[0], SERVICE4)),
     (Family::Inet, Set::of(ENTRANCES[1], SERVICE6)),
+    (Family::Inet, Set::of(IPIP_ENTRANCES, ADDRESS4)),
     (Family::Inet, Set::of(TUNNEL_PORTS, PORT_KEY)),
     (Family::Inet, Set::of(INSIDE[0], ADDRESS4).of_ranges()),
     (Family::Inet, Set::of(INSIDE[1], ADDRESS6).of_ranges()),
