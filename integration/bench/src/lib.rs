@@ -1,5 +1,5 @@
 //! What an attach and a detach cost, by every way to ask for them, against the kernel's own floor in the same run; and what
-//! policies cost (`policy`): to load, to follow a change, and for each packet.
+//! policies cost (`policy`): to load, to follow a change, and for each packet; and what a packet between nodes does (`tunnel`).
 //!
 //! ```text
 //! plan ─▶ field (a case on a node of its own, with its sandboxes) ─▶ samples ─▶ report, attach.json
@@ -21,6 +21,7 @@ pub mod policy;
 mod report;
 mod samples;
 pub mod space;
+pub mod tunnel;
 
 /// Tells a waiting person, or the one who reads the result.
 #[expect(clippy::print_stdout, reason = "the one place where the bench speaks")]

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use netd_bench::attach::{self, Settings};
 use netd_bench::case::Programs;
-use netd_bench::policy;
+use netd_bench::{policy, tunnel};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -15,6 +15,8 @@ enum Bench {
     Attach,
     /// Policies: to load, to follow a change, for each packet.
     Policy,
+    /// Packets between two nodes' sandboxes.
+    Tunnel,
 }
 
 /// Measures what netd costs.
@@ -23,7 +25,7 @@ struct Arguments {
     /// What to measure.
     bench: Bench,
     /// Under 3 minutes. `attach`: 0 and 100 attachments, and 1,000 for `netd-api` and `kernel-floor` on a bridge and routed.
-    /// `policy`: 1,000 policies and 100 sandboxes to load, and fewer rounds.
+    /// `policy`: 1,000 policies and 100 sandboxes to load, and fewer rounds. `tunnel`: fewer rounds.
     #[arg(long)]
     quick: bool,
     /// `attach`: only these cases. It may be given several times.
@@ -58,5 +60,6 @@ fn main() -> Result<()> {
     match arguments.bench {
         Bench::Attach => attach::run(&settings),
         Bench::Policy => policy::run(&settings),
+        Bench::Tunnel => tunnel::run(&settings),
     }
 }

@@ -4,7 +4,7 @@
 mod load;
 mod packets;
 mod path;
-mod probe;
+pub(crate) mod probe;
 mod report;
 mod rules;
 mod town;

@@ -1,4 +1,4 @@
-//! `cargo xtask bench {attach | policy} [--quick] [--only CASE]...`: builds what is measured and runs the bench. What is measured when is its business.
+//! `cargo xtask bench {attach | policy | tunnel} [--quick] [--only CASE]...`: builds what is measured and runs the bench. What is measured when is its business.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,13 +11,13 @@ use crate::{cargo, say};
 /// Where the parts of rigs are kept, and the official CNI plugins among them.
 const PARTS: &str = "/var/cache/netd-rig";
 const PLUGINS: &str = "cni-plugins-1.9.1";
-const NAMES: [&str; 2] = ["attach", "policy"];
+const NAMES: [&str; 3] = ["attach", "policy", "tunnel"];
 const BENCH: &str = "netd-bench";
 const FLOOR: &str = "netd-kernel-floor";
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let Some((name, options)) = arguments.split_first().filter(|(name, _)| NAMES.contains(&name.as_str())) else {
-        bail!("usage: cargo xtask bench {{attach | policy}} [--quick] [--only CASE]...");
+        bail!("usage: cargo xtask bench {{attach | policy | tunnel}} [--quick] [--only CASE]...");
     };
     dist::run()?;
     cargo(&["build", "--release", "--package", BENCH, "--package", FLOOR])?;

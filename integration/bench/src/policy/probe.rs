@@ -18,17 +18,23 @@ const CHUNK: usize = 64 << 10;
 const CHUNKS: usize = 64;
 
 /// What is measured, by its name in the results.
-pub(super) const UDP: &str = "udp-round-trip";
-pub(super) const UDP_NEW: &str = "udp-new-flow";
-pub(super) const TCP: &str = "tcp-round-trip";
-pub(super) const TCP_NEW: &str = "tcp-connect";
+pub(crate) const UDP: &str = "udp-round-trip";
+pub(crate) const UDP_NEW: &str = "udp-new-flow";
+pub(crate) const TCP: &str = "tcp-round-trip";
+pub(crate) const TCP_NEW: &str = "tcp-connect";
 /// 4 MiB through an established connection.
-pub(super) const STREAM: &str = "tcp-4-mib";
-pub(super) const OPS: [&str; 5] = [UDP, UDP_NEW, TCP, TCP_NEW, STREAM];
+pub(crate) const STREAM: &str = "tcp-4-mib";
+/// So many packets one way, unfragmented.
+pub(crate) const UDP_MANY: &str = "udp-32-packets";
+pub(crate) const OPS: [&str; 5] = [UDP, UDP_NEW, TCP, TCP_NEW, STREAM];
+
+/// Packets sent before the first is received: less than a socket's buffer.
+const PACKETS: usize = 32;
+const PACKET: [u8; 1_000] = [0; 1_000];
 
 /// Two sandboxes that talk.
 #[derive(Debug)]
-pub(super) struct Pair {
+pub(crate) struct Pair {
     client: Space,
     server: SocketAddr,
     datagrams: (UdpSocket, UdpSocket),
@@ -39,7 +45,7 @@ pub(super) struct Pair {
 
 impl Pair {
     /// Connects `client` with `server`; fails where it may not.
-    pub(super) fn new(client: Space, server: &Space, address: Ipv4Addr) -> Result<Self> {
+    pub(crate) fn new(client: Space, server: &Space, address: Ipv4Addr) -> Result<Self> {
         let listener = server.run(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?))?;
         let inside = server.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?))?;
         inside.set_read_timeout(Some(PATIENCE))?;
@@ -53,15 +59,28 @@ impl Pair {
     }
 
     /// How long it takes once.
-    pub(super) fn measure(&mut self, op: &str) -> Result<Duration> {
+    pub(crate) fn measure(&mut self, op: &str) -> Result<Duration> {
         match op {
             UDP => there_and_back(&self.datagrams.0, &self.datagrams.1, self.server),
             UDP_NEW => there_and_back(&datagrams(&self.client)?, &self.datagrams.1, self.server),
+            UDP_MANY => self.many(),
             TCP => self.echo(),
             TCP_NEW => Ok(connect(&self.client, &self.listener, self.server)?.0),
             _ => self.stream(),
         }
         .with_context(|| format!("{op} to {}", self.server))
+    }
+
+    fn many(&self) -> Result<Duration> {
+        let (client, server) = &self.datagrams;
+        let start = Instant::now();
+        for _ in 0..PACKETS {
+            client.send_to(&PACKET, self.server)?;
+        }
+        for _ in 0..PACKETS {
+            server.recv_from(&mut [0; 1])?;
+        }
+        Ok(start.elapsed())
     }
 
     fn echo(&mut self) -> Result<Duration> {
@@ -85,7 +104,7 @@ impl Pair {
 }
 
 /// Whether a port beside the one that the rules name is closed to `client`.
-pub(super) fn is_refused(client: &Space, server: &Space, address: Ipv4Addr) -> Result<bool> {
+pub(crate) fn is_refused(client: &Space, server: &Space, address: Ipv4Addr) -> Result<bool> {
     let listener = server.run(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT + 1))?))?;
     let refused = client.run(|| Ok(TcpStream::connect_timeout(&(address, PORT + 1).into(), PATIENCE).is_err()))?;
     drop(listener);

@@ -1,0 +1,154 @@
+//! Two nodes on one wire, with a sandbox each, and the pair of sandboxes that is measured.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{by_hand, by_netd};
+use crate::policy::probe::Pair;
+use crate::space::Space;
+
+/// How packets get to the other node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Direct,
+    Vxlan,
+    Ipip,
+}
+
+impl Way {
+    pub(super) const ALL: [Self; 3] = [Self::Direct, Self::Vxlan, Self::Ipip];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Vxlan => "vxlan",
+            Self::Ipip => "ipip",
+        }
+    }
+
+    /// Octets of a packet that fits into a wire of 1,500.
+    pub(super) const fn mtu(self) -> u32 {
+        match self {
+            Self::Direct => 1_500,
+            Self::Vxlan => 1_450,
+            Self::Ipip => 1_480,
+        }
+    }
+}
+
+/// Who makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Maker {
+    /// With the full ruleset in force.
+    Netd,
+    /// With no table.
+    Hand,
+    /// The same again: what differs between the two is the measurement's own.
+    HandAgain,
+}
+
+impl Maker {
+    pub(super) const ALL: [Self; 3] = [Self::Netd, Self::Hand, Self::HandAgain];
+
+    /// How it is called in the results.
+    pub(super) fn case(self, way: Way) -> String {
+        match self {
+            Self::Netd => format!("netd-{}", way.name()),
+            Self::Hand => format!("ip-{}", way.name()),
+            Self::HandAgain => format!("ip-{}-again", way.name()),
+        }
+    }
+}
+
+/// A node, number 1 or 2, that is to be connected with the other.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) number: u8,
+    pub(super) node: Space,
+    pub(super) sandbox: Space,
+}
+
+impl Site {
+    pub(super) const fn peer(&self) -> u8 {
+        3 - self.number
+    }
+
+    fn new(number: u8) -> Result<Self> {
+        let (node, sandbox) = (Space::fresh()?, Space::fresh()?);
+        for space in [&node, &sandbox] {
+            space.output("ip link set lo up")?;
+        }
+        node.run(unfiltered)?;
+        Ok(Self { number, node, sandbox })
+    }
+}
+
+/// On the wire.
+pub(super) const fn underlay(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, number)
+}
+
+/// Of a node's block.
+pub(super) const fn inside(number: u8, last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 4, number, last)
+}
+
+/// A pair of sandboxes, measured by turns.
+#[derive(Debug)]
+pub(super) struct Course {
+    pub(super) name: String,
+    pair: Pair,
+    // Dropped last: the pair is attached there.
+    _nodes: Vec<(Space, Option<by_netd::Kernel>)>,
+    _server: Space,
+}
+
+impl Course {
+    /// Lays the way; fails where no packet passes.
+    pub(super) fn new(way: Way, maker: Maker) -> Result<Self> {
+        let name = maker.case(way);
+        let sites = [Site::new(1)?, Site::new(2)?];
+        wire(&sites)?;
+        let mut kernels = Vec::new();
+        for site in &sites {
+            kernels.push(match maker {
+                Maker::Netd => Some(by_netd::make(site, way)?),
+                Maker::Hand | Maker::HandAgain => {
+                    by_hand::make(site, way)?;
+                    None
+                }
+            });
+        }
+        let [one, two] = sites;
+        let pair =
+            Pair::new(one.sandbox, &two.sandbox, inside(2, 2)).with_context(|| format!("{name}: no packet passes"))?;
+        Ok(Self { name, pair, _nodes: [one.node, two.node].into_iter().zip(kernels).collect(), _server: two.sandbox })
+    }
+
+    /// The median of so many exchanges.
+    pub(super) fn median(&mut self, op: &str, exchanges: usize) -> Result<Duration> {
+        let mut took = (0..exchanges).map(|_| self.pair.measure(op)).collect::<Result<Vec<_>>>()?;
+        took.sort_unstable();
+        Ok(took.get(took.len() / 2).copied().unwrap_or_default())
+    }
+}
+
+/// Bridges are not filtered by the node's own switch, which a new namespace has on where there is one.
+fn unfiltered() -> Result<()> {
+    match std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0") {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn wire(sites: &[Site; 2]) -> Result<()> {
+    let [one, two] = sites;
+    one.node.output(&format!("ip link add eth0 type veth peer name eth0 netns {}", two.node.path()))?;
+    for site in sites {
+        site.node.output(&format!("ip address add {}/24 dev eth0", underlay(site.number)))?;
+        site.node.output("ip link set eth0 up")?;
+    }
+    Ok(())
+}
