@@ -28,7 +28,7 @@ struct Arguments {
     /// `policy`: 1,000 policies and 100 sandboxes to load, and fewer rounds. `tunnel`: fewer rounds.
     #[arg(long)]
     quick: bool,
-    /// `attach`: only these cases. It may be given several times.
+    /// Only these cases; `policy`: of packets, and nothing is loaded. It may be given several times.
     #[arg(long)]
     only: Vec<String>,
     /// The daemon.

@@ -3,6 +3,7 @@
 
 mod load;
 mod packets;
+mod parts;
 mod path;
 pub(crate) mod probe;
 mod report;
@@ -30,7 +31,8 @@ pub fn run(settings: &Settings) -> Result<()> {
     let mut samples = Samples::default();
     let start = Instant::now();
     let size = if settings.quick { load::QUICK } else { load::FULL };
-    let held = load::measure(&settings.programs.netd, size, &mut samples)?;
+    let held =
+        if settings.only.is_empty() { Some(load::measure(&settings.programs.netd, size, &mut samples)?) } else { None };
     say(&format!("   done after {:.0} s", start.elapsed().as_secs_f64()));
     packets::measure(settings, &mut samples)?;
     say(&format!("   done after {:.0} s", start.elapsed().as_secs_f64()));

@@ -1,7 +1,8 @@
 //! What each packet pays: the same pair of sandboxes under no table, netd's rules, and linear ones, in turns.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
+use super::parts::PARTS;
 use super::path::{Course, Way};
 use super::probe::{OPS, STREAM};
 use crate::attach::Settings;
@@ -53,13 +54,26 @@ fn courses(settings: &Settings) -> Result<Vec<Course>> {
     let mut plan = vec![(NONE, Writing::Open, Way::Bare), (AGAIN, Writing::Open, Way::Bare)];
     plan.extend(RULES.map(|rules| (NETD, Writing::Open, Way::Netd(rules))));
     plan.extend(RULES.into_iter().filter(|rules| *rules > 0).map(|rules| (LINEAR, Writing::Open, Way::Linear(rules))));
+    plan.extend(PARTS.map(|(name, text)| (name, Writing::Open, Way::Table(text))));
     plan.push((BRIDGE_NONE, Writing::One, Way::Bare));
     plan.push((BRIDGE, Writing::One, Way::Netd(0)));
     plan.push((FILTERED, Writing::One, Way::Netd(10)));
+    keep(&mut plan, &settings.only)?;
     let netd = &settings.programs.netd;
     let lay = |(name, writing, way)| {
         say(&format!("   {name}: {way:?}"));
         Course::new(netd, name, writing, way)
     };
     plan.into_iter().map(lay).collect()
+}
+
+/// Keeps the named cases; without names, all.
+fn keep(plan: &mut Vec<(&'static str, Writing, Way)>, only: &[String]) -> Result<()> {
+    let name = |(name, _, way): &(&str, Writing, Way)| case(name, way.rules());
+    let known: Vec<String> = plan.iter().map(name).collect();
+    if let Some(unknown) = only.iter().find(|name| !known.contains(name)) {
+        bail!("no case is called {unknown}; there are {}", known.join(", "));
+    }
+    plan.retain(|one| only.is_empty() || only.contains(&name(one)));
+    Ok(())
 }

@@ -19,6 +19,18 @@ pub(super) enum Way {
     Netd(usize),
     /// No table of netd's, and so many rules in iptables.
     Linear(usize),
+    /// This table in place of netd's.
+    Table(&'static str),
+}
+
+impl Way {
+    /// Rules of policies.
+    pub(super) fn rules(self) -> usize {
+        match self {
+            Self::Bare | Self::Table(_) => 0,
+            Self::Netd(rules) | Self::Linear(rules) => rules,
+        }
+    }
 }
 
 /// A pair of sandboxes, measured by turns.
@@ -39,23 +51,23 @@ impl Course {
         for (number, app) in ["client", "server"].iter().enumerate() {
             town.describe(number, "default", app)?;
         }
-        let rules = match way {
-            Way::Bare => {
-                bare(&mut town)?;
-                0
-            }
-            Way::Netd(0) => 0,
+        let rules = way.rules();
+        match way {
+            Way::Bare => bare(&mut town)?,
+            Way::Netd(0) => {}
             Way::Netd(rules) => {
                 let texts = rules::pair(rules);
                 town.load(&texts, texts.len())?;
-                rules
             }
             Way::Linear(rules) => {
                 bare(&mut town)?;
-                linear(&town, &rules::linear(rules, client, server))?;
-                rules
+                read(&town, RESTORE, &rules::linear(rules, client, server))?;
             }
-        };
+            Way::Table(text) => {
+                bare(&mut town)?;
+                read(&town, "nft -f", text)?;
+            }
+        }
         let [client, opposite] = <[_; 2]>::try_from(std::mem::take(&mut town.people)).ok().context("no pair")?;
         let closed = is_refused(&client.space, &opposite.space, server)?;
         ensure!(
@@ -82,10 +94,11 @@ fn bare(town: &mut Town) -> Result<()> {
     Ok(())
 }
 
-fn linear(town: &Town, text: &str) -> Result<()> {
-    let path = town.node.policies_dir().join("iptables.rules");
+/// Gives a program rules to make.
+fn read(town: &Town, program: &str, text: &str) -> Result<()> {
+    let path = town.node.policies_dir().join("rules");
     fs::write(&path, text)?;
-    town.node.space.output(&format!("{RESTORE} {}", path.display())).map(drop)
+    town.node.space.output(&format!("{program} {}", path.display())).map(drop)
 }
 
 /// Debian's own: iptables as front of nftables.

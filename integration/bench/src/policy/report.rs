@@ -23,7 +23,8 @@ pub(super) struct Report<'a> {
     pub(super) settings: &'a Settings,
     pub(super) samples: &'a Samples,
     pub(super) size: Size,
-    pub(super) held: Held,
+    /// `None`: only packets were measured.
+    pub(super) held: Option<Held>,
 }
 
 impl Report<'_> {
@@ -75,10 +76,12 @@ impl Report<'_> {
                 ratio.unwrap_or_default()
             ));
         }
-        say(&format!(
-            "\n{} elements of policies in the kernel's IPv4 sets for {} policies; iptables by {RESTORE}",
-            self.held, self.size.policies
-        ));
+        if let Some(held) = self.held {
+            let policies = self.size.policies;
+            say(&format!(
+                "\n{held} elements of policies in the kernel's IPv4 sets for {policies} policies; iptables by {RESTORE}"
+            ));
+        }
         for op in OPS {
             let Some(found) = self.ratio(AGAIN, NONE, op) else { continue };
             let verdict = if self.is_void(op) { "VOID: its figures say nothing" } else { "counts" };
