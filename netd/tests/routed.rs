@@ -4,11 +4,15 @@
 mod rig;
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use rig::{Node, Space, assert_heard, portmap, tcp};
 
 const PTP: &str = r#"{"type":"ptp","ipMasq":true,
@@ -233,6 +237,40 @@ fn a_sandbox_does_not_reach_the_nodes_loopback_and_is_no_router_to_it() {
     web.run(advertise_a_router);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(node.space.command("ip -6 route show default"), "");
+}
+
+/// What is in a tunnel nobody looks at: it goes neither to the node nor through it.
+#[test]
+fn a_sandbox_sends_nothing_in_a_tunnel() {
+    let node = Node::new();
+    let (web, other) = (Space::new(), Space::new());
+    node.attach(&web, "web", &[PTP]).unwrap();
+    node.attach(&other, "other", &[PTP]).unwrap();
+    for space in [&node.space, &other] {
+        space.run(|| std::fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0").unwrap());
+    }
+    for to in [[10, 6, 0, 1], [10, 6, 0, 3]] {
+        let arrives = |protocol| web.run(move || is_told_that_nobody_speaks(protocol, to));
+        // Nobody there speaks that of trials either: who gets it says so.
+        node.until(|_| arrives(253));
+        assert_eq!([4, 41].map(arrives), [false; 2], "{to:?}");
+        node.until(|_| arrives(253));
+    }
+}
+
+/// Sends a packet of the protocol, and waits for ICMP's answer: protocol unreachable.
+fn is_told_that_nobody_speaks(protocol: u8, to: [u8; 4]) -> bool {
+    let open = |protocol| socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol).unwrap();
+    let (sender, ear) = (open(SockProtocol::Raw), open(SockProtocol::Icmp));
+    setsockopt(&ear, sockopt::ReceiveTimeout, &TimeVal::milliseconds(300)).unwrap();
+    let [a, b, c, d] = to;
+    // The kernel fills in length, checksum and source.
+    let packet = [&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0, 0, 0, 0, 0, a, b, c, d][..], &[0; 40]].concat();
+    let address = SockaddrIn::new(a, b, c, d, 0);
+    sendto(sender.as_raw_fd(), &packet, &address, MsgFlags::empty()).unwrap();
+    let mut heard = [0; 128];
+    let length = recv(ear.as_raw_fd(), &mut heard, MsgFlags::empty()).unwrap_or_default();
+    heard[..length].get(20..22) == Some(&[3, 2])
 }
 
 /// To all nodes of the link, lifetime half an hour.

@@ -144,7 +144,7 @@ fn nft_can_show_it() {
             "masquerade",
             "iifname @fenced oifname @fenced drop",
             "ct state established,related accept",
-            "iifname \"nd*\" fib saddr . iif oif missing drop",
+            "iifname \"nd*\" fib saddr . iif oif != missing accept",
             "iifname \"nd-*\" goto by_tunnel",
             "fib saddr oifname \"nd-*\" return",
             "fib daddr type != unicast jump to_entrance",

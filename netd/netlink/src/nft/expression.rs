@@ -187,14 +187,14 @@ impl Expression {
         Self::new("lookup", &Attributes::new().text(1, map).number(2, from.number()).number(3, to.number()))
     }
 
-    /// Goes on if the packet is for an address of this node (`fib daddr type local`).
+    /// Goes on if the packet is for no address of this node (`fib daddr type != local`).
     #[must_use]
-    pub fn destined_here(scratch: Register) -> [Self; 2] {
+    pub fn destined_elsewhere(scratch: Register) -> [Self; 2] {
         const ADDRESS_TYPE: u32 = 3;
         const BY_DESTINATION: u32 = 2;
         const LOCAL: u32 = 2;
         let data = Attributes::new().number(1, scratch.number()).number(2, ADDRESS_TYPE).number(3, BY_DESTINATION);
-        [Self::new("fib", &data), Self::is(scratch, &LOCAL.to_ne_bytes())]
+        [Self::new("fib", &data), Self::is_not(scratch, &LOCAL.to_ne_bytes())]
     }
 
     /// Goes on if the packet ends here: it is for an address of this node, or for all on a link (`fib daddr type != unicast`).
@@ -210,22 +210,22 @@ impl Expression {
     /// Loads the name of the interface by which a route leads to the sender, 16 octets (`fib saddr oifname`). Where none
     /// does, or the sender is this node, the first 4 are zero, and the others anything.
     #[must_use]
-    pub fn way_back(to: Register) -> Self {
+    pub fn way_back_name(to: Register) -> Self {
         const OUTGOING_NAME: u32 = 2;
         const BY_SOURCE: u32 = 1;
         Self::new("fib", &Attributes::new().number(1, to.number()).number(2, OUTGOING_NAME).number(3, BY_SOURCE))
     }
 
-    /// Goes on if no route leads back to the sender by where the packet came from (`fib saddr . iif oif missing`).
+    /// Goes on if a route leads back to the sender by where the packet came from (`fib saddr . iif oif exists`).
     #[must_use]
-    pub fn no_way_back(scratch: Register) -> [Self; 2] {
+    pub fn way_back(scratch: Register) -> [Self; 2] {
         const OUTGOING: u32 = 1;
         const BY_SOURCE: u32 = 1;
         const BY_INPUT: u32 = 8;
         const PRESENT: u32 = 32;
         let flags = BY_SOURCE | BY_INPUT | PRESENT;
         let data = Attributes::new().number(1, scratch.number()).number(2, OUTGOING).number(3, flags);
-        [Self::new("fib", &data), Self::is(scratch, &[0; 4])]
+        [Self::new("fib", &data), Self::is_not(scratch, &[0; 4])]
     }
 
     /// Goes on if the connection has one of the bits of `status`.

@@ -93,6 +93,7 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
     let mut rules: Vec<Rule> = [bridges, routed].map(|links| (RAW.name, no_loopback_from_a_sandbox(links))).into();
     rules.extend(fabric::raw(link_prefix));
     rules.extend(from_a_routed_link(routed));
+    rules.extend([PREROUTING, OUTPUT].map(|chain| (chain.name, to_others())));
     for version in &VERSIONS {
         for chain in [PREROUTING, OUTPUT] {
             rules.push((chain.name, to_published(version, chain, true)));
@@ -102,6 +103,7 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
     rules.extend(fabric::ahead_of_known(link_prefix));
     rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));
     rules.extend(fabric::behind_policy(link_prefix));
+    rules.extend(no_tunnel_of_a_sandbox(routed));
     rules.extend(forward(link_prefix));
     for version in &VERSIONS {
         rules.push((POSTROUTING.name, published_on_its_own_bridge(version)));
@@ -150,37 +152,51 @@ impl Links<'_> {
 }
 
 /// A sandbox sends under its own addresses only, and nothing once its way is gone; the node takes no router's word from
-/// it. Neighbours are found all the same: a solicitation may come from a link-local address, which has no way.
+/// it. Neighbours are found all the same: a solicitation may come from a link-local address, which has no way. Every packet
+/// comes here, known or not: what is as it should be is through with one rule.
 fn from_a_routed_link(routed: Links<'_>) -> Vec<Rule> {
-    let discovery = |kind: u8| {
+    let rule = |more: Vec<Expression>, verdict| {
         let mut rule = routed.by(Meta::InputName);
-        rule.extend(of_icmpv6(kind));
-        rule.push(Expression::verdict(Verdict::Accept));
+        rule.extend(more);
+        rule.push(Expression::verdict(verdict));
         (RAW.name, rule)
     };
-    let mut stranger = routed.by(Meta::InputName);
-    stranger.extend(Expression::no_way_back(Register(0)));
-    stranger.push(Expression::verdict(Verdict::Drop));
-    let mut tunnel = routed.by(Meta::InputName);
-    tunnel.extend(guard::in_a_tunnel());
-    let neighbours = [NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT].map(discovery);
-    neighbours.into_iter().chain([(RAW.name, stranger), (RAW.name, tunnel)]).collect()
+    vec![
+        rule(Expression::way_back(Register(0)).into(), Verdict::Accept),
+        rule(of_icmpv6(NEIGHBOUR_SOLICITATION).into(), Verdict::Accept),
+        rule(of_icmpv6(NEIGHBOUR_ADVERTISEMENT).into(), Verdict::Accept),
+        rule(Vec::new(), Verdict::Drop),
+    ]
 }
 
-/// 127/8 leads into our links only for what the node itself sends: `route_localnet` stands on them.
+/// What is in a tunnel has not been looked at. None begins at a sandbox, so none is known.
+fn no_tunnel_of_a_sandbox(routed: Links<'_>) -> [Rule; 2] {
+    [INPUT, FORWARD].map(|chain| {
+        let mut rule = routed.by(Meta::InputName);
+        rule.extend(guard::in_a_tunnel());
+        (chain.name, rule)
+    })
+}
+
+/// 127/8 leads into our links only for what the node itself sends: `route_localnet` stands on them. The octet is asked about
+/// first, which nearly no packet has there.
 fn no_loopback_from_a_sandbox(links: Links<'_>) -> Vec<Expression> {
-    let mut rule = links.by(Meta::InputName);
+    let octet = Expression::network(VERSIONS[0].destination.0, 1, Register(0));
+    let mut rule = vec![octet, Expression::is(Register(0), &[127])];
     rule.extend(is_version(&VERSIONS[0]));
-    rule.extend([
-        Expression::network(VERSIONS[0].destination.0, 4, Register(0)),
-        Expression::mask(Register(0), [0xff, 0, 0, 0]),
-        Expression::is(Register(0), &[127, 0, 0, 0]),
-        Expression::verdict(Verdict::Drop),
-    ]);
+    rule.extend(links.by(Meta::InputName));
+    rule.push(Expression::verdict(Verdict::Drop));
     rule
 }
 
-/// `fib daddr type local dnat to [address .] protocol . port map @...`
+/// `fib daddr type != local accept`: what is for others is none of ours, by whatever port.
+fn to_others() -> Vec<Expression> {
+    let mut rule = Vec::from(Expression::destined_elsewhere(Register(0)));
+    rule.push(Expression::verdict(Verdict::Accept));
+    rule
+}
+
+/// `dnat to [address .] protocol . port map @...`
 fn to_published(version: &Version, chain: Chain, by_address: bool) -> Vec<Expression> {
     let mut rule = is_version(version);
     let (offset, length) = version.destination;
@@ -191,7 +207,6 @@ fn to_published(version: &Version, chain: Chain, by_address: bool) -> Vec<Expres
         rule.push(Expression::network(offset, length, Register(0)));
         rule.push(Expression::is_not(Register(0), &loopback));
     }
-    rule.extend(Expression::destined_here(Register(0)));
     let mut next = 0;
     if by_address {
         rule.push(Expression::network(offset, length, Register(0)));
@@ -310,9 +325,12 @@ fn of_icmpv6(kind: u8) -> [Expression; 4] {
 /// addresses, and the bridge floods multicast without reports.
 fn unflooded(link_prefix: &str) -> Vec<Vec<Expression>> {
     let of_ours = |kind: u8, unspecified: bool| {
-        let mut rule =
-            vec![Expression::meta(Meta::InputName, Register(0)), Expression::is(Register(0), link_prefix.as_bytes())];
-        rule.extend(of_icmpv6(kind));
+        // Of all frames, few are that.
+        let mut rule = Vec::from(of_icmpv6(kind));
+        rule.extend([
+            Expression::meta(Meta::InputName, Register(0)),
+            Expression::is(Register(0), link_prefix.as_bytes()),
+        ]);
         if unspecified {
             rule.push(Expression::network(VERSIONS[1].source.0, 16, Register(0)));
             rule.push(Expression::is(Register(0), &[0; 16]));

@@ -141,15 +141,15 @@ fn out_of_a_tunnel(link_prefix: &str) -> Vec<Vec<Expression>> {
     let mut rules = vec![super::guard::in_a_tunnel()];
     rules.extend(VERSIONS.iter().map(|version| is_from(version, PEERS[version.index], Verdict::Return)));
     rules.push(vec![
-        Expression::way_back(Register(0)),
+        Expression::way_back_name(Register(0)),
         Expression::is(Register(0), prefix.as_bytes()),
         Expression::verdict(Verdict::Return),
     ]);
     rules.extend(VERSIONS.iter().map(|version| {
         let mut rule = is_version(version);
         rule.extend([source(version), Expression::in_set(INSIDE[version.index], Register(0))]);
-        rule.extend([Expression::way_back(Register(0)), Expression::is_not(Register(0), &[0; 4])]);
-        rule.extend(Links::of_none(Expression::way_back(Register(0)), link_prefix));
+        rule.extend([Expression::way_back_name(Register(0)), Expression::is_not(Register(0), &[0; 4])]);
+        rule.extend(Links::of_none(Expression::way_back_name(Register(0)), link_prefix));
         rule.push(Expression::verdict(Verdict::Return));
         rule
     }));
