@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use netd::coexist::Coexist;
 use netd::executor::Executor;
+use netd::fleet::Fleet;
 use netd::journal::Journal;
 use netd::lasting::Lasting;
 use netd::lifecycle::Lifecycle;
@@ -36,7 +37,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// How often record and kernel are compared without being asked.
 const RESYNC_EVERY: Duration = Duration::from_secs(30);
 
-pub(crate) async fn run(config: NodeConfig) -> Result<()> {
+/// `file`: where the settings were read.
+pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let run_dir = PathBuf::from(&config.run_dir);
     let tombstones = run_dir.join("tombstones");
     fs::create_dir_all(&tombstones).with_context(|| format!("cannot make {}", tombstones.display()))?;
@@ -51,7 +53,7 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
     let kernel = LinuxKernel::new(&config.instance, &config.link_prefix)
         .with_context(|| format!("cannot open the kernel's interfaces, or nftables table {}", config.instance))?;
     // Before the first look: what goes after it is heard.
-    let notices = Notices::open().context("cannot listen to the kernel's notices")?;
+    let notices = listen_to_kernel(&config)?;
     let changes = kernel.changes().context("cannot listen to what others do to nftables")?;
     let is_shared = changes.is_some();
     if is_shared {
@@ -63,15 +65,15 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
     let heard = watch::listen(watch::Ears { notices, changes, others, tombstones: &tombstones })
         .with_context(|| format!("cannot watch {}", tombstones.display()))?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the node's name")?;
-    let settings =
-        Settings { node: name.trim().to_owned(), namespaces: config.namespaces.clone(), denied: config.denied };
+    let (name, fleet) = fleet(&config, file)?;
+    let settings = Settings { node: name, namespaces: config.namespaces.clone(), denied: config.denied };
     let policies = Policies::start(Arc::clone(&executor), settings).context("cannot start the policies' thread")?;
     let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
         .minding(Tombstones::new(tombstones.clone()))
         .publishing(Ports::default().lasting(Store::open()).behind(policies.gate()))
         .obeying(policies.clone())
-        .beside(coexist(&config)?);
+        .beside(coexist(&config)?)
+        .among(fleet);
     let kept = Path::new(&config.state_dir).join("policies.json");
     let watched =
         Watched::start(policy_directories(&config), kept).context("cannot watch the directory of policies")?;
@@ -81,6 +83,8 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
     let resynced = resync::run(&lifecycle, Watch::Alone, false).await;
     resynced.context("cannot make the rules and links of the record; `netdctl doctor` says what this kernel lacks")?;
     policies.verify().await.context("cannot write the policies")?;
+    // Ahead of who asks: no address is given that is not this node's.
+    lifecycle.fleet.begin(&lifecycle).await.context("cannot begin with the fleet")?;
     resync::bury(&lifecycle).await?;
     lifecycle.coexist.begin(&lifecycle.owner.snapshot().await?.attachments).await;
     hold_ports(&lifecycle).await?;
@@ -92,7 +96,7 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
     let service = Arc::new(Service {
         lifecycle: lifecycle.clone(),
         reservations: Arc::new(Reservations::default()),
-        networks,
+        networks: networks.clone(),
         runtime: runtime.clone(),
         desk: PolicyDesk { directories: policy_directories(&config), quarantine: config.quarantine, drops },
         instance: config.instance.clone(),
@@ -111,12 +115,28 @@ pub(crate) async fn run(config: NodeConfig) -> Result<()> {
             lifecycle.coexist.follow(),
             runtime.follow(&lifecycle),
             follow::follow(&lifecycle, config.quarantine, &watched),
+            lifecycle.fleet.follow(&lifecycle, &networks),
             look_around(&lifecycle, &runtime, is_shared),
         );
     })
     .await?;
     drop(ending);
     keeping.await.context("the keeper of leases died")
+}
+
+/// The host's name, and its part in the fleet.
+fn fleet(config: &NodeConfig, file: &Path) -> Result<(String, Fleet)> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the node's name")?;
+    let name = name.trim().to_owned();
+    let fleet = Fleet::start(config, file, &name).context("cannot be part of the fleet")?;
+    Ok((name, fleet))
+}
+
+/// Routes to other nodes are heard of where there are such.
+fn listen_to_kernel(config: &NodeConfig) -> Result<Notices> {
+    let notices = Notices::open();
+    let notices = if config.fleet.is_on() { notices.and_then(Notices::with_routes) } else { notices };
+    notices.context("cannot listen to the kernel's notices")
 }
 
 fn coexist(config: &NodeConfig) -> Result<Coexist> {

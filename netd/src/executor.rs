@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use netd_config::Protocol;
+use netd_config::{LinkName, Protocol};
 use netd_kernel::{ApplyError, Family, Flow, Kernel, KernelError, Key, Object, Objects, Sandbox, Scope, Step, plan};
 use thiserror::Error;
 
@@ -274,7 +274,14 @@ impl<K: Kernel> Executor<K> {
         Ok(self.kernel.observe(Scope::Ruleset)?.contains_key(&Key::Ruleset))
     }
 
-    /// Takes steps of policies.
+    /// An address of a bridge is gone: it is not believed to stand any more.
+    pub fn lost(&self, bridge: &LinkName, address: IpNet) {
+        if let Some(Object::Bridge(found)) = lock(&self.standing).get_mut(&Key::Bridge(bridge.clone())) {
+            found.addresses.retain(|one| *one != address);
+        }
+    }
+
+    /// Takes steps of policies, or of the fleet.
     ///
     /// # Errors
     /// See [`ExecutorError`]; nftables then holds what it held.

@@ -173,6 +173,12 @@ impl Leases {
         Ok(chosen)
     }
 
+    /// Whether [`Leases::lease`] finds an address for `key` in this set.
+    #[must_use]
+    pub fn has_for(&self, key: &AttachmentKey, set: &[Range], reserved: &Reserved) -> bool {
+        !set.is_empty() && (self.own(key, set).is_some() || self.next(key, 0, set, reserved).is_ok())
+    }
+
     fn requested(
         &self,
         key: &AttachmentKey,

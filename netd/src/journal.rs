@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+use netd_config::NetworkName;
 use netd_kernel::Family;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -37,6 +39,10 @@ pub enum Record {
     Estranged(IpAddr),
     /// The key held the address last, and gets it again if it is free.
     Remembered(AttachmentKey, IpAddr),
+    /// The network gives addresses of this block of the fleet's, and no other network does.
+    Assigned(IpNet, NetworkName),
+    /// The block is no network's.
+    Unassigned(IpNet),
 }
 
 /// Why the journal could not be read or written.

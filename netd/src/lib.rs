@@ -13,6 +13,7 @@ pub mod containerd;
 pub mod desired;
 mod directories;
 pub mod executor;
+pub mod fleet;
 mod frames;
 pub mod identity;
 pub mod ipam;

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::attachment::{Attachment, AttachmentKey, Description, Facts, State};
 use crate::coexist::Coexist;
 use crate::executor::{Executor, ExecutorError};
+use crate::fleet::Fleet;
 use crate::node::{Attached, Extended, Extension, Follower, Wanted};
 use crate::owner::{OwnerError, OwnerHandle, Renewed};
 use crate::policies::{Policies, PolicyError};
@@ -90,6 +91,8 @@ pub struct Lifecycle<K> {
     pub policies: Policies,
     /// Other programs' firewalls.
     pub coexist: Coexist,
+    /// Other nodes.
+    pub fleet: Fleet,
 }
 
 impl<K> Clone for Lifecycle<K> {
@@ -103,6 +106,7 @@ impl<K> Clone for Lifecycle<K> {
             tombstones: self.tombstones.clone(),
             policies: self.policies.clone(),
             coexist: self.coexist.clone(),
+            fleet: self.fleet.clone(),
         }
     }
 }
@@ -113,8 +117,8 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     pub fn new(owner: OwnerHandle, executor: Arc<Executor<K>>) -> Self {
         let reaper = Reaper::start(owner.clone(), Arc::clone(&executor));
         let (ports, turns, tombstones) = (Arc::default(), Arc::default(), Tombstones::default());
-        let (policies, coexist) = (Policies::default(), Coexist::default());
-        Self { owner, executor, ports, turns, tombstones, reaper, policies, coexist }
+        let (policies, coexist, fleet) = (Policies::default(), Coexist::default(), Fleet::default());
+        Self { owner, executor, ports, turns, tombstones, reaper, policies, coexist, fleet }
     }
 
     /// The same, with tombstones to mind.
@@ -139,6 +143,12 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     #[must_use]
     pub fn beside(self, coexist: Coexist) -> Self {
         Self { coexist, ..self }
+    }
+
+    /// The same, among other nodes.
+    #[must_use]
+    pub fn among(self, fleet: Fleet) -> Self {
+        Self { fleet, ..self }
     }
 
     /// Attaches, or answers from the record.
@@ -166,7 +176,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             buried.into_iter().for_each(|gone| this.reaper.take(gone));
             match attached? {
                 Attached::Already(attachment) => Ok(*attachment),
-                Attached::New { attachment, replaces } => {
+                Attached::New { attachment, replaces, taken: _ } => {
                     if let Some(replaced) = replaces {
                         if let Err(error) = this.close(&replaced).await {
                             this.give_up(attachment.key).await?;
@@ -202,6 +212,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                 if attachment.quarantined != was_held_back {
                     self.set_port(&attachment).await?;
                 }
+                self.fleet.stir();
                 info!(key = %attachment.key, leases = ?attachment.leases, "attached");
                 Ok(attachment)
             }
@@ -323,6 +334,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             let Some(gone) = this.owner.drain(key).await? else { return Ok(false) };
             this.close(&gone).await?;
             let container = gone.key.container.clone();
+            this.fleet.stir();
             info!(key = %gone.key, "detached");
             if wait {
                 this.reap(gone).await?;

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Parser;
 use netd_config::NodeConfig;
 use tracing_subscriber::filter::Targets;
@@ -43,7 +43,6 @@ fn main() -> Result<()> {
     tracing_subscriber::registry().with(lines).with(chosen_by(std::env::var("NETD_LOG").ok().as_deref())).init();
     let arguments = Arguments::parse();
     let config = settings(&arguments.config)?;
-    refuse_fleet(&arguments.config, &config)?;
     if arguments.withdraw {
         return daemon::withdraw(&config);
     }
@@ -52,15 +51,7 @@ fn main() -> Result<()> {
         .max_blocking_threads(KERNEL_WORKERS)
         .enable_all()
         .build()?;
-    runtime.block_on(daemon::run(config))
-}
-
-/// Nodes are not connected yet, and a node that only said so would give out addresses that others have.
-fn refuse_fleet(path: &Path, config: &NodeConfig) -> Result<()> {
-    if config.fleet.pools.is_empty() {
-        return Ok(());
-    }
-    bail!("{}: fleet: this netd does not connect nodes yet; remove [fleet] and start it again", path.display())
+    runtime.block_on(daemon::run(config, &arguments.config))
 }
 
 fn settings(path: &Path) -> Result<NodeConfig> {

@@ -1,6 +1,9 @@
 //! The node: every attachment, every lease. Pure decisions, microseconds each; `owner` makes them serial and durable.
 
+mod blocks;
+mod fleet;
 mod request;
+mod share;
 mod wiring;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +17,9 @@ use crate::attachment::{Attachment, AttachmentKey, Facts, Lease, State, Wiring};
 use crate::ipam::{LeaseError, Leases};
 use crate::journal::Record;
 use crate::lasting::{Kept, Last};
+use blocks::{Asked, Blocks};
 pub use request::{AttachError, Attached, Extended, Extension, Follower, Wanted, What};
+pub use share::{BlockUse, Share, ShareError, SharedPool};
 pub use wiring::{mac_of, settings_of};
 
 /// The kernel's limit: a bridge has 1,023 ports, then "exchange full" (`BR_MAX_PORTS`, net/bridge/br_private.h).
@@ -34,6 +39,7 @@ pub struct Node {
     guarded: BTreeSet<Family>,
     estranged: BTreeSet<IpAddr>,
     extra: BTreeSet<AttachmentKey>,
+    blocks: Blocks,
     trusts_sandboxes: bool,
 }
 
@@ -53,6 +59,7 @@ impl Node {
             guarded: BTreeSet::new(),
             estranged: BTreeSet::new(),
             extra: BTreeSet::new(),
+            blocks: Blocks::default(),
             trusts_sandboxes: false,
         }
     }
@@ -132,6 +139,8 @@ impl Node {
         for (key, addresses) in self.leases.remembered() {
             records.extend(addresses.iter().map(|address| Record::Remembered(key.clone(), *address)));
         }
+        let assigned = self.blocks.assigned();
+        records.extend(assigned.map(|(block, network)| Record::Assigned(block, network.clone())));
         records.extend(self.draining.values().cloned().map(Box::new).map(Record::Drain));
         records.extend(self.attachments.values().cloned().map(Box::new).map(Record::Put));
         records
@@ -150,12 +159,12 @@ impl Node {
             found => found.cloned().map(Box::new),
         };
         let link = self.next_link(&wanted.key)?;
-        let leases = self.lease(&wanted)?;
+        let (leases, taken) = self.lease(&wanted)?;
         let key = wanted.key.clone();
         let drafted = self.draft(wanted, link, leases.clone());
         let drafted = drafted.and_then(|attachment| self.unclaimed(&attachment).map(|()| attachment));
         let attachment = drafted.inspect_err(|_| self.release(&key, &leases))?;
-        Ok(Attached::New { attachment: Box::new(attachment), replaces })
+        Ok(Attached::New { attachment: Box::new(attachment), replaces, taken })
     }
 
     /// Decides how a damaged attachment is made again: the same in all that its container knows, by a new link. `None`:
@@ -243,6 +252,8 @@ impl Node {
             Record::Estranged(address) => {
                 self.estranged.insert(address);
             }
+            Record::Assigned(block, network) => self.blocks.assign(block, network),
+            Record::Unassigned(block) => self.blocks.unassign(block),
         }
     }
 
@@ -357,41 +368,43 @@ impl Node {
         u64::from_str_radix(digits, 16).unwrap_or_default()
     }
 
-    fn lease(&mut self, wanted: &Wanted) -> Result<Vec<Lease>, AttachError> {
+    /// Also the blocks that are the network's from now on.
+    fn lease(&mut self, wanted: &Wanted) -> Result<(Vec<Lease>, BTreeSet<IpNet>), AttachError> {
         let ipam = match &wanted.what {
             What::Bridge(bridge) => &bridge.ipam,
             What::Routed(ptp) => &ptp.ipam,
             What::Addresses(ipam) => ipam,
         };
-        let leases = match ipam {
-            Ipam::None => Vec::new(),
+        let (leases, taken) = match ipam {
+            Ipam::None => (Vec::new(), BTreeSet::new()),
             Ipam::HostLocal(HostLocal { range_sets, requested, .. }) => {
-                self.leases.lease(&wanted.key, range_sets, requested, &wanted.reserved)?
+                let (key, leases, reserved) = (&wanted.key, &self.leases, &wanted.reserved);
+                let placed = self.blocks.place(Asked { key, leases, reserved, requested }, range_sets)?;
+                (self.leases.lease(key, &placed.sets, requested, reserved)?, placed.taken)
             }
             Ipam::Static(fixed) => self.fixed(&wanted.key, fixed)?,
         };
         if leases.is_empty() && !matches!(ipam, Ipam::None) {
             return Err(AttachError::NoAddress(Box::new(wanted.key.clone())));
         }
-        Ok(leases)
+        Ok((leases, taken))
     }
 
-    fn fixed(&mut self, key: &AttachmentKey, fixed: &StaticIpam) -> Result<Vec<Lease>, AttachError> {
-        for (address, _) in &fixed.addresses {
-            let address = address.addr();
+    fn fixed(&mut self, key: &AttachmentKey, fixed: &StaticIpam) -> Result<(Vec<Lease>, BTreeSet<IpNet>), AttachError> {
+        let (leases, taken) = self.blocks.place_fixed(key, fixed)?;
+        for lease in &leases {
+            let address = lease.address.addr();
             if let Some(holder) = self.leases.holder(&key.network, address).filter(|holder| *holder != key) {
                 let holder = holder.to_string();
                 return Err(LeaseError::Held { key: key.to_string(), address, holder }.into());
             }
         }
-        let leases: Vec<Lease> =
-            fixed.addresses.iter().map(|(address, gateway)| Lease { address: *address, gateway: *gateway }).collect();
         leases.iter().for_each(|lease| self.leases.hold(key, lease.address.addr()));
-        Ok(leases)
+        Ok((leases, taken))
     }
 
     fn draft(&self, wanted: Wanted, link: LinkName, leases: Vec<Lease>) -> Result<Attachment, AttachError> {
-        let (wiring, ports) = match &wanted.what {
+        let (mut wiring, ports) = match &wanted.what {
             What::Addresses(_) => (None, Vec::new()),
             What::Bridge(bridge) => (Some(self.wire(&wanted.key, bridge, link, &leases)?), bridge.ports.clone()),
             What::Routed(ptp) => {
@@ -399,6 +412,9 @@ impl Node {
                 (Some(wiring::of_ptp(ptp, link, &leases)), ptp.ports.clone())
             }
         };
+        if let Some(wiring) = wiring.as_mut() {
+            wiring.mtu = wiring.mtu.or_else(|| self.blocks.share().mtu_of(&leases));
+        }
         Ok(Attachment {
             key: wanted.key,
             netns: wanted.netns,
@@ -453,6 +469,8 @@ impl Node {
             known.iter().filter(same_family).find(|found| *found != wanted).map(|found| (*wanted, *found))
         });
         match clash {
+            // Of the fleet's addresses each block has its own gateway.
+            Some((wanted, _)) if self.blocks.share().pool_at(wanted.addr()).is_some() => Ok(()),
             Some((wanted, found)) if !bridge.force_address && wanted.addr().is_ipv4() => {
                 let bridge = bridge.bridge.to_string();
                 Err(AttachError::BridgeAddress { key: Box::new(key.clone()), bridge, wanted, found })

@@ -7,18 +7,20 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netd_config::ContainerId;
 use netd_kernel::Family;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use crate::attachment::{Attachment, AttachmentKey, Description, Facts, LabelState, State};
 use crate::identity;
 use crate::journal::{Journal, JournalError, Record};
 use crate::lasting::Kept;
-use crate::node::{AttachError, Attached, Extended, Extension, Follower, Node, Wanted};
+use crate::node::{AttachError, Attached, BlockUse, Extended, Extension, Follower, Node, Share, Wanted};
 
 /// Why a request was refused.
 #[derive(Debug, Error)]
@@ -66,6 +68,8 @@ pub struct Tally {
     pub unlabelled: Vec<Attachment>,
     /// What is wrong with labels that should name ports.
     pub misnamed_ports: Vec<String>,
+    /// Addresses of the fleet's pools that are not of this node's blocks.
+    pub strays: Vec<(AttachmentKey, IpAddr)>,
 }
 
 /// A damaged attachment, and how it is made again.
@@ -110,6 +114,10 @@ enum Request {
     Kept(Option<u64>, Answer<(u64, Option<Kept>)>),
     Snapshot(Answer<Snapshot>),
     Tally(Answer<Tally>),
+    Share(Box<Share>, Answer<()>),
+    Usage(Answer<Vec<BlockUse>>),
+    Retire(IpNet, Answer<bool>),
+    Unretire(IpNet, Answer<()>),
 }
 
 /// The way to the owner; cheap to clone.
@@ -287,6 +295,38 @@ impl OwnerHandle {
         self.ask(Request::Snapshot).await
     }
 
+    /// What this node may give addresses from, from now on.
+    ///
+    /// # Errors
+    /// See [`OwnerError`].
+    pub async fn share(&self, share: Share) -> Result<(), OwnerError> {
+        self.ask(|answer| Request::Share(Box::new(share), answer)).await
+    }
+
+    /// How much of each block of this node is used.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn usage(&self) -> Result<Vec<BlockUse>, OwnerError> {
+        self.ask(Request::Usage).await
+    }
+
+    /// Gives nothing out of a block any more, if nobody holds an address of it; says whether that is so.
+    ///
+    /// # Errors
+    /// See [`OwnerError`].
+    pub async fn retire(&self, block: IpNet) -> Result<bool, OwnerError> {
+        self.ask(|answer| Request::Retire(block, answer)).await
+    }
+
+    /// A block that was retired may be any network's.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn unretire(&self, block: IpNet) -> Result<(), OwnerError> {
+        self.ask(|answer| Request::Unretire(block, answer)).await
+    }
+
     /// What there is, in numbers.
     ///
     /// # Errors
@@ -352,15 +392,26 @@ impl Owner {
             }
             Request::Snapshot(answer) => drop(answer.send(Ok(self.snapshot()))),
             Request::Tally(answer) => drop(answer.send(Ok(self.tally()))),
+            Request::Share(share, answer) => drop(answer.send(self.share(*share))),
+            Request::Usage(answer) => drop(answer.send(Ok(self.node.usage()))),
+            Request::Retire(block, answer) => drop(answer.send(self.retire(block))),
+            Request::Unretire(block, answer) => {
+                self.node.unretire(block);
+                drop(answer.send(Ok(())));
+            }
         }
     }
 
     fn attach(&mut self, wanted: Wanted) -> Result<Attached, OwnerError> {
         let key = wanted.key.clone();
         let mut attached = self.node.attach(wanted)?;
-        if let Attached::New { attachment, replaces } = &mut attached {
+        if let Attached::New { attachment, replaces, taken } = &mut attached {
             self.judge(attachment);
             debug!(%key, leases = ?attachment.leases, "reserved");
+            for block in taken.iter() {
+                info!(%block, network = %key.network, "a block is the network's");
+                self.record(Record::Assigned(*block, key.network.clone()))?;
+            }
             if let Some(replaced) = replaces {
                 self.record(Record::Drain(replaced.clone()))?;
             }
@@ -474,6 +525,16 @@ impl Owner {
         attachment.quarantine(self.quarantines.unwrap_or(attachment.quarantined));
     }
 
+    fn share(&mut self, share: Share) -> Result<(), OwnerError> {
+        let records = self.node.share(share);
+        records.into_iter().try_for_each(|record| self.record(record))
+    }
+
+    fn retire(&mut self, block: IpNet) -> Result<bool, OwnerError> {
+        let Some(records) = self.node.retire(block) else { return Ok(false) };
+        records.into_iter().try_for_each(|record| self.record(record)).map(|()| true)
+    }
+
     fn snapshot(&self) -> Snapshot {
         Snapshot {
             attachments: self.node.attachments().cloned().collect(),
@@ -494,6 +555,7 @@ impl Owner {
             journal_bytes: self.journal.bytes(),
             unlabelled: self.node.attachments().filter(is_pending).cloned().collect(),
             misnamed_ports: identity::misnamed_ports(self.node.attachments()),
+            strays: self.node.strays().map(|(key, address)| (key.clone(), address)).collect(),
         }
     }
 

@@ -5,7 +5,7 @@ use netd_config::{CniResult, CniVersion, ConfigErrors, Dns, ResultInterface, Res
 
 use crate::attachment::Attachment;
 use crate::lifecycle::LifecycleError;
-use crate::node::AttachError;
+use crate::node::{AttachError, ShareError};
 use crate::owner::OwnerError;
 
 /// The CNI result of an attachment, in the reference plugins' order: bridge, host end, sandbox end. `ptp` tells no MTU.
@@ -40,9 +40,9 @@ pub fn encode(result: &CniResult, version: CniVersion) -> Vec<u8> {
     result.to_json(version).to_string().into_bytes()
 }
 
-/// A failure with its whole chain of causes in the message.
+/// An error with all its causes.
 #[must_use]
-pub fn failure(code: FailureCode, error: &dyn std::error::Error) -> Failure {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -50,6 +50,13 @@ pub fn failure(code: FailureCode, error: &dyn std::error::Error) -> Failure {
         message.push_str(&cause.to_string());
         source = cause.source();
     }
+    message
+}
+
+/// A failure with its whole chain of causes in the message.
+#[must_use]
+pub fn failure(code: FailureCode, error: &dyn std::error::Error) -> Failure {
+    let message = chain(error);
     Failure { code: code.into(), message, ..Failure::default() }
 }
 
@@ -63,6 +70,15 @@ pub fn lifecycle_failure(error: &LifecycleError) -> Failure {
             AttachError::Lease(_) | AttachError::NoAddress(_) | AttachError::BridgeFull { .. } => {
                 FailureCode::EXHAUSTED
             }
+            AttachError::Share(error) => match error {
+                ShareError::NoBlock { is_transient: true, .. } | ShareError::Full { is_transient: true, .. } => {
+                    FailureCode::TRY_AGAIN
+                }
+                ShareError::NoBlock { .. } | ShareError::Full { .. } | ShareError::Beyond { .. } => {
+                    FailureCode::EXHAUSTED
+                }
+                ShareError::Mixed { .. } => FailureCode::INVALID_CONFIG,
+            },
             AttachError::NoGateway { .. } => FailureCode::INVALID_CONFIG,
             AttachError::BridgeAddress { .. } | AttachError::PortTaken { .. } => FailureCode::CONFLICT,
             AttachError::Foreign { .. } => FailureCode::UNSUPPORTED_FIELD,

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use crate::attachment::{Attachment, AttachmentKey, State};
 use crate::desired;
 use crate::executor::ExecutorError;
+use crate::fleet::{RoundError, is_fleets};
 use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::owner::{OwnerError, Snapshot};
 use crate::policies::PolicyError;
@@ -32,6 +33,9 @@ pub enum ResyncError {
     /// An attachment could not be taken away.
     #[error("resync cannot take an attachment away")]
     Lifecycle(#[from] LifecycleError),
+    /// The fleet is not as it should be.
+    #[error("resync cannot put the fleet right")]
+    Fleet(#[from] RoundError),
     /// The worker died.
     #[error("resync was cut off")]
     Cut(#[from] tokio::task::JoinError),
@@ -59,6 +63,8 @@ pub struct Resync {
     pub drained: Vec<Attachment>,
     /// Changes in the node's namespace.
     pub steps: Vec<Step>,
+    /// Changes that the fleet wants there.
+    pub fabric: Vec<Step>,
 }
 
 /// Compares record and kernel. Pure.
@@ -66,8 +72,17 @@ pub struct Resync {
 /// `before` was taken before the kernel was observed, `snapshot` after it: an attachment is dead only if both have it and
 /// its link was not seen, a link is stale only if it was seen and `snapshot` does not have it (an attach is recorded before
 /// its first step).
+///
+/// `fleet`: what a fleet wants, if there is one. Of that, only what stands in the ruleset is made here, so that a ruleset is
+/// made with it; nothing is taken away. Without a fleet all of it goes.
 #[must_use]
-pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> Resync {
+pub fn compare(
+    before: &Snapshot,
+    snapshot: &Snapshot,
+    observed: &Objects,
+    watch: Watch,
+    fleet: Option<&Objects>,
+) -> Resync {
     let mut resync = Resync { drained: snapshot.draining.clone(), ..Resync::default() };
     let old = |attachment: &Attachment| before.attachments.iter().any(|old| old == attachment);
     let mut target = Objects::from([fixed_ruleset()]);
@@ -90,7 +105,11 @@ pub fn compare(before: &Snapshot, snapshot: &Snapshot, observed: &Objects, watch
             resync.loose.extend(Some(attachment).filter(|one| is_loose(one, observed)).cloned());
         }
     }
-    for (key, object) in observed.iter().filter(|(key, _)| stays(key, snapshot, observed, watch)) {
+    let in_ruleset = |key: &Key| matches!(key, Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_));
+    let wanted = fleet.into_iter().flatten().filter(|(key, _)| in_ruleset(key));
+    target.extend(wanted.map(|(key, object)| (key.clone(), object.clone())));
+    let stays = |key: &Key| stays(key, snapshot, observed, watch) || (fleet.is_some() && is_fleets(key));
+    for (key, object) in observed.iter().filter(|(key, _)| stays(key)) {
         // What somebody else added to a bridge stays: the two are united, never cut down. A guard stays too.
         let is_guard = *object == Object::Forwarding { guarded: true };
         if matches!(key, Key::Bridge(_)) || is_guard || !target.contains_key(key) {
@@ -153,8 +172,8 @@ fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bo
         | Key::Block(..)
         | Key::Span(_)
         | Key::Pair(..) => true,
-        // So is the fleet's by whoever knows the peers.
-        Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) | Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_) => true,
+        // The fleet's is compared by whoever knows the peers; without a fleet it is left over from one.
+        Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) | Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_) => false,
         Key::Ruleset | Key::Interface(..) => false,
     }
 }
@@ -186,6 +205,9 @@ pub async fn run<K: Kernel + 'static>(
         dead.extend(found.dead);
         lost.extend(found.lost);
     }
+    if !resync.fabric.is_empty() {
+        lifecycle.fleet.mend(lifecycle).await?;
+    }
     for attachment in dead {
         lifecycle.bury(attachment).await?;
     }
@@ -215,6 +237,7 @@ async fn living<K: Kernel + 'static>(
 /// Looks again while nobody works on any attachment, and changes what still differs. Returns what it saw.
 async fn repair<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<Resync, ResyncError> {
     let _alone = lifecycle.turns.whole_node().await;
+    let _still = lifecycle.fleet.still().await;
     let mut resync = look(lifecycle, Watch::Alone).await?;
     if !resync.steps.is_empty() {
         let steps = std::mem::take(&mut resync.steps);
@@ -233,7 +256,10 @@ async fn look<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, watch: Watch) -> Re
     let before = lifecycle.owner.snapshot().await?;
     let observed = tokio::task::spawn_blocking(move || worker.observe()).await??;
     let snapshot = lifecycle.owner.snapshot().await?;
-    Ok(compare(&before, &snapshot, &observed, watch))
+    let wanted = lifecycle.fleet.objects();
+    let mut resync = compare(&before, &snapshot, &observed, watch, wanted.as_ref());
+    resync.fabric = lifecycle.fleet.plan(&observed);
+    Ok(resync)
 }
 
 fn tell(resync: &Resync, living: &BTreeSet<AttachmentKey>) -> Vec<String> {
@@ -251,7 +277,7 @@ fn tell(resync: &Resync, living: &BTreeSet<AttachmentKey>) -> Vec<String> {
         format!("make {} again: its link is {why}", loose.key)
     });
     let drained = resync.drained.iter().map(|gone| format!("delete the link of {}: it was detached", gone.key));
-    let steps = resync.steps.iter().map(|step| format!("{step:?}"));
+    let steps = resync.steps.iter().chain(&resync.fabric).map(|step| format!("{step:?}"));
     dead.chain(lost).chain(loose).chain(drained).chain(steps).collect()
 }
 

@@ -5,6 +5,7 @@ mod describe;
 mod networks;
 mod policies;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -136,6 +137,8 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
                 response.published_ports = tally.published_ports as u64;
                 response.warnings = runtime::missed(&tally.unlabelled, SystemTime::now());
                 response.warnings.extend(tally.misnamed_ports);
+                response.warnings.extend(self.lifecycle.fleet.warnings());
+                response.warnings.extend(tally.strays.iter().map(stray));
             }
             Err(error) => response.failure = Some(failure(FailureCode::NOT_AVAILABLE, &error)).into(),
         }
@@ -266,6 +269,12 @@ impl<K: Kernel + 'static> Service<K> {
         }
         Ok(removed)
     }
+}
+
+fn stray((key, address): &(AttachmentKey, IpAddr)) -> String {
+    format!(
+        "fleet: {key} has {address}, which is not of this node's blocks: other nodes do not reach it. Restart its container"
+    )
 }
 
 fn state_name(attachment: &Attachment) -> &'static str {

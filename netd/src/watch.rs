@@ -87,7 +87,12 @@ impl Heard {
 /// A sandbox that dies takes its link along, and the link's name is never used again: what was attached by it is gone,
 /// unless the sandbox lives.
 async fn mind<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, word: &Word) -> Result<(), ResyncError> {
+    if let Word::Link(notice) = word {
+        lifecycle.fleet.mind(notice);
+    }
     let link = match word {
+        // The fleet's own.
+        Word::Link(Notice::Unrouted { .. }) => return Ok(()),
         Word::Tombstone => return resync::bury(lifecycle).await,
         Word::Link(Notice::Lost) => return resync::run(lifecycle, Watch::Running, false).await.map(drop),
         Word::Link(Notice::Gone(link)) => link,

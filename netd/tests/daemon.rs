@@ -26,18 +26,24 @@ fn it_answers_alone_and_comes_back_after_a_kill() {
     assert!(Client::connect(&again.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).is_ok());
 }
 
-/// What would not be enforced is refused, with the file, the key and the remedy.
+/// A list that this node is not on would leave it without an address to give.
 #[test]
-fn nodes_are_not_connected_in_silence() {
+fn a_node_that_is_not_on_its_own_list_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("netd.toml");
-    let lines = "run_dir = '/nonexistent'\n[fleet]\npools = ['10.4.0.0/16']\netcd = ['http://192.0.2.1:2379']\n";
+    let lines = format!(
+        "run_dir = {:?}\n[fleet]\nname = 'n2'\npools = ['10.4.0.0/16']\nnodes = {{ n1 = {{ address = '192.0.2.1' }} }}\n",
+        folder.path().join("run")
+    );
     std::fs::write(&config, lines).unwrap();
-    let ended = Command::new(env!("CARGO_BIN_EXE_netd")).arg("--config").arg(&config).output().unwrap();
+    let end = move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+        Command::new(env!("CARGO_BIN_EXE_netd")).arg("--config").arg(&config).output().unwrap()
+    };
+    let ended = std::thread::spawn(end).join().unwrap();
     assert!(!ended.status.success());
     let said = String::from_utf8(ended.stderr).unwrap();
-    let wanted = format!("{}: fleet: this netd does not connect nodes yet; remove [fleet]", config.display());
-    assert!(said.contains(&wanted), "{said}");
+    assert!(said.contains("this node, n2, is not on the list; add it"), "{said}");
 }
 
 const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0",

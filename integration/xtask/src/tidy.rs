@@ -16,14 +16,14 @@ const LONGEST_ARCHITECTURE: usize = 200;
 /// Crates that each crate may use. An arrow that is not here points upwards.
 const ARROWS: &[(&str, &[&str])] = &[
     ("netd-config", &[]),
-    // The rig for its tests alone.
+    // The rig for its tests alone; so netd.
     ("netd-fleet", &["netd-config", "netd-grpc", "netd-rig"]),
     ("netd-grpc", &[]),
     ("netd-kernel", &["netd-config", "netd-netlink"]),
     ("netd-netlink", &[]),
     ("netd-policy", &["netd-config"]),
     ("netd-api", &[]),
-    ("netd", &["netd-api", "netd-config", "netd-grpc", "netd-kernel", "netd-policy"]),
+    ("netd", &["netd-api", "netd-config", "netd-fleet", "netd-grpc", "netd-kernel", "netd-policy", "netd-rig"]),
     ("netd-cni", &["netd-api"]),
     ("netd-hook", &["netd-api"]),
     ("netdctl", &["netd-api", "netd-config", "netd-policy"]),

@@ -90,6 +90,7 @@ pub struct Fleet {
     blocks: Blocks,
     peers: watch::Receiver<Peers>,
     status: watch::Receiver<Status>,
+    about: watch::Sender<NodeRecord>,
     task: JoinHandle<()>,
 }
 
@@ -106,10 +107,17 @@ impl Fleet {
         let (wish, wished) = watch::channel(wish);
         let (peers, status) = (watch::Sender::new(Peers::new()), watch::Sender::new(Status::default()));
         let blocks = Blocks::new(memory_now.subscribe(), wish);
+        let (about, node) = watch::channel(node);
         let (followed, told) = (peers.subscribe(), status.subscribe());
         let node = Node { settings, keys, disk, memory, about: node, wish: wished, memory_now, peers, status };
         let task = tokio::spawn(node.live(endpoints, access));
-        Ok(Self { blocks, peers: followed, status: told, task })
+        Ok(Self { blocks, peers: followed, status: told, about, task })
+    }
+
+    /// What this node says of itself from now on. Its name stays, and its blocks are known without it.
+    pub fn say(&self, about: NodeRecord) {
+        let name = self.about.borrow().name.clone();
+        publish(&self.about, NodeRecord { name, ..about });
     }
 
     /// What this node holds, and how it gets more.
@@ -147,7 +155,7 @@ struct Node {
     keys: Keys,
     disk: Disk,
     memory: Memory,
-    about: NodeRecord,
+    about: watch::Receiver<NodeRecord>,
     wish: watch::Receiver<Wish>,
     memory_now: watch::Sender<Memory>,
     peers: watch::Sender<Peers>,
@@ -216,7 +224,7 @@ impl Node {
 
     fn record(&self) -> NodeRecord {
         let blocks: BTreeSet<IpNet> = self.memory.blocks().collect();
-        NodeRecord { instance: Some(self.memory.instance), blocks, ..self.about.clone() }
+        NodeRecord { instance: Some(self.memory.instance), blocks, ..self.about.borrow().clone() }
     }
 
     fn lease_seconds(&self) -> i64 {

@@ -35,4 +35,5 @@ pub use self::memory::{Hold, Holding, Memory};
 pub use self::peers::{Discovery, Encapsulation, Fixed, FixedError, FixedNode, NodeRecord, Peers};
 pub use self::plan::{Plan, PlanError, Pool};
 pub use self::record::{Claim, Record, Table};
+pub use self::span::without;
 pub use self::view::{Ack, Key, Txn, Value, View};

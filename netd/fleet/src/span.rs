@@ -24,7 +24,8 @@ pub(crate) fn meet(one: IpNet, other: IpNet) -> bool {
 }
 
 /// What is left of `range` without `taken`, as few ranges as there can be.
-pub(crate) fn without(range: IpNet, taken: &BTreeSet<IpNet>) -> Vec<IpNet> {
+#[must_use]
+pub fn without(range: IpNet, taken: &BTreeSet<IpNet>) -> Vec<IpNet> {
     if taken.iter().any(|one| holds(*one, range)) {
         return Vec::new();
     }

@@ -8,6 +8,7 @@ mod messages;
 mod namespace;
 mod observe;
 mod ruleset;
+pub(crate) mod underlay;
 mod way;
 
 use std::collections::{BTreeMap, BTreeSet};

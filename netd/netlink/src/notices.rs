@@ -1,9 +1,12 @@
-//! The kernel's own notices of links that went away. What they mean is the reader's business.
+//! The kernel's own notices of links and routes that went away. What they mean is the reader's business.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
+use ipnet::IpNet;
 use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -16,8 +19,12 @@ use crate::socket::decode;
 
 /// `RTNLGRP_LINK`.
 const LINKS: u32 = 1;
+/// `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV6_ROUTE`.
+const ROUTES: [u32; 2] = [7, 11];
 /// `RTM_DELLINK`.
 const DELETED: u16 = 17;
+/// `RTM_DELROUTE`.
+const ROUTE_DELETED: u16 = 25;
 /// Room for a burst (octets): a thousand sandboxes that end at once.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
@@ -26,11 +33,18 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 pub enum Notice {
     /// A link of this namespace is gone: deleted, or moved to another namespace.
     Gone(String),
+    /// A route of this namespace is gone.
+    Unrouted {
+        /// To where.
+        to: IpNet,
+        /// Whose it was, by its protocol number.
+        protocol: u8,
+    },
     /// There were more notices than room for them.
     Lost,
 }
 
-/// A socket that never blocks and hears of links in the namespace that it was opened in.
+/// A socket that never blocks and hears of what goes away in the namespace that it was opened in.
 #[derive(Debug)]
 pub struct Notices {
     socket: netlink_sys::Socket,
@@ -53,13 +67,23 @@ impl Notices {
         Ok(Self { socket })
     }
 
+    /// Hears of routes too. Links that are detached take some along, each of which wakes the reader.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn with_routes(self) -> io::Result<Self> {
+        hear(&self.socket, Heard::Only(&[DELETED, ROUTE_DELETED]))?;
+        ROUTES.into_iter().try_for_each(|group| self.socket.add_membership(group))?;
+        Ok(self)
+    }
+
     /// The notices of one datagram; none where it told of other things.
     ///
     /// # Errors
     /// `WouldBlock`: nothing was said since. Any other is the socket's end.
     pub fn receive(&self) -> io::Result<Vec<Notice>> {
         match self.socket.recv_from_full() {
-            Ok((datagram, _)) => Ok(answers(&datagram).iter().filter_map(gone).collect()),
+            Ok((datagram, _)) => Ok(answers(&datagram).iter().filter_map(notice).collect()),
             Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Ok(vec![Notice::Lost]),
             Err(error) => Err(error),
         }
@@ -78,16 +102,37 @@ impl std::os::fd::AsFd for Notices {
     }
 }
 
-fn gone(answer: &Answer) -> Option<Notice> {
+fn notice(answer: &Answer) -> Option<Notice> {
     let Answer::Object { message, .. } = answer else { return None };
-    if *message.get(4..)?.first_chunk()? != DELETED.to_ne_bytes() {
+    let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
+    if kind != DELETED && kind != ROUTE_DELETED {
         return None;
     }
-    let RouteNetlinkMessage::DelLink(link) = decode(message).ok()?? else { return None };
+    let object = decode(message).ok()??;
+    if let RouteNetlinkMessage::DelRoute(route) = &object {
+        return unrouted(route);
+    }
+    let RouteNetlinkMessage::DelLink(link) = object else { return None };
     // A port that leaves its bridge is told in the same words, as the bridge's (net/bridge/br_netlink.c).
     if link.header.interface_family == AddressFamily::Bridge {
         return None;
     }
     let name = |one: LinkAttribute| if let LinkAttribute::IfName(name) = one { Some(name) } else { None };
     link.attributes.into_iter().find_map(name).map(Notice::Gone)
+}
+
+/// The default route has no destination, and is nobody's here.
+fn unrouted(route: &RouteMessage) -> Option<Notice> {
+    let to = route.attributes.iter().find_map(|one| {
+        let RouteAttribute::Destination(to) = one else { return None };
+        if let RouteAddress::Inet(v4) = to {
+            Some(IpAddr::from(*v4))
+        } else if let RouteAddress::Inet6(v6) = to {
+            Some(IpAddr::from(*v6))
+        } else {
+            None
+        }
+    })?;
+    let to = IpNet::new(to, route.header.destination_prefix_length).ok()?;
+    Some(Notice::Unrouted { to, protocol: route.header.protocol.into() })
 }

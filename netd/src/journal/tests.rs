@@ -16,7 +16,9 @@ fn counters(records: &[Record]) -> Vec<u64> {
         | Record::Reaped(..)
         | Record::Guard(_)
         | Record::Estranged(_)
-        | Record::Remembered(..) => None,
+        | Record::Remembered(..)
+        | Record::Assigned(..)
+        | Record::Unassigned(_) => None,
     };
     records.iter().filter_map(counter).collect()
 }

@@ -1,6 +1,6 @@
 //! What the node is asked, and what it answers. How it decides is `node`'s.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,7 +8,7 @@ use netd_config::{Bridge, IngressPolicy, Ipam, LinkName, NameError, PortMapping,
 use netd_kernel::{NetnsId, Publication};
 use thiserror::Error;
 
-use super::BRIDGE_PORTS;
+use super::{BRIDGE_PORTS, ShareError};
 use crate::attachment::{Attachment, AttachmentKey, Facts, LabelState, State};
 use crate::ipam::{LeaseError, Reserved};
 
@@ -110,6 +110,9 @@ pub enum AttachError {
     /// No address.
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    /// The fleet lets this node give none.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// IPAM gave none.
     #[error("cannot attach {0}: IPAM plugin returned missing IP config")]
     NoAddress(Box<AttachmentKey>),
@@ -187,6 +190,8 @@ pub enum Attached {
         attachment: Box<Attachment>,
         /// What to drain first.
         replaces: Option<Box<Attachment>>,
+        /// Blocks that are its network's from now on.
+        taken: BTreeSet<IpNet>,
     },
     /// It stands.
     Already(Box<Attachment>),

@@ -36,7 +36,7 @@ pub(crate) fn wanted(config: &str, container: &str, netns: u64) -> Wanted {
 }
 
 fn attach(node: &mut Node, container: &str, netns: u64) -> Attachment {
-    let Attached::New { attachment, replaces } = node.attach(wanted(WEB, container, netns)).unwrap() else {
+    let Attached::New { attachment, replaces, .. } = node.attach(wanted(WEB, container, netns)).unwrap() else {
         panic!("already there")
     };
     if let Some(replaced) = replaces {
@@ -71,7 +71,7 @@ fn an_attach_that_was_cut_off_is_made_anew() {
     let mut node = Node::new("nd");
     let Attached::New { attachment, .. } = node.attach(wanted(WEB, "a", 1)).unwrap() else { panic!() };
     node.take(Record::Put(attachment.clone()));
-    let Attached::New { attachment: again, replaces } = node.attach(wanted(WEB, "a", 1)).unwrap() else { panic!() };
+    let Attached::New { attachment: again, replaces, .. } = node.attach(wanted(WEB, "a", 1)).unwrap() else { panic!() };
     assert_eq!(replaces.as_deref(), Some(&*attachment));
     assert_eq!(address(&again), address(&attachment));
 }

@@ -7,6 +7,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part of the rig")]
 
 pub(crate) mod daemon;
+pub(crate) mod nodes;
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -78,6 +78,8 @@ impl<'a> Session<'a> {
 
     /// Works until something fails.
     pub(super) async fn run(mut self) -> Result<Infallible, SessionError> {
+        // Whoever hears that the store answers knows the peers.
+        self.node.heard(&self.mirror);
         self.node.connected();
         loop {
             self.node.heard(&self.mirror);
@@ -140,11 +142,12 @@ impl<'a> Session<'a> {
 
     async fn wait(&mut self) -> Result<(), SessionError> {
         let renew = self.renew;
-        let mut wish = self.node.wish.clone();
+        let (mut wish, mut about) = (self.node.wish.clone(), self.node.about.clone());
         tokio::select! {
             heard = self.hear() => heard,
             // Nobody wishes any more where the sender is gone; the session ends with its task then.
             Ok(()) = wish.changed() => Ok(()),
+            Ok(()) = about.changed() => Ok(()),
             () = sleep_until(renew) => self.keep_alive().await,
         }
     }
@@ -165,6 +168,7 @@ impl<'a> Session<'a> {
         if Instant::now() >= self.renew {
             self.keep_alive().await?;
         }
+        self.node.about.mark_unchanged();
         let record = self.node.record();
         if self.said.as_ref() == Some(&record) {
             return Ok(());

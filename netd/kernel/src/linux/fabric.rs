@@ -15,8 +15,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use super::refused;
 use crate::object::{Encapsulation, Key, Object, Step};
 use crate::seam::KernelError;
+pub(super) use device::is_known;
 pub(super) use messages::NETWORK;
-pub(super) use observe::{is_led, objects};
+pub(super) use observe::{gateway, is_led, objects};
 
 /// The names of our tunnel devices. No link of a sandbox is named so: those have digits behind the prefix.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Names {
         Ok(Self { ipip: name(Encapsulation::Ipip)?, vxlan: name(Encapsulation::Vxlan)? })
     }
 
-    fn of(&self, encapsulation: Encapsulation) -> &LinkName {
+    pub(super) fn of(&self, encapsulation: Encapsulation) -> &LinkName {
         match encapsulation {
             Encapsulation::Ipip => &self.ipip,
             Encapsulation::Vxlan => &self.vxlan,

@@ -155,7 +155,7 @@ fn explained(socket: &mut Socket, name: &LinkName, entrance: Entrance, error: Ne
 }
 
 /// Whether the kernel has such devices, or a module for them: it is asked for one that nothing can be.
-fn is_known(socket: &mut Socket, encapsulation: Encapsulation) -> bool {
+pub(in crate::linux) fn is_known(socket: &mut Socket, encapsulation: Encapsulation) -> bool {
     let asked = socket.execute(vec![(messages::impossible(encapsulation), NLM_F_CREATE | NLM_F_EXCL)]);
     !matches!(asked, Err(error) if is(&error, libc::EOPNOTSUPP))
 }

@@ -168,7 +168,8 @@ pub(in crate::linux) fn is_led(route: &RouteMessage) -> bool {
     gateway(route).is_some()
 }
 
-fn gateway(route: &RouteMessage) -> Option<IpAddr> {
+/// The next hop, where it is not the destination itself.
+pub(in crate::linux) fn gateway(route: &RouteMessage) -> Option<IpAddr> {
     route.attributes.iter().find_map(|one| {
         if let RouteAttribute::Gateway(address) = one {
             links::address(address)

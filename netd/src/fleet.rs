@@ -1,0 +1,230 @@
+//! This node among others: addresses of shared ranges come from its own blocks, and routes lead to the others'.
+//!
+//! ```text
+//! netd.toml ─▶ source: list | etcd ── peers, own blocks ─┬▶ Share ─▶ owner (Node gives addresses of own blocks)
+//!                                                        ├▶ fabric (pure) ─▶ objects ─▶ settle ─▶ kernel
+//! owner: how full the blocks are ─▶ wishes (pure) ───────┴▶ source: more blocks, or fewer
+//! ```
+//!
+//! Not here: who owns which block (netd-fleet), and which packets pass (the ruleset).
+
+mod fabric;
+mod look;
+mod reload;
+mod round;
+mod settle;
+mod source;
+mod wishes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use netd_config::{FleetConfig, NetworkName, NodeConfig};
+use netd_fleet::{NodeName, Peers};
+use netd_kernel::{Encapsulation, Notice, Objects, Underlay};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+use crate::node::Share;
+pub use fabric::{Fabric, Here, Trouble, fabric, mtu_of};
+pub use round::RoundError;
+pub use settle::is_fleets;
+pub use source::FleetStartError;
+use source::Source;
+pub use wishes::{Wishes, wishes};
+
+/// How long an attach waits for a first block.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The protocol number of netd's routes.
+const OURS: u8 = 0x6e;
+
+/// The way to the fleet; cheap to clone. A node that is part of none has an empty one.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet(Option<Arc<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    name: NodeName,
+    /// `netd.toml`.
+    file: PathBuf,
+    source: Source,
+    config: watch::Sender<FleetConfig>,
+    share: watch::Sender<Share>,
+    underlay: Mutex<Underlay>,
+    state: Mutex<State>,
+    /// How full the blocks are may have changed.
+    stirred: Notify,
+    /// What stands in the kernel may have changed.
+    shaken: Notify,
+    /// Who writes what is the fleet's.
+    writing: tokio::sync::Mutex<()>,
+}
+
+/// As the last round left it.
+#[derive(Debug, Default)]
+struct State {
+    fabric: Fabric,
+    here: Here,
+    peers: Peers,
+    /// The peers were heard of since the start: what nobody has may go.
+    is_known: bool,
+    /// What the kernel refused.
+    refused: settle::Refused,
+    /// What `netd.toml` says and this netd does not follow.
+    unfollowed: Vec<String>,
+    /// When tunnels that are no longer wanted go.
+    retiring: BTreeMap<Encapsulation, Instant>,
+    /// Networks that were asked for, beside those of files.
+    asked: BTreeMap<(NetworkName, String), Instant>,
+    /// Since when blocks could go.
+    spare_since: BTreeMap<IpNet, Instant>,
+}
+
+impl Fleet {
+    /// This node's part in the fleet that its settings name; `host_name` where they do not name the node. What it holds is
+    /// usable at once, with or without the store.
+    ///
+    /// # Errors
+    /// See [`FleetStartError`].
+    pub fn start(config: &NodeConfig, file: &Path, host_name: &str) -> Result<Self, FleetStartError> {
+        let fleet = &config.fleet;
+        if !fleet.is_on() {
+            return Ok(Self::default());
+        }
+        let name = if fleet.name.is_empty() { host_name } else { &fleet.name };
+        let name = NodeName::new(name)?;
+        let mut underlay = Underlay::open(&config.link_prefix)?;
+        // The kernel is asked again in each round.
+        let here = look::here(&mut underlay, fleet, &name, &Peers::new(), BTreeSet::new()).unwrap_or_default();
+        let about = look::about(&mut underlay, fleet, &name, &here);
+        let source = Source::open(fleet, Path::new(&config.state_dir), about)?;
+        let (writing, file) = (tokio::sync::Mutex::new(()), file.to_owned());
+        Ok(Self(Some(Arc::new(Inner {
+            name,
+            file,
+            source,
+            config: watch::Sender::new(fleet.clone()),
+            share: watch::Sender::new(Share::default()),
+            underlay: Mutex::new(underlay),
+            state: Mutex::default(),
+            stirred: Notify::new(),
+            shaken: Notify::new(),
+            writing,
+        }))))
+    }
+
+    /// Whether this node is part of a fleet.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// What of the ruleset is the fleet's; `None` where there is no fleet, and nothing of one is to stand.
+    #[must_use]
+    pub fn objects(&self) -> Option<Objects> {
+        self.0.as_ref().map(|inner| inner.state().fabric.objects.clone())
+    }
+
+    /// How full the blocks are has changed.
+    pub fn stir(&self) {
+        if let Some(inner) = &self.0 {
+            inner.stirred.notify_one();
+        }
+    }
+
+    /// Looks at the notice, and after what it tells of.
+    pub fn mind(&self, notice: &Notice) {
+        let Some(inner) = &self.0 else { return };
+        let is_ours = match notice {
+            Notice::Gone(link) => {
+                let underlay = inner.underlay();
+                [Encapsulation::Ipip, Encapsulation::Vxlan].iter().any(|kind| underlay.device(*kind).as_str() == link)
+            }
+            Notice::Unrouted { to, protocol } => {
+                *protocol == OURS && inner.state().fabric.objects.contains_key(&netd_kernel::Key::Route(*to))
+            }
+            Notice::Lost => true,
+        };
+        if is_ours {
+            inner.shaken.notify_one();
+        }
+    }
+
+    /// A network of these ranges is about to get an address: waits a little for a first block, where there is none.
+    pub async fn ready(&self, network: &NetworkName, subnets: &[IpNet]) {
+        let Some(inner) = &self.0 else { return };
+        let mut share = inner.share.subscribe();
+        let lacking = |share: &Share, subnet: &IpNet| {
+            let pool = share.pools.iter().find(|pool| pool.grows && pool.range.contains(subnet))?;
+            let has = share.blocks.keys().any(|block| pool.range.contains(block));
+            (!has).then(|| pool.name.clone())
+        };
+        for subnet in subnets {
+            let Some(pool) = lacking(&share.borrow(), subnet) else { continue };
+            inner.state().asked.insert((network.clone(), pool), Instant::now());
+            inner.stirred.notify_one();
+            // Whether it came, the attach finds out.
+            drop(timeout(PATIENCE, share.wait_for(|now| lacking(now, subnet).is_none())).await);
+        }
+    }
+
+    /// A network wants an address of a pool, and there was none.
+    pub fn lacks(&self, network: &NetworkName, pool: &str) {
+        if let Some(inner) = &self.0 {
+            inner.state().asked.insert((network.clone(), pool.to_owned()), Instant::now());
+            inner.stirred.notify_one();
+        }
+    }
+
+    /// What is not as the settings want it, each with what to do.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.0.as_ref().map(|inner| inner.warnings()).unwrap_or_default()
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn underlay(&self) -> MutexGuard<'_, Underlay> {
+        self.underlay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let state = self.state();
+        let troubles = state.fabric.troubles.iter().map(|trouble| trouble.text.clone());
+        let refused: BTreeSet<String> = state.refused.values().cloned().collect();
+        let store = self.source.status().and_then(|status| self.ill(&status));
+        let unfollowed = state.unfollowed.iter().cloned();
+        let all = store.into_iter().chain(troubles).chain(refused).chain(unfollowed);
+        all.map(|text| format!("fleet: {text}")).collect()
+    }
+
+    /// What is wrong with the store, and what to do.
+    fn ill(&self, status: &netd_fleet::Status) -> Option<String> {
+        let Source::Store { endpoints, .. } = &self.source else { return None };
+        if status.is_stranger {
+            return Some(format!(
+                "the store at {endpoints} is another fleet's than the one that this node is of: it does nothing there. Correct fleet.etcd in netd.toml; or, to leave the old fleet, stop all containers and remove fleet.json from netd's state_dir"
+            ));
+        }
+        if status.is_namesake {
+            return Some(format!(
+                "another node is called {}: give this one a fleet.name of its own in netd.toml; if it replaces that node, it takes its place when that one's lease is over",
+                self.name
+            ));
+        }
+        if status.is_connected {
+            return None;
+        }
+        let why = status.error.as_deref().unwrap_or("no answer yet");
+        Some(format!(
+            "the store does not answer ({why}): this node goes on with its own blocks, and hears of no changes. See that etcd runs at {endpoints} and is reached from here"
+        ))
+    }
+}

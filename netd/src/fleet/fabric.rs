@@ -1,0 +1,242 @@
+//! From who the peers are to which kernel objects lead to them. Pure: what the kernel says of ways and links is an argument.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+use netd_config::{Encapsulation as Mode, FleetConfig, PoolConfig};
+use netd_fleet::{NodeName, NodeRecord, Peers};
+use netd_kernel::{Encapsulation, Entrance, Family, Hop, Key, Object, Objects, Path, Tunnel};
+
+/// UDP port of VXLAN (IANA).
+pub(super) const VXLAN_PORT: u16 = 4_789;
+/// Of a link that nobody knows.
+const USUAL_MTU: u32 = 1_500;
+
+/// This node, as the fabric begins at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Here {
+    /// Where the others reach it.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Its blocks.
+    pub blocks: BTreeSet<IpNet>,
+    /// The way to each peer's address that there is one to.
+    pub paths: BTreeMap<IpAddr, Path>,
+    /// Octets of its link to the others, as far as it is known without any of them.
+    pub mtu: Option<u32>,
+    /// Tunnels that others may still send by.
+    pub retiring: BTreeSet<Encapsulation>,
+}
+
+/// What should be in the kernel, and what cannot be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fabric {
+    /// All objects of the fleet.
+    pub objects: Objects,
+    /// What keeps a peer's block from being reached; without a peer, what keeps the whole.
+    pub troubles: BTreeSet<Trouble>,
+}
+
+/// Something is not as `netd.toml` wants it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Trouble {
+    /// The peer that is not reached because of it; `None`: it is about the node.
+    pub peer: Option<NodeName>,
+    /// What, and what to do.
+    pub text: String,
+}
+
+/// A tunnel that a pool wants.
+fn tunnel_of(mode: Mode) -> Option<Encapsulation> {
+    match mode {
+        Mode::Vxlan | Mode::CrossSubnet => Some(Encapsulation::Vxlan),
+        Mode::Ipip | Mode::CrossSubnetIpip => Some(Encapsulation::Ipip),
+        Mode::Direct => None,
+    }
+}
+
+/// Octets that get from a sandbox to every peer in one packet, for pools of this mode.
+#[must_use]
+pub fn mtu_of(mode: Mode, here: &Here) -> u32 {
+    let link = here.link_mtu();
+    match tunnel_of(mode) {
+        Some(kind) => link.saturating_sub(here.overhead(kind)),
+        None => link,
+    }
+}
+
+impl Here {
+    /// The least of the links to the peers.
+    fn link_mtu(&self) -> u32 {
+        self.paths.values().map(|path| path.mtu).chain(self.mtu).min().unwrap_or(USUAL_MTU)
+    }
+
+    fn overhead(&self, kind: Encapsulation) -> u32 {
+        let family = self.entrance(kind).map_or(Family::V4, |entrance| Family::of(entrance.address()));
+        kind.overhead(family)
+    }
+
+    /// Where a tunnel of this kind ends here. IPv4 is the usual one.
+    #[must_use]
+    pub fn entrance(&self, kind: Encapsulation) -> Option<Entrance> {
+        let v4 = self.addresses.iter().find_map(v4);
+        match kind {
+            Encapsulation::Ipip => v4.map(Entrance::Ipip),
+            Encapsulation::Vxlan => {
+                let any = v4.map(IpAddr::V4).or_else(|| self.addresses.first().copied());
+                any.map(|address| Entrance::Vxlan(address, VXLAN_PORT))
+            }
+        }
+    }
+
+    fn is_on_link(&self, address: IpAddr) -> bool {
+        self.paths.get(&address).is_some_and(|path| path.router.is_none())
+    }
+}
+
+fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
+    if let IpAddr::V4(v4) = address { Some(*v4) } else { None }
+}
+
+/// All objects of the fleet, as this node is to have them.
+#[must_use]
+pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
+    let mut fabric = Fabric::default();
+    for pool in &config.pools {
+        fabric.objects.insert(Key::Inside(pool.range), Object::Set);
+        // A block that is as large as its pool is reached, or is here.
+        if !here.blocks.contains(&pool.range) {
+            fabric.objects.insert(Key::Route(pool.range), Object::Hop(Hop::Nowhere));
+        }
+    }
+    let mut kinds: BTreeSet<Encapsulation> = here.retiring.clone();
+    let modes = config.pools.iter().map(|pool| config.encapsulation_of(pool));
+    kinds.extend(modes.filter(|mode| matches!(mode, Mode::Vxlan | Mode::Ipip)).filter_map(tunnel_of));
+    for peer in peers.values() {
+        fabric.objects.extend(peer.addresses.iter().map(|address| (Key::Peer(*address), Object::Set)));
+        for block in &peer.blocks {
+            match lead(config, here, peer, *block) {
+                Ok(hop) => {
+                    kinds.extend(hop.encapsulation());
+                    fabric.objects.insert(Key::Route(*block), Object::Hop(hop));
+                }
+                Err(text) => drop(fabric.troubles.insert(Trouble { peer: Some(peer.name.clone()), text })),
+            }
+        }
+    }
+    for kind in kinds {
+        fabric.tunnel(kind, here, peers);
+    }
+    fabric
+}
+
+impl Fabric {
+    fn tunnel(&mut self, kind: Encapsulation, here: &Here, peers: &Peers) {
+        let Some(entrance) = here.entrance(kind) else {
+            self.objects.retain(|_, object| !matches!(object, Object::Hop(hop) if hop.encapsulation() == Some(kind)));
+            let wanted = if kind == Encapsulation::Ipip { "an IPv4 address" } else { "an address" };
+            let text = format!(
+                "no tunnel: this node has no {} towards the others; set fleet.address in netd.toml",
+                wanted.trim_start_matches("an ")
+            );
+            self.troubles.insert(Trouble { peer: None, text });
+            return;
+        };
+        let theirs = peers.values().filter_map(|peer| peer.mtu);
+        let link = theirs.chain([here.link_mtu()]).min().unwrap_or(USUAL_MTU);
+        let mtu = link.saturating_sub(kind.overhead(Family::of(entrance.address())));
+        let addresses = addresses(kind, here);
+        self.objects.insert(Key::Tunnel(kind), Object::Tunnel(Tunnel { entrance, mtu, addresses }));
+        self.objects.insert(Key::PeersOnly(entrance), Object::Set);
+        if kind == Encapsulation::Vxlan {
+            let ends = peers.values().filter_map(|peer| same_family(peer, entrance.address()));
+            self.objects.extend(ends.map(|end| (Key::FarEnd(end), Object::Set)));
+        }
+    }
+}
+
+/// The first block's own address, of each family that the tunnel carries.
+fn addresses(kind: Encapsulation, here: &Here) -> Vec<IpAddr> {
+    let first = |is_v4: bool| here.blocks.iter().map(IpNet::network).find(|address| address.is_ipv4() == is_v4);
+    let v6 = first(false).filter(|_| kind == Encapsulation::Vxlan);
+    first(true).into_iter().chain(v6).collect()
+}
+
+fn same_family(peer: &NodeRecord, near: IpAddr) -> Option<IpAddr> {
+    peer.addresses.iter().copied().find(|address| address.is_ipv4() == near.is_ipv4())
+}
+
+/// How a peer's block is reached; or why not, and what to do.
+fn lead(config: &FleetConfig, here: &Here, peer: &NodeRecord, block: IpNet) -> Result<Hop, String> {
+    let name = &peer.name;
+    let pool = config.pools.iter().find(|pool| pool.range.contains(&block)).ok_or_else(|| {
+        format!("{name} has {block}, which is of no pool of this node; give all nodes the same pools in netd.toml")
+    })?;
+    if here.blocks.iter().any(|own| own.contains(&block) || block.contains(own)) {
+        return Err(format!("{name} has {block}, and so has this node; one of the two lists is wrong"));
+    }
+    if peer.addresses.is_empty() {
+        return Err(format!("{name} does not say where it is reached; set fleet.address in its netd.toml"));
+    }
+    let mode = config.encapsulation_of(pool);
+    let on_link = peer.addresses.iter().any(|address| fits(block, *address) && here.is_on_link(*address));
+    let kind = match mode {
+        Mode::CrossSubnet | Mode::CrossSubnetIpip if on_link => None,
+        Mode::Vxlan | Mode::Ipip | Mode::Direct | Mode::CrossSubnet | Mode::CrossSubnetIpip => tunnel_of(mode),
+    };
+    match kind {
+        None => direct(here, peer, block),
+        Some(kind) => by_tunnel(kind, here, peer, pool),
+    }
+}
+
+/// IPv4 may go by an IPv6 neighbour, not the other way round.
+fn fits(block: IpNet, gateway: IpAddr) -> bool {
+    block.addr().is_ipv4() || gateway.is_ipv6()
+}
+
+fn direct(here: &Here, peer: &NodeRecord, block: IpNet) -> Result<Hop, String> {
+    let mut may: Vec<IpAddr> = peer.addresses.iter().copied().filter(|address| fits(block, *address)).collect();
+    may.sort_by_key(|address| (!here.is_on_link(*address), address.is_ipv4() != block.addr().is_ipv4()));
+    let name = &peer.name;
+    let Some(address) = may.first().copied() else {
+        return Err(format!(
+            "{name} has no IPv6 address, and its block {block} is IPv6; add one to fleet.address in its netd.toml, or choose vxlan"
+        ));
+    };
+    match here.paths.get(&address) {
+        Some(path) => Ok(Hop::Direct(path.router.unwrap_or(address))),
+        None => Err(format!("no route of this node leads to {address} ({name}); see that its link is up")),
+    }
+}
+
+fn by_tunnel(kind: Encapsulation, here: &Here, peer: &NodeRecord, pool: &PoolConfig) -> Result<Hop, String> {
+    let name = &peer.name;
+    let wanted = match kind {
+        Encapsulation::Ipip => netd_fleet::Encapsulation::Ipip,
+        Encapsulation::Vxlan => netd_fleet::Encapsulation::Vxlan,
+    };
+    if !peer.encapsulations.is_empty() && !peer.encapsulations.contains(&wanted) {
+        let module = if kind == Encapsulation::Ipip { "ipip" } else { "vxlan" };
+        return Err(format!(
+            "{name} cannot unpack {module}, which pool {} wants: load the module there (modprobe {module}), or choose another encapsulation",
+            pool.name
+        ));
+    }
+    let Some(entrance) = here.entrance(kind) else {
+        return Err(format!("this node has no address that {name} could answer to; set fleet.address in netd.toml"));
+    };
+    match (kind, same_family(peer, entrance.address())) {
+        (Encapsulation::Ipip, Some(IpAddr::V4(address))) => Ok(Hop::Ipip(address)),
+        (Encapsulation::Vxlan, Some(address)) => Ok(Hop::Vxlan(address)),
+        (Encapsulation::Ipip | Encapsulation::Vxlan, _) => {
+            let family = if entrance.address().is_ipv4() { "IPv4" } else { "IPv6" };
+            Err(format!(
+                "{name} has no {family} address, by which this node sends; add one to fleet.address in its netd.toml"
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

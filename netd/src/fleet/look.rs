@@ -1,0 +1,70 @@
+//! What the fleet must know of this node: where others reach it, and which way leads to each of them. Asks the kernel; blocking.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netd_config::FleetConfig;
+use netd_fleet::{Encapsulation as Unpacked, NodeName, NodeRecord, Peers};
+use netd_kernel::{Encapsulation, KernelError, Path, Underlay};
+
+use super::fabric::Here;
+use super::source;
+
+/// Somebody beyond the default route: nothing is sent there (RFC 2544, RFC 5180).
+const ELSEWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1))];
+
+/// This node as it stands.
+pub(super) fn here(
+    underlay: &mut Underlay,
+    config: &FleetConfig,
+    name: &NodeName,
+    peers: &Peers,
+    blocks: BTreeSet<IpNet>,
+) -> Result<Here, KernelError> {
+    let mut paths = BTreeMap::new();
+    for address in peers.values().flat_map(|peer| peer.addresses.iter().copied()) {
+        paths.extend(underlay.path(address)?.map(|path| (address, path)));
+    }
+    let mut towards: Vec<Path> = paths.values().cloned().collect();
+    for address in source::endpoints(config).chain(ELSEWHERE) {
+        towards.extend(underlay.path(address)?);
+    }
+    let mtu = towards.iter().find(|path| path.link != "lo").map(|path| path.mtu);
+    let addresses = addresses(config, name, &towards);
+    Ok(Here { addresses, blocks, paths, mtu, retiring: BTreeSet::new() })
+}
+
+/// As the settings say; else the first of each family that the kernel would send from.
+fn addresses(config: &FleetConfig, name: &NodeName, towards: &[Path]) -> BTreeSet<IpAddr> {
+    let said = Some(&config.address.0).filter(|said| !said.is_empty());
+    let listed = || config.nodes.get(name.as_str()).map(|node| &node.address.0);
+    if let Some(said) = said.or_else(listed) {
+        return said.clone();
+    }
+    let usable = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback(),
+    };
+    let outside = |address: &IpAddr| !config.pools.iter().any(|pool| pool.range.contains(address));
+    let sources: Vec<IpAddr> =
+        towards.iter().filter_map(|path| path.source).filter(|one| usable(one) && outside(one)).collect();
+    [true, false].iter().filter_map(|is_v4| sources.iter().copied().find(|one| one.is_ipv4() == *is_v4)).collect()
+}
+
+/// What this node says of itself. Its blocks are said for it.
+pub(super) fn about(underlay: &mut Underlay, config: &FleetConfig, name: &NodeName, here: &Here) -> NodeRecord {
+    let kinds = [(Encapsulation::Ipip, Unpacked::Ipip), (Encapsulation::Vxlan, Unpacked::Vxlan)];
+    let able = kinds.into_iter().filter(|(kind, _)| underlay.can(*kind)).map(|(_, said)| said);
+    NodeRecord {
+        instance: None,
+        name: name.clone(),
+        addresses: here.addresses.clone(),
+        blocks: BTreeSet::new(),
+        encapsulations: able.chain([Unpacked::Direct]).collect(),
+        mtu: here.mtu,
+        labels: config.labels.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}

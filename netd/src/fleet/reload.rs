@@ -1,0 +1,90 @@
+//! `netd.toml` is read again when it changes: a list of nodes, and how packets get to them. What else it says of the fleet
+//! holds from the next start on, and is told.
+
+use std::fs;
+use std::io::PipeWriter;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use netd_config::{FleetConfig, NodeConfig};
+use tracing::{info, warn};
+
+use super::Inner;
+use super::source::{Source, listed};
+use crate::directories;
+
+impl Inner {
+    /// The watching ends with what is returned.
+    pub(super) fn watch_settings(self: &Arc<Self>) -> Option<PipeWriter> {
+        let folder = self.file.parent()?.to_owned();
+        let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
+        let inner = Arc::downgrade(self);
+        let read = move |_: &[PathBuf]| {
+            if let Some(inner) = inner.upgrade() {
+                inner.reload();
+            }
+        };
+        let watching = directories::watch("settings", vec![folder], read);
+        watching.inspect_err(|error| warn!(%error, "cannot watch netd.toml; a change takes a restart")).ok()
+    }
+
+    fn reload(&self) {
+        let unfollowed = match self.read() {
+            Ok(config) => self.take(config),
+            Err(error) => vec![error],
+        };
+        let mut state = self.state();
+        for text in unfollowed.iter().filter(|text| !state.unfollowed.contains(text)) {
+            warn!(text, "netd.toml");
+        }
+        state.unfollowed = unfollowed;
+    }
+
+    fn read(&self) -> Result<FleetConfig, String> {
+        let file = self.file.display();
+        let goes_on = "the fleet goes on as it last stood there";
+        let text = fs::read_to_string(&self.file).map_err(|error| format!("cannot read {file}: {error}; {goes_on}"))?;
+        let config = NodeConfig::parse(&file.to_string(), &text).map_err(|error| format!("{error}; {goes_on}"))?;
+        Ok(config.fleet)
+    }
+
+    /// Takes what can be changed while netd runs; what cannot is returned, for people.
+    fn take(&self, wanted: FleetConfig) -> Vec<String> {
+        let mut unfollowed = Vec::new();
+        let mut now = self.config.borrow().clone();
+        if wanted == now {
+            return unfollowed;
+        }
+        if let Source::List(list) = &self.source
+            && wanted.nodes != now.nodes
+            && !wanted.nodes.is_empty()
+        {
+            let taken = listed(&wanted).and_then(|nodes| Ok(list.reload(nodes)?));
+            match taken {
+                Ok(()) => now.nodes.clone_from(&wanted.nodes),
+                Err(error) => unfollowed
+                    .push(format!("{}; the nodes are those that stood there before", crate::reply::chain(&error))),
+            }
+        }
+        now.encapsulation = wanted.encapsulation;
+        for pool in &mut now.pools {
+            if let Some(other) = wanted.pools.iter().find(|other| other.name == pool.name && other.range == pool.range)
+            {
+                pool.encapsulation = other.encapsulation;
+            }
+        }
+        if wanted != now && unfollowed.is_empty() {
+            unfollowed.push(
+                "netd.toml has changed in [fleet]: pools, etcd, name, address and labels hold from the next start on (`systemctl restart netd`; running containers keep their network)"
+                    .to_owned(),
+            );
+        }
+        info!("netd.toml was read again");
+        self.config.send_if_modified(|known| {
+            let is_news = *known != now;
+            *known = now;
+            is_news
+        });
+        unfollowed
+    }
+}

@@ -1,0 +1,427 @@
+//! One round: what was heard becomes what this node may give out, what stands in the kernel, and what is wanted. And when
+//! there is to be another one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use netd_config::{FleetConfig, NetworkName, PoolConfig};
+use netd_fleet::{Status, without};
+use netd_kernel::{Encapsulation, Kernel, Key, Object, Objects, Step};
+use thiserror::Error;
+use tokio::task::JoinError;
+use tokio::time::{sleep, sleep_until};
+use tracing::{info, warn};
+
+use super::fabric::{Here, fabric, mtu_of};
+use super::settle::{Refused, fleets, rests_on, settle};
+use super::source::{self, Ears, Source};
+use super::wishes::wishes;
+use super::{Fleet, Inner, look};
+use crate::executor::ExecutorError;
+use crate::lifecycle::Lifecycle;
+use crate::networks::Networks;
+use crate::node::{BlockUse, Share, SharedPool};
+use crate::owner::{OwnerError, Snapshot};
+
+/// What comes within this is one change.
+const TOGETHER: Duration = Duration::from_millis(20);
+/// How often the ways to other nodes are looked at without being told.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Others may send by a tunnel that this node no longer wants for so long.
+const RETIRE_AFTER: Duration = Duration::from_mins(10);
+/// A block that nobody uses is kept for so long.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+/// A network that no file describes is remembered for so long.
+const ASKED_FOR: Duration = Duration::from_mins(10);
+
+/// Why a round did not end.
+#[derive(Debug, Error)]
+pub enum RoundError {
+    /// The owner said no.
+    #[error("cannot ask the owner")]
+    Owner(#[from] OwnerError),
+    /// The kernel said no.
+    #[error("cannot read or change the kernel")]
+    Executor(#[from] ExecutorError),
+    /// The kernel does not say which way leads where.
+    #[error("cannot look for the ways to other nodes")]
+    Kernel(#[from] netd_kernel::KernelError),
+    /// The worker died.
+    #[error("the worker died")]
+    Cut(#[from] JoinError),
+}
+
+impl Fleet {
+    /// What is known by now holds when this returns: addresses are given from own blocks, and routes stand.
+    ///
+    /// # Errors
+    /// See [`RoundError`].
+    pub async fn begin<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) -> Result<(), RoundError> {
+        match &self.0 {
+            Some(inner) => inner.round(lifecycle).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the fleet wants of the kernel stands, as far as the kernel lets it.
+    ///
+    /// # Errors
+    /// See [`RoundError`].
+    pub async fn mend<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) -> Result<(), RoundError> {
+        match &self.0 {
+            Some(inner) => inner.write(lifecycle).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The steps that a mending would take, but for what the kernel refused the last time.
+    #[must_use]
+    pub fn plan(&self, observed: &Objects) -> Vec<Step> {
+        let Some(inner) = &self.0 else { return Vec::new() };
+        let state = inner.state();
+        if !state.is_known {
+            return Vec::new();
+        }
+        let mut steps = netd_kernel::plan(&state.fabric.objects, &fleets(observed));
+        steps.retain(|step| {
+            let on_none = rests_on(step).is_some_and(|kind| state.refused.contains_key(&Key::Tunnel(kind)));
+            !on_none && !state.refused.contains_key(step.key())
+        });
+        steps
+    }
+
+    /// While this is held, nothing of the fleet's changes in the kernel.
+    pub async fn still(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match &self.0 {
+            Some(inner) => Some(inner.writing.lock().await),
+            None => None,
+        }
+    }
+
+    /// Follows peers, blocks and settings for ever.
+    pub async fn follow<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>, networks: &Networks) {
+        let Some(inner) = &self.0 else { return };
+        let _watching = inner.watch_settings();
+        let mut ears = inner.source.ears();
+        let (mut catalogue, mut config) = (networks.subscribe(), inner.config.subscribe());
+        loop {
+            ears.heard();
+            config.mark_unchanged();
+            if let Err(error) = inner.round(lifecycle).await {
+                warn!(error = &error as &dyn std::error::Error, "the fleet is not as it should be; netd tries again");
+            }
+            let next = Instant::now() + LOOK_EVERY;
+            loop {
+                catalogue.mark_unchanged();
+                if let Err(error) = inner.wish(lifecycle, networks).await {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(error, "the fleet is not told what this node wants; netd tries again");
+                }
+                let is_fill = tokio::select! {
+                    () = inner.stirred.notified() => true,
+                    Ok(()) = catalogue.changed() => true,
+                    () = ears.change() => false,
+                    () = inner.shaken.notified() => false,
+                    Ok(()) = config.changed() => false,
+                    () = sleep_until(next.into()) => false,
+                };
+                sleep(TOGETHER).await;
+                if !is_fill {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+impl Ears {
+    fn heard(&mut self) {
+        self.peers.mark_unchanged();
+        self.usable.mark_unchanged();
+        self.status.iter_mut().for_each(watch_receiver_heard);
+    }
+
+    async fn change(&mut self) {
+        let status = async {
+            match &mut self.status {
+                Some(status) => status.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            done = self.peers.changed() => done.is_err(),
+            done = self.usable.changed() => done.is_err(),
+            done = status => done.is_err(),
+        };
+        if ended {
+            // The source goes with its handle, and that with this task.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn watch_receiver_heard(status: &mut tokio::sync::watch::Receiver<Status>) {
+    status.mark_unchanged();
+}
+
+impl Inner {
+    async fn round<K: Kernel + 'static>(self: &Arc<Self>, lifecycle: &Lifecycle<K>) -> Result<(), RoundError> {
+        let inner = Arc::clone(self);
+        let (here, changed) = tokio::task::spawn_blocking(move || inner.look()).await??;
+        let share = self.share_of(&here);
+        if changed || *self.share.borrow() != share {
+            lifecycle.owner.share(share.clone()).await?;
+            self.share.send_if_modified(|now| {
+                let is_news = *now != share;
+                now.clone_from(&share);
+                is_news
+            });
+        }
+        self.write(lifecycle).await
+    }
+
+    /// Looks at the node, and says what should stand.
+    fn look(&self) -> Result<(Here, bool), RoundError> {
+        let is_connected = self.source.status().is_none_or(|status| status.is_connected);
+        let (peers, blocks, config) = (self.source.peers(), self.source.blocks(), self.config.borrow().clone());
+        let mut here = {
+            let mut underlay = self.underlay();
+            let here = look::here(&mut underlay, &config, &self.name, &peers, blocks)?;
+            if let Source::Store { fleet, .. } = &self.source {
+                fleet.say(look::about(&mut underlay, &config, &self.name, &here));
+            }
+            here
+        };
+        let mut state = self.state();
+        let wanted = fabric(&config, &here, &peers).objects;
+        state.retiring.retain(|kind, _| !wanted.contains_key(&Key::Tunnel(*kind)));
+        let now = Instant::now();
+        here.retiring = state.retiring.iter().filter(|(_, end)| **end > now).map(|(kind, _)| *kind).collect();
+        let fabric = fabric(&config, &here, &peers);
+        for trouble in fabric.troubles.difference(&state.fabric.troubles) {
+            warn!(trouble = trouble.text, "fleet");
+        }
+        let changed = state.here.blocks != here.blocks;
+        state.is_known |= is_connected;
+        (state.fabric, state.here, state.peers) = (fabric, here.clone(), peers);
+        Ok((here, changed))
+    }
+
+    fn share_of(&self, here: &Here) -> Share {
+        let config = self.config.borrow();
+        let status = self.source.status();
+        let pools = config.pools.iter().map(|pool| {
+            let mtu = Some(mtu_of(config.encapsulation_of(pool), here));
+            let (remedy, grows) = self.remedy(&config, pool, status.as_ref());
+            SharedPool { name: pool.name.clone(), range: pool.range, mtu, remedy, grows }
+        });
+        let pieces = |block: IpNet| {
+            let pool = config.pools.iter().find(|pool| pool.range.contains(&block));
+            without(block, pool.map_or(&BTreeSet::new(), |pool| &pool.reserved))
+        };
+        Share { pools: pools.collect(), blocks: here.blocks.iter().map(|block| (*block, pieces(*block))).collect() }
+    }
+
+    /// How this node gets more blocks, and whether they come by themselves.
+    fn remedy(&self, config: &FleetConfig, pool: &PoolConfig, status: Option<&Status>) -> (String, bool) {
+        let (Source::Store { endpoints, .. }, Some(status)) = (&self.source, status) else {
+            let text = format!("add one to fleet.nodes.{}.blocks in netd.toml, on every node", self.name);
+            return (text, false);
+        };
+        if !source::may_use(config, pool) {
+            let labels: Vec<String> = pool.nodes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let text = format!(
+                "the pool is for nodes with {}; set fleet.labels in netd.toml, or give the network another range",
+                labels.join(", ")
+            );
+            return (text, false);
+        }
+        let text = match self.ill(status) {
+            Some(ill) => format!("{ill}; then try again"),
+            None => {
+                format!("the store at {endpoints} is asked for one; try again (`netdctl block ls` shows who has which)")
+            }
+        };
+        (text, true)
+    }
+
+    async fn write<K: Kernel + 'static>(self: &Arc<Self>, lifecycle: &Lifecycle<K>) -> Result<(), RoundError> {
+        let _writing = self.writing.lock().await;
+        let (objects, is_known) = {
+            let state = self.state();
+            (state.fabric.objects.clone(), state.is_known)
+        };
+        let executor = Arc::clone(&lifecycle.executor);
+        let observed = tokio::task::spawn_blocking(move || executor.observe()).await??;
+        // The last known stay; and who is asked for by an old route may still be there.
+        if !is_known || self.retire(&objects, &observed) {
+            return Ok(());
+        }
+        let executor = Arc::clone(&lifecycle.executor);
+        let now = fleets(&observed);
+        let mut refused = tokio::task::spawn_blocking(move || settle(&executor, &objects, &now)).await??;
+        for (key, why) in &mut refused {
+            if let Some(better) = in_the_way(key, &observed) {
+                *why = better;
+            }
+        }
+        self.tell(refused);
+        let (snapshot, usage) = (lifecycle.owner.snapshot().await?, lifecycle.owner.usage().await?);
+        let stale = stale(&observed, &self.share.borrow(), &snapshot, &usage);
+        self.tidy(lifecycle, stale).await
+    }
+
+    fn tell(&self, refused: Refused) {
+        let mut state = self.state();
+        for (key, why) in refused.iter().filter(|(key, why)| state.refused.get(*key) != Some(*why)) {
+            warn!(?key, why, "the kernel refused a part of the fleet");
+        }
+        for key in state.refused.keys().filter(|key| !refused.contains_key(*key)) {
+            info!(?key, "stands now");
+        }
+        state.refused = refused;
+    }
+
+    /// A tunnel that stands and is not wanted any more goes later. Says whether there is one that nobody knew of: then what is
+    /// to stand has to be said anew.
+    fn retire(&self, objects: &Objects, observed: &Objects) -> bool {
+        let mut state = self.state();
+        let mut is_news = false;
+        for kind in [Encapsulation::Ipip, Encapsulation::Vxlan] {
+            let key = Key::Tunnel(kind);
+            if !observed.contains_key(&key) {
+                state.retiring.remove(&kind);
+            } else if !objects.contains_key(&key) && !state.retiring.contains_key(&kind) {
+                let minutes = RETIRE_AFTER.as_secs() / 60;
+                info!(?kind, minutes, "no pool wants this tunnel any more; it is kept for those that still send by it");
+                state.retiring.insert(kind, Instant::now() + RETIRE_AFTER);
+                is_news = true;
+            }
+        }
+        if is_news {
+            self.shaken.notify_one();
+        }
+        is_news
+    }
+
+    /// Takes gateways away that nobody sends to.
+    async fn tidy<K: Kernel + 'static>(
+        self: &Arc<Self>,
+        lifecycle: &Lifecycle<K>,
+        stale: Vec<(netd_config::LinkName, IpNet)>,
+    ) -> Result<(), RoundError> {
+        if !stale.is_empty() {
+            // What they were in the way of can be made now.
+            self.shaken.notify_one();
+        }
+        for (bridge, address) in stale {
+            info!(%bridge, %address, "nobody uses this gateway any more");
+            let (inner, executor) = (Arc::clone(self), Arc::clone(&lifecycle.executor));
+            tokio::task::spawn_blocking(move || {
+                inner.underlay().withdraw(&bridge, address)?;
+                executor.lost(&bridge, address);
+                Ok::<_, netd_kernel::KernelError>(())
+            })
+            .await??;
+        }
+        Ok(())
+    }
+
+    /// Asks for more blocks, or gives some back.
+    async fn wish<K: Kernel + 'static>(
+        self: &Arc<Self>,
+        lifecycle: &Lifecycle<K>,
+        networks: &Networks,
+    ) -> Result<(), RoundError> {
+        let config = self.config.borrow().clone();
+        let usage = lifecycle.owner.usage().await?;
+        let pools: Vec<String> =
+            config.pools.iter().filter(|pool| source::may_use(&config, pool)).map(|pool| pool.name.clone()).collect();
+        let wishes = wishes(&pools, &self.networks(&config, networks), &usage);
+        self.source.want(&wishes.blocks);
+        let is_list = matches!(self.source, Source::List(_));
+        let given_up: Vec<IpNet> = if is_list { Vec::new() } else { self.ripe(&wishes.spare) };
+        for block in self.ripe(&wishes.free).into_iter().chain(given_up) {
+            if !lifecycle.owner.retire(block).await? {
+                continue;
+            }
+            self.write(lifecycle).await?;
+            if wishes.spare.contains(&block) && self.source.give_up(block) {
+                info!(%block, "given back");
+            } else {
+                lifecycle.owner.unretire(block).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that were so long enough.
+    fn ripe(&self, blocks: &BTreeSet<IpNet>) -> Vec<IpNet> {
+        let mut state = self.state();
+        let now = Instant::now();
+        let since: BTreeMap<IpNet, Instant> =
+            blocks.iter().map(|block| (*block, state.spare_since.get(block).copied().unwrap_or(now))).collect();
+        let ripe = since.iter().filter(|(_, since)| now.duration_since(**since) >= KEPT_FOR);
+        let ripe = ripe.map(|(block, _)| *block).collect();
+        state.spare_since.extend(since);
+        ripe
+    }
+
+    /// Networks of files, and those that were asked for lately.
+    fn networks(&self, config: &FleetConfig, networks: &Networks) -> BTreeSet<(NetworkName, String)> {
+        let mut state = self.state();
+        state.asked.retain(|_, when| when.elapsed() < ASKED_FOR);
+        let mut all: BTreeSet<(NetworkName, String)> = state.asked.keys().cloned().collect();
+        for network in networks.snapshot().networks() {
+            let subnets = network.subnets();
+            let of = config.pools.iter().filter(|pool| subnets.iter().any(|subnet| pool.range.contains(subnet)));
+            all.extend(of.map(|pool| (network.name.clone(), pool.name.clone())));
+        }
+        all
+    }
+}
+
+/// A block that was given to a peer, while a bridge here has it still.
+fn in_the_way(key: &Key, observed: &Objects) -> Option<String> {
+    let Key::Route(to) = key else { return None };
+    let bridge = observed.iter().find_map(|(key, object)| match (key, object) {
+        (Key::Bridge(bridge), Object::Bridge(found)) if found.addresses.iter().any(|one| one.trunc() == *to) => {
+            Some(bridge)
+        }
+        _ => None,
+    })?;
+    Some(format!(
+        "{to} is a peer's now, and not reached from here while bridge {bridge} has it: restart the containers that have addresses of it"
+    ))
+}
+
+/// Addresses of the pools on our bridges that are no attachment's gateway, and no gateway of a block that is kept.
+fn stale(
+    observed: &Objects,
+    share: &Share,
+    snapshot: &Snapshot,
+    usage: &[BlockUse],
+) -> Vec<(netd_config::LinkName, IpNet)> {
+    let kept = |address: &IpNet| {
+        usage.iter().filter(|one| !one.is_leaving).any(|one| {
+            one.block == address.trunc()
+                && share.ranges(one.block).first().is_some_and(|range| range.gateway == address.addr())
+        })
+    };
+    let used = |bridge: &netd_config::LinkName, address: &IpNet| {
+        let all = snapshot.attachments.iter().chain(&snapshot.draining).filter_map(|one| one.wiring.as_ref());
+        all.into_iter().any(|wiring| wiring.bridge.as_ref() == Some(bridge) && wiring.gateways.contains(address))
+    };
+    let mut stale = Vec::new();
+    for (key, object) in observed {
+        let (Key::Bridge(bridge), Object::Bridge(found)) = (key, object) else { continue };
+        if !observed.contains_key(&Key::Admitted(bridge.clone())) {
+            continue;
+        }
+        let of_pools = found.addresses.iter().filter(|address| share.pool_at(address.addr()).is_some());
+        stale.extend(of_pools.filter(|one| !kept(one) && !used(bridge, one)).map(|one| (bridge.clone(), *one)));
+    }
+    stale
+}

@@ -1,0 +1,105 @@
+//! Makes the kernel have what the fleet wants, object by object: what it refuses keeps nothing else from standing. Blocking.
+
+use std::collections::BTreeMap;
+
+use netd_kernel::{Encapsulation, Kernel, Key, Object, Objects, Step, plan};
+
+use crate::executor::{Executor, ExecutorError};
+use crate::reply::chain;
+
+/// What the kernel refused, and why.
+pub(super) type Refused = BTreeMap<Key, String>;
+
+/// Whether the fleet says if this object is to be.
+#[must_use]
+pub fn is_fleets(key: &Key) -> bool {
+    match key {
+        Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) | Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_) => true,
+        Key::Bridge(_)
+        | Key::Filtered(_)
+        | Key::Ruleset
+        | Key::Forwarding(_)
+        | Key::Silent(_)
+        | Key::Isolated(..)
+        | Key::Deaf(_)
+        | Key::Guarded(_)
+        | Key::Itself(..)
+        | Key::Class(_)
+        | Key::Block(..)
+        | Key::Span(_)
+        | Key::Pair(..)
+        | Key::Station(..)
+        | Key::Leased(..)
+        | Key::Admitted(_)
+        | Key::Fenced(_)
+        | Key::Masquerade(..)
+        | Key::Published(_)
+        | Key::Veth(_)
+        | Key::Gateway(..)
+        | Key::Way(..)
+        | Key::Interface(..) => false,
+    }
+}
+
+/// The fleet's of all that was observed.
+pub(super) fn fleets(observed: &Objects) -> Objects {
+    observed.iter().filter(|(key, _)| is_fleets(key)).map(|(key, object)| (key.clone(), object.clone())).collect()
+}
+
+/// Takes the steps from `observed` to `desired`. What comes back stays as it was.
+///
+/// # Errors
+/// The kernel cannot be asked at all.
+pub(super) fn settle<K: Kernel>(
+    executor: &Executor<K>,
+    desired: &Objects,
+    observed: &Objects,
+) -> Result<Refused, ExecutorError> {
+    let steps = plan(desired, observed);
+    let mut refused = Refused::new();
+    let mut rest = &steps[..];
+    while !rest.is_empty() {
+        let failed = match executor.enforce(rest) {
+            Ok(()) => break,
+            Err(ExecutorError::Apply(failed)) => failed,
+            Err(error) => return Err(error),
+        };
+        // Those of its kind were refused together: which of them, they say one by one.
+        let (_, left) = rest.split_at(failed.number.min(rest.len() - 1));
+        let end = left.iter().position(|step| !is_alike(step, &left[0])).unwrap_or(left.len());
+        let (run, behind) = left.split_at(end);
+        for step in run {
+            one_by_one(executor, step, &mut refused);
+        }
+        rest = behind;
+    }
+    Ok(refused)
+}
+
+fn one_by_one<K: Kernel>(executor: &Executor<K>, step: &Step, refused: &mut Refused) {
+    if rests_on(step).is_some_and(|tunnel| refused.contains_key(&Key::Tunnel(tunnel))) {
+        // Said of its tunnel.
+        return;
+    }
+    if let Err(error) = executor.enforce(std::slice::from_ref(step)) {
+        let text = match &error {
+            // The step is of no use to people.
+            ExecutorError::Apply(error) => chain(&error.source),
+            ExecutorError::Observe(error) => chain(error),
+        };
+        refused.insert(step.key().clone(), text);
+    }
+}
+
+fn is_alike(step: &Step, first: &Step) -> bool {
+    std::mem::discriminant(step.key()) == std::mem::discriminant(first.key())
+}
+
+/// The tunnel without which there is no such object.
+pub(super) fn rests_on(step: &Step) -> Option<Encapsulation> {
+    match step {
+        Step::Create(Key::FarEnd(_), _) | Step::Replace(Key::FarEnd(_), _) => Some(Encapsulation::Vxlan),
+        Step::Create(_, Object::Hop(hop)) | Step::Replace(_, Object::Hop(hop)) => hop.encapsulation(),
+        Step::Create(..) | Step::Replace(..) | Step::Delete(_) => None,
+    }
+}

@@ -1,0 +1,182 @@
+//! Where peers and blocks come from: a list in `netd.toml`, or etcd. A gossip mesh would be a third.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use netd_config::{FleetConfig, PoolConfig};
+use netd_fleet::{
+    Discovery, EtcdSettings, Fixed, FixedError, FleetError, Hold, IdentityError, NodeName, NodeRecord, Peers, Plan,
+    PlanError, Pool, Status, TlsFiles, Wish,
+};
+use thiserror::Error;
+use tokio::sync::watch;
+
+/// Why this node cannot be part of its fleet.
+#[derive(Debug, Error)]
+pub enum FleetStartError {
+    /// Its name.
+    #[error("cannot name this node; set fleet.name in netd.toml")]
+    Name(#[from] IdentityError),
+    /// The list.
+    #[error("cannot use the list fleet.nodes in netd.toml")]
+    List(#[from] FixedError),
+    /// The pools.
+    #[error("cannot use the pools in netd.toml")]
+    Plan(#[from] PlanError),
+    /// etcd, or what this node remembers.
+    #[error(transparent)]
+    Store(#[from] FleetError),
+    /// etcd's password.
+    #[error("cannot read fleet.etcd.password_file {path}; give netd the right to read it")]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel.
+    #[error("cannot ask the kernel for the ways to other nodes")]
+    Kernel(#[from] io::Error),
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A list.
+    List(Fixed),
+    /// etcd.
+    Store {
+        /// This node's part in it.
+        fleet: Box<netd_fleet::Fleet>,
+        /// Where it is, for people.
+        endpoints: String,
+    },
+}
+
+/// What is to be heard of a source; each changes by itself.
+#[derive(Debug)]
+pub(super) struct Ears {
+    pub(super) peers: watch::Receiver<Peers>,
+    pub(super) usable: watch::Receiver<Vec<IpNet>>,
+    pub(super) status: Option<watch::Receiver<Status>>,
+}
+
+impl Source {
+    /// `about`: what is known of this node by now.
+    pub(super) fn open(config: &FleetConfig, state_dir: &Path, about: NodeRecord) -> Result<Self, FleetStartError> {
+        if config.etcd.endpoints.is_empty() {
+            return Ok(Self::List(Fixed::new(about.name, listed(config)?)?));
+        }
+        let plan = Plan::new(config.pools.iter().map(pool).collect())?;
+        let blocks = config.pools.iter().filter(|pool| may_use(config, pool)).map(|pool| (pool.name.clone(), 1));
+        let wish = Wish { plan: Some(plan), blocks: blocks.collect(), ..Wish::default() };
+        let fleet = netd_fleet::Fleet::join(settings(config)?, &state_dir.join("fleet.json"), about, wish)?;
+        Ok(Self::Store { fleet: Box::new(fleet), endpoints: config.etcd.endpoints.join(", ") })
+    }
+
+    pub(super) fn ears(&self) -> Ears {
+        match self {
+            Self::List(list) => Ears { peers: list.follow(), usable: list.usable(), status: None },
+            Self::Store { fleet, .. } => {
+                Ears { peers: fleet.follow(), usable: fleet.usable(), status: Some(fleet.status()) }
+            }
+        }
+    }
+
+    pub(super) fn peers(&self) -> Peers {
+        self.ears().peers.borrow().clone()
+    }
+
+    /// This node's blocks, whole.
+    pub(super) fn blocks(&self) -> BTreeSet<IpNet> {
+        match self {
+            Self::List(list) => list.usable().borrow().iter().copied().collect(),
+            Self::Store { fleet, .. } => fleet.blocks().memory().borrow().blocks().collect(),
+        }
+    }
+
+    pub(super) fn status(&self) -> Option<Status> {
+        match self {
+            Self::List(_) => None,
+            Self::Store { fleet, .. } => Some(fleet.status().borrow().clone()),
+        }
+    }
+
+    pub(super) fn want(&self, blocks: &BTreeMap<String, usize>) {
+        if let Self::Store { fleet, .. } = self {
+            let handle = fleet.blocks();
+            blocks.iter().for_each(|(pool, count)| handle.want(pool, *count));
+        }
+    }
+
+    /// Nobody uses the block any more. Says whether it goes; on a list it stays this node's.
+    pub(super) fn give_up(&self, block: IpNet) -> bool {
+        let Self::Store { fleet, .. } = self else { return false };
+        let handle = fleet.blocks();
+        let memory = handle.memory().borrow().clone();
+        let claim = memory.holdings.iter().find(|(_, one)| one.block == block && one.state == Hold::Confirmed);
+        claim.map(|(claim, _)| handle.give_up(*claim)).is_some()
+    }
+}
+
+/// Whether this node has the labels that the pool wants.
+pub(super) fn may_use(config: &FleetConfig, pool: &PoolConfig) -> bool {
+    pool.nodes.iter().all(|(key, value)| config.labels.get(key) == Some(value))
+}
+
+/// The addresses of etcd that are not this node's own.
+pub(super) fn endpoints(config: &FleetConfig) -> impl Iterator<Item = IpAddr> {
+    config.etcd.endpoints.iter().filter_map(|endpoint| {
+        let (_, address) = endpoint.split_once("://")?;
+        let (host, _) = address.trim_end_matches('/').rsplit_once(':')?;
+        let address: IpAddr = host.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+        Some(address).filter(|address| !address.is_loopback())
+    })
+}
+
+pub(super) fn listed(config: &FleetConfig) -> Result<Vec<NodeRecord>, FleetStartError> {
+    let node = |(name, node): (&String, &netd_config::ListedNode)| {
+        Ok(NodeRecord {
+            instance: None,
+            name: NodeName::new(name.clone())?,
+            addresses: node.address.0.clone(),
+            blocks: node.blocks.clone(),
+            encapsulations: BTreeSet::new(),
+            mtu: None,
+            labels: BTreeMap::new(),
+            version: String::new(),
+        })
+    };
+    config.nodes.iter().map(node).collect()
+}
+
+fn pool(config: &PoolConfig) -> Pool {
+    Pool {
+        name: config.name.clone(),
+        range: config.range,
+        block: config.block,
+        reserved: config.reserved.clone(),
+        labels: config.nodes.clone(),
+    }
+}
+
+fn settings(config: &FleetConfig) -> Result<EtcdSettings, FleetStartError> {
+    let etcd = &config.etcd;
+    let file = |path: &String| Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty());
+    let identity = file(&etcd.certificate).zip(file(&etcd.key));
+    let tls = file(&etcd.authority).map(|authority| TlsFiles { authority, identity });
+    let user = match file(&etcd.password_file) {
+        None => None,
+        Some(path) => {
+            let password = fs::read_to_string(&path).map_err(|source| FleetStartError::Password { path, source })?;
+            Some((etcd.user.clone(), password.trim_end_matches(['\r', '\n']).to_owned()))
+        }
+    };
+    let (endpoints, prefix) = (etcd.endpoints.clone(), etcd.prefix.clone());
+    Ok(EtcdSettings { endpoints, prefix, tls, user, lease: Duration::from_secs(etcd.lease_seconds) })
+}

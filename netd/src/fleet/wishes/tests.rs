@@ -1,0 +1,61 @@
+//! When one more block is wanted, and when one can go.
+
+use std::collections::BTreeSet;
+
+use netd_config::NetworkName;
+
+use super::{Wishes, wishes};
+use crate::node::BlockUse;
+
+fn block(block: &str, network: &str, held: u128) -> BlockUse {
+    let network = (!network.is_empty()).then(|| NetworkName::new(network).unwrap());
+    BlockUse { block: block.parse().unwrap(), pool: "a".to_owned(), network, is_leaving: false, size: 61, held }
+}
+
+fn wished(networks: &[&str], usage: &[BlockUse]) -> (usize, Vec<String>, Vec<String>) {
+    let networks: BTreeSet<_> =
+        networks.iter().map(|name| (NetworkName::new(*name).unwrap(), "a".to_owned())).collect();
+    let Wishes { blocks, spare, free } = wishes(&["a".to_owned()], &networks, usage);
+    let text = |blocks: BTreeSet<ipnet::IpNet>| blocks.iter().map(ToString::to_string).collect();
+    (blocks["a"], text(spare), text(free))
+}
+
+fn some(count: usize, spare: &[&str], free: &[&str]) -> (usize, Vec<String>, Vec<String>) {
+    let text = |blocks: &[&str]| blocks.iter().map(|block| (*block).to_owned()).collect();
+    (count, text(spare), text(free))
+}
+
+const ONE: &str = "10.4.0.0/26";
+const TWO: &str = "10.4.0.64/26";
+const THREE: &str = "10.4.0.128/26";
+
+#[test]
+fn every_network_wants_a_block_and_one_more_in_time() {
+    assert_eq!(wished(&[], &[]), some(1, &[], &[]));
+    assert_eq!(wished(&["web", "db"], &[]), some(2, &[], &[]));
+    assert_eq!(wished(&["web"], &[block(ONE, "web", 53)]), some(1, &[], &[]));
+    assert_eq!(wished(&["web"], &[block(ONE, "web", 54)]), some(2, &[], &[]));
+    assert_eq!(wished(&["web"], &[block(ONE, "web", 54), block(TWO, "", 0)]), some(2, &[], &[]));
+    assert_eq!(wished(&["web", "db"], &[block(ONE, "web", 61), block(TWO, "db", 1)]), some(3, &[], &[]));
+}
+
+#[test]
+fn what_nobody_needs_goes_but_for_the_last() {
+    assert_eq!(wished(&["web"], &[block(ONE, "web", 0)]), some(1, &[], &[]));
+    assert_eq!(wished(&["web"], &[block(ONE, "web", 20), block(TWO, "web", 0)]), some(1, &[TWO], &[]));
+    // Enough must remain.
+    assert_eq!(wished(&["web"], &[block(ONE, "web", 40), block(TWO, "web", 0)]), some(2, &[], &[]));
+    assert_eq!(
+        wished(&["web"], &[block(ONE, "web", 1), block(TWO, "", 0), block(THREE, "", 0)]),
+        some(1, &[TWO, THREE], &[])
+    );
+    assert_eq!(wished(&[], &[block(ONE, "", 0), block(TWO, "", 0)]), some(1, &[TWO], &[]));
+    let leaving = BlockUse { is_leaving: true, ..block(TWO, "", 0) };
+    assert_eq!(wished(&["web"], &[block(ONE, "web", 1), leaving]), some(1, &[], &[]));
+}
+
+#[test]
+fn a_network_that_is_gone_leaves_its_blocks_to_others() {
+    assert_eq!(wished(&["web"], &[block(ONE, "web", 1), block(TWO, "gone", 0)]), some(1, &[], &[TWO]));
+    assert_eq!(wished(&["web"], &[block(ONE, "web", 1), block(TWO, "gone", 1)]), some(2, &[], &[]));
+}

@@ -1,0 +1,226 @@
+//! Which network of this node uses which of its blocks, and what that means for who asks for an address. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netd_config::{NetworkName, Range, StaticIpam};
+
+use super::share::{self, BlockUse, Share, ShareError, SharedPool};
+use crate::attachment::{AttachmentKey, Lease};
+use crate::ipam::{Leases, Reserved};
+
+/// This node's blocks.
+#[derive(Debug, Default)]
+pub(super) struct Blocks {
+    share: Share,
+    assigned: BTreeMap<IpNet, NetworkName>,
+    /// Nothing is given out of them any more.
+    leaving: BTreeSet<IpNet>,
+}
+
+/// Where an attachment gets its addresses.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    /// One address from each.
+    pub(super) sets: Vec<Vec<Range>>,
+    /// Blocks that are its network's from now on.
+    pub(super) taken: BTreeSet<IpNet>,
+}
+
+/// Who asks, and what is known of the addresses.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) key: &'a AttachmentKey,
+    pub(super) leases: &'a Leases,
+    pub(super) reserved: &'a Reserved,
+    /// Addresses asked for.
+    pub(super) requested: &'a [IpAddr],
+}
+
+impl Blocks {
+    pub(super) fn share(&self) -> &Share {
+        &self.share
+    }
+
+    /// What is no longer this node's is not about to be given back either.
+    pub(super) fn set(&mut self, share: Share) {
+        self.leaving.retain(|block| share.blocks.contains_key(block));
+        self.share = share;
+    }
+
+    pub(super) fn assign(&mut self, block: IpNet, network: NetworkName) {
+        self.assigned.insert(block, network);
+    }
+
+    pub(super) fn unassign(&mut self, block: IpNet) {
+        self.assigned.remove(&block);
+    }
+
+    pub(super) fn assigned(&self) -> impl Iterator<Item = (IpNet, &NetworkName)> {
+        self.assigned.iter().map(|(block, network)| (*block, network))
+    }
+
+    /// From now on nothing is given out of the block.
+    pub(super) fn leave(&mut self, block: IpNet) {
+        self.leaving.insert(block);
+    }
+
+    /// It may be any network's.
+    pub(super) fn stay(&mut self, block: IpNet) {
+        self.leaving.remove(&block);
+    }
+
+    /// Blocks that are recorded as a network's, are not this node's any more, and have no holder.
+    pub(super) fn forsaken(&self, leases: &Leases) -> Vec<IpNet> {
+        let is_gone = |block: &IpNet| !self.share.blocks.contains_key(block) && held(leases, *block) == 0;
+        self.assigned.keys().copied().filter(is_gone).collect()
+    }
+
+    /// Blocks of this node that are no network's, with the network that has addresses of them from before they were so.
+    pub(super) fn settled(&self, leases: &Leases) -> BTreeMap<IpNet, NetworkName> {
+        let mut settled = BTreeMap::new();
+        for (key, address) in leases.holders() {
+            if let Some(block) = self.share.block_at(address).filter(|block| !self.assigned.contains_key(block)) {
+                settled.entry(block).or_insert_with(|| key.network.clone());
+            }
+        }
+        settled
+    }
+
+    pub(super) fn usage(&self, leases: &Leases) -> Vec<BlockUse> {
+        let of = |block: IpNet| {
+            let pool = self.share.pool_at(block.addr()).map(|pool| pool.name.clone()).unwrap_or_default();
+            BlockUse {
+                block,
+                pool,
+                network: self.assigned.get(&block).cloned(),
+                is_leaving: self.leaving.contains(&block),
+                size: share::size(&self.share.ranges(block)),
+                held: held(leases, block),
+            }
+        };
+        self.share.blocks.keys().copied().map(of).collect()
+    }
+
+    /// Addresses of a pool come from the network's own blocks only; where those are full, from one more of this node's.
+    pub(super) fn place(&self, asked: Asked<'_>, sets: &[Vec<Range>]) -> Result<Placed, ShareError> {
+        let mut placed = Placed::default();
+        let mut pools: Vec<&SharedPool> = Vec::new();
+        for set in sets {
+            let subnets: Vec<IpNet> = set.iter().map(|range| range.subnet).collect();
+            let Some(pool) = self.share.pool_of(asked.key, &subnets)? else {
+                placed.sets.push(set.clone());
+                continue;
+            };
+            if pools.contains(&pool) {
+                let ranges = sets.iter().flatten().map(|range| range.subnet.to_string()).collect::<Vec<_>>().join(", ");
+                return Err(ShareError::Mixed { key: Box::new(asked.key.clone()), pool: pool.name.clone(), ranges });
+            }
+            pools.push(pool);
+            let (set, taken) = self.place_in(asked, pool)?;
+            placed.sets.push(set);
+            placed.taken.extend(taken);
+        }
+        Ok(placed)
+    }
+
+    fn place_in(&self, asked: Asked<'_>, pool: &SharedPool) -> Result<(Vec<Range>, Option<IpNet>), ShareError> {
+        let own = self.of_network(&asked.key.network, pool);
+        let wanted = asked.requested.iter().copied().find(|address| pool.range.contains(address));
+        if let Some(address) = wanted {
+            let taken = self.claim(asked.key, pool, address)?;
+            return Ok((self.set_of(own.iter().copied().chain(taken)), taken));
+        }
+        let set = self.set_of(own.iter().copied());
+        if asked.leases.has_for(asked.key, &set, asked.reserved) {
+            return Ok((set, None));
+        }
+        match self.free_for(asked, pool) {
+            Some(block) => Ok((self.set_of(own.into_iter().chain([block])), Some(block))),
+            None => Err(self.none_left(asked.key, pool, &own)),
+        }
+    }
+
+    /// The address must be of a block that is the network's, or nobody's: then it is taken.
+    fn claim(&self, key: &AttachmentKey, pool: &SharedPool, address: IpAddr) -> Result<Option<IpNet>, ShareError> {
+        let may = |block: &IpNet| self.assigned.get(block).is_none_or(|network| *network == key.network);
+        match self.share.block_at(address).filter(|block| !self.leaving.contains(block)).filter(may) {
+            Some(block) => Ok(Some(block).filter(|block| !self.assigned.contains_key(block))),
+            None => {
+                let mut blocks = self.of_network(&key.network, pool);
+                blocks.extend(self.unassigned(pool));
+                let (pool, blocks) = (pool.name.clone(), share::listed(&blocks));
+                Err(ShareError::Beyond { key: Box::new(key.clone()), address, pool, blocks })
+            }
+        }
+    }
+
+    /// A network that names its addresses: of a pool, they must be of its own blocks, and have their prefix and gateway.
+    pub(super) fn place_fixed(
+        &self,
+        key: &AttachmentKey,
+        fixed: &StaticIpam,
+    ) -> Result<(Vec<Lease>, BTreeSet<IpNet>), ShareError> {
+        let (mut leases, mut taken) = (Vec::new(), BTreeSet::new());
+        for (address, gateway) in &fixed.addresses {
+            let mut lease = Lease { address: *address, gateway: *gateway };
+            if let Some(pool) = self.share.pool_at(address.addr()) {
+                taken.extend(self.claim(key, pool, address.addr())?);
+                if let Some(block) = self.share.block_at(address.addr()) {
+                    lease.address = IpNet::new(address.addr(), block.prefix_len()).unwrap_or(*address);
+                    lease.gateway = self.share.ranges(block).first().map(|range| range.gateway);
+                }
+            }
+            leases.push(lease);
+        }
+        Ok((leases, taken))
+    }
+
+    fn of_network(&self, network: &NetworkName, pool: &SharedPool) -> BTreeSet<IpNet> {
+        let is = |block: &IpNet| {
+            pool.range.contains(block) && self.assigned.get(block) == Some(network) && !self.leaving.contains(block)
+        };
+        self.share.blocks.keys().copied().filter(is).collect()
+    }
+
+    fn unassigned<'a>(&'a self, pool: &'a SharedPool) -> impl Iterator<Item = IpNet> + 'a {
+        let is = |block: &IpNet| {
+            pool.range.contains(block) && !self.assigned.contains_key(block) && !self.leaving.contains(block)
+        };
+        self.share.blocks.keys().copied().filter(is)
+    }
+
+    /// The block that the asker's last address is of; else one that nobody on another network might come back to.
+    fn free_for(&self, asked: Asked<'_>, pool: &SharedPool) -> Option<IpNet> {
+        let able = |block: &IpNet| asked.leases.has_for(asked.key, &self.share.ranges(*block), asked.reserved);
+        let free: Vec<IpNet> = self.unassigned(pool).filter(able).collect();
+        let held_by = |block: &IpNet, is: &dyn Fn(&AttachmentKey) -> bool| {
+            asked.leases.remembered().any(|(key, addresses)| is(key) && addresses.iter().any(|one| block.contains(one)))
+        };
+        let own = free.iter().find(|block| held_by(block, &|key| key == asked.key));
+        let networks = || free.iter().find(|block| held_by(block, &|key| key.network == asked.key.network));
+        let nobodys = || free.iter().find(|block| !held_by(block, &|key| key.network != asked.key.network));
+        own.or_else(networks).or_else(nobodys).or_else(|| free.first()).copied()
+    }
+
+    fn set_of(&self, blocks: impl Iterator<Item = IpNet>) -> Vec<Range> {
+        blocks.flat_map(|block| self.share.ranges(block)).collect()
+    }
+
+    fn none_left(&self, key: &AttachmentKey, pool: &SharedPool, own: &BTreeSet<IpNet>) -> ShareError {
+        let (key, is_transient, remedy) = (Box::new(key.clone()), pool.grows, pool.remedy.clone());
+        let pool = pool.name.clone();
+        if own.is_empty() {
+            return ShareError::NoBlock { key, pool, remedy, is_transient };
+        }
+        ShareError::Full { key, pool, blocks: share::listed(own), remedy, is_transient }
+    }
+}
+
+fn held(leases: &Leases, block: IpNet) -> u128 {
+    leases.holders().filter(|(_, address)| block.contains(address)).count() as u128
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! Addresses of a pool come from own blocks, and a network's blocks are its own.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use netd_fleet::without;
+
+use crate::attachment::{Attachment, State};
+use crate::journal::Record;
+use crate::node::tests::{WEB, wanted};
+use crate::node::{AttachError, Attached, Node, Share, ShareError, SharedPool};
+
+fn share(blocks: &[&str], reserved: &[&str]) -> Share {
+    let reserved = reserved.iter().map(|one| one.parse().unwrap()).collect();
+    let pool = |range: &str| SharedPool {
+        name: range.to_owned(),
+        range: range.parse().unwrap(),
+        mtu: Some(1_450),
+        remedy: "ask for more".to_owned(),
+        grows: true,
+    };
+    let pieces = |block: &&str| {
+        let block: IpNet = block.parse().unwrap();
+        (block, without(block, &reserved))
+    };
+    Share { pools: ["10.4.0.0/16", "fd04::/48"].map(pool).into(), blocks: blocks.iter().map(pieces).collect() }
+}
+
+fn node(blocks: &[&str]) -> Node {
+    let mut node = Node::new("nd");
+    take(&mut node, blocks);
+    node
+}
+
+fn take(node: &mut Node, blocks: &[&str]) {
+    for record in node.share(share(blocks, &[])) {
+        node.take(record);
+    }
+}
+
+fn try_attach(node: &mut Node, config: &str, container: &str) -> Result<Attachment, AttachError> {
+    let asked = wanted(config, container, 1);
+    let network = asked.key.network.clone();
+    let Attached::New { mut attachment, taken, .. } = node.attach(asked)? else { panic!("already there") };
+    for block in taken {
+        node.take(Record::Assigned(block, network.clone()));
+    }
+    attachment.state = State::Attached;
+    node.take(Record::Put(attachment.clone()));
+    Ok(*attachment)
+}
+
+fn attach(node: &mut Node, config: &str, container: &str) -> String {
+    let attachment = try_attach(node, config, container).unwrap();
+    let lease = &attachment.leases[0];
+    format!("{} by {}", lease.address, lease.gateway.unwrap())
+}
+
+fn other() -> String {
+    WEB.replace("\"web\"", "\"db\"").replace("br0", "br1")
+}
+
+#[test]
+fn blocks_are_used_one_after_the_other_each_by_one_network() {
+    let mut node = node(&["10.4.7.0/30", "10.4.8.0/30", "10.4.9.0/29"]);
+    assert_eq!(attach(&mut node, WEB, "a"), "10.4.7.2/30 by 10.4.7.1");
+    assert_eq!(attach(&mut node, &other(), "a"), "10.4.8.2/30 by 10.4.8.1");
+    assert_eq!(attach(&mut node, WEB, "b"), "10.4.9.2/29 by 10.4.9.1");
+    let full = try_attach(&mut node, &other(), "b").unwrap_err();
+    assert!(matches!(full, AttachError::Share(ShareError::Full { is_transient: true, .. })), "{full:?}");
+    let none = try_attach(&mut node, &WEB.replace("\"web\"", "\"x\""), "a").unwrap_err();
+    assert!(none.to_string().ends_with("has no block of pool 10.4.0.0/16 for its network yet: ask for more"), "{none}");
+    // The same after a restart, whatever order the networks come in.
+    let mut again = Node::replay("nd", node.records());
+    take(&mut again, &["10.4.7.0/30", "10.4.8.0/30", "10.4.9.0/29"]);
+    assert_eq!(again.usage(), node.usage());
+    assert_eq!(attach(&mut again, WEB, "c"), "10.4.9.3/29 by 10.4.9.1");
+}
+
+#[test]
+fn what_the_fleet_reserves_is_not_given_out() {
+    let mut node = Node::new("nd");
+    drop(node.share(share(&["10.4.7.0/29"], &["10.4.7.0/31", "10.4.7.4/32"])));
+    let all: Vec<String> = ["a", "b", "c"].iter().map(|name| attach(&mut node, WEB, name)).collect();
+    let by = |address: &str| format!("{address}/29 by 10.4.7.2");
+    assert_eq!(all, ["10.4.7.3", "10.4.7.5", "10.4.7.6"].map(by));
+    assert_eq!(node.usage()[0].size, 3);
+}
+
+#[test]
+fn an_interface_has_the_size_of_the_way_unless_its_network_names_one() {
+    let mut node = node(&["10.4.7.0/29"]);
+    let mtu = |attachment: Attachment| attachment.wiring.unwrap().mtu;
+    assert_eq!(mtu(try_attach(&mut node, WEB, "a").unwrap()), Some(1_450));
+    let named = WEB.replace("\"bridge\":\"br0\"", "\"bridge\":\"br0\",\"mtu\":1300");
+    assert_eq!(mtu(try_attach(&mut node, &named, "b").unwrap()), Some(1_300));
+    let apart = WEB.replace("10.4.0.0/24", "10.5.0.0/24").replace("br0", "br5");
+    assert_eq!(mtu(try_attach(&mut node, &apart, "c").unwrap()), None);
+}
+
+#[test]
+fn who_was_there_before_keeps_address_and_block() {
+    let mut node = Node::new("nd");
+    assert_eq!(attach(&mut node, WEB, "a"), "10.4.0.2/24 by 10.4.0.1");
+    assert_eq!(attach(&mut node, &other(), "b"), "10.4.0.2/24 by 10.4.0.1");
+    take(&mut node, &["10.4.0.0/26", "10.4.9.0/26"]);
+    assert_eq!(node.strays().count(), 0);
+    assert_eq!(attach(&mut node, WEB, "c"), "10.4.9.2/26 by 10.4.9.1");
+    // The block that both had is the first's.
+    let networks: BTreeMap<String, String> =
+        node.usage().into_iter().map(|one| (one.block.to_string(), one.network.unwrap().to_string())).collect();
+    assert_eq!(networks["10.4.0.0/26"], "db");
+    take(&mut node, &["10.4.9.0/26"]);
+    assert_eq!(node.strays().count(), 2);
+}
+
+#[test]
+fn a_block_goes_only_when_nobody_holds_an_address_of_it() {
+    let mut node = node(&["10.4.7.0/29", "10.4.8.0/29"]);
+    attach(&mut node, WEB, "a");
+    let [seven, eight]: [IpNet; 2] = ["10.4.7.0/29", "10.4.8.0/29"].map(|block| block.parse().unwrap());
+    assert_eq!(node.retire(seven), None);
+    assert_eq!(node.retire(eight), Some(Vec::new()));
+    // Nothing is given out of it meanwhile.
+    assert!(try_attach(&mut node, &other(), "a").is_err());
+    node.unretire(eight);
+    assert_eq!(attach(&mut node, &other(), "a"), "10.4.8.2/29 by 10.4.8.1");
+    take(&mut node, &["10.4.8.0/29"]);
+    assert_eq!(node.usage().len(), 1);
+    assert_eq!(node.strays().count(), 1);
+}
+
+#[test]
+fn an_address_that_is_asked_for_must_be_of_own_blocks() {
+    let mut node = node(&["10.4.7.0/29", "10.4.8.0/29", "10.4.9.0/29"]);
+    let asking = |address: &str| {
+        let args = format!("\"args\":{{\"cni\":{{\"ips\":[\"{address}\"]}}}},\"ipam\"");
+        WEB.replace("\"ipam\"", &args)
+    };
+    assert_eq!(attach(&mut node, &other(), "a"), "10.4.7.2/29 by 10.4.7.1");
+    assert_eq!(attach(&mut node, &asking("10.4.9.6"), "a"), "10.4.9.6/29 by 10.4.9.1");
+    for (address, container) in [("10.4.7.6", "b"), ("10.4.0.6", "c")] {
+        let refused = try_attach(&mut node, &asking(address), container).unwrap_err().to_string();
+        assert!(refused.contains("addresses from 10.4.8.0/29, 10.4.9.0/29 only"), "{refused}");
+    }
+    let fixed = WEB.replace(
+        r#""type":"host-local","ranges":[[{"subnet":"10.4.0.0/24"}]]"#,
+        r#""type":"static","addresses":[{"address":"10.4.8.4/16","gateway":"10.4.0.1"}]"#,
+    );
+    assert_eq!(attach(&mut node, &fixed, "d"), "10.4.8.4/29 by 10.4.8.1");
+}
+
+#[test]
+fn both_families_come_from_blocks_and_ranges_that_are_mixed_are_refused() {
+    let both =
+        WEB.replace("[{\"subnet\":\"10.4.0.0/24\"}]", "[{\"subnet\":\"10.4.0.0/24\"}],[{\"subnet\":\"fd04::/64\"}]");
+    let mut node = node(&["10.4.7.0/29", "fd04:0:0:7::/122"]);
+    let attachment = try_attach(&mut node, &both, "a").unwrap();
+    let addresses: Vec<String> = attachment.leases.iter().map(|lease| lease.address.to_string()).collect();
+    assert_eq!(addresses, ["10.4.7.2/29", "fd04:0:0:7::2/122"]);
+    for ranges in ["10.0.0.0/8", "10.4.0.0/15"] {
+        let refused = try_attach(&mut node, &WEB.replace("10.4.0.0/24", ranges), "b").unwrap_err();
+        assert!(matches!(refused, AttachError::Share(ShareError::Mixed { .. })), "{refused:?}");
+    }
+}

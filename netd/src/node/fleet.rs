@@ -1,0 +1,49 @@
+//! What the fleet tells the node, and what the node tells it. Blocks come and go by records, like everything that lasts.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{BlockUse, Node, Share};
+use crate::attachment::AttachmentKey;
+use crate::journal::Record;
+
+impl Node {
+    /// Takes what this node may give addresses from. What is returned is still to be recorded.
+    pub fn share(&mut self, share: Share) -> Vec<Record> {
+        self.blocks.set(share);
+        let settled = self.blocks.settled(&self.leases).into_iter();
+        let forsaken = self.blocks.forsaken(&self.leases).into_iter();
+        settled
+            .map(|(block, network)| Record::Assigned(block, network))
+            .chain(forsaken.map(Record::Unassigned))
+            .collect()
+    }
+
+    /// How much of each block of this node is used.
+    #[must_use]
+    pub fn usage(&self) -> Vec<BlockUse> {
+        self.blocks.usage(&self.leases)
+    }
+
+    /// Gives nothing out of a block any more, if nobody holds an address of it; what is returned is still to be recorded.
+    /// `None`: somebody does.
+    pub fn retire(&mut self, block: IpNet) -> Option<Vec<Record>> {
+        let found = self.usage().into_iter().find(|one| one.block == block).filter(|one| one.held == 0)?;
+        self.blocks.leave(block);
+        Some(found.network.map(|_| Record::Unassigned(block)).into_iter().collect())
+    }
+
+    /// A block that was retired may be any network's.
+    pub fn unretire(&mut self, block: IpNet) {
+        self.blocks.stay(block);
+    }
+
+    /// Attachments with addresses of a pool that are not of this node's blocks: no other node sends there.
+    pub fn strays(&self) -> impl Iterator<Item = (&AttachmentKey, IpAddr)> {
+        let share = self.blocks.share();
+        let leases = self.attachments.values().flat_map(|one| one.leases.iter().map(move |lease| (&one.key, lease)));
+        let leases = leases.map(|(key, lease)| (key, lease.address.addr()));
+        leases.filter(|(_, address)| share.pool_at(*address).is_some() && share.block_at(*address).is_none())
+    }
+}

@@ -1,0 +1,191 @@
+//! What of the fleet's pools this node may give addresses from, and which of its networks uses which block. Pure; how blocks
+//! come to this node is the fleet's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netd_config::{NetworkName, Range};
+use thiserror::Error;
+
+use crate::attachment::{AttachmentKey, Lease};
+
+/// Why the fleet lets this node give no such address.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ShareError {
+    /// There is no block yet.
+    #[error("cannot lease an address for {key}: this node has no block of pool {pool} for its network yet: {remedy}")]
+    NoBlock {
+        /// Who asked.
+        key: Box<AttachmentKey>,
+        /// Of which pool.
+        pool: String,
+        /// What to do.
+        remedy: String,
+        /// More may come without anybody's doing.
+        is_transient: bool,
+    },
+    /// All addresses of the blocks are held.
+    #[error(
+        "cannot lease an address for {key}: this node's blocks of pool {pool} have none left ({blocks}; `netdctl lease ls` \
+         names the holders): {remedy}"
+    )]
+    Full {
+        /// Who asked.
+        key: Box<AttachmentKey>,
+        /// Of which pool.
+        pool: String,
+        /// The network's blocks.
+        blocks: String,
+        /// What to do.
+        remedy: String,
+        /// More may come without anybody's doing.
+        is_transient: bool,
+    },
+    /// The asked-for address may be another node's.
+    #[error(
+        "cannot lease {address} for {key}: of pool {pool} this node gives addresses from {blocks} only; ask for one of \
+         those, or for none"
+    )]
+    Beyond {
+        /// Who asked.
+        key: Box<AttachmentKey>,
+        /// For what.
+        address: IpAddr,
+        /// Of which pool.
+        pool: String,
+        /// The blocks that the network may use.
+        blocks: String,
+    },
+    /// Some of a network's addresses are the fleet's, and some are not.
+    #[error(
+        "cannot attach {key}: its network has addresses of pool {pool} and others in one range set ({ranges}); give the \
+         network a range inside of the pool, or one outside"
+    )]
+    Mixed {
+        /// Who asked.
+        key: Box<AttachmentKey>,
+        /// Which pool.
+        pool: String,
+        /// What the network declares.
+        ranges: String,
+    },
+}
+
+/// Ranges that nodes share, and what of them is this node's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Share {
+    /// All pools.
+    pub pools: Vec<SharedPool>,
+    /// This node's blocks, each with what of it may be given out.
+    pub blocks: BTreeMap<IpNet, Vec<IpNet>>,
+}
+
+/// A range that nodes share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedPool {
+    /// Its name.
+    pub name: String,
+    /// All of its addresses.
+    pub range: IpNet,
+    /// Octets that get to every other node in one packet; `None`: as many as the kernel likes.
+    pub mtu: Option<u32>,
+    /// How this node gets more blocks of it, for people.
+    pub remedy: String,
+    /// More may come without anybody's doing.
+    pub grows: bool,
+}
+
+/// How much of a block is used, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockUse {
+    /// The block.
+    pub block: IpNet,
+    /// Its pool's name.
+    pub pool: String,
+    /// The network that uses it, if any.
+    pub network: Option<NetworkName>,
+    /// It is about to be given back.
+    pub is_leaving: bool,
+    /// Addresses that can be given out in all.
+    pub size: u128,
+    /// Those that are held.
+    pub held: u128,
+}
+
+impl Share {
+    /// The pool that these ranges lie in. `None`: they have nothing to do with the fleet.
+    pub(super) fn pool_of(&self, key: &AttachmentKey, subnets: &[IpNet]) -> Result<Option<&SharedPool>, ShareError> {
+        let touches = |pool: &&SharedPool| subnets.iter().any(|subnet| meet(pool.range, *subnet));
+        let Some(pool) = self.pools.iter().find(touches) else { return Ok(None) };
+        if subnets.iter().all(|subnet| pool.range.contains(subnet)) {
+            return Ok(Some(pool));
+        }
+        let ranges = subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Err(ShareError::Mixed { key: Box::new(key.clone()), pool: pool.name.clone(), ranges })
+    }
+
+    /// The pool that an address lies in.
+    #[must_use]
+    pub fn pool_at(&self, address: IpAddr) -> Option<&SharedPool> {
+        self.pools.iter().find(|pool| pool.range.contains(&address))
+    }
+
+    /// The block of this node that an address lies in.
+    #[must_use]
+    pub fn block_at(&self, address: IpAddr) -> Option<IpNet> {
+        self.blocks.keys().copied().find(|block| block.contains(&address))
+    }
+
+    /// What may be given out of a block.
+    #[must_use]
+    pub fn ranges(&self, block: IpNet) -> Vec<Range> {
+        self.blocks.get(&block).map_or_else(Vec::new, |pieces| ranges(block, pieces))
+    }
+
+    /// The MTU of an attachment's interface where its network names none: the least of its pools'.
+    pub(super) fn mtu_of(&self, leases: &[Lease]) -> Option<u32> {
+        leases.iter().filter_map(|lease| self.pool_at(lease.address.addr())?.mtu).min()
+    }
+}
+
+/// A block's gateway is its first address, behind the one that names it; the last of an IPv4 block is its broadcast address.
+fn ranges(block: IpNet, pieces: &[IpNet]) -> Vec<Range> {
+    let last = if block.addr().is_ipv4() { offset(block.broadcast(), -1) } else { block.broadcast() };
+    let first = offset(block.network(), 1);
+    let mut spans: Vec<(IpAddr, IpAddr)> =
+        pieces.iter().map(|piece| (piece.network().max(first), piece.broadcast().min(last))).collect();
+    spans.retain(|(start, end)| start <= end);
+    spans.sort_unstable();
+    let Some((gateway, _)) = spans.first().copied() else { return Vec::new() };
+    spans.into_iter().map(|(start, end)| Range { subnet: block, start, end, gateway }).collect()
+}
+
+/// Addresses between the ends of all ranges, without the gateway.
+pub(super) fn size(ranges: &[Range]) -> u128 {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let all = ranges.iter().map(|range| (bits(range.end) - bits(range.start)).saturating_add(1));
+    all.fold(0, u128::saturating_add).saturating_sub(1)
+}
+
+pub(super) fn meet(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other) || other.contains(&one)
+}
+
+fn offset(address: IpAddr, by: i8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().wrapping_add_signed(i32::from(by))).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().wrapping_add_signed(i128::from(by))).into(),
+    }
+}
+
+/// For people.
+pub(super) fn listed(blocks: &BTreeSet<IpNet>) -> String {
+    if blocks.is_empty() {
+        return "no block".to_owned();
+    }
+    blocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,234 @@
+//! Several nodes with the real binary in them, on one underlay.
+//!
+//! ```text
+//! sandbox eth0 ── nd… br0 [ node 1 ] up0 192.0.2.1, 2001:db8::1 ─┐
+//!                                                                m1 ── u0 [ underlay ] 192.0.2.254 ── 198.51.100.254
+//! sandbox eth0 ── nd… br0 [ node 2 ] up0 192.0.2.2, 2001:db8::2 ─┘                         (a node beyond it: 198.51.100.3)
+//! ```
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use netd_api::{Client, Tag, blocking};
+
+use super::{Space, call};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What containerd's clients have by default, with a second family.
+pub(crate) const NETWORK: &str = r#"{"cniVersion":"1.0.0","name":"bridge","type":"bridge","bridge":"br0","isGateway":true,
+    "isDefaultGateway":true,"ipMasq":true,"hairpinMode":true,
+    "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.4.0.0/24"}],[{"subnet":"fd04::/64"}]]}}"#;
+
+/// The nodes, and what is between them.
+pub(crate) struct Nodes {
+    pub(crate) underlay: Space,
+    pub(crate) all: Vec<Member>,
+}
+
+/// A node.
+pub(crate) struct Member {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) space: Space,
+    pub(crate) number: usize,
+    child: Option<Child>,
+}
+
+/// A sandbox with its addresses.
+pub(crate) struct Sandbox {
+    pub(crate) space: Space,
+    pub(crate) v4: String,
+    pub(crate) v6: String,
+    pub(crate) result: serde_json::Value,
+}
+
+fn quiet(space: &Space, link: &str) {
+    let link = link.to_owned();
+    space.run(move || fs::write(format!("/proc/sys/net/ipv6/conf/{link}/accept_dad"), "0").unwrap());
+}
+
+impl Nodes {
+    /// So many nodes on one link, without netd yet.
+    pub(crate) fn new(count: usize) -> Self {
+        let underlay = Space::new();
+        for line in ["ip link add u0 type bridge", "ip link add u1 type bridge", "ip link set lo up"] {
+            underlay.command(line);
+        }
+        for (link, v4, v6) in
+            [("u0", "192.0.2.254/24", "2001:db8::fe/64"), ("u1", "198.51.100.254/24", "2001:db8:1::fe/64")]
+        {
+            quiet(&underlay, link);
+            underlay.command(&format!("ip addr add {v4} dev {link}"));
+            underlay.command(&format!("ip addr add {v6} dev {link} nodad"));
+            underlay.command(&format!("ip link set {link} up"));
+        }
+        underlay.run(|| {
+            fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+            drop(fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0"));
+        });
+        let mut nodes = Self { underlay, all: Vec::new() };
+        (1..=count).for_each(|number| nodes.add(number, 0));
+        nodes
+    }
+
+    /// A node more: on the link of the others, or beyond the router.
+    pub(crate) fn add(&mut self, number: usize, link: usize) {
+        let space = Space::new();
+        let (at, path) = (format!("m{number}"), format!("/proc/{}/fd/{}", std::process::id(), space.fd.as_raw_fd()));
+        self.underlay.command(&format!("ip link add {at} master u{link} type veth peer name up0 netns {path}"));
+        quiet(&self.underlay, &at);
+        quiet(&space, "up0");
+        self.underlay.command(&format!("ip link set {at} up"));
+        let (v4, v6) = if link == 0 { ("192.0.2", "2001:db8:") } else { ("198.51.100", "2001:db8:1:") };
+        space.command(&format!("ip addr add {v4}.{number}/24 dev up0"));
+        space.command(&format!("ip addr add {v6}:{number}/64 dev up0 nodad"));
+        space.command("ip link set lo up");
+        space.command("ip link set up0 up");
+        space.command(&format!("ip route add default via {v4}.254"));
+        space.command(&format!("ip -6 route add default via {v6}:fe"));
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("etc")).unwrap();
+        self.all.push(Member { folder, space, number, child: None });
+    }
+
+    /// Every node with the same lines of `[fleet]`, but for its name.
+    pub(crate) fn start(&mut self, fleet: &str) {
+        for member in &mut self.all {
+            member.write(fleet);
+            member.start();
+        }
+    }
+
+    pub(crate) fn write(&self, fleet: &str) {
+        self.all.iter().for_each(|member| member.write(fleet));
+    }
+}
+
+impl Member {
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("run/netd.sock")
+    }
+
+    pub(crate) fn settings(&self) -> PathBuf {
+        self.folder.path().join("etc/netd.toml")
+    }
+
+    /// Replaces the settings as an editor does. Without lines there is no fleet.
+    pub(crate) fn write(&self, fleet: &str) {
+        let folder = self.folder.path().display();
+        let mut text = format!(
+            "run_dir = '{folder}/run'\nstate_dir = '{folder}/state'\nsocket = '{folder}/run/netd.sock'\nconf_dirs = []\ncontainerd_socket = ''\npolicies_dir = '{folder}/policies'\n",
+        );
+        if !fleet.is_empty() {
+            text += &format!("[fleet]\nname = 'n{}'\n{fleet}", self.number);
+        }
+        let draft = self.folder.path().join("etc/draft");
+        fs::write(&draft, text).unwrap();
+        fs::rename(draft, self.settings()).unwrap();
+    }
+
+    pub(crate) fn start(&mut self) {
+        let config = self.settings();
+        fs::create_dir_all(self.folder.path().join("state")).unwrap();
+        // The child is made on the namespace's thread, and inherits it.
+        let child = self.space.run(move || {
+            Command::new(env!("CARGO_BIN_EXE_netd")).arg("--config").arg(config).process_group(0).spawn().unwrap()
+        });
+        self.child = Some(child);
+        let start = Instant::now();
+        while Client::connect(&self.socket(), &[]).is_err() {
+            assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "netd ended at once");
+            assert!(start.elapsed() < PATIENCE, "netd does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// As `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(&self.socket(), &[]).unwrap()
+    }
+
+    pub(crate) fn attach(&self, container: &str) -> Sandbox {
+        self.attach_to(NETWORK, container, "").unwrap_or_else(|failure| panic!("{failure:?}"))
+    }
+
+    pub(crate) fn attach_to(
+        &self,
+        network: &str,
+        container: &str,
+        cni_args: &str,
+    ) -> Result<Sandbox, blocking::Failure> {
+        let space = Space::new();
+        space.command("ip link set lo up");
+        let client = Client::connect(&self.socket(), &[(Tag::SandboxNetns, space.fd.as_fd())]).unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), space.fd.as_raw_fd());
+        let mut request = blocking::AttachRequest::new();
+        let mut asked = call(network, container, &path);
+        asked.cni_args = cni_args.to_owned();
+        request.call = Some(asked).into();
+        let response = client.attach(&request).unwrap();
+        if let Some(failure) = response.failure.as_ref() {
+            return Err(failure.clone());
+        }
+        let result: serde_json::Value = serde_json::from_slice(&response.result).unwrap();
+        let address = |is_v6: bool| {
+            let all = result["ips"].as_array().unwrap().iter().map(|ip| ip["address"].as_str().unwrap());
+            let found = all.into_iter().find(|address| address.contains(':') == is_v6).unwrap_or_default();
+            found.split('/').next().unwrap().to_owned()
+        };
+        Ok(Sandbox { space, v4: address(false), v6: address(true), result })
+    }
+
+    pub(crate) fn detach(&self, container: &str) {
+        let mut request = blocking::DetachRequest::new();
+        request.call = Some(call(NETWORK, container, "")).into();
+        let response = self.client().detach(&request).unwrap();
+        assert!(response.failure.is_none(), "{response:?}");
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.client().status(&blocking::StatusRequest::new()).unwrap().warnings
+    }
+
+    /// Makes record and kernel agree; says what was done.
+    pub(crate) fn resync(&self, dry_run: bool) -> Vec<String> {
+        let request = blocking::ResyncRequest { dry_run, ..blocking::ResyncRequest::new() };
+        let response = self.client().resync(&request).unwrap();
+        assert!(response.failure.is_none(), "{response:?}");
+        response.steps
+    }
+
+    /// Our routes, one a line, without what does not matter.
+    pub(crate) fn routes(&self) -> String {
+        let all = ["ip -4 route show proto 110", "ip -6 route show proto 110"].map(|line| self.space.command(line));
+        all.concat()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits for what comes about by itself.
+#[track_caller]
+pub(crate) fn soon(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
