@@ -26,9 +26,9 @@ use netd_config::{FleetConfig, NetworkName, NodeConfig};
 use netd_fleet::{NodeName, Peers};
 use netd_kernel::{Encapsulation, Notice, Objects, Underlay};
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
-use crate::node::Share;
+use crate::node::{Share, ShareError};
 pub use fabric::{Fabric, Here, Trouble, fabric, mtu_of};
 pub use round::RoundError;
 pub use settle::is_fleets;
@@ -36,7 +36,7 @@ pub use source::FleetStartError;
 use source::Source;
 pub use wishes::{Wishes, wishes};
 
-/// How long an attach waits for a first block.
+/// How long an attach waits for a block.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The protocol number of netd's routes.
 const OURS: u8 = 0x6e;
@@ -48,6 +48,7 @@ pub struct Fleet(Option<Arc<Inner>>);
 #[derive(Debug)]
 struct Inner {
     name: NodeName,
+    started: Instant,
     /// `netd.toml`.
     file: PathBuf,
     source: Source,
@@ -104,6 +105,7 @@ impl Fleet {
         let (writing, file) = (tokio::sync::Mutex::new(()), file.to_owned());
         Ok(Self(Some(Arc::new(Inner {
             name,
+            started: Instant::now(),
             file,
             source,
             config: watch::Sender::new(fleet.clone()),
@@ -153,30 +155,33 @@ impl Fleet {
         }
     }
 
-    /// A network of these ranges is about to get an address: waits a little for a first block, where there is none.
-    pub async fn ready(&self, network: &NetworkName, subnets: &[IpNet]) {
-        let Some(inner) = &self.0 else { return };
-        let mut share = inner.share.subscribe();
-        let lacking = |share: &Share, subnet: &IpNet| {
-            let pool = share.pools.iter().find(|pool| pool.grows && pool.range.contains(subnet))?;
-            let has = share.blocks.keys().any(|block| pool.range.contains(block));
-            (!has).then(|| pool.name.clone())
-        };
-        for subnet in subnets {
-            let Some(pool) = lacking(&share.borrow(), subnet) else { continue };
-            inner.state().asked.insert((network.clone(), pool), Instant::now());
-            inner.stirred.notify_one();
-            // Whether it came, the attach finds out.
-            drop(timeout(PATIENCE, share.wait_for(|now| lacking(now, subnet).is_none())).await);
-        }
+    /// What this node may give addresses from, and every change of it.
+    #[must_use]
+    pub fn share(&self) -> Option<watch::Receiver<Share>> {
+        self.0.as_ref().map(|inner| inner.share.subscribe())
     }
 
-    /// A network wants an address of a pool, and there was none.
-    pub fn lacks(&self, network: &NetworkName, pool: &str) {
-        if let Some(inner) = &self.0 {
-            inner.state().asked.insert((network.clone(), pool.to_owned()), Instant::now());
-            inner.stirred.notify_one();
+    /// A network lacks a block, and asks for one since `since`: waits until this node has others than those seen. False: that
+    /// is not to be expected soon.
+    pub async fn more(
+        &self,
+        network: &NetworkName,
+        error: &ShareError,
+        (seen, since): (Option<watch::Receiver<Share>>, Instant),
+    ) -> bool {
+        let (Some(inner), Some(mut share)) = (&self.0, seen) else { return false };
+        let (ShareError::NoBlock { pool, is_transient: true, .. } | ShareError::Full { pool, is_transient: true, .. }) =
+            error
+        else {
+            return false;
+        };
+        inner.state().asked.insert((network.clone(), pool.clone()), Instant::now());
+        inner.stirred.notify_one();
+        let is_new = inner.started.elapsed() < PATIENCE;
+        if !is_new && !inner.source.status().is_some_and(|status| status.is_connected) {
+            return false;
         }
+        timeout_at((since + PATIENCE).into(), share.changed()).await.is_ok_and(|changed| changed.is_ok())
     }
 
     /// What is not as the settings want it, each with what to do.

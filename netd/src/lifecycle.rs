@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use netd_config::ContainerId;
 use netd_kernel::{Kernel, Sandbox};
@@ -21,13 +22,13 @@ use crate::attachment::{Attachment, AttachmentKey, Description, Facts, State};
 use crate::coexist::Coexist;
 use crate::executor::{Executor, ExecutorError};
 use crate::fleet::Fleet;
-use crate::node::{Attached, Extended, Extension, Follower, Wanted};
+use crate::node::{AttachError, Attached, Extended, Extension, Follower, Wanted};
 use crate::owner::{OwnerError, OwnerHandle, Renewed};
 use crate::policies::{Policies, PolicyError};
 use crate::ports::{PortError, Ports};
 use crate::reaper::Reaper;
 use crate::tombstones::{Tombstone, Tombstones};
-use crate::turns::Turns;
+use crate::turns::{Turn, Turns};
 
 /// Why a request was not carried out. What it had begun was taken back.
 #[derive(Debug, Error)]
@@ -169,12 +170,8 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     {
         let this = self.clone();
         tokio::spawn(async move {
-            let _turn = this.turns.take(&wanted.key).await;
-            // It keeps its addresses until the new one has chosen.
-            let buried = this.bury_own(&wanted.key).await?;
-            let attached = this.owner.attach(wanted).await;
-            buried.into_iter().for_each(|gone| this.reaper.take(gone));
-            match attached? {
+            let (_turn, attached) = this.reserve(wanted).await?;
+            match attached {
                 Attached::Already(attachment) => Ok(*attachment),
                 Attached::New { attachment, replaces, taken: _ } => {
                     if let Some(replaced) = replaces {
@@ -189,6 +186,31 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             }
         })
         .await?
+    }
+
+    /// Decides, with the key's turn in hand. A network that lacks a block of the fleet's waits for one, out of everybody's way.
+    async fn reserve(&self, wanted: Wanted) -> Done<(Turn, Attached)> {
+        let since = Instant::now();
+        let again = self.fleet.is_on().then(|| wanted.clone());
+        let mut next = Some(wanted);
+        loop {
+            let Some(wanted) = next.take().or_else(|| again.clone()) else { return Err(OwnerError::Stopping.into()) };
+            let (network, seen) = (wanted.key.network.clone(), self.fleet.share());
+            let turn = self.turns.take(&wanted.key).await;
+            // It keeps its addresses until the new one has chosen.
+            let buried = self.bury_own(&wanted.key).await?;
+            let attached = self.owner.attach(wanted).await;
+            buried.into_iter().for_each(|gone| self.reaper.take(gone));
+            match attached {
+                Err(OwnerError::Attach(AttachError::Share(error))) => {
+                    drop(turn);
+                    if !self.fleet.more(&network, &error, (seen, since)).await {
+                        return Err(OwnerError::from(AttachError::from(error)).into());
+                    }
+                }
+                attached => return Ok((turn, attached?)),
+            }
+        }
     }
 
     async fn make(

@@ -4,7 +4,9 @@
 
 mod rig;
 
-use rig::nodes::{Member, Nodes, Sandbox, soon};
+use std::collections::BTreeSet;
+
+use rig::nodes::{Etcd, Member, NETWORK, Nodes, Sandbox, soon};
 
 fn list(encapsulation: &str, nodes: &[usize]) -> String {
     let node = |number: &usize| {
@@ -222,4 +224,116 @@ fn a_node_that_joins_goes_on_with_what_it_has() {
     for (from, to) in [(&before[0], &again), (&again, &before[0]), (&after[0], &after[1]), (&after[1], &after[0])] {
         assert!(reaches(from, to), "{} to {}", from.v4, to.v4);
     }
+}
+
+fn stored(pools: &str) -> String {
+    format!("pools = {pools}\netcd = {{ endpoints = ['{}'], lease_seconds = 2 }}\n", Etcd::ENDPOINT)
+}
+
+/// To blocks of others.
+#[track_caller]
+fn all_have_routes(nodes: &Nodes, count: usize) {
+    soon("the routes", || nodes.all.iter().all(|node| node.routes().matches(" via ").count() == count));
+}
+
+const TRY_AGAIN: u32 = 11;
+
+fn code(failure: &netd_api::blocking::Failure) -> u32 {
+    netd_api::cni_code(failure.code.enum_value().unwrap())
+}
+
+/// They know nothing but where the store is.
+#[test]
+fn three_nodes_find_each_other_and_their_blocks_on_etcd_and_go_on_without_it() {
+    let mut nodes = Nodes::new(3);
+    let mut etcd = nodes.etcd();
+    nodes.start(&format!("pools = ['10.4.0.0/16', 'fd04::/48']\netcd = ['{}']\n", Etcd::ENDPOINT));
+    let mut sandboxes: Vec<Sandbox> = nodes.all.iter().map(|node| node.attach("web")).collect();
+    let block = |sandbox: &Sandbox| {
+        let net: ipnet::IpNet = sandbox.result["ips"][0]["address"].as_str().unwrap().parse().unwrap();
+        assert_eq!(net.prefix_len(), 26);
+        net.trunc()
+    };
+    assert_eq!(sandboxes.iter().map(block).collect::<BTreeSet<_>>().len(), 3, "two nodes share a block");
+    sandboxes.iter().for_each(|sandbox| sandbox.space.serve(80));
+    all_have_routes(&nodes, 4);
+    all_reach_each_other(&sandboxes);
+    for node in &nodes.all {
+        soon("all is well", || node.warnings().is_empty());
+        assert_eq!(node.resync(true), Vec::<String>::new());
+    }
+    // Without the store, and then without what netd has heard of it.
+    etcd.kill();
+    let routes: Vec<String> = nodes.all.iter().map(Member::routes).collect();
+    soon("it is told", || nodes.all[0].warnings().iter().any(|text| text.contains("the store does not answer")));
+    nodes.all[0].kill();
+    nodes.all[0].start();
+    sandboxes.push(nodes.all[0].attach("later"));
+    sandboxes.push(nodes.all[1].attach("later"));
+    sandboxes[3..].iter().for_each(|sandbox| sandbox.space.serve(80));
+    assert_eq!([block(&sandboxes[3]), block(&sandboxes[4])], [block(&sandboxes[0]), block(&sandboxes[1])]);
+    all_reach_each_other(&sandboxes);
+    assert_eq!(nodes.all.iter().map(Member::routes).collect::<Vec<_>>(), routes);
+    // A network that has no block yet has to wait for the store.
+    let failure = nodes.all[1].attach_to(
+        &NETWORK.replace("\"bridge\",\"type\"", "\"other\",\"type\"").replace("br0", "br1"),
+        "x",
+        "",
+    );
+    let failure = failure.map(|sandbox| sandbox.v4).unwrap_err();
+    for words in ["10.4.0.0/16", Etcd::ENDPOINT, "try again"] {
+        assert!(failure.message.contains(words), "{words}: {failure:?}");
+    }
+    assert_eq!(code(&failure), TRY_AGAIN);
+    etcd.start(&nodes.underlay);
+    soon("all is well again", || nodes.all.iter().all(|node| node.warnings().is_empty()));
+    all_reach_each_other(&sandboxes);
+}
+
+#[test]
+fn a_node_that_dies_takes_its_routes_along_and_has_its_blocks_again() {
+    let mut nodes = Nodes::new(3);
+    let _etcd = nodes.etcd();
+    nodes.start(&stored("['10.4.0.0/16', 'fd04::/48']"));
+    let sandboxes: Vec<Sandbox> = nodes.all.iter().map(|node| node.attach("web")).collect();
+    sandboxes.iter().for_each(|sandbox| sandbox.space.serve(80));
+    all_have_routes(&nodes, 4);
+    all_reach_each_other(&sandboxes);
+    let before: Vec<String> = nodes.all.iter().map(Member::routes).collect();
+    nodes.all[2].kill();
+    soon("its routes are gone", || nodes.all[..2].iter().all(|node| !node.routes().contains("via 192.0.2.3")));
+    assert!(sandboxes[0].space.hears(&format!("{}:80", sandboxes[2].v4)).is_err());
+    nodes.all[2].start();
+    soon("its routes are there", || nodes.all.iter().map(Member::routes).collect::<Vec<_>>() == before);
+    all_reach_each_other(&sandboxes);
+    assert_eq!(nodes.all[2].attach("again").result["ips"][0]["gateway"], sandboxes[2].result["ips"][0]["gateway"]);
+}
+
+/// More are asked for before the last one is full; a second network has blocks of its own.
+#[test]
+fn a_node_that_grows_has_more_blocks() {
+    let mut nodes = Nodes::new(2);
+    let _etcd = nodes.etcd();
+    nodes.start(&stored("[{ range = '10.4.0.0/20', block = 29 }, { range = 'fd04::/48', block = 125 }]"));
+    let other = NETWORK.replace("\"bridge\",\"type\"", "\"other\",\"type\"").replace("br0", "br1");
+    let mut sandboxes = Vec::new();
+    for number in 0..12 {
+        for (node, network) in [(0, NETWORK), (0, &other), (1, NETWORK)] {
+            let made = nodes.all[node].attach_to(network, &format!("c{number}"), "");
+            sandboxes.push(made.unwrap_or_else(|failure| panic!("{failure:?}")));
+        }
+    }
+    let distinct: BTreeSet<&str> = sandboxes.iter().map(|sandbox| sandbox.v4.as_str()).collect();
+    assert_eq!(distinct.len(), sandboxes.len());
+    // The first and the last of each network, in blocks of their own.
+    let ends: Vec<Sandbox> = {
+        let all = sandboxes.len();
+        sandboxes.into_iter().enumerate().filter(|(at, _)| *at < 3 || *at >= all - 3).map(|(_, one)| one).collect()
+    };
+    ends.iter().for_each(|sandbox| sandbox.space.serve(80));
+    // 12 addresses, 5 or 6 to a block: three blocks and two to the second node; twice as many to the first.
+    soon("the routes", || {
+        nodes.all[0].routes().matches(" via ").count() >= 5 && nodes.all[1].routes().matches(" via ").count() >= 10
+    });
+    all_reach_each_other(&ends);
 }

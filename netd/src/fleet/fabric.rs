@@ -76,6 +76,16 @@ impl Here {
         kind.overhead(family)
     }
 
+    /// While a link is down, its address and its size are those that they were: what leads by it must not be made anew.
+    #[must_use]
+    pub fn or_as(mut self, before: &Self) -> Self {
+        let lost = |address: &&IpAddr| !self.addresses.iter().any(|one| one.is_ipv4() == address.is_ipv4());
+        let lost: Vec<IpAddr> = before.addresses.iter().filter(lost).copied().collect();
+        self.addresses.extend(lost);
+        self.mtu = self.mtu.or(before.mtu);
+        self
+    }
+
     /// Where a tunnel of this kind ends here. IPv4 is the usual one.
     #[must_use]
     pub fn entrance(&self, kind: Encapsulation) -> Option<Entrance> {

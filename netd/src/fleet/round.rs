@@ -186,9 +186,10 @@ impl Inner {
     fn look(&self) -> Result<(Here, bool), RoundError> {
         let is_connected = self.source.status().is_none_or(|status| status.is_connected);
         let (peers, blocks, config) = (self.source.peers(), self.source.blocks(), self.config.borrow().clone());
+        let before = self.state().here.clone();
         let mut here = {
             let mut underlay = self.underlay();
-            let here = look::here(&mut underlay, &config, &self.name, &peers, blocks)?;
+            let here = look::here(&mut underlay, &config, &self.name, &peers, blocks)?.or_as(&before);
             if let Source::Store { fleet, .. } = &self.source {
                 fleet.say(look::about(&mut underlay, &config, &self.name, &here));
             }

@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use ipnet::IpNet;
 use netd_api::Descriptors;
 use netd_api::v1::{Call, Failure, FailureCode};
 use netd_config::{CniResult, ConfigErrors, ContainerId, Dns, Document, IngressPolicy, Ipam, LinkName, Stanza, Tuning};
@@ -15,8 +14,7 @@ use netd_kernel::{Interface, Kernel, Key, LinkSettings, Object, Sandbox, Step};
 use super::Service;
 use crate::attachment::{Attachment, AttachmentKey, Description, LabelState, State};
 use crate::ipam::Reserved;
-use crate::lifecycle::LifecycleError;
-use crate::node::{AttachError, Extension, Follower, ShareError, Wanted, What, settings_of};
+use crate::node::{Extension, Follower, Wanted, What, settings_of};
 use crate::owner::OwnerError;
 use crate::reply::{config_failure, encode, failure, lifecycle_failure, refusal, result};
 
@@ -77,21 +75,14 @@ impl<K: Kernel + 'static> Service<K> {
         ipam: &Ipam,
         dns: Option<Dns>,
     ) -> Answer<CniResult> {
-        self.lifecycle.fleet.ready(&key.network, &declared(ipam)).await;
         let sandbox = self.sandbox(asked)?;
         let reserved = self.reserved(&key, ipam, asked.descriptors)?;
-        let network = key.network.clone();
         let (label_state, answer) = self.ask_for_labels(asked);
         let netns_path = asked.call.netns_path.clone();
         let wanted =
             Wanted { key, netns: sandbox.id, netns_path, what, reserved, label_state, extra: asked.extra.is_some() };
         let attached = self.lifecycle.attach_asking(wanted, sandbox, answer).await;
-        let attachment = attached.map_err(|error| {
-            if let Some(pool) = lacking(&error) {
-                self.lifecycle.fleet.lacks(&network, pool);
-            }
-            lifecycle_failure(&error)
-        })?;
+        let attachment = attached.map_err(|error| lifecycle_failure(&error))?;
         if attachment.is_pending() {
             self.runtime.ask_again(&self.lifecycle, &attachment.key.container);
         }
@@ -297,24 +288,6 @@ fn previous(document: &Document) -> Answer<CniResult> {
     document.prev_result.clone().ok_or_else(|| {
         refusal(FailureCode::INVALID_CONFIG, "Required prevResult missing: this plugin follows another in a chain")
     })
-}
-
-/// The ranges that a section names.
-fn declared(ipam: &Ipam) -> Vec<IpNet> {
-    match ipam {
-        Ipam::None => Vec::new(),
-        Ipam::HostLocal(host_local) => host_local.range_sets.iter().flatten().map(|range| range.subnet).collect(),
-        Ipam::Static(fixed) => fixed.addresses.iter().map(|(address, _)| address.trunc()).collect(),
-    }
-}
-
-/// The pool of which more would have helped.
-fn lacking(error: &LifecycleError) -> Option<&str> {
-    let LifecycleError::Owner(OwnerError::Attach(AttachError::Share(error))) = error else { return None };
-    match error {
-        ShareError::NoBlock { pool, .. } | ShareError::Full { pool, .. } => Some(pool),
-        ShareError::Beyond { .. } | ShareError::Mixed { .. } => None,
-    }
 }
 
 /// The addresses that a result gives to the sandbox's interface. One without an interface is taken to be its.

@@ -104,6 +104,13 @@ impl Nodes {
         }
     }
 
+    /// A store on the underlay; it ends with what is returned.
+    pub(crate) fn etcd(&self) -> Etcd {
+        let mut etcd = Etcd { folder: tempfile::tempdir().unwrap(), child: None };
+        etcd.start(&self.underlay);
+        etcd
+    }
+
     pub(crate) fn write(&self, fleet: &str) {
         self.all.iter().for_each(|member| member.write(fleet));
     }
@@ -214,6 +221,46 @@ impl Member {
     pub(crate) fn routes(&self) -> String {
         let all = ["ip -4 route show proto 110", "ip -6 route show proto 110"].map(|line| self.space.command(line));
         all.concat()
+    }
+}
+
+/// One real member.
+pub(crate) struct Etcd {
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Etcd {
+    pub(crate) const ENDPOINT: &str = "http://192.0.2.254:2379";
+
+    pub(crate) fn start(&mut self, underlay: &Space) {
+        let folder = self.folder.path().to_owned();
+        let child = underlay.run(move || {
+            let log = fs::File::create(folder.join("log")).unwrap();
+            let mut command = Command::new(netd_rig::parts::etcd().unwrap());
+            command.args(["--name", "m", "--data-dir"]).arg(folder.join("data"));
+            command.args(["--listen-client-urls", Self::ENDPOINT, "--advertise-client-urls", Self::ENDPOINT]);
+            let peer = "http://192.0.2.254:2380";
+            command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]);
+            command.args(["--initial-cluster", &format!("m={peer}"), "--logger", "zap"]);
+            command.stdout(std::process::Stdio::null()).stderr(log).process_group(0).spawn().unwrap()
+        });
+        self.child = Some(child);
+        let listens = || underlay.run(|| std::net::TcpStream::connect("192.0.2.254:2379").is_ok());
+        soon("etcd listens", listens);
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 

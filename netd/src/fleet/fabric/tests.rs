@@ -158,3 +158,13 @@ fn a_block_as_large_as_its_pool_is_reached_or_is_here() {
     let hop = Object::Hop(Hop::Vxlan("192.0.2.2".parse().unwrap()));
     assert_eq!(found.get(&Key::Route("10.4.0.0/16".parse().unwrap())), Some(&hop));
 }
+
+#[test]
+fn a_link_that_is_down_changes_neither_address_nor_size() {
+    let before = here(&BOTH);
+    let down = Here { blocks: before.blocks.clone(), ..Here::default() }.or_as(&before);
+    assert_eq!((&down.addresses, down.mtu), (&before.addresses, before.mtu));
+    let moved = Here { addresses: ["192.0.2.11".parse().unwrap()].into(), mtu: Some(9_000), ..Here::default() };
+    let addresses: Vec<String> = moved.or_as(&before).addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["192.0.2.11", "2001:db8::1"]);
+}
