@@ -2,6 +2,7 @@
 
 mod coexist;
 mod fabric;
+mod flows;
 mod inside;
 mod interface;
 mod messages;
@@ -52,6 +53,7 @@ pub struct LinuxKernel {
     ruleset: Ruleset,
     entrant: Entrant,
     tunnels: fabric::Names,
+    flows: flows::Flows,
     has_ipv6: bool,
 }
 
@@ -65,7 +67,8 @@ impl LinuxKernel {
         let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
         let ruleset = Ruleset::open(instance, link_prefix)?;
         let tunnels = fabric::Names::new(link_prefix)?;
-        Ok(Self { socket: Mutex::new(Socket::open()?), ruleset, entrant: Entrant::start()?, tunnels, has_ipv6 })
+        let (socket, flows) = (Mutex::new(Socket::open()?), flows::Flows::open()?);
+        Ok(Self { socket, ruleset, entrant: Entrant::start()?, tunnels, flows, has_ipv6 })
     }
 
     /// Tells who takes parts of our tables away, from now on, in the calling thread's network namespace. `None` where the
@@ -297,6 +300,9 @@ impl Kernel for LinuxKernel {
 
     fn forget(&self, address: IpAddr, bridge: Option<&LinkName>) -> Result<(), KernelError> {
         bridge.map_or(Ok(()), |bridge| self.forget_neighbour(address, bridge))?;
+        if address.is_ipv6() {
+            return self.flows.forget(address);
+        }
         self.ruleset.forget(&[conntrack::forget(address, End::Opener), conntrack::forget(address, End::Answerer)])
     }
 

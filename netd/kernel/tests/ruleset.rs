@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 
 use netd_config::{LinkName, Protocol};
@@ -213,19 +213,20 @@ fn the_next_netd_takes_it_over() {
 
 /// UDP connections to ports 53 and 54, as `opener > answerer:port`.
 fn connections(socket: &mut Socket) -> BTreeSet<String> {
-    let bodies = [53, 54].map(|port| {
-        let [of_v4, _] = conntrack::forget_udp_port(port);
-        socket.read_netfilter(&conntrack::list(&of_v4), false).unwrap()
-    });
+    let requests = [53, 54].into_iter().flat_map(conntrack::forget_udp_port);
+    let bodies: Vec<_> =
+        requests.map(|request| socket.read_netfilter(&conntrack::list(&request), false).unwrap()).collect();
     bodies.iter().flatten().map(|body| opened(body).unwrap()).collect()
 }
 
 fn opened(body: &[u8]) -> Option<String> {
     let tuple = attribute(body, 1)?;
     let (addresses, ports) = (attribute(tuple, 1)?, attribute(tuple, 2)?);
-    let address = |kind| attribute(addresses, kind)?.first_chunk().map(|octets: &[u8; 4]| IpAddr::from(*octets));
+    let v4 = |kind| attribute(addresses, kind)?.first_chunk().map(|octets: &[u8; 4]| IpAddr::from(*octets));
+    let v6 = |kind| attribute(addresses, kind)?.first_chunk().map(|octets: &[u8; 16]| IpAddr::from(*octets));
     let port = u16::from_be_bytes(*attribute(ports, 3)?.first_chunk()?);
-    Some(format!("{} > {}:{port}", address(1)?, address(2)?))
+    let [from, to] = [(1, 3), (2, 4)].map(|(short, long)| v4(short).or_else(|| v6(long)));
+    Some(format!("{} > {}", from?, SocketAddr::new(to?, port)))
 }
 
 #[test]
@@ -233,24 +234,27 @@ fn connections_of_an_address_and_of_a_port_are_forgotten_and_no_others() {
     on_a_node(|| {
         let kernel = kernel();
         kernel.apply(&plan(&objects(), &Objects::new()), None).unwrap();
-        for line in ["link set lo up", "address add 10.4.0.2/32 dev lo", "address add 10.4.0.3/32 dev lo"] {
+        let own = ["10.4.0.2/32", "10.4.0.3/32", "fd00::2/128", "fd00::3/128"];
+        let lines = own.map(|address| format!("address add {address} dev lo"));
+        for line in ["link set lo up".to_owned()].into_iter().chain(lines) {
             assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success());
         }
-        for (source, destination) in [
-            ("10.4.0.2", "10.4.0.3:53"),
-            ("10.4.0.3", "10.4.0.2:53"),
-            ("10.4.0.3", "10.4.0.3:53"),
-            ("10.4.0.3", "10.4.0.3:54"),
-        ] {
-            UdpSocket::bind((source, 0)).unwrap().send_to(b"?", destination).unwrap();
+        for (gone, stays) in [("10.4.0.2", "10.4.0.3"), ("fd00::2", "fd00::3")] {
+            let at = |address: &str, port: u16| SocketAddr::new(address.parse().unwrap(), port);
+            for (source, destination) in
+                [(gone, at(stays, 53)), (stays, at(gone, 53)), (stays, at(stays, 53)), (stays, at(stays, 54))]
+            {
+                UdpSocket::bind((source, 0)).unwrap().send_to(b"?", destination).unwrap();
+            }
+            let mut socket = Socket::open_netfilter().unwrap();
+            assert_eq!(connections(&mut socket).len(), 4, "{gone}");
+            kernel.forget(gone.parse().unwrap(), None).unwrap();
+            let left = [53, 54].map(|port| format!("{stays} > {}", at(stays, port)));
+            assert_eq!(connections(&mut socket), left.clone().into());
+            kernel.forget_port(53).unwrap();
+            assert_eq!(connections(&mut socket), [left[1].clone()].into());
+            kernel.forget_port(54).unwrap();
         }
-        let mut socket = Socket::open_netfilter().unwrap();
-        assert_eq!(connections(&mut socket).len(), 4);
-        kernel.forget("10.4.0.2".parse().unwrap(), None).unwrap();
-        let left = ["10.4.0.3 > 10.4.0.3:53", "10.4.0.3 > 10.4.0.3:54"];
-        assert_eq!(connections(&mut socket), left.map(str::to_owned).into());
-        kernel.forget_port(53).unwrap();
-        assert_eq!(connections(&mut socket), [left[1].to_owned()].into());
     });
 }
 

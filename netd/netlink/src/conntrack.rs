@@ -103,6 +103,12 @@ pub fn all() -> Request {
     Request { kind: GET, flags: 0, family: 0, resource: 0, body: Attributes::new() }
 }
 
+/// Asks for all flows of the address' version; each is read by [`read`].
+#[must_use]
+pub fn all_of(address: IpAddr) -> Request {
+    Request { family: if address.is_ipv4() { 2 } else { 10 }, ..all() }
+}
+
 /// A flow in the answer to [`all`]: as it was opened, and as it is answered. `body` follows the netfilter header.
 #[must_use]
 pub fn read(body: &[u8]) -> Option<(Tuple, Tuple)> {
