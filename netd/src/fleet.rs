@@ -8,12 +8,14 @@
 //!
 //! Not here: who owns which block (netd-fleet), and which packets pass (the ruleset).
 
+mod check;
 mod fabric;
 mod look;
 mod reload;
 mod round;
 mod settle;
 mod source;
+mod told;
 mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +72,8 @@ struct State {
     fabric: Fabric,
     here: Here,
     peers: Peers,
+    /// What this node can unpack.
+    able: BTreeSet<netd_fleet::Encapsulation>,
     /// The peers were heard of since the start: what nobody has may go.
     is_known: bool,
     /// What the kernel refused.

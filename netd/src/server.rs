@@ -2,6 +2,7 @@
 
 mod attach;
 mod describe;
+mod fleet;
 mod networks;
 mod policies;
 
@@ -10,11 +11,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use netd_api::v1::{
-    self, ApplyPoliciesRequest, ApplyPoliciesResponse, AttachRequest, AttachResponse, CheckRequest, CheckResponse,
-    DeletePolicyRequest, DeletePolicyResponse, DescribeRequest, DescribeResponse, DetachRequest, DetachResponse,
-    DropsRequest, DropsResponse, FailureCode, GcRequest, GcResponse, ListRequest, ListResponse, NetworksRequest,
-    NetworksResponse, PoliciesRequest, PoliciesResponse, ReachRequest, ReachResponse, ReleaseRequest, ReleaseResponse,
-    ResyncRequest, ResyncResponse, StatusRequest, StatusResponse, TestPolicyRequest, TestPolicyResponse,
+    self, ApplyPoliciesRequest, ApplyPoliciesResponse, AttachRequest, AttachResponse, CheckPeersRequest,
+    CheckPeersResponse, CheckRequest, CheckResponse, DeletePolicyRequest, DeletePolicyResponse, DescribeRequest,
+    DescribeResponse, DetachRequest, DetachResponse, DropsRequest, DropsResponse, FailureCode, FleetRequest,
+    FleetResponse, GcRequest, GcResponse, ListRequest, ListResponse, NetworksRequest, NetworksResponse,
+    PoliciesRequest, PoliciesResponse, ReachRequest, ReachResponse, ReleaseRequest, ReleaseResponse, ResyncRequest,
+    ResyncResponse, StatusRequest, StatusResponse, TestPolicyRequest, TestPolicyResponse,
 };
 use netd_config::{Document, Mode, PortMapping};
 use netd_kernel::Kernel;
@@ -204,6 +206,22 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
             .drops_call(request)
             .await
             .unwrap_or_else(|failed| DropsResponse { failure: Some(failed).into(), ..DropsResponse::new() }))
+    }
+
+    async fn fleet(&self, _: &TtrpcContext, _: FleetRequest) -> Served<FleetResponse> {
+        Ok(self
+            .fleet_call()
+            .await
+            .unwrap_or_else(|failed| FleetResponse { failure: Some(failed).into(), ..FleetResponse::new() }))
+    }
+
+    async fn check_peers(&self, _: &TtrpcContext, request: CheckPeersRequest) -> Served<CheckPeersResponse> {
+        let mut response = CheckPeersResponse::new();
+        match self.check_peers_call(request).await {
+            Ok(peers) => response.peers = peers,
+            Err(failed) => response.failure = Some(failed).into(),
+        }
+        Ok(response)
     }
 
     async fn networks(&self, _: &TtrpcContext, _: NetworksRequest) -> Served<NetworksResponse> {

@@ -58,6 +58,19 @@ fn sandboxes_of_three_nodes_reach_each_other_in_vxlan() {
         assert_eq!(node.warnings(), Vec::<String>::new());
         assert_eq!(node.resync(true), Vec::<String>::new());
     }
+    let fleet = nodes.all[0].fleet();
+    let told: Vec<String> = fleet.nodes.iter().map(|node| format!("{} {}", node.name, node.state)).collect();
+    assert_eq!(told, ["n1 here", "n2 present", "n3 present"]);
+    let ways: Vec<String> =
+        fleet.nodes[1].routes.iter().map(|one| format!("{} {} {}", one.block, one.by, one.to)).collect();
+    assert_eq!(ways, ["10.4.2.0/24 vxlan 192.0.2.2", "fd04:0:0:2::/64 vxlan 192.0.2.2"]);
+    let own: Vec<String> =
+        fleet.blocks.iter().filter(|one| one.node == "n1").map(|one| format!("{} {}", one.network, one.held)).collect();
+    assert_eq!((fleet.blocks.len(), own), (6, vec!["bridge 1".to_owned(); 2]));
+    for check in nodes.all[0].check("") {
+        assert!(check.routed && check.answered && check.troubles.is_empty(), "{check:?}");
+        assert_eq!((check.mtu, check.wanted_mtu, check.encapsulated.as_str()), (1_450, 1_450, "yes"), "{check:?}");
+    }
     // What stands goes on without netd, and netd finds it as it was.
     nodes.all[0].kill();
     all_reach_each_other(&sandboxes);
@@ -75,6 +88,10 @@ fn sandboxes_reach_each_other_directly_and_a_list_that_changes_is_followed() {
     assert_eq!(mtu(&sandboxes[0]), 1_500);
     all_reach_each_other(&sandboxes);
     assert!(!nodes.all[0].space.command("ip -o link").contains("nd-"), "no pool wants a tunnel");
+    for check in nodes.all[0].check("n2") {
+        assert!(check.answered && check.troubles.is_empty(), "{check:?}");
+        assert_eq!((check.mtu, check.encapsulated.as_str(), check.by.as_str()), (1_500, "no", "direct"), "{check:?}");
+    }
     let routes = |nodes: &Nodes| nodes.all.iter().map(Member::routes).collect::<Vec<_>>();
     let before = routes(&nodes);
     let whole = before[0].clone();
@@ -336,4 +353,33 @@ fn a_node_that_grows_has_more_blocks() {
         nodes.all[0].routes().matches(" via ").count() >= 5 && nodes.all[1].routes().matches(" via ").count() >= 10
     });
     all_reach_each_other(&ends);
+}
+
+/// Links of different sizes, and one on the way that is narrower than both ends know.
+#[test]
+fn the_largest_packet_that_can_pass_is_found() {
+    let mut nodes = Nodes::new(2);
+    nodes.all[0].space.command("ip link set up0 mtu 1400");
+    nodes.underlay.command("ip link set m1 mtu 1400");
+    nodes.start(&list("vxlan", &[1, 2]));
+    let sandboxes: Vec<Sandbox> = nodes.all.iter().map(|node| node.attach("web")).collect();
+    assert_eq!(sandboxes.iter().map(mtu).collect::<Vec<_>>(), [1_350, 1_450]);
+    let check = nodes.all[0].check("n2");
+    assert!(
+        check.iter().all(|one| (one.mtu, one.wanted_mtu) == (1_350, 1_350) && one.troubles.is_empty()),
+        "{check:?}"
+    );
+    nodes.underlay.command("ip link set m2 mtu 1300");
+    let check = nodes.all[0].check("n2");
+    let v4 = &check[0];
+    // A bridge leaves room for a VLAN's tag (`is_skb_forwardable`), so four octets more may pass.
+    assert!((1_250..=1_254).contains(&v4.mtu) && v4.wanted_mtu == 1_350, "{check:?}");
+    assert!(check[1].troubles.iter().any(|text| text.contains("nor do those of 1280")), "{check:?}");
+    assert!(v4.troubles.iter().any(|text| text.contains("narrower than both ends say")), "{check:?}");
+    nodes.all[1].space.command("ip link set up0 down");
+    let check = nodes.all[0].check("n2");
+    assert!(
+        check.iter().all(|one| !one.answered && one.troubles.iter().any(|text| text.contains("UDP port 4789"))),
+        "{check:?}"
+    );
 }

@@ -58,7 +58,7 @@ macro_rules! calls {
         /// The messages that the client sends and gets.
         pub mod blocking {
             pub use super::messages::{
-                Attachment, Call, Dropped, Failure, Firewall, Network, Policy, PolicyFile, PolicyName, PublishedPort, Reachable, Reason,
+                Attachment, Call, Dropped, Failure, Firewall, FleetBlock, FleetNode, FleetRoute, Network, PeerCheck, Policy, PolicyFile, PolicyName, PublishedPort, Reachable, Reason,
                 $($request, $response),*
             };
         }
@@ -82,4 +82,6 @@ calls! {
     test_policy TestPolicy(TestPolicyRequest) -> TestPolicyResponse: "Whether a connection is allowed, and why.";
     reach Reach(ReachRequest) -> ReachResponse: "Who reaches whom.";
     drops Drops(DropsRequest) -> DropsResponse: "The last denied packets.";
+    fleet Fleet(FleetRequest) -> FleetResponse: "The nodes that share ranges with this one, and their blocks.";
+    check_peers CheckPeers(CheckPeersRequest) -> CheckPeersResponse: "Whether other nodes are reached, and how.";
 }

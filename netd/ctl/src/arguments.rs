@@ -50,6 +50,15 @@ pub(crate) enum Command {
     /// Policies: who may speak with whom
     #[command(subcommand)]
     Policy(Policy),
+    /// Nodes: who shares ranges of addresses with this one
+    #[command(subcommand)]
+    Node(Node),
+    /// Blocks: which node gives addresses from which part of the shared ranges
+    #[command(subcommand)]
+    Block(Block),
+    /// Peers: whether other nodes are reached, and how
+    #[command(subcommand)]
+    Peer(Peer),
     /// Packets that policies denied: both ends, and the rule
     Drops(Drops),
     /// Make record and kernel agree
@@ -98,6 +107,34 @@ pub(crate) enum Lease {
     /// All leases
     #[command(visible_alias = "list")]
     Ls,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// All nodes, this one first
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Everything about one node
+    Inspect {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Block {
+    /// All blocks, with their nodes
+    #[command(visible_alias = "list")]
+    Ls,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Peer {
+    /// Ask peers for an echo: route, round trip, largest packet, and what carried it; exit status 1 where something is wrong
+    Check {
+        /// The peer's name; all of them without it
+        name: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -85,6 +85,22 @@ impl Netd {
     }
 }
 
+/// About other nodes.
+impl Netd {
+    pub(crate) fn fleet(&self) -> Result<api::FleetResponse, AskError> {
+        let mut answer = self.0.fleet(&api::FleetRequest::new()).map_err(|error| failed("Fleet", error))?;
+        refused(answer.failure.take())?;
+        Ok(answer)
+    }
+
+    pub(crate) fn check_peers(&self, name: String) -> Result<Vec<api::PeerCheck>, AskError> {
+        let request = api::CheckPeersRequest { name, ..api::CheckPeersRequest::new() };
+        let mut answer = self.0.check_peers(&request).map_err(|error| failed("CheckPeers", error))?;
+        refused(answer.failure.take())?;
+        Ok(answer.peers)
+    }
+}
+
 /// About policies: answers as they come, for `policy` to read.
 impl Netd {
     pub(crate) fn policies(&self) -> Result<api::PoliciesResponse, AskError> {

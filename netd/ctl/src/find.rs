@@ -13,6 +13,9 @@ pub(crate) enum FindError {
     /// No such sandbox.
     #[error("there is no sandbox whose id or name is {0:?}; `netdctl sandbox ls` lists them")]
     NoSandbox(String),
+    /// No such node.
+    #[error("there is no node {0:?}; `netdctl node ls` lists them")]
+    NoNode(String),
     /// Several.
     #[error("{what:?} may mean {}; write more letters of the id", candidates.join(", "))]
     Ambiguous { what: String, candidates: Vec<String> },

@@ -4,6 +4,7 @@ mod arguments;
 mod ask;
 mod doctor;
 mod find;
+mod fleet;
 mod model;
 mod policy;
 mod render;
@@ -18,7 +19,7 @@ use netd_config::NodeConfig;
 use serde::Serialize;
 use thiserror::Error;
 
-use arguments::{Arguments, Command, Lease, Network, Output, Sandbox};
+use arguments::{Arguments, Block, Command, Lease, Network, Output, Peer, Sandbox};
 use ask::{AskError, Netd};
 use doctor::Place;
 use find::FindError;
@@ -97,6 +98,9 @@ fn answer(arguments: &Arguments) -> Result<Answer, Failed> {
             show(arguments, &model::leases(&netd()?.sandboxes()?), |leases| render::leases(leases, look))
         }
         Command::Policy(command) => policy::answer(arguments, command, look, netd),
+        Command::Node(command) => fleet::nodes(arguments, command, look, netd),
+        Command::Block(Block::Ls) => fleet::blocks(arguments, &netd()?),
+        Command::Peer(Peer::Check { name }) => fleet::check(arguments, name.clone(), look, &netd()?),
         Command::Drops(command) => policy::drops(arguments, command, &netd()?),
         Command::Resync(resync) => show(arguments, &netd()?.resync(resync.dry_run)?, render::plan),
         Command::Doctor => {

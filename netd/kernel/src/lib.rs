@@ -16,7 +16,9 @@ mod seam;
 
 pub use fake::FakeKernel;
 pub use linux::underlay::{Carried, Path, Underlay};
-pub use linux::{Coexistence, Firewall, LOG_GROUP, LinuxKernel, Obstacle, OurLink, Passage, fixed_ruleset};
+pub use linux::{
+    Asker, Coexistence, Echo, Firewall, LOG_GROUP, LinuxKernel, Obstacle, OurLink, Passage, fixed_ruleset,
+};
 pub use netd_netlink::nft::{Change, Changes, Others};
 pub use netd_netlink::{LoggedPacket, NetlinkError, Notice, Notices, PacketLog};
 pub use object::{

@@ -1,6 +1,7 @@
 //! The real kernel, by rtnetlink, nf_tables, setns and sysctl. No fork, no exec. Which steps are needed is `plan`'s question.
 
 mod coexist;
+mod echo;
 mod fabric;
 mod flows;
 mod inside;
@@ -36,6 +37,7 @@ use namespace::Entrant;
 use ruleset::Ruleset;
 
 pub use coexist::{Coexistence, Firewall, Obstacle, OurLink, Passage};
+pub use echo::{Asker, Echo};
 pub use ruleset::LOG_GROUP;
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;

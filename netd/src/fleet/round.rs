@@ -190,8 +190,10 @@ impl Inner {
         let mut here = {
             let mut underlay = self.underlay();
             let here = look::here(&mut underlay, &config, &self.name, &peers, blocks)?.or_as(&before);
+            let about = look::about(&mut underlay, &config, &self.name, &here);
+            self.state().able.clone_from(&about.encapsulations);
             if let Source::Store { fleet, .. } = &self.source {
-                fleet.say(look::about(&mut underlay, &config, &self.name, &here));
+                fleet.say(about);
             }
             here
         };

@@ -10,8 +10,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netd_config::{FleetConfig, PoolConfig};
 use netd_fleet::{
-    Discovery, EtcdSettings, Fixed, FixedError, FleetError, Hold, IdentityError, NodeName, NodeRecord, Peers, Plan,
-    PlanError, Pool, Status, TlsFiles, Wish,
+    Discovery, EtcdSettings, Fixed, FixedError, FleetError, Hold, IdentityError, Memory, NodeName, NodeRecord, Peers,
+    Plan, PlanError, Pool, Status, TlsFiles, Wish,
 };
 use thiserror::Error;
 use tokio::sync::watch;
@@ -104,6 +104,13 @@ impl Source {
         match self {
             Self::List(_) => None,
             Self::Store { fleet, .. } => Some(fleet.status().borrow().clone()),
+        }
+    }
+
+    pub(super) fn memory(&self) -> Option<Memory> {
+        match self {
+            Self::List(_) => None,
+            Self::Store { fleet, .. } => Some(fleet.blocks().memory().borrow().clone()),
         }
     }
 

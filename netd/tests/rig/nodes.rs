@@ -209,6 +209,18 @@ impl Member {
         self.client().status(&blocking::StatusRequest::new()).unwrap().warnings
     }
 
+    pub(crate) fn fleet(&self) -> blocking::FleetResponse {
+        self.client().fleet(&blocking::FleetRequest::new()).unwrap()
+    }
+
+    /// Tries a peer, or all.
+    pub(crate) fn check(&self, name: &str) -> Vec<blocking::PeerCheck> {
+        let request = blocking::CheckPeersRequest { name: name.to_owned(), ..blocking::CheckPeersRequest::new() };
+        let response = self.client().check_peers(&request).unwrap();
+        assert!(response.failure.is_none(), "{response:?}");
+        response.peers
+    }
+
     /// Makes record and kernel agree; says what was done.
     pub(crate) fn resync(&self, dry_run: bool) -> Vec<String> {
         let request = blocking::ResyncRequest { dry_run, ..blocking::ResyncRequest::new() };

@@ -1,0 +1,153 @@
+//! What netd answered about other nodes, as values for people and programs. Their JSON form is a promise: keys are added,
+//! never renamed.
+
+use std::collections::BTreeMap;
+
+use netd_api::blocking as api;
+use serde::Serialize;
+
+/// The nodes that share ranges of addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Fleet {
+    /// "list" or "etcd"; empty: this node is part of no fleet.
+    pub(crate) source: String,
+    /// Where etcd is.
+    pub(crate) store: String,
+    /// Whether it answers.
+    pub(crate) connected: bool,
+    pub(crate) nodes: Vec<Node>,
+    /// `netdctl block ls` shows them.
+    #[serde(skip)]
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    /// "here", "present" or "absent".
+    pub(crate) state: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) blocks: Vec<String>,
+    /// What it can unpack; empty where nobody says it.
+    pub(crate) encapsulations: Vec<String>,
+    /// Octets; 0: nobody says it.
+    pub(crate) mtu: u32,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) version: String,
+    /// How its blocks are reached from here.
+    pub(crate) routes: Vec<Route>,
+    pub(crate) troubles: Vec<String>,
+}
+
+/// How a block is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Route {
+    pub(crate) block: String,
+    /// "direct", "vxlan" or "ipip"; empty: not at all.
+    pub(crate) by: String,
+    pub(crate) to: String,
+}
+
+/// A part of a pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Block {
+    pub(crate) block: String,
+    pub(crate) pool: String,
+    pub(crate) node: String,
+    /// Of this node's alone.
+    pub(crate) network: String,
+    pub(crate) size: u64,
+    pub(crate) held: u64,
+    pub(crate) state: String,
+}
+
+/// Whether a peer is reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Check {
+    pub(crate) name: String,
+    pub(crate) block: String,
+    pub(crate) address: String,
+    pub(crate) by: String,
+    pub(crate) to: String,
+    /// The kernel has the route.
+    pub(crate) routed: bool,
+    pub(crate) answered: bool,
+    pub(crate) round_trip_us: u64,
+    /// The largest packet that came back whole, and the largest that should; octets.
+    pub(crate) mtu: u32,
+    pub(crate) wanted_mtu: u32,
+    /// "yes", "no", or empty: whether the tunnel carried the packets.
+    pub(crate) encapsulated: String,
+    pub(crate) troubles: Vec<String>,
+}
+
+impl From<api::FleetResponse> for Fleet {
+    fn from(answer: api::FleetResponse) -> Self {
+        let blocks: Vec<Block> = answer.blocks.into_iter().map(Block::from).collect();
+        let mut nodes: Vec<Node> = answer.nodes.into_iter().map(Node::from).collect();
+        for node in &mut nodes {
+            let of_it = blocks.iter().filter(|block| block.node == node.name);
+            node.blocks = of_it.map(|block| block.block.clone()).collect();
+        }
+        let (source, store, connected) = (answer.source, answer.store, answer.connected);
+        Self { source, store, connected, nodes, blocks, warnings: answer.warnings }
+    }
+}
+
+impl From<api::FleetNode> for Node {
+    fn from(answer: api::FleetNode) -> Self {
+        Self {
+            name: answer.name,
+            state: answer.state,
+            addresses: answer.addresses,
+            blocks: Vec::new(),
+            encapsulations: answer.encapsulations,
+            mtu: answer.mtu,
+            labels: answer.labels.into_iter().collect(),
+            version: answer.version,
+            routes: answer.routes.into_iter().map(Route::from).collect(),
+            troubles: answer.troubles,
+        }
+    }
+}
+
+impl From<api::FleetRoute> for Route {
+    fn from(answer: api::FleetRoute) -> Self {
+        Self { block: answer.block, by: answer.by, to: answer.to }
+    }
+}
+
+impl From<api::FleetBlock> for Block {
+    fn from(answer: api::FleetBlock) -> Self {
+        Self {
+            block: answer.block,
+            pool: answer.pool,
+            node: answer.node,
+            network: answer.network,
+            size: answer.size,
+            held: answer.held,
+            state: answer.state,
+        }
+    }
+}
+
+impl From<api::PeerCheck> for Check {
+    fn from(answer: api::PeerCheck) -> Self {
+        Self {
+            name: answer.name,
+            block: answer.block,
+            address: answer.address,
+            by: answer.by,
+            to: answer.to,
+            routed: answer.routed,
+            answered: answer.answered,
+            round_trip_us: answer.round_trip_us,
+            mtu: answer.mtu,
+            wanted_mtu: answer.wanted_mtu,
+            encapsulated: answer.encapsulated,
+            troubles: answer.troubles,
+        }
+    }
+}

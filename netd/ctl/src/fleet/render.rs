@@ -1,0 +1,125 @@
+//! Nodes, blocks and checks as tables for people. Pure.
+
+use std::fmt::Write;
+
+use super::model::{Block, Check, Fleet, Node};
+use crate::render::Look;
+use crate::table::Table;
+
+const NONE: &str = "This node is part of no fleet: netd.toml has no [fleet] with pools.\n";
+
+pub(crate) fn nodes(fleet: &Fleet, look: Look) -> String {
+    if fleet.source.is_empty() {
+        return NONE.to_owned();
+    }
+    let mut table = Table::new(["NODE", "STATE", "ADDRESSES", "BLOCKS", "REACHED", "MTU", "VERSION"]);
+    for node in &fleet.nodes {
+        table.row([
+            node.name.clone(),
+            node.state.clone(),
+            node.addresses.join(","),
+            node.blocks.len().to_string(),
+            reached(node),
+            number(node.mtu),
+            node.version.clone(),
+        ]);
+    }
+    let mut text = table.render();
+    for warning in &fleet.warnings {
+        line(&mut text, format_args!("{} {warning}", look.paint(33, "warning:")));
+    }
+    text
+}
+
+/// By what; and whether all of it is.
+fn reached(node: &Node) -> String {
+    let mut ways: Vec<&str> =
+        node.routes.iter().map(|route| if route.by.is_empty() { "not" } else { route.by.as_str() }).collect();
+    ways.sort_unstable();
+    ways.dedup();
+    ways.join(",")
+}
+
+fn number(mtu: u32) -> String {
+    if mtu == 0 { String::new() } else { mtu.to_string() }
+}
+
+pub(crate) fn node(node: &Node, look: Look) -> String {
+    let labels: Vec<String> = node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut table = Table::headless();
+    for (name, value) in [
+        ("node", node.name.clone()),
+        ("state", node.state.clone()),
+        ("addresses", node.addresses.join(",")),
+        ("blocks", node.blocks.join(",")),
+        ("unpacks", node.encapsulations.join(",")),
+        ("mtu", number(node.mtu)),
+        ("labels", labels.join(",")),
+        ("version", node.version.clone()),
+    ] {
+        table.row([name.to_owned(), value]);
+    }
+    let mut text = table.render();
+    if !node.routes.is_empty() {
+        let mut routes = Table::new(["BLOCK", "BY", "TO"]);
+        for route in &node.routes {
+            routes.row([route.block.clone(), route.by.clone(), route.to.clone()]);
+        }
+        line(&mut text, format_args!("\n{}", routes.render().trim_end()));
+    }
+    for trouble in &node.troubles {
+        line(&mut text, format_args!("{} {trouble}", look.paint(33, "warning:")));
+    }
+    text
+}
+
+pub(crate) fn blocks(blocks: &[Block]) -> String {
+    if blocks.is_empty() {
+        return "No blocks: this node is part of no fleet, or nobody has one yet (`netdctl node ls`).\n".to_owned();
+    }
+    let mut table = Table::new(["BLOCK", "POOL", "NODE", "STATE", "NETWORK", "HELD"]);
+    for block in blocks {
+        let held = if block.size == 0 { String::new() } else { format!("{} of {}", block.held, block.size) };
+        table.row([
+            block.block.clone(),
+            block.pool.clone(),
+            block.node.clone(),
+            block.state.clone(),
+            block.network.clone(),
+            held,
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn checks(checks: &[Check], look: Look) -> String {
+    if checks.is_empty() {
+        return "No peers: no other node is heard of (`netdctl node ls`).\n".to_owned();
+    }
+    let mut table = Table::new(["PEER", "BLOCK", "BY", "TO", "ANSWER", "MTU", "ENCAPSULATED"]);
+    for check in checks {
+        let answer = if check.answered { format!("{} us", check.round_trip_us) } else { "none".to_owned() };
+        let mtu = if check.answered { format!("{} of {}", check.mtu, check.wanted_mtu) } else { String::new() };
+        table.row([
+            check.name.clone(),
+            check.block.clone(),
+            check.by.clone(),
+            check.to.clone(),
+            answer,
+            mtu,
+            check.encapsulated.clone(),
+        ]);
+    }
+    let mut text = table.render();
+    for check in checks {
+        for trouble in &check.troubles {
+            line(&mut text, format_args!("{} {}: {trouble}", look.paint(31, "problem:"), check.name));
+        }
+    }
+    text
+}
+
+fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _infallible = writeln!(text, "{arguments}");
+}

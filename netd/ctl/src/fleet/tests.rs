@@ -1,0 +1,100 @@
+//! Tables of nodes, blocks and checks.
+
+use netd_api::blocking as api;
+
+use super::model::{Check, Fleet};
+use super::render;
+use crate::render::Look;
+
+fn fleet() -> Fleet {
+    let route = |block: &str, by: &str| api::FleetRoute {
+        block: block.to_owned(),
+        by: by.to_owned(),
+        to: "192.0.2.2".to_owned(),
+        ..api::FleetRoute::new()
+    };
+    let node = |name: &str, state: &str, routes: Vec<api::FleetRoute>| api::FleetNode {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        addresses: vec!["192.0.2.2".to_owned()],
+        mtu: 1_500,
+        routes,
+        troubles: vec!["n2 cannot unpack vxlan".to_owned()],
+        ..api::FleetNode::new()
+    };
+    let block = |block: &str, node: &str, size: u64| api::FleetBlock {
+        block: block.to_owned(),
+        pool: "main".to_owned(),
+        node: node.to_owned(),
+        state: "here".to_owned(),
+        size,
+        held: 2,
+        ..api::FleetBlock::new()
+    };
+    Fleet::from(api::FleetResponse {
+        source: "etcd".to_owned(),
+        nodes: vec![
+            node("n1", "here", Vec::new()),
+            node("n2", "present", vec![route("10.4.2.0/24", "vxlan"), route("10.4.3.0/24", "")]),
+        ],
+        blocks: vec![block("10.4.1.0/24", "n1", 253), block("10.4.2.0/24", "n2", 0), block("10.4.3.0/24", "n2", 0)],
+        warnings: vec!["fleet: the store does not answer".to_owned()],
+        ..api::FleetResponse::new()
+    })
+}
+
+#[test]
+fn nodes_say_whether_all_of_them_is_reached() {
+    let expected = "\
+NODE  STATE    ADDRESSES  BLOCKS  REACHED    MTU   VERSION
+n1    here     192.0.2.2  1       -          1500  -
+n2    present  192.0.2.2  2       not,vxlan  1500  -
+warning: fleet: the store does not answer
+";
+    assert_eq!(render::nodes(&fleet(), Look::default()), expected);
+    assert!(render::nodes(&Fleet::default(), Look::default()).contains("part of no fleet"));
+    let inspected = render::node(&fleet().nodes[1], Look::default());
+    assert!(inspected.contains("10.4.3.0/24  -      192.0.2.2\n"), "{inspected}");
+    assert!(inspected.ends_with("warning: n2 cannot unpack vxlan\n"), "{inspected}");
+}
+
+#[test]
+fn blocks_say_how_full_they_are_where_that_is_known() {
+    let expected = "\
+BLOCK        POOL  NODE  STATE  NETWORK  HELD
+10.4.1.0/24  main  n1    here   -        2 of 253
+10.4.2.0/24  main  n2    here   -        -
+10.4.3.0/24  main  n2    here   -        -
+";
+    assert_eq!(render::blocks(&fleet().blocks), expected);
+}
+
+#[test]
+fn checks_end_with_what_is_wrong() {
+    let good = api::PeerCheck {
+        name: "n2".to_owned(),
+        block: "10.4.2.0/24".to_owned(),
+        by: "vxlan".to_owned(),
+        to: "192.0.2.2".to_owned(),
+        answered: true,
+        round_trip_us: 120,
+        mtu: 1_450,
+        wanted_mtu: 1_450,
+        encapsulated: "yes".to_owned(),
+        ..api::PeerCheck::new()
+    };
+    let bad = api::PeerCheck {
+        answered: false,
+        encapsulated: String::new(),
+        troubles: vec!["nothing comes back".to_owned()],
+        ..good.clone()
+    };
+    let checks: Vec<Check> = [good, bad].map(Check::from).into();
+    let expected = "\
+PEER  BLOCK        BY     TO         ANSWER  MTU           ENCAPSULATED
+n2    10.4.2.0/24  vxlan  192.0.2.2  120 us  1450 of 1450  yes
+n2    10.4.2.0/24  vxlan  192.0.2.2  none    -             -
+problem: n2: nothing comes back
+";
+    assert_eq!(render::checks(&checks, Look::default()), expected);
+}

@@ -1,0 +1,211 @@
+//! Whether peers are reached over the fabric: echoes of an address that is theirs alone, in packets as large as they may be.
+
+use std::net::IpAddr;
+use std::process;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use netd_api::v1::PeerCheck;
+use netd_fleet::NodeRecord;
+use netd_kernel::{Asker, Carried, Echo, Encapsulation, Hop, Key, Object, Objects};
+
+use super::told::named;
+use super::{Fleet, Inner};
+
+/// What an echo may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Small packets, for the round trip.
+const TRIES: usize = 3;
+const SMALL: usize = 84;
+/// Every link carries so much (RFC 791, RFC 8200).
+const LEAST: [u32; 2] = [576, 1_280];
+/// Peers that are tried at a time.
+const AT_A_TIME: usize = 16;
+
+impl Fleet {
+    /// Tries the peer of this name, or all. `observed`: what the kernel has. Blocking.
+    #[must_use]
+    pub fn check(&self, name: &str, observed: &Objects) -> Vec<PeerCheck> {
+        let Some(inner) = &self.0 else { return Vec::new() };
+        let peers = inner.state().peers.clone();
+        let peers: Vec<NodeRecord> =
+            peers.into_values().filter(|peer| name.is_empty() || peer.name.as_str() == name).collect();
+        let mut checks = Vec::new();
+        for some in peers.chunks(AT_A_TIME) {
+            thread::scope(|scope| {
+                let running: Vec<_> = some.iter().map(|peer| scope.spawn(|| inner.check(peer, observed))).collect();
+                checks.extend(running.into_iter().filter_map(|check| check.join().ok()).flatten());
+            });
+        }
+        checks
+    }
+}
+
+impl Inner {
+    /// One block of each family.
+    fn check(self: &Arc<Self>, peer: &NodeRecord, observed: &Objects) -> Vec<PeerCheck> {
+        let first = |is_v4: bool| peer.blocks.iter().copied().find(|block| block.addr().is_ipv4() == is_v4);
+        let blocks: Vec<IpNet> = [true, false].into_iter().filter_map(first).collect();
+        if blocks.is_empty() {
+            let mut check = PeerCheck { name: peer.name.to_string(), ..PeerCheck::new() };
+            check.troubles.push(format!("{} has no block yet: nothing of it can be reached", peer.name));
+            return vec![check];
+        }
+        blocks.into_iter().map(|block| self.check_block(peer, block, observed)).collect()
+    }
+
+    fn check_block(&self, peer: &NodeRecord, block: IpNet, observed: &Objects) -> PeerCheck {
+        let mut check = PeerCheck { name: peer.name.to_string(), block: block.to_string(), ..PeerCheck::new() };
+        let way = {
+            let state = self.state();
+            let troubles = state.fabric.troubles.iter().filter(|trouble| trouble.peer.as_ref() == Some(&peer.name));
+            check.troubles = troubles.map(|trouble| trouble.text.clone()).collect();
+            check.troubles.extend(state.refused.get(&Key::Route(block)).cloned());
+            state.way(block)
+        };
+        let Some(hop) = way else {
+            if check.troubles.is_empty() {
+                check.troubles.push(format!("no way to {block}; `netdctl status` says why"));
+            }
+            return check;
+        };
+        let (by, to) = named(hop);
+        by.clone_into(&mut check.by);
+        check.to = to;
+        check.routed = observed.get(&Key::Route(block)) == Some(&Object::Hop(hop));
+        if !check.routed {
+            check.troubles.push(format!("the kernel has no such route to {block}; `netdctl resync` puts it there"));
+        }
+        check.wanted_mtu = self.wanted(hop, observed);
+        self.ask(&mut check, hop, block);
+        check
+    }
+
+    /// Octets of the tunnel, or of the link.
+    fn wanted(&self, hop: Hop, observed: &Objects) -> u32 {
+        let tunnel = hop.encapsulation().and_then(|kind| observed.get(&Key::Tunnel(kind)));
+        if let Some(Object::Tunnel(tunnel)) = tunnel {
+            return tunnel.mtu;
+        }
+        let state = self.state();
+        let link =
+            if let Hop::Direct(gateway) = hop { state.here.paths.get(&gateway).map(|path| path.mtu) } else { None };
+        link.or(state.here.mtu).unwrap_or_default()
+    }
+
+    fn ask(&self, check: &mut PeerCheck, hop: Hop, block: IpNet) {
+        let before = self.carried(hop);
+        for address in addresses(hop, block) {
+            check.address = address.to_string();
+            let Ok(mut asker) = Asker::open(address, identifier(address)) else { continue };
+            let heard = (0..TRIES).filter_map(|_| match asker.ask(SMALL, PATIENCE) {
+                Ok(Echo::Heard(took)) => Some(took),
+                Ok(Echo::TooLarge | Echo::Silence) | Err(_) => None,
+            });
+            let Some(least) = heard.min() else { continue };
+            check.answered = true;
+            check.round_trip_us = u64::try_from(least.as_micros()).unwrap_or(u64::MAX);
+            check.mtu = largest(&mut asker, address, check.wanted_mtu);
+            break;
+        }
+        if !check.answered {
+            check.troubles.push(silence(check, hop, block));
+            return;
+        }
+        check.troubles.extend(narrow(check, block));
+        let after = self.carried(hop);
+        let has_carried = after.sent > before.sent && after.received > before.received;
+        let word = if hop.encapsulation().is_some() && has_carried { "yes" } else { "no" };
+        word.clone_into(&mut check.encapsulated);
+        if hop.encapsulation().is_some() && !has_carried {
+            check.troubles.push(format!(
+                "the echoes came back past the {} tunnel; see which way {} takes to this node",
+                check.by, check.name
+            ));
+        }
+    }
+
+    fn carried(&self, hop: Hop) -> Carried {
+        hop.encapsulation().and_then(|kind| self.underlay().carried(kind)).unwrap_or_default()
+    }
+}
+
+/// The address of the peer's tunnel, and the block's gateway where a network uses it.
+fn addresses(hop: Hop, block: IpNet) -> Vec<IpAddr> {
+    let first = block.network();
+    let gateway = block.hosts().find(|address| *address != first);
+    match hop.encapsulation() {
+        Some(_) => [first].into_iter().chain(gateway).collect(),
+        None => gateway.into_iter().chain([first]).collect(),
+    }
+}
+
+/// Two runs at a time do not hear each other's echoes.
+fn identifier(address: IpAddr) -> u16 {
+    let seed = match address {
+        IpAddr::V4(v4) => v4.to_bits(),
+        IpAddr::V6(v6) => {
+            v6.octets().iter().fold(7, |sum: u32, octet| sum.wrapping_mul(31).wrapping_add((*octet).into()))
+        }
+    };
+    let mixed = seed.wrapping_mul(0x9e37_79b1) ^ process::id();
+    u16::try_from(mixed >> 16).unwrap_or_default() ^ u16::try_from(mixed & 0xffff).unwrap_or_default()
+}
+
+/// The largest packet that comes back, at most `wanted`.
+fn largest(asker: &mut Asker, address: IpAddr, wanted: u32) -> u32 {
+    let mut passes = |size: u32| {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        // One may be lost for other reasons.
+        (0..2).any(|_| matches!(asker.ask(size, PATIENCE / 2), Ok(Echo::Heard(_))))
+    };
+    if passes(wanted) {
+        return wanted;
+    }
+    let (mut low, mut high) = (LEAST[usize::from(address.is_ipv6())].min(wanted), wanted);
+    if !passes(low) {
+        return 0;
+    }
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        if passes(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
+fn narrow(check: &PeerCheck, block: IpNet) -> Option<String> {
+    let others = match check.mtu {
+        0 => format!("nor do those of {}", LEAST[usize::from(block.addr().is_ipv6())]),
+        least => format!("those of {least} do"),
+    };
+    (check.mtu < check.wanted_mtu).then(|| {
+        format!(
+            "packets of {} octets do not get through, {others}: a link on the way is narrower than both ends say; lower the MTU of the nodes' links",
+            check.wanted_mtu
+        )
+    })
+}
+
+fn silence(check: &PeerCheck, hop: Hop, block: IpNet) -> String {
+    let name = &check.name;
+    match hop.encapsulation() {
+        Some(Encapsulation::Vxlan) => format!(
+            "nothing comes back by VXLAN from {}: see that netd runs on {name} and has the same encapsulation, and let UDP port 4789 pass between the two nodes",
+            check.to
+        ),
+        Some(Encapsulation::Ipip) => format!(
+            "nothing comes back by IP in IP from {}: see that netd runs on {name} and has the same encapsulation, and let IP protocol 4 pass between the two nodes",
+            check.to
+        ),
+        None => format!(
+            "nothing comes back directly from {}: no container uses {block} there yet, or a router or filter between the nodes does not let the pool's addresses pass",
+            check.to
+        ),
+    }
+}

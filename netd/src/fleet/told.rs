@@ -1,0 +1,174 @@
+//! What people are told of the fleet: its nodes, how they are reached, and whose every block is. Pure but for its reading.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use netd_api::v1::{FleetBlock, FleetNode, FleetResponse, FleetRoute};
+use netd_fleet::{Encapsulation as Unpacked, Hold, Memory, NodeRecord};
+use netd_kernel::{Encapsulation, Hop, Key, Object};
+
+use super::source::Source;
+use super::{Fleet, Inner, State};
+use crate::node::BlockUse;
+
+impl Fleet {
+    /// The fleet, as this node knows it; `usage`: of its own blocks.
+    #[must_use]
+    pub fn told(&self, usage: &[BlockUse]) -> FleetResponse {
+        self.0.as_ref().map(|inner| inner.told(usage)).unwrap_or_default()
+    }
+}
+
+impl Inner {
+    fn told(&self, usage: &[BlockUse]) -> FleetResponse {
+        let mut response = FleetResponse::new();
+        let status = self.source.status();
+        response.connected = status.as_ref().is_none_or(|status| status.is_connected);
+        let memory = match &self.source {
+            Source::List(_) => {
+                "list".clone_into(&mut response.source);
+                None
+            }
+            Source::Store { endpoints, .. } => {
+                "etcd".clone_into(&mut response.source);
+                response.store.clone_from(endpoints);
+                self.source.memory()
+            }
+        };
+        response.warnings = self.warnings();
+        let state = self.state();
+        response.nodes.push(self.this(&state));
+        response.nodes.extend(state.peers.values().map(|peer| told_of(peer, &state)));
+        response.nodes.extend(absent(memory.as_ref(), &state));
+        response.blocks = self.blocks(&state, memory.as_ref(), usage);
+        response
+    }
+
+    fn this(&self, state: &State) -> FleetNode {
+        let mut node = FleetNode::new();
+        node.name = self.name.to_string();
+        "here".clone_into(&mut node.state);
+        node.addresses = state.here.addresses.iter().map(ToString::to_string).collect();
+        node.encapsulations = state.able.iter().map(|able| unpacked(*able).to_owned()).collect();
+        node.mtu = state.here.mtu.unwrap_or_default();
+        node.labels = self.config.borrow().labels.clone().into_iter().collect();
+        env!("CARGO_PKG_VERSION").clone_into(&mut node.version);
+        let own = state.fabric.troubles.iter().filter(|trouble| trouble.peer.is_none());
+        node.troubles = own.map(|trouble| trouble.text.clone()).collect();
+        let of_all = state.refused.iter().filter(|(key, _)| !matches!(key, Key::Route(_)));
+        node.troubles.extend(of_all.map(|(_, why)| why.clone()));
+        node
+    }
+
+    fn blocks(&self, state: &State, memory: Option<&Memory>, usage: &[BlockUse]) -> Vec<FleetBlock> {
+        let config = self.config.borrow();
+        let block = |block: IpNet, node: &str, state: &str| {
+            let pool = config.pools.iter().find(|pool| pool.range.contains(&block));
+            FleetBlock {
+                block: block.to_string(),
+                pool: pool.map(|pool| pool.name.clone()).unwrap_or_default(),
+                node: node.to_owned(),
+                state: state.to_owned(),
+                ..FleetBlock::new()
+            }
+        };
+        let mut blocks: BTreeMap<IpNet, FleetBlock> = BTreeMap::new();
+        for (of, record) in memory.into_iter().flat_map(|memory| &memory.table) {
+            let owners: BTreeSet<&str> = record.claims.values().map(|claim| claim.name.as_str()).collect();
+            if !owners.is_empty() {
+                let names = owners.into_iter().collect::<Vec<_>>().join(", ");
+                let state = if record.claims.len() > 1 { "disputed" } else { "absent" };
+                blocks.insert(*of, block(*of, &names, state));
+            }
+        }
+        for peer in state.peers.values() {
+            blocks.extend(peer.blocks.iter().map(|of| (*of, block(*of, peer.name.as_str(), "present"))));
+        }
+        for holding in memory.into_iter().flat_map(|memory| memory.holdings.values()) {
+            if holding.state == Hold::Pending {
+                blocks.insert(holding.block, block(holding.block, self.name.as_str(), "asked"));
+            }
+        }
+        for one in usage {
+            let mut told = block(one.block, self.name.as_str(), if one.is_leaving { "leaving" } else { "here" });
+            told.network = one.network.as_ref().map(ToString::to_string).unwrap_or_default();
+            told.size = u64::try_from(one.size).unwrap_or(u64::MAX);
+            told.held = u64::try_from(one.held).unwrap_or(u64::MAX);
+            blocks.insert(one.block, told);
+        }
+        blocks.into_values().collect()
+    }
+}
+
+fn told_of(peer: &NodeRecord, state: &State) -> FleetNode {
+    let mut node = FleetNode::new();
+    node.name = peer.name.to_string();
+    "present".clone_into(&mut node.state);
+    node.addresses = peer.addresses.iter().map(ToString::to_string).collect();
+    node.encapsulations = peer.encapsulations.iter().map(|one| unpacked(*one).to_owned()).collect();
+    node.mtu = peer.mtu.unwrap_or_default();
+    node.labels = peer.labels.clone().into_iter().collect();
+    node.version.clone_from(&peer.version);
+    node.routes = peer.blocks.iter().map(|block| route(*block, state)).collect();
+    let of_it = state.fabric.troubles.iter().filter(|trouble| trouble.peer.as_ref() == Some(&peer.name));
+    node.troubles = of_it.map(|trouble| trouble.text.clone()).collect();
+    let refused = peer.blocks.iter().filter_map(|block| state.refused.get(&Key::Route(*block)));
+    node.troubles.extend(refused.cloned());
+    node
+}
+
+fn route(block: IpNet, state: &State) -> FleetRoute {
+    let mut route = FleetRoute::new();
+    route.block = block.to_string();
+    if let Some((by, to)) = state.way(block).map(named) {
+        by.clone_into(&mut route.by);
+        route.to = to;
+    }
+    route
+}
+
+impl State {
+    /// How a peer's block is reached, if the kernel has let it be so.
+    pub(super) fn way(&self, block: IpNet) -> Option<Hop> {
+        let key = Key::Route(block);
+        let Some(Object::Hop(hop)) = self.fabric.objects.get(&key) else { return None };
+        let stands = hop.encapsulation().is_none_or(|kind| !self.refused.contains_key(&Key::Tunnel(kind)));
+        Some(*hop).filter(|_| stands && !self.refused.contains_key(&key))
+    }
+}
+
+/// What a hop is called, and where it leads.
+pub(super) fn named(hop: Hop) -> (&'static str, String) {
+    match hop {
+        Hop::Direct(gateway) => ("direct", gateway.to_string()),
+        Hop::Ipip(peer) => (kind(Encapsulation::Ipip), peer.to_string()),
+        Hop::Vxlan(peer) => (kind(Encapsulation::Vxlan), peer.to_string()),
+        Hop::Nowhere => ("", String::new()),
+    }
+}
+
+fn kind(kind: Encapsulation) -> &'static str {
+    match kind {
+        Encapsulation::Ipip => "ipip",
+        Encapsulation::Vxlan => "vxlan",
+    }
+}
+
+fn unpacked(kind: Unpacked) -> &'static str {
+    match kind {
+        Unpacked::Direct => "direct",
+        Unpacked::Ipip => "ipip",
+        Unpacked::Vxlan => "vxlan",
+    }
+}
+
+/// Nodes that have blocks and are not heard of.
+fn absent(memory: Option<&Memory>, state: &State) -> Vec<FleetNode> {
+    let Some(memory) = memory else { return Vec::new() };
+    let present: BTreeSet<_> = state.peers.values().filter_map(|peer| peer.instance).collect();
+    let claims = memory.table.values().flat_map(|record| record.claims.values());
+    let absent = claims.filter(|claim| claim.owner != memory.instance && !present.contains(&claim.owner));
+    let names: BTreeSet<&str> = absent.map(|claim| claim.name.as_str()).collect();
+    let node = |name: &str| FleetNode { name: name.to_owned(), state: "absent".to_owned(), ..FleetNode::new() };
+    names.into_iter().map(node).collect()
+}
