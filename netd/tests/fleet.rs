@@ -383,3 +383,35 @@ fn the_largest_packet_that_can_pass_is_found() {
         "{check:?}"
     );
 }
+
+/// One pool by IP in IP, and one that does without.
+#[test]
+fn a_kernel_without_ipip_says_so_and_carries_the_rest() {
+    let mut nodes = Nodes::new(2);
+    let has_ipip = nodes.underlay.run(|| {
+        let probe = ["link", "add", "probe", "type", "ipip", "local", "192.0.2.99", "remote", "192.0.2.98"];
+        std::process::Command::new("ip").args(probe).status().unwrap().success()
+    });
+    let both = list("vxlan", &[1, 2]).replace("'10.4.0.0/16'", "{ range = '10.4.0.0/16', encapsulation = 'ipip' }");
+    nodes.start(&both);
+    let sandboxes: Vec<Sandbox> = nodes.all.iter().map(|node| node.attach("web")).collect();
+    sandboxes.iter().for_each(|sandbox| sandbox.space.serve(80));
+    if has_ipip {
+        all_reach_each_other(&sandboxes);
+        let check = nodes.all[0].check("n2");
+        assert_eq!((check[0].by.as_str(), check[0].encapsulated.as_str(), check[0].mtu), ("ipip", "yes", 1_480));
+        return;
+    }
+    let v6 = format!("[{}]:80", sandboxes[1].v6);
+    assert!(sandboxes[0].space.hears_in_the_end(&v6).is_ok());
+    assert!(sandboxes[0].space.hears(&format!("{}:80", sandboxes[1].v4)).is_err());
+    let is_told =
+        |texts: &[String]| texts.iter().any(|text| text.contains("modprobe ipip") && text.contains("choose vxlan"));
+    assert!(is_told(&nodes.all[0].warnings()), "{:?}", nodes.all[0].warnings());
+    let fleet = nodes.all[0].fleet();
+    assert!(is_told(&fleet.nodes[0].troubles), "{fleet:?}");
+    assert_eq!(fleet.nodes[1].routes.iter().map(|one| one.by.as_str()).collect::<Vec<_>>(), ["", "vxlan"]);
+    let steps = nodes.all[0].resync(true);
+    assert!(steps.is_empty(), "what cannot be is not tried for ever: {steps:?}");
+    assert!(!nodes.all[0].space.command("ip -o link").contains("nd-ipip"), "half a tunnel");
+}

@@ -103,3 +103,6 @@ pub(super) fn rests_on(step: &Step) -> Option<Encapsulation> {
         Step::Create(..) | Step::Replace(..) | Step::Delete(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
