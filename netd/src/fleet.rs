@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netd_config::{FleetConfig, NetworkName, NodeConfig};
-use netd_fleet::{NodeName, Peers};
+use netd_fleet::{NodeName, NodeRecord, Peers};
 use netd_kernel::{Encapsulation, Notice, Objects, Underlay};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
@@ -72,8 +72,8 @@ struct State {
     fabric: Fabric,
     here: Here,
     peers: Peers,
-    /// What this node can unpack.
-    able: BTreeSet<netd_fleet::Encapsulation>,
+    /// What this node says of itself.
+    about: Option<NodeRecord>,
     /// The peers were heard of since the start: what nobody has may go.
     is_known: bool,
     /// What the kernel refused.

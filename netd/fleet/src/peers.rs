@@ -42,6 +42,9 @@ pub struct NodeRecord {
     /// What it can unpack.
     #[serde(default)]
     pub encapsulations: BTreeSet<Encapsulation>,
+    /// What it unpacks now; empty: all that it can.
+    #[serde(default)]
+    pub accepts: BTreeSet<Encapsulation>,
     /// Of its link to the others.
     #[serde(default)]
     pub mtu: Option<u32>,

@@ -33,7 +33,7 @@ pub struct Here {
 pub struct Fabric {
     /// All objects of the fleet.
     pub objects: Objects,
-    /// What keeps a peer's block from being reached; without a peer, what keeps the whole.
+    /// What keeps a peer's block from being reached as it should; without a peer, what keeps the whole.
     pub troubles: BTreeSet<Trouble>,
 }
 
@@ -126,7 +126,9 @@ pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
         fabric.objects.extend(peer.addresses.iter().map(|address| (Key::Peer(*address), Object::Set)));
         for block in &peer.blocks {
             match lead(config, here, peer, *block) {
-                Ok(hop) => {
+                Ok((hop, still)) => {
+                    let still = still.map(|text| Trouble { peer: Some(peer.name.clone()), text });
+                    fabric.troubles.extend(still);
                     kinds.extend(hop.encapsulation());
                     fabric.objects.insert(Key::Route(*block), Object::Hop(hop));
                 }
@@ -176,8 +178,8 @@ fn same_family(peer: &NodeRecord, near: IpAddr) -> Option<IpAddr> {
     peer.addresses.iter().copied().find(|address| address.is_ipv4() == near.is_ipv4())
 }
 
-/// How a peer's block is reached; or why not, and what to do.
-fn lead(config: &FleetConfig, here: &Here, peer: &NodeRecord, block: IpNet) -> Result<Hop, String> {
+/// How a peer's block is reached, and why not as it should be; or why not at all. Each with what to do.
+fn lead(config: &FleetConfig, here: &Here, peer: &NodeRecord, block: IpNet) -> Result<(Hop, Option<String>), String> {
     let name = &peer.name;
     let pool = config.pools.iter().find(|pool| pool.range.contains(&block)).ok_or_else(|| {
         format!("{name} has {block}, which is of no pool of this node; give all nodes the same pools in netd.toml")
@@ -194,9 +196,48 @@ fn lead(config: &FleetConfig, here: &Here, peer: &NodeRecord, block: IpNet) -> R
         Mode::CrossSubnet | Mode::CrossSubnetIpip if on_link => None,
         Mode::Vxlan | Mode::Ipip | Mode::Direct | Mode::CrossSubnet | Mode::CrossSubnetIpip => tunnel_of(mode),
     };
-    match kind {
+    let agreed = agreed(kind, here, peer, (block, on_link));
+    let still = (agreed != kind).then(|| {
+        let [way, wanted] = [agreed, kind].map(|kind| kind.map_or("direct", module));
+        format!("{name} does not take {wanted} yet, and is still reached by {way}; its netd.toml must say the same as this node's")
+    });
+    match agreed {
         None => direct(here, peer, block),
         Some(kind) => by_tunnel(kind, here, peer, pool),
+    }
+    .map(|hop| (hop, still))
+}
+
+/// While two nodes change from one encapsulation to another, whoever is first goes on as before.
+fn agreed(
+    wanted: Option<Encapsulation>,
+    here: &Here,
+    peer: &NodeRecord,
+    (block, on_link): (IpNet, bool),
+) -> Option<Encapsulation> {
+    let accepts = |kind: Option<Encapsulation>| peer.accepts.is_empty() || peer.accepts.contains(&said(kind));
+    let can = peer.encapsulations.is_empty() || peer.encapsulations.contains(&said(wanted));
+    if accepts(wanted) || !can {
+        return wanted;
+    }
+    let carries = |kind: &Encapsulation| *kind == Encapsulation::Vxlan || block.addr().is_ipv4();
+    let before = here.retiring.iter().copied().find(|kind| accepts(Some(*kind)) && carries(kind));
+    if before.is_none() && !on_link { wanted } else { before }
+}
+
+fn said(kind: Option<Encapsulation>) -> netd_fleet::Encapsulation {
+    match kind {
+        None => netd_fleet::Encapsulation::Direct,
+        Some(Encapsulation::Ipip) => netd_fleet::Encapsulation::Ipip,
+        Some(Encapsulation::Vxlan) => netd_fleet::Encapsulation::Vxlan,
+    }
+}
+
+/// Also what it is called in `netd.toml`.
+fn module(kind: Encapsulation) -> &'static str {
+    match kind {
+        Encapsulation::Ipip => "ipip",
+        Encapsulation::Vxlan => "vxlan",
     }
 }
 
@@ -222,12 +263,8 @@ fn direct(here: &Here, peer: &NodeRecord, block: IpNet) -> Result<Hop, String> {
 
 fn by_tunnel(kind: Encapsulation, here: &Here, peer: &NodeRecord, pool: &PoolConfig) -> Result<Hop, String> {
     let name = &peer.name;
-    let wanted = match kind {
-        Encapsulation::Ipip => netd_fleet::Encapsulation::Ipip,
-        Encapsulation::Vxlan => netd_fleet::Encapsulation::Vxlan,
-    };
-    if !peer.encapsulations.is_empty() && !peer.encapsulations.contains(&wanted) {
-        let module = if kind == Encapsulation::Ipip { "ipip" } else { "vxlan" };
+    if !peer.encapsulations.is_empty() && !peer.encapsulations.contains(&said(Some(kind))) {
+        let module = module(kind);
         return Err(format!(
             "{name} cannot unpack {module}, which pool {} wants: load the module there (modprobe {module}), or choose another encapsulation",
             pool.name

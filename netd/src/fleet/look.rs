@@ -53,7 +53,7 @@ fn addresses(config: &FleetConfig, name: &NodeName, towards: &[Path]) -> BTreeSe
     [true, false].iter().filter_map(|is_v4| sources.iter().copied().find(|one| one.is_ipv4() == *is_v4)).collect()
 }
 
-/// What this node says of itself. Its blocks are said for it.
+/// What this node says of itself. Its blocks are said for it, and what it accepts when that stands.
 pub(super) fn about(underlay: &mut Underlay, config: &FleetConfig, name: &NodeName, here: &Here) -> NodeRecord {
     let kinds = [(Encapsulation::Ipip, Unpacked::Ipip), (Encapsulation::Vxlan, Unpacked::Vxlan)];
     let able = kinds.into_iter().filter(|(kind, _)| underlay.can(*kind)).map(|(_, said)| said);
@@ -63,6 +63,7 @@ pub(super) fn about(underlay: &mut Underlay, config: &FleetConfig, name: &NodeNa
         addresses: here.addresses.clone(),
         blocks: BTreeSet::new(),
         encapsulations: able.chain([Unpacked::Direct]).collect(),
+        accepts: BTreeSet::new(),
         mtu: here.mtu,
         labels: config.labels.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netd_config::{FleetConfig, NetworkName, PoolConfig};
-use netd_fleet::{Status, without};
+use netd_fleet::{Encapsulation as Unpacked, Peers, Status, without};
 use netd_kernel::{Encapsulation, Kernel, Key, Object, Objects, Step};
 use thiserror::Error;
 use tokio::task::JoinError;
@@ -191,17 +191,17 @@ impl Inner {
             let mut underlay = self.underlay();
             let here = look::here(&mut underlay, &config, &self.name, &peers, blocks)?.or_as(&before);
             let about = look::about(&mut underlay, &config, &self.name, &here);
-            self.state().able.clone_from(&about.encapsulations);
-            if let Source::Store { fleet, .. } = &self.source {
-                fleet.say(about);
-            }
+            self.state().about = Some(about);
             here
         };
         let mut state = self.state();
         let wanted = fabric(&config, &here, &peers).objects;
         state.retiring.retain(|kind, _| !wanted.contains_key(&Key::Tunnel(*kind)));
+        // Who does not accept what is wanted here has not changed yet.
+        let is_late = late(&peers, &wanted);
         let now = Instant::now();
-        here.retiring = state.retiring.iter().filter(|(_, end)| **end > now).map(|(kind, _)| *kind).collect();
+        let stay = state.retiring.iter().filter(|(_, end)| is_late || **end > now);
+        here.retiring = stay.map(|(kind, _)| *kind).collect();
         let fabric = fabric(&config, &here, &peers);
         for trouble in fabric.troubles.difference(&state.fabric.troubles) {
             warn!(trouble = trouble.text, "fleet");
@@ -271,6 +271,7 @@ impl Inner {
             }
         }
         self.tell(refused);
+        self.say();
         let (snapshot, usage) = (lifecycle.owner.snapshot().await?, lifecycle.owner.usage().await?);
         let stale = stale(&observed, &self.share.borrow(), &snapshot, &usage);
         self.tidy(lifecycle, stale).await
@@ -285,6 +286,18 @@ impl Inner {
             info!(?key, "stands now");
         }
         state.refused = refused;
+    }
+
+    /// Tells the others what this node unpacks, once it stands.
+    fn say(&self) {
+        let Source::Store { fleet, .. } = &self.source else { return };
+        let state = self.state();
+        let Some(mut about) = state.about.clone() else { return };
+        let stands = |key: &Key| state.fabric.objects.contains_key(key) && !state.refused.contains_key(key);
+        let kinds = [(Encapsulation::Ipip, Unpacked::Ipip), (Encapsulation::Vxlan, Unpacked::Vxlan)];
+        let stand = kinds.into_iter().filter(|(kind, _)| stands(&Key::Tunnel(*kind))).map(|(_, said)| said);
+        about.accepts = stand.chain([Unpacked::Direct]).collect();
+        fleet.say(about);
     }
 
     /// A tunnel that stands and is not wanted any more goes later. Says whether there is one that nobody knew of: then what is
@@ -384,6 +397,13 @@ impl Inner {
         }
         all
     }
+}
+
+/// Whether a peer does not accept yet what is wanted here.
+fn late(peers: &Peers, wanted: &Objects) -> bool {
+    let kinds = [(Encapsulation::Ipip, Unpacked::Ipip), (Encapsulation::Vxlan, Unpacked::Vxlan)];
+    let mut wanted = kinds.into_iter().filter(|(kind, _)| wanted.contains_key(&Key::Tunnel(*kind)));
+    wanted.any(|(_, said)| peers.values().any(|peer| !peer.accepts.is_empty() && !peer.accepts.contains(&said)))
 }
 
 /// A block that was given to a peer, while a bridge here has it still.

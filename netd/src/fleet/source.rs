@@ -154,6 +154,7 @@ pub(super) fn listed(config: &FleetConfig) -> Result<Vec<NodeRecord>, FleetStart
             addresses: node.address.0.clone(),
             blocks: node.blocks.clone(),
             encapsulations: BTreeSet::new(),
+            accepts: BTreeSet::new(),
             mtu: None,
             labels: BTreeMap::new(),
             version: String::new(),

@@ -49,7 +49,8 @@ impl Inner {
         node.name = self.name.to_string();
         "here".clone_into(&mut node.state);
         node.addresses = state.here.addresses.iter().map(ToString::to_string).collect();
-        node.encapsulations = state.able.iter().map(|able| unpacked(*able).to_owned()).collect();
+        node.encapsulations =
+            state.about.iter().flat_map(|about| &about.encapsulations).map(|able| unpacked(*able).to_owned()).collect();
         node.mtu = state.here.mtu.unwrap_or_default();
         node.labels = self.config.borrow().labels.clone().into_iter().collect();
         env!("CARGO_PKG_VERSION").clone_into(&mut node.version);

@@ -46,6 +46,7 @@ fn node_at(cluster: &Cluster, settings: EtcdSettings, disk: &str, name: &str, bl
         addresses: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
         blocks: BTreeSet::new(),
         encapsulations: BTreeSet::new(),
+        accepts: BTreeSet::new(),
         mtu: Some(1500),
         labels: BTreeMap::new(),
         version: "test".to_owned(),

@@ -168,3 +168,23 @@ fn a_link_that_is_down_changes_neither_address_nor_size() {
     let addresses: Vec<String> = moved.or_as(&before).addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["192.0.2.11", "2001:db8::1"]);
 }
+
+#[test]
+fn whoever_changes_first_goes_on_as_before() {
+    use netd_fleet::Encapsulation as Unpacked;
+    let hop = |accepts: &[Unpacked], retiring: &[Encapsulation]| {
+        let mut all = two();
+        all.values_mut().for_each(|peer| peer.accepts = accepts.iter().copied().collect());
+        let here = Here { retiring: retiring.iter().copied().collect(), ..here(&BOTH) };
+        let (found, troubles) = hops("vxlan", &here, &all);
+        (found["10.4.2.0/24"].clone(), found["10.4.3.0/24"].clone(), troubles.len())
+    };
+    let both = |one: &str, other: &str, troubles| (one.to_owned(), other.to_owned(), troubles);
+    let by_tunnel = |troubles| both("Vxlan(192.0.2.2)", "Vxlan(198.51.100.3)", troubles);
+    assert_eq!(hop(&[], &[]), by_tunnel(0));
+    assert_eq!(hop(&[Unpacked::Direct, Unpacked::Vxlan], &[]), by_tunnel(0));
+    assert_eq!(hop(&[Unpacked::Direct], &[]), both("Direct(192.0.2.2)", "Vxlan(198.51.100.3)", 1));
+    let before = both("Ipip(192.0.2.2)", "Ipip(198.51.100.3)", 2 + 2);
+    let (one, other, _) = hop(&[Unpacked::Direct, Unpacked::Ipip], &[Encapsulation::Ipip]);
+    assert_eq!((one, other), (before.0, before.1));
+}
