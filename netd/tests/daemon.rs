@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use netd_api::{Client, Tag, blocking};
+use nix::sched::{CloneFlags, unshare};
 use rig::daemon::{Daemon, inside, soon, spawn, start, start_with, status};
 use rig::{Space, call};
 
