@@ -6,9 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::{Container, Expect, Fleet, OUTSIDE_V4, Place, Probe, Protocol, Seen, Web, Wire, until};
+use crate::{Container, Expect, Fleet, Host, OUTSIDE_V4, Place, Probe, Protocol, Seen, Web, Wire, until};
 
 const PORT: u16 = 80;
 const TCP: u8 = 6;
@@ -41,9 +41,9 @@ impl<'fleet> Shop<'fleet> {
     /// They do not start, or do not reach each other in time: the text is the table of who reaches whom.
     pub fn open(fleet: &'fleet Fleet) -> Result<Self> {
         let parts = fleet.hosts.iter().zip(Self::NAMES).map(|(host, name)| -> Result<Part> {
-            // The node's first block may still be on its way.
-            let run = || host.ctr().run(name, &["/bin/sleep", "infinity"]);
-            let container = patiently(&format!("{name} to run on {}", host.name), run)?;
+            // ctr keeps what it began of a container that had no network: it is not asked twice.
+            patiently(&format!("{} to have its first block", host.name), || has_block(host))?;
+            let container = host.ctr().run(name, &["/bin/sleep", "infinity"])?;
             let address = address(&container.place)?;
             Ok(Part { name, address, _web: Web::start(&container.place, name, PORT)?, container })
         });
@@ -97,6 +97,12 @@ impl<'fleet> Shop<'fleet> {
     pub fn close(self) -> Result<()> {
         self.fleet.hosts.iter().zip(&self.parts).try_for_each(|(host, part)| host.ctr().remove(&part.container.id))
     }
+}
+
+fn has_block(host: &Host) -> Result<()> {
+    let blocks = host.netdctl(&["block", "ls"])?;
+    ensure!(blocks.contains(&host.name), "it has none; {}'s log:\n{}\n{blocks}", host.name, host.netd.daemon.log());
+    Ok(())
 }
 
 /// Tries until it works; out of patience, the last error is the one to tell.
