@@ -41,6 +41,15 @@ fn netd_keeps_its_contract_on_the_kernel_of_debian() {
     Guest::Debian.test(&trials, LIMIT).unwrap();
 }
 
+/// The three hosts of `nodes`, over what this machine's kernel may lack. netd is not kept waiting there until the modules that
+/// it needs are loaded.
+#[test]
+fn three_hosts_are_one_network_over_ipip_on_the_kernel_of_debian() {
+    let arguments = &["--exact", "--ignored", "three_hosts_are_one_network_over_ipip"];
+    let nodes = Trial { folder: "integration/rig", target: "nodes", arguments };
+    Guest::Debian.test(&[all("netd/kernel", "ruleset"), nodes], LIMIT).unwrap();
+}
+
 /// What bridges, tunnels and encryption may ask for.
 #[test]
 fn the_kernel_of_debian_has_the_modules_that_this_machines_may_lack() {
