@@ -118,7 +118,10 @@ fn blocks_are_claimed_told_to_the_peers_and_given_back() {
 fn a_silent_node_is_no_peer_and_comes_back_with_its_blocks() {
     let cluster = Cluster::start(1);
     play(&cluster, async || {
-        let (a, b) = (node(&cluster, "a", "a", 1), node(&cluster, "b", "b", 1));
+        // The founder is the witness, without whom no block changes hands.
+        let a = node(&cluster, "a", "a", 1);
+        blocks(&a, 1).await;
+        let b = node(&cluster, "b", "b", 1);
         let held = blocks(&b, 1).await;
         peers(&a, |peers| !peers.is_empty()).await;
         // It outlives several leases.
