@@ -150,7 +150,7 @@ impl Node {
     ///
     /// # Errors
     /// See [`AttachError`].
-    pub fn attach(&mut self, wanted: Wanted) -> Result<Attached, AttachError> {
+    pub fn attach(&mut self, mut wanted: Wanted) -> Result<Attached, AttachError> {
         let replaces = match self.attachments.get(&wanted.key) {
             // One that is being wired was left by a request that was cut off: requests for one key take turns.
             Some(found) if found.netns == wanted.netns && found.state == State::Attached => {
@@ -160,6 +160,7 @@ impl Node {
         };
         let link = self.next_link(&wanted.key)?;
         let (leases, taken) = self.lease(&wanted)?;
+        self.reroute(&mut wanted.what, &leases);
         let key = wanted.key.clone();
         let drafted = self.draft(wanted, link, leases.clone());
         let drafted = drafted.and_then(|attachment| self.unclaimed(&attachment).map(|()| attachment));
@@ -388,6 +389,19 @@ impl Node {
             return Err(AttachError::NoAddress(Box::new(wanted.key.clone())));
         }
         Ok((leases, taken))
+    }
+
+    fn reroute(&self, what: &mut What, leases: &[Lease]) {
+        let ipam = match what {
+            What::Bridge(bridge) => &mut bridge.ipam,
+            What::Routed(ptp) => &mut ptp.ipam,
+            What::Addresses(ipam) => ipam,
+        };
+        match ipam {
+            Ipam::None => {}
+            Ipam::HostLocal(host_local) => host_local.routes = self.blocks.share().routes(&host_local.routes, leases),
+            Ipam::Static(fixed) => fixed.routes = self.blocks.share().routes(&fixed.routes, leases),
+        }
     }
 
     fn fixed(&mut self, key: &AttachmentKey, fixed: &StaticIpam) -> Result<(Vec<Lease>, BTreeSet<IpNet>), AttachError> {

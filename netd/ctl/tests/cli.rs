@@ -73,6 +73,10 @@ fn a_real_netd_answers() {
     assert_eq!((&status["version"], &status["attachments"]), (&env!("CARGO_PKG_VERSION").into(), &0.into()));
     assert_eq!(said(&socket, &["sandbox", "ls"]), "No sandboxes: nothing is attached.\n");
     assert_eq!(said(&socket, &["lease", "ls", "-o", "json"]), "[]\n");
+    assert!(said(&socket, &["node", "ls"]).contains("part of no fleet"));
+    assert_eq!(said(&socket, &["block", "ls", "-o", "json"]), "[]\n");
+    let (status, text) = failed(&socket, &["peer", "check"]);
+    assert!(status == 1 && text.contains("name one in [fleet] of netd.toml"), "{text}");
     assert!(said(&socket, &["resync", "--dry-run"]).starts_with("Nothing would be done"));
     assert!(said(&socket, &["resync"]).starts_with("Nothing was done"));
     drop(netd);

@@ -32,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Others may send by a tunnel that this node no longer wants for so long.
 const RETIRE_AFTER: Duration = Duration::from_mins(10);
 /// A block that nobody uses is kept for so long.
-const KEPT_FOR: Duration = Duration::from_secs(60);
+const KEPT_FOR: Duration = Duration::from_secs(30);
 /// A network that no file describes is remembered for so long.
 const ASKED_FOR: Duration = Duration::from_mins(10);
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netd_config::{NetworkName, Range};
+use netd_config::{NetworkName, Range, Route};
 use thiserror::Error;
 
 use crate::attachment::{AttachmentKey, Lease};
@@ -141,6 +141,15 @@ impl Share {
     #[must_use]
     pub fn ranges(&self, block: IpNet) -> Vec<Range> {
         self.blocks.get(&block).map_or_else(Vec::new, |pieces| ranges(block, pieces))
+    }
+
+    /// Routes as a network lists them. By a gateway of its declared range, where the fleet gave it another, they go by that.
+    #[must_use]
+    pub fn routes(&self, listed: &[Route], leases: &[Lease]) -> Vec<Route> {
+        let is_gone = |gateway: &IpAddr| {
+            self.pool_at(*gateway).is_some() && !leases.iter().any(|lease| lease.address.contains(gateway))
+        };
+        listed.iter().map(|route| Route { gw: route.gw.filter(|gateway| !is_gone(gateway)), ..route.clone() }).collect()
     }
 
     /// The MTU of an attachment's interface where its network names none: the least of its pools'.

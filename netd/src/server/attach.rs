@@ -86,7 +86,11 @@ impl<K: Kernel + 'static> Service<K> {
         if attachment.is_pending() {
             self.runtime.ask_again(&self.lifecycle, &attachment.key.container);
         }
-        Ok(result(&attachment, ipam.routes(), &dns.unwrap_or_default()))
+        let routes = match self.lifecycle.fleet.share() {
+            Some(share) => share.borrow().routes(ipam.routes(), &attachment.leases),
+            None => ipam.routes().to_vec(),
+        };
+        Ok(result(&attachment, &routes, &dns.unwrap_or_default()))
     }
 
     /// A later stanza of the chain. Its result is the one before it: what it adds is on the node.

@@ -163,3 +163,13 @@ fn both_families_come_from_blocks_and_ranges_that_are_mixed_are_refused() {
         assert!(matches!(refused, AttachError::Share(ShareError::Mixed { .. })), "{refused:?}");
     }
 }
+
+#[test]
+fn a_route_by_the_declared_gateway_goes_by_the_blocks() {
+    let mut node = node(&["10.4.7.0/29"]);
+    let routes = r#""ranges":[[{"subnet":"10.4.0.0/24"}]],"routes":[{"dst":"10.9.0.0/16","gw":"10.4.0.1"},{"dst":"10.8.0.0/16","gw":"10.4.7.3"},{"dst":"10.7.0.0/16","gw":"192.0.2.9"}]"#;
+    let with = WEB.replace(r#""ranges":[[{"subnet":"10.4.0.0/24"}]]"#, routes);
+    let wiring = try_attach(&mut node, &with, "a").unwrap().wiring.unwrap();
+    let by: Vec<String> = wiring.routes.iter().map(|route| route.gateway.unwrap().to_string()).collect();
+    assert_eq!(by, ["10.4.7.1", "10.4.7.3", "192.0.2.9", "10.4.7.1"]);
+}
