@@ -23,7 +23,8 @@ pub(crate) fn crash(arguments: &[String]) -> Result<()> {
     cargo(&test, Some(("NETD_CRASH_KILLS", kills)))
 }
 
-/// Plays a fleet with every fault, in as many schedules as `--schedules` says.
+/// Plays a fleet with every fault, in as many schedules as `--schedules` says; then with every rule broken in turn, until that is
+/// found.
 pub(crate) fn fleet(arguments: &[String]) -> Result<()> {
     let schedules = match arguments {
         [] => SCHEDULES,
@@ -33,8 +34,11 @@ pub(crate) fn fleet(arguments: &[String]) -> Result<()> {
         }
         _ => bail!("usage: cargo xtask fleet [--schedules N]; NETD_FLEET_SEED=S tells one schedule"),
     };
-    let test = ["test", "--release", "--package", "netd-fleet", "--test", "simulation", "--", "--nocapture"];
-    cargo(&test, Some(("NETD_FLEET_SCHEDULES", schedules)))
+    for (package, test) in [("netd-fleet", "simulation"), ("netd-fleet-mutants", "hunt")] {
+        let test = ["test", "--profile", "fuzz", "--package", package, "--test", test, "--", "--nocapture"];
+        cargo(&test, Some(("NETD_FLEET_SCHEDULES", schedules)))?;
+    }
+    Ok(())
 }
 
 /// Feeds every reader, or those that are named, with mutated input.

@@ -18,6 +18,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("netd-config", &[]),
     // The rig for its tests alone; so netd.
     ("netd-fleet", &["netd-config", "netd-grpc", "netd-rig"]),
+    // Reads the sources of netd-fleet, and uses nothing of it.
+    ("netd-fleet-mutants", &[]),
     ("netd-grpc", &[]),
     ("netd-kernel", &["netd-config", "netd-netlink"]),
     ("netd-netlink", &[]),

@@ -65,7 +65,8 @@ impl Blocks {
         });
     }
 
-    /// An operator's word that a node is gone for good, with all that ran on it. Its blocks are free then.
+    /// An operator's word that a node is gone for good, with all that ran on it. Its blocks are free then, and the fleet remembers
+    /// it: should the node come back, it gives up what it has and gets nothing, until its memory is removed as well.
     pub fn remove(&self, node: InstanceId) {
         self.wish.send_modify(|wish| {
             wish.remove.insert(node);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{FleetId, IncarnationId, InstanceId};
+use crate::identity::{FleetId, IncarnationId, InstanceId, TellingId};
 use crate::plan::Plan;
 
 /// With so many a fleet bears the loss of two of them.
@@ -24,6 +24,9 @@ pub struct Charter {
     pub plan: Plan,
     /// The nodes whose disks remember what the store might forget.
     pub witnesses: BTreeSet<InstanceId>,
+    /// Nodes that an operator declared gone for good. One that lives has no part in the fleet any more.
+    #[serde(default)]
+    pub removed: BTreeSet<InstanceId>,
     /// Whether blocks can be claimed.
     pub phase: Phase,
 }
@@ -46,8 +49,8 @@ pub struct Settling {
     pub merged: BTreeSet<InstanceId>,
     /// New witnesses that remember all that was told.
     pub adopted: BTreeSet<InstanceId>,
-    /// Counts what was told, so that nobody adopts half of it.
-    pub told: u64,
+    /// What was told last, so that nobody adopts half of it, or what was told to another copy of the store.
+    pub told: TellingId,
 }
 
 /// How a charter stands to the one that a node remembers.
@@ -67,26 +70,27 @@ impl Charter {
     /// The charter of a new fleet, with its founder as the only witness.
     pub(crate) fn found(founder: InstanceId, plan: Plan, fresh: u128) -> Self {
         let (fleet, id) = (FleetId::new(fresh), IncarnationId::new(fresh));
-        Self { fleet, number: 1, id, plan, witnesses: BTreeSet::from([founder]), phase: Phase::Open }
+        let (witnesses, removed) = (BTreeSet::from([founder]), BTreeSet::new());
+        Self { fleet, number: 1, id, plan, witnesses, removed, phase: Phase::Open }
     }
 
-    /// The next incarnation, when the store says `self` and a node remembers `remembered`.
+    /// The next incarnation, when the store says `self` and a node remembers `remembered`, which is no earlier.
     ///
     /// Whoever may have witnessed a claim is asked: the witnesses that either of them knows, those not yet in office too.
     pub(crate) fn next(&self, remembered: Option<&Self>, fresh: u128) -> Self {
         let known = || [Some(self), remembered].into_iter().flatten();
-        let newest = remembered.filter(|remembered| remembered.number >= self.number).unwrap_or(self);
         let settling = Settling {
             need: known().flat_map(Self::asked).collect(),
             merged: BTreeSet::new(),
             adopted: BTreeSet::new(),
-            told: 0,
+            told: TellingId::new(fresh),
         };
         Self {
             number: known().map(|charter| charter.number).fold(0, u64::max) + 1,
             id: IncarnationId::new(fresh),
+            removed: known().flat_map(|charter| charter.removed.iter().copied()).collect(),
             phase: Phase::Settling(settling),
-            ..newest.clone()
+            ..remembered.unwrap_or(self).clone()
         }
     }
 
@@ -159,8 +163,8 @@ impl Settling {
     }
 
     /// One more told something: nobody has adopted that yet.
-    pub(crate) fn told_more(&self) -> Self {
-        Self { told: self.told + 1, adopted: BTreeSet::new(), ..self.clone() }
+    pub(crate) fn told_more(&self, fresh: u128) -> Self {
+        Self { told: TellingId::new(fresh), adopted: BTreeSet::new(), ..self.clone() }
     }
 }
 

@@ -88,7 +88,7 @@ fn open(scene: &Scene<'_>) -> Option<Action> {
     if memory.table_of != Some(charter.id) {
         return Some(if hold::is_missed(scene) { begin_again(memory, charter, scene.fresh) } else { scene.take() });
     }
-    if has_forgotten(&view.blocks, &memory.table, charter.number) {
+    if has_forgotten(&view.blocks, &memory.table) {
         return Some(begin_again(memory, charter, scene.fresh));
     }
     hold::step(scene).or_else(|| witness::step(scene)).or_else(|| wish::step(scene))
@@ -106,6 +106,11 @@ struct Scene<'a> {
 impl Scene<'_> {
     fn me(&self) -> InstanceId {
         self.memory.instance
+    }
+
+    /// An operator declared this node gone.
+    fn is_removed(&self) -> bool {
+        self.charter.removed.contains(&self.me())
     }
 
     /// Remembers what the store says of all blocks.

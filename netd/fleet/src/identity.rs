@@ -125,6 +125,8 @@ number! {
     FleetId,
     /// One incarnation of a fleet's store.
     IncarnationId,
+    /// What one node told a store that had forgotten something.
+    TellingId,
 }
 
 #[cfg(test)]

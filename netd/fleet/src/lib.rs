@@ -30,7 +30,7 @@ pub use self::disk::{Disk, DiskError};
 pub use self::etcd::{
     CallError, EtcdSettings, Fleet, FleetError, ForeignError, SessionError, SettingsError, Status, TlsFiles,
 };
-pub use self::identity::{ClaimId, FleetId, IdentityError, IncarnationId, InstanceId, NodeName, RecordId};
+pub use self::identity::{ClaimId, FleetId, IdentityError, IncarnationId, InstanceId, NodeName, RecordId, TellingId};
 pub use self::memory::{Hold, Holding, Memory};
 pub use self::peers::{Discovery, Encapsulation, Fixed, FixedError, FixedNode, NodeRecord, Peers};
 pub use self::plan::{Plan, PlanError, Pool};

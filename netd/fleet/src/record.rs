@@ -50,20 +50,9 @@ impl Record {
         Self { epoch: 1, id, author, incarnation, sealed: false, claims }
     }
 
-    /// Whether both are the same state, be it sealed or not.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        (self.epoch, self.id) == (other.epoch, other.id)
-    }
-
-    /// Whether a store that says this was set back for somebody who remembers `remembered`, in incarnation `number`.
-    fn is_behind(&self, remembered: &Self, number: u64) -> bool {
-        self.epoch < remembered.epoch
-            || (self.epoch == remembered.epoch && self.id != remembered.id && !self.was_joined(remembered, number))
-    }
-
-    /// While this incarnation settled, after somebody had read it.
-    fn was_joined(&self, remembered: &Self, number: u64) -> bool {
-        self.incarnation.max(remembered.incarnation) < number && self.has_claims_of(remembered)
+    /// Whether a store that says this was set back for somebody who remembers `remembered`.
+    fn is_behind(&self, remembered: &Self) -> bool {
+        self.epoch < remembered.epoch || (self.epoch == remembered.epoch && self.id != remembered.id)
     }
 
     fn has_claims_of(&self, other: &Self) -> bool {
@@ -84,9 +73,9 @@ pub(crate) struct Writer {
     pub(crate) id: RecordId,
 }
 
-/// Whether the store forgot something that `remembered` has, both of incarnation `number`.
-pub(crate) fn has_forgotten(store: &Table, remembered: &Table, number: u64) -> bool {
-    remembered.iter().any(|(block, record)| store.get(block).is_none_or(|now| now.is_behind(record, number)))
+/// Whether the store forgot something that `remembered` has.
+pub(crate) fn has_forgotten(store: &Table, remembered: &Table) -> bool {
+    remembered.iter().any(|(block, record)| store.get(block).is_none_or(|now| now.is_behind(record)))
 }
 
 /// What the store must say so that nothing of `remembered` is lost. Only differences.
@@ -98,9 +87,6 @@ pub(crate) fn ahead(store: &Table, remembered: &Table) -> Table {
 /// The later state; of two of one epoch, all claims of both. Who is right in a dispute its owner knows.
 fn join(store: Option<&Record>, remembered: &Record) -> Record {
     let Some(store) = store else { return remembered.clone() };
-    if store.is(remembered) {
-        return Record { sealed: store.sealed || remembered.sealed, ..store.clone() };
-    }
     if store.epoch != remembered.epoch {
         return if store.epoch > remembered.epoch { store.clone() } else { remembered.clone() };
     }
@@ -108,13 +94,7 @@ fn join(store: Option<&Record>, remembered: &Record) -> Record {
         return store.clone();
     }
     let claims = store.claims.iter().chain(&remembered.claims).map(|(id, claim)| (*id, claim.clone())).collect();
-    Record {
-        // Whoever joins the same two gets the same state.
-        id: RecordId::new(store.id.number() ^ remembered.id.number().rotate_left(1)),
-        author: store.author.min(remembered.author),
-        incarnation: store.incarnation.max(remembered.incarnation),
-        epoch: store.epoch,
-        sealed: false,
-        claims,
-    }
+    // Whoever joins the same two gets the same state, which is neither of them.
+    let id = RecordId::new(store.id.number() ^ remembered.id.number().rotate_left(1));
+    Record { id, claims, ..store.clone() }
 }

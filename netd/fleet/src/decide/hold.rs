@@ -7,13 +7,13 @@ use crate::identity::ClaimId;
 use crate::memory::{Hold, Holding};
 use crate::record::{Claim, Record};
 
-/// A claim that was confirmed is not in a store that settled without this node. PROTOCOL.md, "What it cannot do".
+/// A claim is not in a store that settled without this node. PROTOCOL.md, "What it cannot do".
 pub(super) fn is_missed(scene: &Scene<'_>) -> bool {
     scene.memory.holdings.iter().any(|(id, holding)| {
-        let then = scene.memory.table.get(&holding.block).map_or(0, |record| record.epoch);
+        let has = |record: &&Record| record.claims.contains_key(id);
+        let then = scene.memory.table.get(&holding.block).filter(has);
         let now = scene.view.blocks.get(&holding.block);
-        holding.state == Hold::Confirmed
-            && now.is_none_or(|record| record.epoch <= then && !record.claims.contains_key(id))
+        then.is_some_and(|then| now.is_none_or(|now| now.epoch <= then.epoch && !has(&now)))
     })
 }
 

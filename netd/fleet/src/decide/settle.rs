@@ -11,7 +11,7 @@ use crate::view::{Key, Value};
 const AT_ONCE: usize = 100;
 
 pub(super) fn step(scene: &Scene<'_>, settling: &Settling) -> Option<Action> {
-    let Scene { memory, view, charter, .. } = scene;
+    let Scene { memory, view, .. } = scene;
     let missing = ahead(&view.blocks, &memory.table);
     if !missing.is_empty() {
         return Some(tell(scene, settling, missing));
@@ -19,13 +19,7 @@ pub(super) fn step(scene: &Scene<'_>, settling: &Settling) -> Option<Action> {
     if settling.asks(scene.me()) && !settling.merged.contains(&scene.me()) {
         return Some(amend(scene, Settling { merged: joined(&settling.merged, scene), ..settling.clone() }));
     }
-    if memory.table_of != Some(charter.id) {
-        return Some(scene.take());
-    }
-    if !settling.is_told() {
-        return None;
-    }
-    adopt(scene, settling)
+    settling.is_told().then(|| adopt(scene, settling)).flatten()
 }
 
 /// New witnesses remember all that was told; with a majority of them the incarnation opens.
@@ -45,8 +39,9 @@ fn adopt(scene: &Scene<'_>, settling: &Settling) -> Option<Action> {
 }
 
 fn tell(scene: &Scene<'_>, settling: &Settling, missing: Table) -> Action {
-    let charter = scene.charter.with(Phase::Settling(settling.told_more()));
+    let charter = scene.charter.with(Phase::Settling(settling.told_more(scene.fresh)));
     let some: Table = missing.into_iter().take(AT_ONCE).collect();
+    // The blocks as well: the same incarnation may have begun on another copy of the store, by a request that came late.
     let unchanged = some.keys().map(|block| Key::Block(*block)).chain([Key::Charter]);
     let records = some.iter().map(|(block, record)| (Key::Block(*block), Value::Record(record.clone())));
     commit(unchanged, records.chain([(Key::Charter, Value::Charter(charter))]))

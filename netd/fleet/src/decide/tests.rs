@@ -106,7 +106,7 @@ fn a_claim_is_saved_written_witnessed_sealed_and_only_then_used() {
     let record = fleet.view.blocks.values().next().unwrap().clone();
     assert!(!record.sealed);
     // The witness remembers first, and says so then.
-    assert!(saved(fleet.step(0)).table.values().any(|known| known.is(&record)));
+    assert!(saved(fleet.step(0)).table.values().any(|known| *known == record));
     assert!(matches!(written(fleet.step(0))[..], [(Key::Ack(_), Value::Ack)]));
     let sealed = written(fleet.step(1));
     assert!(matches!(&sealed[..], [(Key::Block(_), Value::Record(record))] if record.sealed));

@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{Action, Scene, witness};
+use super::{Action, Scene, commit, witness};
+use crate::charter::Charter;
 use crate::identity::{ClaimId, InstanceId};
 use crate::memory::{Hold, Holding};
 use crate::plan::Pool;
+use crate::record::Record;
+use crate::view::{Key, Value};
 
 pub(super) fn step(scene: &Scene<'_>) -> Option<Action> {
     give_up(scene)
-        .or_else(|| scene.wish.remove.iter().find_map(|node| remove(scene, *node)))
+        .or_else(|| remove(scene))
         .or_else(|| scene.wish.blocks.iter().find_map(|(pool, count)| claim(scene, pool, *count)))
 }
 
@@ -24,7 +27,7 @@ fn give_up(scene: &Scene<'_>) -> Option<Action> {
 
 fn claim(scene: &Scene<'_>, pool: &str, count: usize) -> Option<Action> {
     let pool = scene.charter.plan.pool(pool)?;
-    if scene.memory.blocks_in(pool).count() >= count {
+    if scene.is_removed() || scene.memory.blocks_in(pool).count() >= count {
         return None;
     }
     let block = choose(scene, pool)?;
@@ -35,26 +38,39 @@ fn claim(scene: &Scene<'_>, pool: &str, count: usize) -> Option<Action> {
 }
 
 fn choose(scene: &Scene<'_>, pool: &Pool) -> Option<IpNet> {
-    let held: BTreeSet<IpNet> = scene.memory.holdings.values().map(|holding| holding.block).collect();
     pool.block_from(scene.me().number(), |block| {
         let record = scene.view.blocks.get(&block);
-        held.contains(&block) || record.is_some_and(|record| !record.claims.is_empty() || !scene.is_firm(record))
+        record.is_some_and(|record| !record.claims.is_empty() || !scene.is_firm(record))
     })
 }
 
-/// An operator's word that a node is gone: its claims end.
-fn remove(scene: &Scene<'_>, node: InstanceId) -> Option<Action> {
-    if scene.charter.witnesses.contains(&node) {
-        let rest = scene.charter.witnesses.iter().filter(|witness| **witness != node).copied();
-        let rest: BTreeSet<InstanceId> = rest.collect();
-        return (!rest.is_empty()).then(|| witness::appoint(scene, rest));
+/// An operator's word that nodes are gone: the fleet remembers it, and they neither witness nor claim anything any more.
+fn remove(scene: &Scene<'_>) -> Option<Action> {
+    let Scene { charter, wish, .. } = scene;
+    let removed: BTreeSet<InstanceId> = charter.removed.union(&wish.remove).copied().collect();
+    if removed != charter.removed {
+        let charter = Charter { removed, ..(*charter).clone() };
+        return Some(commit([Key::Charter], [(Key::Charter, Value::Charter(charter))]));
     }
+    let stay: BTreeSet<InstanceId> = charter.witnesses.difference(&charter.removed).copied().collect();
+    // Not everybody at once.
+    let is_mine = stay.is_empty() || stay.contains(&scene.me()) || !wish.remove.is_empty();
+    (is_mine && !scene.is_removed()).then(|| dismiss(scene, stay).or_else(|| evict(scene))).flatten()
+}
+
+fn dismiss(scene: &Scene<'_>, stay: BTreeSet<InstanceId>) -> Option<Action> {
+    (!stay.is_empty() && stay != scene.charter.witnesses).then(|| witness::appoint(scene, stay))
+}
+
+fn evict(scene: &Scene<'_>) -> Option<Action> {
+    let is_removed = |node: &InstanceId| scene.charter.removed.contains(node);
     scene.view.blocks.iter().find_map(|(block, record)| {
-        if record.author == node && scene.is_witnessed(record) {
-            return Some(scene.seal(*block, record));
+        if is_removed(&record.author) && !scene.is_firm(record) {
+            // Witnesses tell nobody but the author.
+            return Some(scene.write(*block, Record { author: scene.me(), ..record.clone() }));
         }
-        let any = record.claims.values().any(|claim| claim.owner == node);
+        let any = record.claims.values().any(|claim| is_removed(&claim.owner));
         (any && scene.is_firm(record))
-            .then(|| scene.change(*block, record, |claims| claims.retain(|_, claim| claim.owner != node)))
+            .then(|| scene.change(*block, record, |claims| claims.retain(|_, claim| !is_removed(&claim.owner))))
     })
 }

@@ -22,8 +22,7 @@ fn acknowledge(scene: &Scene<'_>) -> Option<Action> {
     if new.is_empty() {
         return None;
     }
-    let remembers = |record: &Record, known: Option<&Record>| known.is_some_and(|known| known.is(record));
-    if new.iter().any(|(block, record)| !remembers(record, scene.memory.table.get(block))) {
+    if new.iter().any(|(block, record)| scene.memory.table.get(block) != Some(record)) {
         return Some(scene.take());
     }
     Some(commit([], new.iter().take(AT_ONCE).map(|(_, record)| (Key::Ack(ack(scene, record)), Value::Ack))))
@@ -36,7 +35,7 @@ fn ack(scene: &Scene<'_>, record: &Record) -> Ack {
 /// More witnesses, an odd number of them: an even one bears no more losses than the odd one before.
 fn grow(scene: &Scene<'_>) -> Option<Action> {
     let witnesses = &scene.charter.witnesses;
-    let free = scene.wish.present.difference(witnesses).filter(|node| !scene.wish.remove.contains(node));
+    let free = scene.wish.present.difference(witnesses).filter(|node| !scene.charter.removed.contains(node));
     let more = if witnesses.len().is_multiple_of(2) { 1 } else { 2 };
     let new: BTreeSet<InstanceId> = free.copied().take(more).collect();
     let fits = new.len() == more && witnesses.len() + more <= WITNESSES;

@@ -1,20 +1,25 @@
 //! A node: its disk, which outlives a crash, and what runs on it, which does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::protocol::{Action, ClaimId, Hold, InstanceId, Key, Memory, Txn, View, Wish, decide};
 use ipnet::IpNet;
-use netd_fleet::{Action, Hold, Key, Memory, Value, View, Wish};
 
-use crate::store::Change;
+use crate::driver::Driver;
+use crate::store::{Change, Content, Request, Seen};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
-    /// What is on its disk; nobody while the machine is destroyed.
-    pub(crate) disk: Memory,
+    /// What the node remembers; after a crash, what is on its disk.
+    pub(crate) memory: Memory,
+    /// What is on its disk, where a broken driver lets that lag behind.
+    pub(crate) durable: Option<Memory>,
     pub(crate) is_destroyed: bool,
     pub(crate) is_cut_off: bool,
     pub(crate) running: Option<Running>,
     pub(crate) wish: Wish,
+    /// Most blocks that it ever wished.
+    pub(crate) most: usize,
     /// Its clock beside the world's.
     pub(crate) offset: i64,
     /// When it last heard that its lease lives, by its own clock.
@@ -24,7 +29,11 @@ pub(crate) struct Machine {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Running {
     pub(crate) view: Option<View>,
+    /// In which revision each key of the view was written.
+    written: BTreeMap<Key, u64>,
+    /// The watch of the fleet's keys, and that of acknowledgements.
     pub(crate) seen: u64,
+    pub(crate) seen_acks: u64,
     pub(crate) reign: u64,
     pub(crate) work: Work,
 }
@@ -38,69 +47,129 @@ pub(crate) enum Work {
 }
 
 impl Machine {
-    pub(crate) fn new(disk: Memory, wish: Wish) -> Self {
+    pub(crate) fn new(memory: Memory, wish: Wish) -> Self {
         Self {
-            disk,
+            memory,
+            durable: None,
             is_destroyed: false,
             is_cut_off: false,
             running: Some(Running::default()),
+            most: wish.blocks.values().sum(),
             wish,
             offset: 0,
             renewed: 0,
         }
     }
 
+    pub(crate) fn instance(&self) -> InstanceId {
+        self.memory.instance
+    }
+
+    pub(crate) fn disk(&self) -> &Memory {
+        self.durable.as_ref().unwrap_or(&self.memory)
+    }
+
     /// What its sandboxes have addresses from. They live on while netd does not run.
     pub(crate) fn used(&self) -> Vec<IpNet> {
-        if self.is_destroyed { Vec::new() } else { self.disk.usable() }
+        if self.is_destroyed { Vec::new() } else { self.memory.usable() }
     }
 
     /// The same for one that does not wait to be confirmed.
     pub(crate) fn used_in_haste(&self) -> Vec<IpNet> {
-        let mut hasty = self.disk.clone();
+        let mut hasty = self.memory.clone();
         hasty.holdings.values_mut().for_each(|holding| holding.state = Hold::Confirmed);
         if self.is_destroyed { Vec::new() } else { hasty.usable() }
+    }
+
+    pub(crate) fn confirmed(&self) -> BTreeSet<ClaimId> {
+        let confirmed = self.memory.holdings.iter().filter(|(_, holding)| holding.state == Hold::Confirmed);
+        confirmed.map(|(id, _)| *id).collect()
     }
 
     pub(crate) fn is_idle(&self) -> bool {
         self.running.as_ref().is_some_and(|running| matches!(running.work, Work::Idle))
     }
 
-    /// It ends in the middle of whatever it does; a write to its disk was done, or not.
-    pub(crate) fn crash(&mut self, is_written: bool) {
-        if let Some(Running { work: Work::Saving(memory), .. }) = self.running.take()
-            && is_written
-        {
-            self.disk = *memory;
-        }
+    pub(crate) fn is_saving(&self) -> bool {
+        self.durable.is_some() || self.running.as_ref().is_some_and(|running| matches!(running.work, Work::Saving(_)))
     }
 
+    /// It ends in the middle of whatever it does; a write to its disk was done, or not: half of one is none, since the file is
+    /// replaced as a whole.
+    pub(crate) fn crash(&mut self, is_written: bool) {
+        if is_written {
+            self.written();
+        }
+        if let Some(durable) = self.durable.take() {
+            self.memory = durable;
+        }
+        self.running = None;
+    }
+
+    /// What is being written to disk is there.
     pub(crate) fn written(&mut self) {
+        self.durable = None;
         let Some(running) = &mut self.running else { return };
         match std::mem::take(&mut running.work) {
-            Work::Saving(memory) => self.disk = *memory,
+            Work::Saving(memory) => self.memory = *memory,
             other @ (Work::Idle | Work::Awaiting(_)) => running.work = other,
         }
     }
 
     pub(crate) fn decide(&self, fresh: u128) -> Option<Action> {
         let view = self.running.as_ref()?.view.as_ref()?;
-        netd_fleet::decide(&self.disk, view, &self.wish, fresh)
+        decide(&self.memory, view, &self.wish, fresh)
     }
 }
 
 impl Running {
-    pub(crate) fn listed(&mut self, content: BTreeMap<Key, Value>, revision: u64, reign: u64) {
+    pub(crate) fn listed(&mut self, content: Content, revision: u64, reign: u64) {
         let mut view = View::default();
-        content.into_iter().for_each(|(key, value)| view.apply(key, Some(value)));
-        (self.view, self.seen, self.reign) = (Some(view), revision, reign);
+        self.written.clear();
+        for (key, (value, written)) in content {
+            view.apply(key, Some(value));
+            self.written.insert(key, written);
+        }
+        (self.view, self.seen, self.seen_acks, self.reign) = (Some(view), revision, revision, reign);
     }
 
+    /// Takes what the watch of the fleet told: whole revisions.
     pub(crate) fn heard(&mut self, changes: Vec<Change>) {
-        let Some(view) = &mut self.view else { return };
         for change in changes {
             self.seen = change.revision;
-            view.apply(change.key, change.value);
+            if !matches!(change.key, Key::Ack(_)) {
+                self.take(change);
+            }
         }
+    }
+
+    /// Takes what the watch of acknowledgements told: those to this node, and, when their answer came, its own.
+    pub(crate) fn heard_acks(&mut self, changes: Vec<Change>, me: InstanceId) {
+        for change in changes {
+            self.seen_acks = change.revision;
+            if matches!(change.key, Key::Ack(ack) if ack.author == me || ack.witness == me) {
+                self.take(change);
+            }
+        }
+    }
+
+    fn take(&mut self, Change { revision, key, value }: Change) {
+        let Some(view) = &mut self.view else { return };
+        match &value {
+            Some(_) => drop(self.written.insert(key, revision)),
+            None => drop(self.written.remove(&key)),
+        }
+        view.apply(key, value);
+    }
+
+    pub(crate) fn request(&self, from: usize, txn: Txn, driver: Driver) -> Option<Request> {
+        let view = self.view.as_ref()?;
+        let see = |key: &Key| Seen {
+            key: *key,
+            value: view.value(key),
+            revision: self.written.get(key).copied().unwrap_or_default(),
+        };
+        let seen = txn.unchanged.iter().map(see).collect();
+        Some(Request { from, seen, by_revision: driver == Driver::ByRevision, txn })
     }
 }

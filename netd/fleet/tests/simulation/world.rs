@@ -1,25 +1,29 @@
-//! A fleet in one thread: every event is drawn from a seed, and after each one no address may be used by two nodes.
+//! A fleet in one thread: what a schedule says happens, one event after the other. What must never be is `laws`'.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::protocol::{Action, IncarnationId, InstanceId, Key, Memory, NodeName, Plan, Pool, Wish};
 use ipnet::IpNet;
-use netd_fleet::{Action, ClaimId, Hold, InstanceId, Key, Memory, NodeName, Plan, Pool, Value, Wish};
 
 use crate::chance::Chance;
+use crate::driver::Driver;
+use crate::laws::Fault;
 use crate::machine::{Machine, Running, Work};
-use crate::store::{Request, Store};
-use crate::variant::Variant;
+use crate::schedule::{Event, Schedule, Step};
+use crate::store::{Change, Content, Request, Store};
 
-const POOL: &str = "pool";
-const MOST_MACHINES: usize = 8;
-const LEASE: i64 = 60;
+pub(crate) const POOL: &str = "pool";
+pub(crate) const MOST_MACHINES: usize = 8;
+pub(crate) const LEASE: i64 = 60;
+/// Requests of before, any of which may arrive once more.
+const PAST: usize = 40;
 
 #[derive(Debug, Clone)]
-enum Message {
+pub(crate) enum Message {
     Ask { from: usize, number: u64, request: Request },
     Answer { to: usize, number: u64 },
     List { from: usize, number: u64 },
-    Listed { to: usize, number: u64, content: BTreeMap<Key, Value>, revision: u64, reign: u64 },
+    Listed { to: usize, number: u64, content: Content, revision: u64, reign: u64 },
 }
 
 impl Message {
@@ -33,66 +37,8 @@ impl Message {
     }
 }
 
-/// What may happen. The order is that of the weights.
-#[derive(Debug, Clone, Copy)]
-enum Event {
-    Decide,
-    Deliver,
-    Hear,
-    Write,
-    Renew,
-    Work,
-    Calm,
-    Ambush,
-    Lose,
-    Repeat,
-    Tire,
-    Crash,
-    Start,
-    Destroy,
-    Replace,
-    Cut,
-    Join,
-    Copy,
-    SetBack,
-    Compact,
-    Wish,
-    Remove,
-    Jump,
-    Expire,
-}
-
-const EVENTS: [(Event, usize); 24] = [
-    (Event::Decide, 60),
-    (Event::Deliver, 70),
-    (Event::Hear, 60),
-    (Event::Write, 40),
-    (Event::Renew, 10),
-    (Event::Work, 60),
-    (Event::Calm, 2),
-    (Event::Ambush, 1),
-    (Event::Lose, 2),
-    (Event::Repeat, 3),
-    (Event::Tire, 6),
-    (Event::Crash, 2),
-    (Event::Start, 6),
-    (Event::Destroy, 1),
-    (Event::Replace, 1),
-    (Event::Cut, 3),
-    (Event::Join, 5),
-    (Event::Copy, 2),
-    (Event::SetBack, 1),
-    (Event::Compact, 1),
-    (Event::Wish, 6),
-    (Event::Remove, 1),
-    (Event::Jump, 1),
-    (Event::Expire, 3),
-];
-/// Events that nothing works without.
-const ESSENTIAL: usize = 7;
-
 /// What happened in one schedule, or in many.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) schedules: u64,
     pub(crate) events: u64,
@@ -102,8 +48,10 @@ pub(crate) struct Tally {
     pub(crate) forgotten: u64,
     pub(crate) settled: u64,
     pub(crate) disputes: u64,
-    pub(crate) repeated: u64,
+    pub(crate) late: u64,
     pub(crate) settled_down: u64,
+    /// Rounds until nobody had anything left to do, at most.
+    pub(crate) rounds: u64,
 }
 
 impl Tally {
@@ -115,156 +63,211 @@ impl Tally {
         self.forgotten += other.forgotten;
         self.settled += other.settled;
         self.disputes += other.disputes;
-        self.repeated += other.repeated;
+        self.late += other.late;
         self.settled_down += other.settled_down;
+        self.rounds = self.rounds.max(other.rounds);
     }
 }
 
 pub(crate) struct World {
-    variant: Variant,
-    chance: Chance,
-    store: Store,
-    machines: Vec<Machine>,
-    messages: Vec<Message>,
-    leases: BTreeMap<InstanceId, i64>,
-    removed: BTreeSet<InstanceId>,
-    now: i64,
+    pub(crate) driver: Driver,
+    pub(crate) chance: Chance,
+    pub(crate) plan: Plan,
+    pub(crate) store: Store,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) past: VecDeque<(u64, Request)>,
+    /// Requests that this store did.
+    pub(crate) done: BTreeSet<u64>,
+    /// By the store's clock.
+    pub(crate) leases: BTreeMap<InstanceId, i64>,
+    pub(crate) removed: BTreeSet<InstanceId>,
+    /// The incarnation that began since the store was last set back.
+    pub(crate) begun: Option<IncarnationId>,
+    incarnations: BTreeSet<IncarnationId>,
+    /// The witnesses of every incarnation that was ever open.
+    pub(crate) offices: BTreeMap<(u64, IncarnationId), BTreeSet<InstanceId>>,
+    /// Something may have been forgotten for good.
+    pub(crate) is_lossy: bool,
+    pub(crate) now: i64,
     number: u64,
+    /// The first law that was broken where no result can be returned.
+    pub(crate) fault: Option<Fault>,
     pub(crate) tally: Tally,
-    pub(crate) story: Vec<String>,
-    is_told: bool,
+    pub(crate) story: Option<Vec<String>>,
+    /// Of all that happened.
+    pub(crate) digest: u64,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, variant: Variant, is_told: bool) -> Self {
-        let mut chance = Chance::new(seed);
-        let count = 2 + chance.below(4);
+    pub(crate) fn new(salt: u64, driver: Driver, is_told: bool) -> Self {
+        let mut chance = Chance::new(salt);
+        let count = [2, 3, 3, 4, 5, 5][chance.below(6)];
+        let plan = plan([30, 29, 29, 28][chance.below(4)]);
         let mut world = Self {
-            variant,
+            driver,
             chance,
+            plan,
             store: Store::default(),
             machines: Vec::new(),
             messages: Vec::new(),
+            past: VecDeque::new(),
+            done: BTreeSet::new(),
             leases: BTreeMap::new(),
             removed: BTreeSet::new(),
+            begun: None,
+            incarnations: BTreeSet::new(),
+            offices: BTreeMap::new(),
+            is_lossy: false,
             now: 0,
             number: 0,
+            fault: None,
             tally: Tally { schedules: 1, ..Tally::default() },
-            story: Vec::new(),
-            is_told,
+            story: is_told.then(Vec::new),
+            digest: 0,
         };
         (0..count).for_each(|at| world.add(&format!("n{at}")));
         world
     }
 
-    fn add(&mut self, name: &str) {
+    pub(crate) fn add(&mut self, name: &str) {
         let instance = InstanceId::new(self.chance.wide());
         let blocks = BTreeMap::from([(POOL.to_owned(), self.chance.below(3))]);
-        let wish = Wish { plan: Some(plan()), blocks, ..Wish::default() };
+        let wish = Wish { plan: Some(self.plan.clone()), blocks, ..Wish::default() };
         self.machines.push(Machine::new(Memory::new(instance, NodeName::new(name).unwrap()), wish));
+        self.renew(self.machines.len() - 1);
     }
 
-    /// Runs `events` of them.
+    /// Does all of it, and lets it come to rest.
     ///
     /// # Errors
-    /// What must not be.
-    pub(crate) fn run(&mut self, events: usize) -> Result<(), String> {
-        let weights = self.weights();
-        for _ in 0..events {
-            let (event, _) = EVENTS[self.chance.weighted(&weights)];
-            self.happen(event)?;
-        }
-        Ok(())
+    /// The first law that was broken.
+    pub(crate) fn play(&mut self, schedule: &Schedule) -> Result<(), Fault> {
+        schedule.steps.iter().try_for_each(|step| self.happen(*step))?;
+        self.chance = Chance::new(schedule.salt);
+        self.heal()
     }
 
-    /// Some schedules have no faults of one kind, others many.
-    fn weights(&mut self) -> Vec<usize> {
-        let chance = &mut self.chance;
-        let weigh = |(at, (_, weight)): (usize, &(Event, usize))| {
-            if at < ESSENTIAL { 2 * *weight } else { weight * [0, 1, 2, 6][chance.below(4)] }
-        };
-        EVENTS.iter().enumerate().map(weigh).collect()
-    }
-
-    fn happen(&mut self, event: Event) -> Result<(), String> {
+    fn happen(&mut self, Step { event, salt }: Step) -> Result<(), Fault> {
+        self.chance = Chance::new(salt);
         self.now += 1;
         self.tally.events += 1;
         let at = self.chance.below(self.machines.len());
+        self.tell(|| format!("{event:?} n{at}"));
         match event {
+            Event::Dawn => self.dawn()?,
             Event::Decide => self.decide(at),
             Event::Deliver => self.deliver(),
-            Event::Hear => {
-                self.hear(at);
-            }
+            Event::Hear => self.hear_some(at),
             Event::Write => self.write(at),
             Event::Renew => self.renew(at),
             Event::Work => self.advance(at),
             Event::Calm => self.calm()?,
-            Event::Ambush => self.ambush()?,
+            Event::Fork => self.fork()?,
+            Event::Oblivion => self.oblivion()?,
+            Event::Rivals => self.rivals()?,
+            Event::Lineage => self.lineage()?,
             Event::Lose | Event::Repeat => self.disturb(event),
+            Event::Late => self.late(),
             Event::Tire => self.tire(at),
-            Event::Crash => self.crash(at),
+            Event::Crash => self.crash_one(at),
             Event::Start => self.start(at),
             Event::Destroy => self.destroy(at),
             Event::Replace => self.replace(at),
             Event::Cut => self.machines[at].is_cut_off = true,
             Event::Join => self.machines[at].is_cut_off = false,
-            Event::Copy => self.store.copy(),
+            Event::Copy => drop(self.store.copy()),
             Event::SetBack => self.set_back(),
+            Event::Empty => self.empty(),
             Event::Compact => self.store.compact(),
             Event::Wish => self.wish(at),
             Event::Remove => self.remove(at),
-            Event::Jump => self.machines[at].offset += i64::try_from(self.chance.below(400)).unwrap() - 200,
+            Event::RemoveLiving => self.remove_living(at),
+            Event::Abandon => self.abandon(at),
+            Event::Jump => self.jump(at),
             Event::Expire => self.expire(at),
+            Event::Stray => self.stray(at),
         }
-        if self.is_told {
-            let used = self.uses();
-            self.story.push(format!("{} {event:?} n{at}: {used:?}", self.now));
-        }
+        self.mix();
         self.check()
     }
 
-    fn decide(&mut self, at: usize) {
-        if !self.machines[at].is_idle() {
-            return;
-        }
-        let present = self.present();
-        let fresh = self.chance.wide();
-        let machine = &mut self.machines[at];
-        machine.wish.present = present;
-        let has_view = machine.running.as_ref().is_some_and(|running| running.view.is_some());
-        if !has_view {
-            self.ask_for_all(at);
-            return;
-        }
-        match self.variant.decide(&self.machines[at], fresh) {
-            Some(Action::Save(memory)) => self.work(at, Work::Saving(memory)),
-            Some(Action::Commit(txn)) => {
-                let Some(running) = &self.machines[at].running else { return };
-                let Some(view) = &running.view else { return };
-                let request = Request::of(&txn, view);
-                let number = self.send(at, |from, number| Message::Ask { from, number, request });
-                self.work(at, Work::Awaiting(number));
-            }
-            None => {}
+    fn mix(&mut self) {
+        let state = [self.store.revision(), self.number, self.messages.len() as u64, self.chance.number()];
+        for number in state {
+            self.digest = (self.digest.rotate_left(5) ^ number).wrapping_mul(0x517c_c1b7_2722_0a95);
         }
     }
 
-    fn work(&mut self, at: usize, work: Work) {
+    pub(crate) fn tell(&mut self, what: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(story) = &mut self.story {
+            story.push(format!("{now:5} {}", what()));
+        }
+    }
+
+    /// One decision; whether there was something to do.
+    pub(crate) fn decide_one(&mut self, at: usize) -> bool {
+        if !self.machines[at].is_idle() {
+            return false;
+        }
+        let fresh = self.chance.wide();
+        if self.machines[at].running.as_ref().is_some_and(|running| running.view.is_none()) {
+            self.ask_for_all(at);
+            return true;
+        }
+        let action = self.driver.decide(&self.machines[at], fresh);
+        match action {
+            Some(Action::Save(memory)) => {
+                let what = |memory: &Memory| format!("      n{at} remembers {}", crate::story::memory(memory));
+                self.tell(|| what(&memory));
+                self.save(at, memory);
+            }
+            Some(Action::Commit(txn)) => {
+                let running = self.machines[at].running.as_ref();
+                let Some(request) = running.and_then(|running| running.request(at, txn, self.driver)) else {
+                    return false;
+                };
+                self.judge_wanted(at, &request);
+                let number = self.send(at, |from, number| Message::Ask { from, number, request });
+                self.work(at, Work::Awaiting(number));
+            }
+            None => return false,
+        }
+        true
+    }
+
+    fn decide(&mut self, at: usize) {
+        self.decide_one(at);
+    }
+
+    fn save(&mut self, at: usize, memory: Box<Memory>) {
+        if self.driver == Driver::DiskLater {
+            let machine = &mut self.machines[at];
+            let before = std::mem::replace(&mut machine.memory, *memory);
+            machine.durable.get_or_insert(before);
+        } else {
+            self.work(at, Work::Saving(memory));
+        }
+    }
+
+    pub(crate) fn work(&mut self, at: usize, work: Work) {
         if let Some(running) = &mut self.machines[at].running {
             running.work = work;
         }
     }
 
-    fn present(&self) -> BTreeSet<InstanceId> {
-        let up = self.machines.iter().filter(|machine| machine.running.is_some() && !machine.is_cut_off);
-        up.map(|machine| machine.disk.instance).collect()
-    }
-
     fn send(&mut self, from: usize, message: impl FnOnce(usize, u64) -> Message) -> u64 {
         self.number += 1;
         if !self.machines[from].is_cut_off {
-            self.messages.push(message(from, self.number));
+            let message = message(from, self.number);
+            if let Message::Ask { request, .. } = &message {
+                self.past.push_back((self.number, request.clone()));
+                if self.past.len() > PAST {
+                    self.past.pop_front();
+                }
+            }
+            self.messages.push(message);
         }
         self.number
     }
@@ -274,7 +277,7 @@ impl World {
         self.work(at, Work::Awaiting(number));
     }
 
-    fn deliver(&mut self) {
+    pub(crate) fn deliver(&mut self) {
         if self.messages.is_empty() {
             return;
         }
@@ -283,18 +286,15 @@ impl World {
         self.take(message);
     }
 
-    fn take(&mut self, message: Message) {
+    pub(crate) fn take(&mut self, message: Message) {
         match message {
             Message::Ask { from, number, request } => {
-                let before = self.incarnation();
-                self.store.commit(&request);
-                if before != self.incarnation() {
-                    self.tally.settled += 1;
-                }
+                self.commit(number, &request);
                 self.answer(Message::Answer { to: from, number }, from);
             }
             Message::List { from, number } => {
-                let (content, revision, reign) = (self.store.content(), self.store.revision(), self.store.reign);
+                let (content, revision, reign) =
+                    (self.store.content().clone(), self.store.revision(), self.store.reign);
                 self.answer(Message::Listed { to: from, number, content, revision, reign }, from);
             }
             Message::Answer { to, number } => {
@@ -307,17 +307,40 @@ impl World {
                     return;
                 }
                 self.work(to, Work::Idle);
+                let is_late = self.driver == Driver::WatchBegunLate && reign == self.store.reign;
+                let revision = if is_late { self.store.revision() } else { revision };
                 if let Some(running) = &mut self.machines[to].running {
                     running.listed(content, revision, reign);
                 }
+                self.meet(to);
             }
         }
     }
 
-    fn incarnation(&self) -> Option<(u64, bool)> {
-        match self.store.content().get(&Key::Charter) {
-            Some(Value::Charter(charter)) => charter.is_open().then_some((charter.number, true)),
-            Some(Value::Record(_) | Value::Ack) | None => None,
+    /// The store does what it is asked, if nothing has changed that it rests on.
+    pub(crate) fn commit(&mut self, number: u64, request: &Request) {
+        if !self.store.would_do(request) {
+            return;
+        }
+        self.judge(number, request);
+        let before = self.store.charter().map(|charter| (charter.id, charter.is_open()));
+        self.store.commit(&request.txn);
+        if self.story.is_some() {
+            let what = format!("      n{} writes {}", request.from, crate::story::txn(&request.txn));
+            self.tell(|| what);
+        }
+        let after = self.store.charter().map(|charter| (charter.id, charter.is_open()));
+        if request.txn.put.iter().any(|(key, _)| *key == Key::Charter) {
+            self.judge_office();
+        }
+        match (before, after) {
+            (Some((id, false)), Some((_, true))) => {
+                self.tally.settled += 1;
+                self.judge_opening(id);
+            }
+            // Not one that late requests play once more.
+            (_, Some((id, false))) if self.incarnations.insert(id) => self.begun = Some(id),
+            (None | Some(_), None | Some(_)) => {}
         }
     }
 
@@ -332,357 +355,118 @@ impl World {
         running.is_some_and(|running| matches!(running.work, Work::Awaiting(awaited) if awaited == number))
     }
 
-    /// All goes well for one node, for a moment.
-    fn advance(&mut self, at: usize) {
+    /// All goes well for one node, for a moment; whether it did something.
+    pub(crate) fn advance_one(&mut self, at: usize) -> bool {
+        let mut acted = self.machines[at].is_saving();
         self.write(at);
-        while self.hear(at) {}
-        self.decide(at);
+        self.hear_all(at);
+        acted |= self.decide_one(at);
         let last = self.number;
         for _ in 0..2 {
             let is_its = |message: &Message| message.number() == last;
-            let Some(at) = self.messages.iter().position(is_its) else { return };
+            let Some(at) = self.messages.iter().position(is_its) else { return acted };
             let message = self.messages.swap_remove(at);
             self.take(message);
+            acted = true;
+        }
+        acted
+    }
+
+    pub(crate) fn advance(&mut self, at: usize) {
+        self.advance_one(at);
+    }
+
+    pub(crate) fn hear_some(&mut self, at: usize) {
+        let (fleet, acks) = [(true, true), (true, false), (false, true)][self.chance.below(3)];
+        if fleet {
+            self.hear(at, false);
+        }
+        if acks {
+            self.hear(at, true);
         }
     }
 
-    /// All goes well for some nodes, for a while.
-    fn calm(&mut self) -> Result<(), String> {
-        let some: Vec<usize> = (0..self.machines.len()).filter(|_| !self.chance.once_in(4)).collect();
-        self.go_on(&some)
+    pub(crate) fn hear_all(&mut self, at: usize) {
+        while self.hear(at, false) {}
+        while self.hear(at, true) {}
     }
 
-    fn go_on(&mut self, some: &[usize]) -> Result<(), String> {
-        for _ in 0..30 {
-            some.iter().for_each(|at| self.advance(*at));
-            self.check()?;
-        }
-        Ok(())
-    }
-
-    /// Some nodes go on while the others are cut off; then the store is set back to before that, and it is the turn of
-    /// the others.
-    fn ambush(&mut self) -> Result<(), String> {
-        self.store.copy();
-        let (some, others): (Vec<usize>, Vec<usize>) = (0..self.machines.len()).partition(|_| self.chance.once_in(2));
-        self.part(&some, &others)?;
-        let copy = self.store.copies() - 1;
-        if self.is_within_limits(copy) {
-            self.set_back_to(copy);
-        }
-        self.part(&others, &some)
-    }
-
-    fn part(&mut self, some: &[usize], others: &[usize]) -> Result<(), String> {
-        others.iter().for_each(|at| self.machines[*at].is_cut_off = true);
-        for at in some {
-            self.machines[*at].is_cut_off = false;
-            self.start(*at);
-            self.tire(*at);
-            let count = self.chance.below(4);
-            self.machines[*at].wish.blocks.insert(POOL.to_owned(), count);
-        }
-        self.go_on(some)
-    }
-
-    /// Whether there was something to hear.
-    fn hear(&mut self, at: usize) -> bool {
+    /// The next that one of its two watches tells; whether there was something.
+    fn hear(&mut self, at: usize, is_acks: bool) -> bool {
         if self.machines[at].is_cut_off {
             return false;
         }
+        let (me, driver, store) = (self.machines[at].instance(), self.driver, &self.store);
         let Some(running) = &mut self.machines[at].running else { return false };
         if running.view.is_none() {
             return false;
         }
-        let changes = (running.reign == self.store.reign).then(|| self.store.after(running.seen)).flatten();
-        let any = changes.as_ref().is_some_and(|changes| !changes.is_empty());
-        match changes {
-            Some(changes) => running.heard(changes),
-            // The watch ended: what it saw so far is worth nothing.
-            None => running.view = None,
+        let is_watched = running.reign == store.reign || driver == Driver::WatchResumed;
+        let seen = if is_acks { running.seen_acks } else { running.seen };
+        let is_told = store.tells(seen) || driver == Driver::WatchCompacted;
+        if !is_watched || !is_told {
+            // What it saw so far is worth nothing.
+            running.view = None;
+            return false;
+        }
+        let first = store.after(seen).next().map(|change| change.revision);
+        let mut changes: Vec<Change> =
+            store.after(seen).take_while(|change| Some(change.revision) == first).cloned().collect();
+        if driver == Driver::HalfRevisions && changes.len() > 1 && !is_acks && self.chance.once_in(2) {
+            changes.truncate(1);
+        }
+        let any = !changes.is_empty();
+        if is_acks {
+            running.heard_acks(changes, me)
+        } else {
+            running.heard(changes)
+        }
+        if any && !is_acks {
+            self.meet(at);
         }
         any
     }
 
-    fn write(&mut self, at: usize) {
-        let before = self.machines[at].disk.holdings.clone();
-        self.machines[at].written();
-        self.note(at, &before);
+    /// Sees who is there.
+    fn meet(&mut self, at: usize) {
+        self.machines[at].wish.present = self.leases.keys().copied().collect();
     }
 
-    fn note(&mut self, at: usize, before: &BTreeMap<ClaimId, netd_fleet::Holding>) {
-        for (id, holding) in &self.machines[at].disk.holdings {
-            let was = before.get(id).is_some_and(|was| was.state == Hold::Confirmed);
-            if holding.state == Hold::Confirmed && !was {
-                self.tally.confirmed += 1;
-            }
+    pub(crate) fn write(&mut self, at: usize) {
+        if self.machines[at].is_saving() {
+            self.change(at, Machine::written);
         }
     }
 
-    fn renew(&mut self, at: usize) {
+    pub(crate) fn renew(&mut self, at: usize) {
         let machine = &mut self.machines[at];
         if machine.running.is_some() && !machine.is_cut_off {
             machine.renewed = self.now + machine.offset;
-            self.leases.insert(machine.disk.instance, self.now + LEASE);
+            self.leases.insert(machine.instance(), self.now + LEASE);
         }
     }
 
-    fn disturb(&mut self, event: Event) {
-        if self.messages.is_empty() {
-            return;
-        }
-        let at = self.chance.below(self.messages.len());
-        if matches!(event, Event::Lose) {
-            self.messages.swap_remove(at);
-        } else if matches!(self.messages[at], Message::Ask { .. }) {
-            self.tally.repeated += 1;
-            self.messages.push(self.messages[at].clone());
-        }
-    }
-
-    /// Waits no longer for an answer; what became of the request it must see.
-    fn tire(&mut self, at: usize) {
-        let Some(running) = &mut self.machines[at].running else { return };
-        if matches!(running.work, Work::Awaiting(_)) {
-            running.work = Work::Idle;
-            running.view = None;
-        }
-    }
-
-    fn crash(&mut self, at: usize) {
-        let before = self.machines[at].disk.holdings.clone();
-        let is_written = self.chance.once_in(2);
-        self.machines[at].crash(is_written);
-        self.note(at, &before);
-    }
-
-    fn start(&mut self, at: usize) {
+    pub(crate) fn start(&mut self, at: usize) {
         let machine = &mut self.machines[at];
         if machine.running.is_none() && !machine.is_destroyed {
             machine.running = Some(Running::default());
         }
     }
 
-    /// The node is gone, its disk and its sandboxes with it; sometimes another is built under its name.
-    fn destroy(&mut self, at: usize) {
-        if self.machines[at].is_destroyed {
-            return;
-        }
-        self.crash(at);
-        self.machines[at].is_destroyed = true;
-        if self.machines.len() < MOST_MACHINES && !self.chance.once_in(3) {
-            let name = self.machines[at].disk.name.to_string();
-            self.add(&name);
-        }
-    }
-
-    /// Another is built under its name, while it lives on somewhere.
-    fn replace(&mut self, at: usize) {
-        if self.machines.len() >= MOST_MACHINES || self.machines[at].is_destroyed {
-            return;
-        }
-        self.machines[at].is_cut_off = true;
-        let name = self.machines[at].disk.name.to_string();
-        self.add(&name);
-        let last = self.machines.len() - 1;
-        self.machines[last].disk.instance = self.variant.identity(&self.machines[at], &self.machines[last]);
-    }
-
-    fn set_back(&mut self) {
-        if self.store.copies() == 0 {
-            return;
-        }
-        // Mostly a late one: an early one knows little.
-        let late = self.store.copies().saturating_sub(1 + self.chance.below(3));
-        let any = self.chance.below(self.store.copies());
-        let copy = if self.chance.once_in(4) { any } else { late };
-        if !self.is_within_limits(copy) {
-            return;
-        }
-        self.set_back_to(copy);
-    }
-
-    fn set_back_to(&mut self, copy: usize) {
-        self.store.set_back(copy);
-        self.tally.set_back += 1;
-        let content = self.store.content();
-        let is_known = |block: &IpNet, id: &ClaimId| match content.get(&Key::Block(*block)) {
-            Some(Value::Record(record)) => record.claims.contains_key(id),
-            Some(Value::Charter(_) | Value::Ack) | None => false,
-        };
-        let used = self.machines.iter().flat_map(|machine| &machine.disk.holdings);
-        let forgotten = used.filter(|(id, holding)| holding.state == Hold::Confirmed && !is_known(&holding.block, id));
-        self.tally.forgotten += u64::from(forgotten.count() > 0);
-    }
-
-    /// A copy from before the fleet was founded, or of another founding, names nobody who could remember.
-    fn is_within_limits(&self, copy: usize) -> bool {
-        self.store.charter_of_copy(copy).is_some()
-    }
-
-    fn wish(&mut self, at: usize) {
-        let count = self.chance.below(4);
-        let give_up = self.chance.once_in(2);
-        let machine = &mut self.machines[at];
-        machine.wish.blocks.insert(POOL.to_owned(), count);
-        let held: Vec<ClaimId> = machine.disk.holdings.keys().copied().collect();
-        if let Some(id) = self.chance.one(&held).filter(|_| give_up) {
-            machine.wish.give_up.insert(id);
-            machine.wish.blocks.insert(POOL.to_owned(), 0);
-        }
-    }
-
-    /// An operator removes a node that is destroyed, by telling another.
-    fn remove(&mut self, at: usize) {
-        let gone = self.machines.iter().filter(|machine| machine.is_destroyed).map(|machine| machine.disk.instance);
-        let gone: BTreeSet<InstanceId> = gone.filter(|one| self.is_alone(*one)).collect();
-        self.removed.extend(&gone);
-        self.machines[at].wish.remove.extend(gone);
-    }
-
-    /// Nobody else has this identity.
-    fn is_alone(&self, instance: InstanceId) -> bool {
-        self.machines.iter().filter(|machine| machine.disk.instance == instance).count() == 1
-    }
-
-    fn expire(&mut self, at: usize) {
-        let instance = self.machines[at].disk.instance;
-        let is_over = self.leases.get(&instance).is_none_or(|until| *until < self.now);
-        if is_over {
-            self.variant.expire(&mut self.store, instance);
-        }
-    }
-
-    fn uses(&self) -> Vec<(usize, IpNet)> {
+    pub(crate) fn uses(&self) -> Vec<(usize, IpNet)> {
         let one = |(at, machine): (usize, &Machine)| {
-            let ranges = self.variant.used(machine, self.now, LEASE);
+            let ranges = self.driver.used(machine, self.now, LEASE);
             ranges.into_iter().map(move |range| (at, range)).collect::<Vec<_>>()
         };
         self.machines.iter().enumerate().flat_map(one).collect()
     }
-
-    fn check(&mut self) -> Result<(), String> {
-        let uses = self.uses();
-        for (at, (one, range)) in uses.iter().enumerate() {
-            for (other, their) in &uses[at + 1..] {
-                if one != other && (range.contains(their) || their.contains(range)) {
-                    let disks = [*one, *other].map(|at| &self.machines[at].disk.holdings);
-                    return Err(format!(
-                        "n{one} uses {range} and n{other} uses {their}: {disks:?} {:?}",
-                        self.store.content()
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// All faults end: whoever lives gets what it wants, and then nobody has anything left to do.
-    ///
-    /// # Errors
-    /// What does not come to rest.
-    pub(crate) fn settle_down(&mut self) -> Result<(), String> {
-        let disputes = self.store.content().into_values().filter(is_disputed).count();
-        self.tally.disputes += u64::try_from(disputes).unwrap();
-        for at in 0..self.machines.len() {
-            self.machines[at].is_cut_off = false;
-            self.start(at);
-        }
-        for _ in 0..3_000 {
-            if self.is_at_rest() {
-                self.tally.settled_down += 1;
-                return self.is_served();
-            }
-            (0..self.machines.len()).try_for_each(|at| self.turn(at))?;
-        }
-        if self.has_witnesses() { Err(self.unrest()) } else { Ok(()) }
-    }
-
-    fn unrest(&self) -> String {
-        let next = |machine: &Machine| format!("{}: {:?}", machine.disk.instance, machine.decide(1));
-        let next: Vec<String> = self.machines.iter().map(next).collect();
-        format!("it does not come to rest: {:#?}\n{}", self.store.content(), next.join("\n"))
-    }
-
-    fn turn(&mut self, at: usize) -> Result<(), String> {
-        self.now += 1;
-        self.write(at);
-        while self.hear(at) {}
-        self.decide(at);
-        while let Some(message) = self.messages.pop() {
-            self.take(message);
-            self.check()?;
-        }
-        self.tire(at);
-        self.check()
-    }
-
-    fn is_at_rest(&self) -> bool {
-        let rests = |machine: &Machine| match &machine.running {
-            None => true,
-            Some(running) => {
-                let is_current = running.reign == self.store.reign && running.seen == self.store.revision();
-                machine.is_idle() && running.view.is_some() && is_current && machine.decide(1).is_none()
-            }
-        };
-        self.messages.is_empty() && self.machines.iter().all(rests)
-    }
-
-    /// A majority of the witnesses lives that the store knows.
-    fn has_witnesses(&self) -> bool {
-        let alive: BTreeSet<_> =
-            self.machines.iter().filter(|machine| !machine.is_destroyed).map(|machine| machine.disk.instance).collect();
-        let content = self.store.content();
-        let Some(Value::Charter(charter)) = content.get(&Key::Charter) else { return true };
-        let lives = |set: &BTreeSet<InstanceId>| 2 * set.intersection(&alive).count() > set.len();
-        let needed = match &charter.phase {
-            netd_fleet::Phase::Open => true,
-            netd_fleet::Phase::Settling(settling) => settling.need.iter().all(lives),
-        };
-        needed && lives(&charter.witnesses)
-    }
-
-    fn is_served(&self) -> Result<(), String> {
-        if !self.has_witnesses() {
-            return Ok(());
-        }
-        let content = self.store.content();
-        let taken = |block: &IpNet| {
-            matches!(content.get(&Key::Block(*block)),
-                Some(Value::Record(record)) if !record.claims.is_empty() || self.is_left_behind(record))
-        };
-        let free = plan().pools()[0].range.subnets(30).unwrap().filter(|block| !taken(block)).count();
-        for (at, machine) in self.machines.iter().enumerate().filter(|(_, machine)| machine.running.is_some()) {
-            let held = machine.disk.holdings.values().filter(|one| one.state == Hold::Confirmed);
-            let wanted = machine.wish.blocks.get(POOL).copied().unwrap_or(0);
-            if held.count() < wanted && free > 0 {
-                let holdings = &machine.disk.holdings;
-                return Err(format!(
-                    "n{at} has not what it wants, and {free} blocks are free: {content:#?}\n{holdings:#?}"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Freed by a node that is gone, and not removed: nobody seals it.
-    fn is_left_behind(&self, record: &netd_fleet::Record) -> bool {
-        !record.sealed
-            && self.machines.iter().any(|machine| machine.is_destroyed && machine.disk.instance == record.author)
-    }
 }
 
-fn is_disputed(value: &Value) -> bool {
-    match value {
-        Value::Record(record) => record.claims.len() > 1,
-        Value::Charter(_) | Value::Ack => false,
-    }
-}
-
-fn plan() -> Plan {
+/// One pool; its blocks have four addresses.
+fn plan(length: u8) -> Plan {
     let pool = Pool {
         name: POOL.to_owned(),
-        range: "10.0.0.0/28".parse().unwrap(),
+        range: format!("10.0.0.0/{length}").parse().unwrap(),
         block: 30,
         reserved: BTreeSet::new(),
         labels: BTreeMap::new(),
