@@ -62,6 +62,8 @@ pub const DEEP: &[&str] = &[
     "a new incarnation asks the witnesses that the store names",
     "a block is changed in the incarnation that was seen",
     "what was joined is another state than both",
+    "what was told changes the charter",
+    "a store is told only what it lacks still",
     // A dispute arises while settling alone, and is adopted before the incarnation opens: it is firm, but in a store that was
     // set back to its own settling.
     "a rival is taken out of what is firm",
