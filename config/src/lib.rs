@@ -30,5 +30,5 @@ pub use node::{
     PoolConfig, Quarantine,
 };
 pub use result::{CniResult, Dns, ResultInterface, ResultIp};
-pub use stanza::{Bridge, Firewall, IngressPolicy, PortMapping, Portmap, Protocol, Ptp, Stanza, Tuning};
+pub use stanza::{Bridge, BridgeVlans, Firewall, IngressPolicy, PortMapping, Portmap, Protocol, Ptp, Stanza, Tuning};
 pub use version::CniVersion;

@@ -1,5 +1,7 @@
 //! One plugin entry of a chain, typed. Every official type is known; those that netd does not run say so.
 
+mod vlan;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,6 +13,7 @@ use crate::ipam::{self, HostLocal, Ipam, StaticIpam};
 use crate::json::Object;
 use crate::name::LinkName;
 use crate::result::{Dns, dns};
+pub use vlan::BridgeVlans;
 
 /// One plugin entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +60,12 @@ pub struct Bridge {
     pub promisc_mode: bool,
     /// No frames between two isolated ports.
     pub port_isolation: bool,
+    /// VLANs of the port.
+    pub vlans: BridgeVlans,
+    /// The port sends by its own MAC only, whatever the node's setting for all of them says.
+    pub mac_spoof_check: bool,
+    /// The sandbox end stays down.
+    pub disable_container_interface: bool,
     /// Duplicate address detection inside the sandbox.
     pub enabledad: bool,
     /// Octets; `None` keeps the kernel's default.
@@ -258,20 +267,26 @@ fn bridge(root: &Object<'_>, arguments: &Arguments) -> Option<Bridge> {
     if hairpin_mode && promisc_mode {
         root.wrong("promiscMode", "cannot set hairpin mode and promiscuous mode at the same time; set one of them");
     }
-    for key in ["vlan", "vlanTrunk"] {
-        let asked = root.value(key).is_some_and(|value| value.as_u64() != Some(0));
-        if asked {
-            root.wrong(key, "netd does not filter VLANs yet; remove the key, or use the official plugin");
-        }
-    }
-    for key in ["macspoofchk", "disableContainerInterface", "preserveDefaultVlan"] {
-        if root.flag(key) {
-            root.wrong(key, "netd does not do this yet; remove the key, or use the official plugin");
-        }
-    }
     let is_default_gateway = root.flag("isDefaultGateway");
+    let is_gateway = root.flag("isGateway") || is_default_gateway;
+    let before = root.mistakes.count();
+    let ipam = ipam::parse(root, arguments);
+    let has_no_addresses = matches!(ipam, Ipam::None) && root.mistakes.count() == before;
+    let (mac_spoof_check, disable_container_interface) =
+        (root.flag("macspoofchk"), root.flag("disableContainerInterface"));
+    if has_no_addresses && mac_spoof_check {
+        let why = "the MAC of a sandbox whose addresses netd does not give is not watched; add ipam, or remove the key";
+        root.wrong("macspoofchk", why);
+    }
+    if !matches!(ipam, Ipam::None) && disable_container_interface {
+        let why = "cannot use IPAM when DisableContainerInterface flag is set; remove one of them";
+        root.wrong("disableContainerInterface", why);
+    }
     Some(Bridge {
-        is_gateway: root.flag("isGateway") || is_default_gateway,
+        vlans: vlan::vlans(root, name, is_gateway),
+        mac_spoof_check,
+        disable_container_interface,
+        is_gateway,
         is_default_gateway,
         force_address: root.flag("forceAddress"),
         ip_masq: root.flag("ipMasq"),
@@ -281,7 +296,7 @@ fn bridge(root: &Object<'_>, arguments: &Arguments) -> Option<Bridge> {
         enabledad: root.flag("enabledad"),
         mtu: root.number("mtu").filter(|mtu| *mtu != 0),
         mac: mac(root, arguments),
-        ipam: ipam::parse(root, arguments),
+        ipam,
         dns: own_dns(root),
         ports: ports(root),
         ingress_policy: ingress_policy(root),

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 use netd_config::{ContainerId, LinkName, NetworkName, PortMapping};
-use netd_kernel::{LinkSettings, NetnsId, Publication, Route};
+use netd_kernel::{LinkSettings, NetnsId, Publication, Route, Vlans};
 use serde::{Deserialize, Serialize};
 
 /// Identity of an attachment, as the CNI specification has it.
@@ -52,8 +52,18 @@ pub struct Wiring {
     pub host_link: LinkName,
     /// The bridge it is a port of; `None`: it is routed.
     pub bridge: Option<LinkName>,
-    /// Gateway addresses that the bridge carries for this attachment's network; of a routed one, its own host end.
+    /// Gateway addresses that the bridge, or its gateway link, carries for this attachment's network; of a routed one, its
+    /// own host end.
     pub gateways: Vec<IpNet>,
+    /// The bridge keeps VLANs apart.
+    #[serde(default)]
+    pub filters_vlans: bool,
+    /// The port's VLANs, where they are not the kernel's default.
+    #[serde(default)]
+    pub vlans: Option<Vlans>,
+    /// The link that the gateway of its VLAN is on; all sandboxes of the VLAN share it.
+    #[serde(default)]
+    pub gateway_link: Option<GatewayOf>,
     /// Octets.
     pub mtu: Option<u32>,
     /// The bridge's promiscuous mode.
@@ -82,6 +92,30 @@ pub struct Wiring {
     pub tuned: LinkSettings,
 }
 
+/// Where the gateway of a bridge's VLAN is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayOf {
+    /// The VLAN.
+    pub vlan: u16,
+    /// `<bridge>.<vlan>`.
+    pub link: LinkName,
+}
+
+impl Wiring {
+    /// The link by which what the sandbox sends comes to the node.
+    #[must_use]
+    pub fn home(&self) -> &LinkName {
+        let gateway = self.gateway_link.as_ref().map(|gateway| &gateway.link);
+        gateway.or(self.bridge.as_ref()).unwrap_or(&self.host_link)
+    }
+
+    /// As [`Wiring::home`], of one that is a port of a bridge.
+    #[must_use]
+    pub fn shared_home(&self) -> Option<&LinkName> {
+        self.bridge.is_some().then(|| self.home())
+    }
+}
+
 /// What the kernel made of it, for the result.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
@@ -91,6 +125,9 @@ pub struct Facts {
     pub host_mac: String,
     /// MAC of the bridge; empty where there is none.
     pub bridge_mac: String,
+    /// MAC of the VLAN's gateway link; empty where there is none.
+    #[serde(default)]
+    pub gateway_mac: String,
     /// Octets.
     pub mtu: u32,
 }

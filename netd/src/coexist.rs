@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, Wiring};
 
 /// A firewall is loaded by many transactions: it is looked at when it has come to rest.
 const REST: Duration = Duration::from_millis(20);
@@ -57,7 +57,7 @@ impl Coexist {
 
     /// What the attachment sends and gets passes when this returns, as far as it can; at once for a bridge that is known.
     pub async fn admit(&self, attachment: &Attachment) {
-        let bridge = attachment.wiring.as_ref().and_then(|wiring| wiring.bridge.as_ref());
+        let bridge = attachment.wiring.as_ref().and_then(Wiring::shared_home);
         let (Some(inner), Some(bridge)) = (&self.0, bridge) else { return };
         let is_new = inner.seen().bridges.insert(bridge.clone());
         if is_new && inner.setting == config::Coexist::Insert {
@@ -68,7 +68,7 @@ impl Coexist {
     /// Looks, and makes it so, with these bridges beside those that were admitted.
     pub async fn begin(&self, attachments: &[Attachment]) {
         let Some(inner) = &self.0 else { return };
-        let bridges = attachments.iter().filter_map(|one| one.wiring.as_ref()?.bridge.clone());
+        let bridges = attachments.iter().filter_map(|one| one.wiring.as_ref()?.shared_home().cloned());
         inner.seen().bridges.extend(bridges);
         self.settle().await;
     }

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use netd_kernel::{Bridge, Family, Interface, Key, Object, Objects, Port, Veth, fixed_ruleset};
+use netd_kernel::{Bridge, Family, GatewayLink, Interface, Key, Object, Objects, Port, Veth, fixed_ruleset};
 
 use crate::attachment::{Attachment, Lease, Wiring};
 
-/// Objects that several attachments share: ruleset, forwarding and bridges. `guarded`: families whose forwarding netd
+/// Objects that several attachments share: ruleset, forwarding, bridges and the links of their VLANs' gateways. `guarded`: families whose forwarding netd
 /// switched on.
 #[must_use]
 pub fn shared(attachment: &Attachment, guarded: &BTreeSet<Family>) -> Objects {
@@ -19,8 +19,15 @@ pub fn shared(attachment: &Attachment, guarded: &BTreeSet<Family>) -> Objects {
     if let Some(name) = &wiring.bridge {
         objects.insert(Key::Bridge(name.clone()), Object::Bridge(bridge(wiring)));
         objects.insert(Key::Admitted(name.clone()), Object::Set);
+        if let Some(gateway) = &wiring.gateway_link {
+            let (bridge, mut addresses) = (Some(name.clone()), wiring.gateways.clone());
+            addresses.sort();
+            let link = GatewayLink { bridge, vlan: gateway.vlan, addresses, mtu: wiring.mtu };
+            objects.insert(Key::GatewayLink(gateway.link.clone()), Object::GatewayLink(link));
+            objects.insert(Key::Admitted(gateway.link.clone()), Object::Set);
+        }
         if wiring.fenced {
-            objects.insert(Key::Fenced(name.clone()), Object::Set);
+            objects.insert(Key::Fenced(wiring.home().clone()), Object::Set);
         }
     }
     objects
@@ -30,13 +37,19 @@ pub fn shared(attachment: &Attachment, guarded: &BTreeSet<Family>) -> Objects {
 #[must_use]
 pub fn is_shared(key: &Key) -> bool {
     match key {
-        Key::Ruleset | Key::Forwarding(_) | Key::Bridge(_) | Key::Admitted(_) | Key::Fenced(_) => true,
+        Key::Ruleset
+        | Key::Forwarding(_)
+        | Key::Bridge(_)
+        | Key::GatewayLink(_)
+        | Key::Admitted(_)
+        | Key::Fenced(_) => true,
         Key::Filtered(_)
         | Key::Silent(_)
         | Key::Isolated(..)
         | Key::Itself(..)
         | Key::Deaf(_)
         | Key::Guarded(_)
+        | Key::Trunk(_)
         | Key::Class(_)
         | Key::Block(..)
         | Key::Span(_)
@@ -100,10 +113,13 @@ pub fn ruled(attachment: &Attachment) -> Objects {
         objects.insert(Key::Published(publication), Object::Target(target));
     }
     let Some(wiring) = &attachment.wiring else { return objects };
-    let home = wiring.bridge.as_ref().unwrap_or(&wiring.host_link);
+    let home = wiring.home();
     if wiring.ip_masq {
-        let masquerade = |lease: &Lease| (Key::Masquerade(lease.address.addr(), home.clone()), Object::Set);
-        objects.extend(attachment.leases.iter().map(masquerade));
+        // Where what is bridged meets the rules, a sandbox of a VLAN reaches its neighbours by the bridge itself.
+        for at in [Some(home), wiring.bridge.as_ref()].into_iter().flatten() {
+            let masquerade = |lease: &Lease| (Key::Masquerade(lease.address.addr(), at.clone()), Object::Set);
+            objects.extend(attachment.leases.iter().map(masquerade));
+        }
     }
     if wiring.fenced && wiring.bridge.is_none() {
         objects.insert(Key::Fenced(home.clone()), Object::Set);
@@ -122,7 +138,8 @@ fn guard(attachment: &Attachment) -> Objects {
     };
     let port = || wiring.host_link.clone();
     let leased = attachment.leases.iter().map(|lease| Key::Leased(port(), mac, lease.address.addr()));
-    let keys = [Key::Guarded(port()), Key::Station(port(), mac)].into_iter().chain(leased);
+    let trunk = wiring.vlans.as_ref().filter(|vlans| vlans.is_trunk()).map(|_| Key::Trunk(port()));
+    let keys = [Key::Guarded(port()), Key::Station(port(), mac)].into_iter().chain(leased).chain(trunk);
     keys.map(|key| (key, Object::Set)).collect()
 }
 
@@ -158,11 +175,15 @@ pub fn drained(attachment: &Attachment) -> Objects {
     Objects::from([(Key::Veth(wiring.host_link.clone()), veth)])
 }
 
-/// Adds `more`: a bridge named twice gets the addresses of both. The order does not matter.
+/// Adds `more`: a bridge, or a gateway's link, named twice gets the addresses of both. The order does not matter.
 pub fn merge(objects: &mut Objects, more: Objects) {
     for (key, object) in more {
         match (objects.get_mut(&key), object) {
             (Some(Object::Bridge(known)), Object::Bridge(new)) => unite(known, new),
+            (Some(Object::GatewayLink(known)), Object::GatewayLink(new)) => {
+                add(&mut known.addresses, new.addresses);
+                known.mtu = known.mtu.max(new.mtu);
+            }
             (_, object) => {
                 objects.insert(key, object);
             }
@@ -171,17 +192,22 @@ pub fn merge(objects: &mut Objects, more: Objects) {
 }
 
 fn unite(known: &mut Bridge, new: Bridge) {
-    let missing: Vec<IpNet> = new.addresses.into_iter().filter(|address| !known.addresses.contains(address)).collect();
-    known.addresses.extend(missing);
-    known.addresses.sort();
+    add(&mut known.addresses, new.addresses);
     known.mtu = known.mtu.max(new.mtu);
     known.promisc |= new.promisc;
+    known.vlan_filtering |= new.vlan_filtering;
+}
+
+fn add(known: &mut Vec<IpNet>, new: Vec<IpNet>) {
+    let missing: Vec<IpNet> = new.into_iter().filter(|address| !known.contains(address)).collect();
+    known.extend(missing);
+    known.sort();
 }
 
 fn bridge(wiring: &Wiring) -> Bridge {
-    let mut addresses = wiring.gateways.clone();
+    let mut addresses = if wiring.gateway_link.is_some() { Vec::new() } else { wiring.gateways.clone() };
     addresses.sort();
-    Bridge { addresses, mtu: wiring.mtu, promisc: wiring.promisc }
+    Bridge { addresses, mtu: wiring.mtu, promisc: wiring.promisc, vlan_filtering: wiring.filters_vlans }
 }
 
 fn veth(attachment: &Attachment, wiring: &Wiring, port: Port) -> Veth {
@@ -192,6 +218,7 @@ fn veth(attachment: &Attachment, wiring: &Wiring, port: Port) -> Veth {
         mtu: wiring.mtu,
         hairpin: wiring.hairpin,
         isolated: wiring.isolated,
+        vlans: wiring.vlans.clone(),
         port,
     }
 }

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use netd_config::{LinkName, Protocol};
-use netd_kernel::{ApplyError, Family, Flow, Kernel, KernelError, Key, Object, Objects, Sandbox, Scope, Step, plan};
+use netd_kernel::{
+    ApplyError, Family, Flow, Kernel, KernelError, Key, LinkFacts, Object, Objects, Sandbox, Scope, Step, plan,
+};
 use thiserror::Error;
 
-use crate::attachment::{Attachment, Facts};
+use crate::attachment::{Attachment, Facts, Wiring};
 use crate::desired;
 
 /// Why kernel work failed.
@@ -180,8 +182,8 @@ impl<K: Kernel> Executor<K> {
     /// # Errors
     /// See [`ExecutorError`].
     pub fn forget(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
-        let bridge = attachment.wiring.as_ref().and_then(|wiring| wiring.bridge.as_ref());
-        attachment.leases.iter().try_for_each(|lease| Ok(self.kernel.forget(lease.address.addr(), bridge)?))
+        let home = attachment.wiring.as_ref().and_then(Wiring::shared_home);
+        attachment.leases.iter().try_for_each(|lease| Ok(self.kernel.forget(lease.address.addr(), home)?))
     }
 
     fn forget_senders(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
@@ -206,7 +208,14 @@ impl<K: Kernel> Executor<K> {
         let Some(wiring) = &attachment.wiring else { return Ok(Facts::default()) };
         let links =
             self.kernel.attached(&wiring.host_link, wiring.bridge.as_ref(), &attachment.key.interface, sandbox)?;
-        Ok(Facts { mac: links.mac, host_mac: links.host_mac, bridge_mac: links.bridge_mac, mtu: links.mtu })
+        let gateway = wiring.gateway_link.as_ref().map(|gateway| self.kernel.mac(&gateway.link));
+        let gateway_mac = match gateway {
+            // Somebody took it away; the next resync makes it again.
+            Some(Err(KernelError::NotFound(_))) | None => String::new(),
+            Some(mac) => mac?,
+        };
+        let LinkFacts { mac, host_mac, bridge_mac, mtu } = links;
+        Ok(Facts { mac, host_mac, bridge_mac, gateway_mac, mtu })
     }
 
     /// The node's objects that are ours, as the kernel has them.
@@ -231,7 +240,9 @@ impl<K: Kernel> Executor<K> {
             addresses.sort();
             addresses
         };
-        Ok(facts == attachment.facts && addresses(&inside) == addresses(&desired::own(attachment)))
+        // A gateway's link that was made again has another MAC.
+        let known = Facts { gateway_mac: facts.gateway_mac.clone(), ..attachment.facts.clone() };
+        Ok(facts == known && addresses(&inside) == addresses(&desired::own(attachment)))
     }
 
     /// Whether an attachment's link, its bridge's end of it, or an address of it is not there any more. What its sandbox's
@@ -311,6 +322,21 @@ impl<K: Kernel> Executor<K> {
     /// See [`ExecutorError`].
     pub fn counts(&self) -> Result<BTreeMap<Key, u64>, ExecutorError> {
         Ok(self.kernel.counts()?)
+    }
+
+    /// Takes the link of a VLAN's gateway away, and what the ruleset says of it, if nobody uses it. Who is attached is asked
+    /// while nobody can make it stand: whoever is recorded later makes it again.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn retire(&self, link: &LinkName, is_used: impl FnOnce() -> bool) -> Result<(), ExecutorError> {
+        let mut standing = self.standing()?;
+        if is_used() {
+            return Ok(());
+        }
+        let keys = [Key::Fenced(link.clone()), Key::Admitted(link.clone()), Key::GatewayLink(link.clone())];
+        keys.iter().for_each(|key| drop(standing.remove(key)));
+        Ok(self.kernel.apply(&keys.map(Step::Delete), None)?)
     }
 
     /// Makes shared objects stand. Two attaches that need the same new bridge meet here, one after the other.

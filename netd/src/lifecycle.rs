@@ -26,7 +26,7 @@ use crate::node::{AttachError, Attached, Extended, Extension, Follower, Wanted};
 use crate::owner::{OwnerError, OwnerHandle, Renewed};
 use crate::policies::{Policies, PolicyError};
 use crate::ports::{PortError, Ports};
-use crate::reaper::Reaper;
+use crate::reaper::{self, Reaper};
 use crate::tombstones::{Tombstone, Tombstones};
 use crate::turns::{Turn, Turns};
 
@@ -581,7 +581,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         Ok(())
     }
 
-    /// Deletes a drained attachment's link, then frees its addresses.
+    /// Deletes a drained attachment's link, then frees its addresses, and its VLAN's gateway where it was the last.
     async fn reap(&self, gone: Attachment) -> Done<()> {
         let (executor, reaped) = (Arc::clone(&self.executor), gone.clone());
         let done = tokio::task::spawn_blocking(move || {
@@ -589,6 +589,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             executor.forget(&reaped)
         });
         done.await??;
-        Ok(self.owner.reaped(gone).await?)
+        self.owner.reaped(gone.clone()).await?;
+        Ok(reaper::retire(&self.owner, &self.executor, &gone).await??)
     }
 }

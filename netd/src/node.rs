@@ -198,6 +198,13 @@ impl Node {
         self.ports.keys().any(|known| known.as_str() == bridge)
     }
 
+    /// Whether an attachment's VLAN has its gateway on this link.
+    #[must_use]
+    pub fn uses_gateway(&self, link: &LinkName) -> bool {
+        let gateway = |wiring: &Wiring| wiring.gateway_link.as_ref().is_some_and(|gateway| gateway.link == *link);
+        self.attachments.values().any(|attachment| attachment.wiring.as_ref().is_some_and(gateway))
+    }
+
     /// The extra attachments of a container that has no others any more: no CNI call will detach them.
     #[must_use]
     pub fn left_behind(&self, container: &ContainerId) -> Vec<AttachmentKey> {
@@ -283,11 +290,11 @@ impl Node {
             self.counter = self.counter.max(self.number(&wiring.host_link));
         }
         let bridge = attachment.wiring.as_ref().and_then(|wiring| wiring.bridge.clone());
-        if let (Some(wiring), Some(bridge)) = (&attachment.wiring, &bridge) {
+        if let Some(wiring) = attachment.wiring.as_ref().filter(|wiring| wiring.bridge.is_some()) {
             if wiring.tuned.mac.or(wiring.mac) != mac_of(&attachment.leases) {
                 self.estranged.extend(attachment.leases.iter().map(|lease| lease.address.addr()));
             }
-            let known = self.gateways.entry(bridge.clone()).or_default();
+            let known = self.gateways.entry(wiring.home().clone()).or_default();
             known
                 .extend(wiring.gateways.iter().filter(|gateway| !known.contains(gateway)).copied().collect::<Vec<_>>());
         }
@@ -335,6 +342,11 @@ impl Node {
                 self.ports.remove(bridge);
                 self.gateways.remove(bridge);
             }
+        }
+        if let Some(gateway) = gone.wiring.as_ref().and_then(|wiring| wiring.gateway_link.as_ref())
+            && !self.uses_gateway(&gateway.link)
+        {
+            self.gateways.remove(&gateway.link);
         }
         let held = self.attachments.get(key).map(|now| now.leases.clone()).unwrap_or_default();
         let others = self.draining.values().filter(|other| other.key == *key).flat_map(|other| &other.leases);
@@ -471,14 +483,14 @@ impl Node {
         }
         let estranged = leases.iter().any(|lease| self.estranged.contains(&lease.address.addr()));
         let mut wiring = wiring::of_bridge(bridge, &key.interface, host_link, leases, estranged);
-        wiring.spoof_guarded = !self.trusts_sandboxes;
-        self.agree(key, bridge, &wiring.gateways)?;
+        wiring.spoof_guarded = !self.trusts_sandboxes || bridge.mac_spoof_check;
+        self.agree(key, bridge, &wiring)?;
         Ok(wiring)
     }
 
-    fn agree(&self, key: &AttachmentKey, bridge: &Bridge, gateways: &[IpNet]) -> Result<(), AttachError> {
-        let known = self.gateways.get(&bridge.bridge).map(Vec::as_slice).unwrap_or_default();
-        let clash = gateways.iter().find_map(|wanted| {
+    fn agree(&self, key: &AttachmentKey, bridge: &Bridge, wiring: &Wiring) -> Result<(), AttachError> {
+        let known = self.gateways.get(wiring.home()).map(Vec::as_slice).unwrap_or_default();
+        let clash = wiring.gateways.iter().find_map(|wanted| {
             let same_family = |found: &&IpNet| found.addr().is_ipv4() == wanted.addr().is_ipv4();
             known.iter().filter(same_family).find(|found| *found != wanted).map(|found| (*wanted, *found))
         });
@@ -486,7 +498,7 @@ impl Node {
             // Of the fleet's addresses each block has its own gateway.
             Some((wanted, _)) if self.blocks.share().pool_at(wanted.addr()).is_some() => Ok(()),
             Some((wanted, found)) if !bridge.force_address && wanted.addr().is_ipv4() => {
-                let bridge = bridge.bridge.to_string();
+                let bridge = wiring.home().to_string();
                 Err(AttachError::BridgeAddress { key: Box::new(key.clone()), bridge, wanted, found })
             }
             Some(_) | None => Ok(()),

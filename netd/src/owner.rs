@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netd_config::ContainerId;
+use netd_config::{ContainerId, LinkName};
 use netd_kernel::Family;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -103,6 +103,7 @@ enum Request {
     Of(String, Answer<Vec<Attachment>>),
     AtLink(String, Answer<Option<Attachment>>),
     UsesBridge(String, Answer<bool>),
+    UsesGateway(LinkName, Answer<bool>),
     LeftBehind(ContainerId, Answer<Vec<AttachmentKey>>),
     Closed(Box<Attachment>, Answer<()>),
     Guard(Family, Answer<()>),
@@ -211,6 +212,14 @@ impl OwnerHandle {
     /// [`OwnerError::Stopping`].
     pub async fn uses_bridge(&self, bridge: String) -> Result<bool, OwnerError> {
         self.ask(|answer| Request::UsesBridge(bridge, answer)).await
+    }
+
+    /// See [`Node::uses_gateway`].
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn uses_gateway(&self, link: LinkName) -> Result<bool, OwnerError> {
+        self.ask(|answer| Request::UsesGateway(link, answer)).await
     }
 
     /// See [`Node::left_behind`].
@@ -373,6 +382,7 @@ impl Owner {
             Request::Of(container, answer) => drop(answer.send(Ok(self.of(&container)))),
             Request::AtLink(link, answer) => drop(answer.send(Ok(self.node.at_link(&link).cloned()))),
             Request::UsesBridge(bridge, answer) => drop(answer.send(Ok(self.node.uses_bridge(&bridge)))),
+            Request::UsesGateway(link, answer) => drop(answer.send(Ok(self.node.uses_gateway(&link)))),
             Request::LeftBehind(container, answer) => drop(answer.send(Ok(self.node.left_behind(&container)))),
             Request::Closed(gone, answer) => {
                 self.node.closed(&gone);

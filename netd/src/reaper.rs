@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netd_kernel::Kernel;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tracing::warn;
 
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, GatewayOf};
 use crate::executor::{Executor, ExecutorError};
 use crate::owner::OwnerHandle;
 
@@ -54,7 +56,7 @@ async fn run<K: Kernel + 'static>(
         }
         let (worker, links) = (Arc::clone(&executor), batch.clone());
         match tokio::task::spawn_blocking(move || delete(&worker, &links)).await {
-            Ok(Ok(())) => free(&owner, batch).await,
+            Ok(Ok(())) => free(&owner, &executor, batch).await,
             Ok(Err(error)) => warn!(%error, links = batch.len(), "cannot delete links; resync tries again"),
             Err(error) => warn!(%error, "the worker that deletes links died; resync tries again"),
         }
@@ -66,10 +68,31 @@ fn delete<K: Kernel>(executor: &Executor<K>, links: &[Attachment]) -> Result<(),
     links.iter().try_for_each(|gone| executor.forget(gone))
 }
 
-async fn free(owner: &OwnerHandle, batch: Vec<Attachment>) {
+async fn free<K: Kernel + 'static>(owner: &OwnerHandle, executor: &Arc<Executor<K>>, batch: Vec<Attachment>) {
     for gone in batch {
-        if let Err(error) = owner.reaped(gone).await {
+        if let Err(error) = owner.reaped(gone.clone()).await {
             warn!(%error, "cannot record that a link is gone; resync tries again");
         }
+        match retire(owner, executor, &gone).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "cannot take the link of a VLAN's gateway away; resync tries again"),
+            Err(error) => warn!(%error, "the worker that deletes links died; resync tries again"),
+        }
     }
+}
+
+/// The link of a VLAN's gateway goes with the VLAN's last attachment.
+pub(crate) async fn retire<K: Kernel + 'static>(
+    owner: &OwnerHandle,
+    executor: &Arc<Executor<K>>,
+    gone: &Attachment,
+) -> Result<Result<(), ExecutorError>, JoinError> {
+    let gateway = gone.wiring.as_ref().and_then(|wiring| wiring.gateway_link.clone());
+    let Some(GatewayOf { link, .. }) = gateway else { return Ok(Ok(())) };
+    let (owner, executor, runtime) = (owner.clone(), Arc::clone(executor), Handle::current());
+    tokio::task::spawn_blocking(move || {
+        // Who cannot be asked may use it.
+        executor.retire(&link, || runtime.block_on(owner.uses_gateway(link.clone())).unwrap_or(true))
+    })
+    .await
 }

@@ -8,7 +8,8 @@ use crate::lifecycle::LifecycleError;
 use crate::node::{AttachError, ShareError};
 use crate::owner::OwnerError;
 
-/// The CNI result of an attachment, in the reference plugins' order: bridge, host end, sandbox end. `ptp` tells no MTU.
+/// The CNI result of an attachment, in the reference plugins' order: bridge, host end, sandbox end, the VLAN's gateway. `ptp` tells
+/// no MTU.
 #[must_use]
 pub fn result(attachment: &Attachment, routes: &[Route], dns: &Dns) -> CniResult {
     let mut interfaces = Vec::new();
@@ -26,6 +27,10 @@ pub fn result(attachment: &Attachment, routes: &[Route], dns: &Dns) -> CniResult
         interfaces.push(link(attachment.key.interface.as_str(), &facts.mac, &attachment.netns_path, mtu));
     }
     let interface = interfaces.len().checked_sub(1).and_then(|last| u32::try_from(last).ok());
+    if let Some(gateway) = attachment.wiring.as_ref().and_then(|wiring| wiring.gateway_link.as_ref()) {
+        let (name, mac) = (gateway.link.to_string(), attachment.facts.gateway_mac.clone());
+        interfaces.push(ResultInterface { name, mac, mtu: None, sandbox: String::new() });
+    }
     let ips = attachment
         .leases
         .iter()

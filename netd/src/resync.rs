@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use netd_config::LinkName;
 use netd_kernel::{Kernel, Key, Object, Objects, Port, Step, Veth, fixed_ruleset};
 use thiserror::Error;
 use tracing::{info, warn};
@@ -112,7 +113,7 @@ pub fn compare(
     for (key, object) in observed.iter().filter(|(key, _)| stays(key)) {
         // What somebody else added to a bridge stays: the two are united, never cut down. A guard stays too.
         let is_guard = *object == Object::Forwarding { guarded: true };
-        if matches!(key, Key::Bridge(_)) || is_guard || !target.contains_key(key) {
+        if matches!(key, Key::Bridge(_) | Key::GatewayLink(_)) || is_guard || !target.contains_key(key) {
             desired::merge(&mut target, Objects::from([(key.clone(), object.clone())]));
         }
     }
@@ -126,13 +127,20 @@ fn is_loose(attachment: &Attachment, observed: &Objects) -> bool {
     matches!(link, Some(Object::Veth(veth)) if veth.bridge != wiring.bridge)
 }
 
-/// The link of an attachment whose quarantine it does not follow. A shut port is none of this: the kernel is late in opening
+fn has_gateway(attachment: &Attachment, link: &LinkName) -> bool {
+    let gateway = attachment.wiring.as_ref().and_then(|wiring| wiring.gateway_link.as_ref());
+    gateway.is_some_and(|gateway| gateway.link == *link)
+}
+
+/// The link of an attachment whose quarantine or whose VLANs it does not follow. A shut port is none of this: the kernel is late in opening
 /// it, or it is about to be deleted.
 fn kept_back(attachment: &Attachment, key: Key, observed: &Objects) -> Option<(Key, Object)> {
     let Some(Object::Veth(found)) = observed.get(&key) else { return None };
     let wanted = desired::port(attachment);
-    let differs = (wanted == Port::Down) != (found.port == Port::Down);
-    differs.then(|| (key, Object::Veth(Veth { port: wanted, ..found.clone() })))
+    let vlans = attachment.wiring.as_ref().and_then(|wiring| wiring.vlans.clone());
+    let is_elsewhere = vlans.is_some() && found.bridge.is_some() && found.vlans != vlans;
+    let differs = (wanted == Port::Down) != (found.port == Port::Down) || is_elsewhere;
+    differs.then(|| (key, Object::Veth(Veth { port: wanted, vlans, ..found.clone() })))
 }
 
 /// An extra network is attached while the container has others; a detach that was cut off may have left it.
@@ -149,14 +157,21 @@ fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bo
                 |attachment: &Attachment| attachment.wiring.as_ref().is_some_and(|wiring| wiring.host_link == *link);
             snapshot.draining.iter().any(is) || snapshot.attachments.iter().any(is)
         }
+        // It goes with the last attachment of its VLAN, and one that is being wired may be the first.
+        Key::GatewayLink(link) => snapshot.attachments.iter().any(|one| has_gateway(one, link)),
         // The reference plugins leave bridges and forwarding, and people count on it.
         Key::Bridge(_) | Key::Forwarding(_) => true,
         // It goes with its link, which others may have given it to.
         Key::Gateway(..) => true,
-        Key::Admitted(bridge) => observed.contains_key(&Key::Bridge(bridge.clone())),
+        Key::Admitted(link) => {
+            let gateway = Key::GatewayLink(link.clone());
+            let is_gateway = observed.contains_key(&gateway) && stays(&gateway, snapshot, observed, watch);
+            observed.contains_key(&Key::Bridge(link.clone())) || is_gateway
+        }
         // A detach takes its own away, and an attach adds some before it is recorded as whole.
         Key::Fenced(_)
         | Key::Guarded(_)
+        | Key::Trunk(_)
         | Key::Station(..)
         | Key::Leased(..)
         | Key::Masquerade(..)

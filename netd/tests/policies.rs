@@ -144,6 +144,44 @@ fn only_who_is_allowed_reaches_a_sandbox_on_its_own_bridge() {
     assert!(!is_filtered(), "a bridge is filtered that no policy needs");
 }
 
+/// The bridge meets the rules, and the VLAN's gateway is beyond it: what goes there passes them twice.
+#[test]
+fn policies_hold_in_a_vlan_and_what_leaves_it_is_translated_once() {
+    if !rig::can_filter("policies in a VLAN") {
+        return;
+    }
+    let vlan = DUAL.replace("\"br0\"", "\"br0\",\"vlan\":10");
+    let shop = Shop::new(&vlan);
+    let outside = shop.node.outside();
+    outside.command("ip route add 10.4.0.0/24 via 192.0.2.1");
+    outside.serve(7000);
+    let front = Space::new();
+    shop.node.attach(&front, "front", &[&vlan, &portmap(&tcp(8080, 80))]).unwrap();
+    label(&shop.node, "front");
+    front.serve(80);
+    assert_eq!(shop.apply(FROM_LOGIN), ["from-login"]);
+    assert!(shop.node.space.command("ip -d link show br0").contains("nf_call_iptables 1"));
+    for (web, login) in [("10.4.0.2", "10.4.0.3"), ("[fd00:4::2]", "fd00:4::3")] {
+        let (port, closed) = (format!("{web}:80"), format!("{web}:81"));
+        assert_heard(&[
+            ("login", &shop.login, &port, Ok(login)),
+            ("login", &shop.login, &closed, Err(())),
+            ("other", &shop.other, &port, Err(())),
+        ]);
+    }
+    assert_heard(&[
+        ("node", &shop.node.space, "10.4.0.2:80", Ok("10.4.0.1")),
+        ("outside", &outside, "10.4.0.2:80", Err(())),
+        ("web", &shop.web, "192.0.2.9:7000", Ok("192.0.2.1")),
+        ("other", &shop.other, "192.0.2.9:7000", Ok("192.0.2.1")),
+        ("other", &shop.other, "[2001:db8::9]:7000", Ok("2001:db8::1")),
+        ("outside", &outside, "192.0.2.1:8080", Ok("192.0.2.9")),
+        ("other", &shop.other, "192.0.2.1:8080", Ok("10.4.0.1")),
+        ("itself", &front, "192.0.2.1:8080", Ok("10.4.0.1")),
+        ("other", &shop.other, "10.4.0.5:80", Ok("10.4.0.4")),
+    ]);
+}
+
 #[test]
 fn the_matrix_says_who_reaches_whom_and_what_a_change_would_open() {
     let shop = Shop::new(DUAL);

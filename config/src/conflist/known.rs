@@ -148,6 +148,7 @@ const BRIDGE: Table = &[
     ("vlan", Number),
     ("vlanTrunk", Objects(&[("id", Number), ("minID", Number), ("maxID", Number)])),
     ("preserveDefaultVlan", Flag),
+    // netd watches the MAC of every sandbox that it gives an address, unless `spoof_guard` in netd.toml is off and this is too.
     ("macspoofchk", Flag),
     ("enabledad", Flag),
     ("disableContainerInterface", Flag),

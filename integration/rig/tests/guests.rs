@@ -27,6 +27,7 @@ fn netd_keeps_its_contract_on_the_kernel_of_debian() {
         all("netd", "policies"),
         all("netd", "flush"),
         all("netd", "packets"),
+        all("netd", "vlans"),
         all("netd", "routed"),
         all("netd", "service"),
         all("netd", "daemon"),

@@ -1,5 +1,6 @@
 //! A kernel that keeps state, obeys the laws of the real one, and fails on demand. The tests hold both to them.
 
+mod bridges;
 mod fabric;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,9 @@ use netd_config::LinkName;
 
 use ipnet::IpNet;
 
-use crate::object::{Bridge, Flow, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Step, Veth};
+use crate::object::{
+    Bridge, Flow, GatewayLink, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Step, Veth,
+};
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
 
 /// A bridge's ports (`BR_MAX_PORTS`).
@@ -28,6 +31,7 @@ struct State {
     ports: BTreeSet<LinkName>,
     fail_at: Option<usize>,
     die_at: Option<usize>,
+    lacks_vlan_filtering: bool,
     flows: BTreeSet<Flow>,
 }
 
@@ -43,6 +47,14 @@ impl FakeKernel {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Built without `CONFIG_BRIDGE_VLAN_FILTERING`.
+    #[must_use]
+    pub fn without_vlan_filtering() -> Self {
+        let kernel = Self::new();
+        kernel.state().lacks_vlan_filtering = true;
+        kernel
     }
 
     /// A sandbox by number.
@@ -106,7 +118,7 @@ impl Kernel for FakeKernel {
             (Scope::Sandbox(..), _) => false,
         };
         let objects = state.objects.iter().filter(|(key, _)| seen(key));
-        let mut objects: Objects = objects.map(|(key, object)| (key.clone(), readable(object))).collect();
+        let mut objects: Objects = objects.map(|(key, object)| (key.clone(), state.readable(object))).collect();
         if let Scope::Sandbox(sandbox, name) = scope
             && name.as_str() == "lo"
         {
@@ -197,23 +209,11 @@ impl Kernel for FakeKernel {
         let bridge_mac = bridge.map(|_| text(mac(2))).unwrap_or_default();
         Ok(LinkFacts { mac: text(own), host_mac: text(mac(1)), bridge_mac, mtu })
     }
-}
 
-/// What can be read back: no MAC that was asked for, and of an interface its addresses alone.
-fn readable(object: &Object) -> Object {
-    match object {
-        Object::Veth(veth) => Object::Veth(Veth { peer_mac: None, mtu: veth.mtu.or(Some(MTU)), ..veth.clone() }),
-        Object::Bridge(bridge) => Object::Bridge(Bridge { mtu: bridge.mtu.or(Some(MTU)), ..bridge.clone() }),
-        Object::Interface(interface) => Object::Interface(with_addresses(interface.addresses.clone())),
-        Object::Ruleset(_)
-        | Object::Forwarding { .. }
-        | Object::Set
-        | Object::Class(_)
-        | Object::Decision(_)
-        | Object::Profile(_)
-        | Object::Tunnel(_)
-        | Object::Hop(_)
-        | Object::Target(_) => object.clone(),
+    fn mac(&self, link: &LinkName) -> Result<String, KernelError> {
+        let keys = [Key::Bridge(link.clone()), Key::GatewayLink(link.clone()), Key::Veth(link.clone())];
+        let is_there = keys.iter().any(|key| self.state().objects.contains_key(key));
+        is_there.then(|| "02:00:00:00:00:03".to_owned()).ok_or_else(|| KernelError::NotFound(format!("link {link}")))
     }
 }
 
@@ -223,11 +223,39 @@ fn with_addresses(addresses: Vec<IpNet>) -> Interface {
 }
 
 impl State {
+    /// What can be read back: no MAC that was asked for, of an interface its addresses alone, and VLANs where they count.
+    fn readable(&self, object: &Object) -> Object {
+        match object {
+            Object::Veth(veth) => Object::Veth(Veth {
+                peer_mac: None,
+                mtu: veth.mtu.or(Some(MTU)),
+                vlans: veth.vlans.clone().filter(|_| self.tells_vlans(veth)),
+                ..veth.clone()
+            }),
+            Object::Bridge(bridge) => Object::Bridge(Bridge { mtu: bridge.mtu.or(Some(MTU)), ..bridge.clone() }),
+            Object::GatewayLink(link) => {
+                Object::GatewayLink(GatewayLink { mtu: link.mtu.or(Some(MTU)), ..link.clone() })
+            }
+            Object::Interface(interface) => Object::Interface(with_addresses(interface.addresses.clone())),
+            Object::Ruleset(_)
+            | Object::Forwarding { .. }
+            | Object::Set
+            | Object::Class(_)
+            | Object::Decision(_)
+            | Object::Profile(_)
+            | Object::Tunnel(_)
+            | Object::Hop(_)
+            | Object::Target(_) => object.clone(),
+        }
+    }
+
     fn take(&mut self, step: &Step, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
         self.fault()?;
         match step {
             Step::Create(Key::Bridge(name), Object::Bridge(bridge))
             | Step::Replace(Key::Bridge(name), Object::Bridge(bridge)) => self.bridge(name, bridge),
+            Step::Create(Key::GatewayLink(name), Object::GatewayLink(link))
+            | Step::Replace(Key::GatewayLink(name), Object::GatewayLink(link)) => self.gateway_link(name, link),
             Step::Create(Key::Ruleset, object) if self.objects.get(&Key::Ruleset) == Some(object) => Ok(()),
             Step::Create(key @ Key::Ruleset, object) | Step::Replace(key @ Key::Ruleset, object) => {
                 self.demolish();
@@ -291,23 +319,6 @@ impl State {
             }
             *left -= 1;
         }
-        Ok(())
-    }
-
-    /// One that is there is adopted: what is missing is added, nothing is taken away.
-    fn bridge(&mut self, name: &LinkName, wanted: &Bridge) -> Result<(), KernelError> {
-        if self.objects.contains_key(&Key::Veth(name.clone())) {
-            return Err(KernelError::NotABridge(name.clone()));
-        }
-        let key = Key::Bridge(name.clone());
-        let mut bridge = wanted.clone();
-        if let Some(Object::Bridge(found)) = self.objects.get(&key) {
-            bridge.addresses.extend(found.addresses.iter().filter(|one| !wanted.addresses.contains(one)));
-            bridge.mtu = found.mtu;
-            bridge.promisc |= found.promisc;
-        }
-        bridge.addresses.sort();
-        self.objects.insert(key, Object::Bridge(bridge));
         Ok(())
     }
 
@@ -379,32 +390,6 @@ impl State {
         Ok(())
     }
 
-    /// A bridge takes the smallest MTU of its ports whenever one comes or goes (`br_mtu_auto_adjust`, net/bridge/br_if.c).
-    fn fit_bridges(&mut self) {
-        let mut smallest: BTreeMap<LinkName, u32> = BTreeMap::new();
-        for object in self.objects.values() {
-            if let Object::Veth(Veth { bridge: Some(bridge), mtu, .. }) = object {
-                let known = smallest.entry(bridge.clone()).or_insert(u32::MAX);
-                *known = mtu.unwrap_or(MTU).min(*known);
-            }
-        }
-        for (key, object) in &mut self.objects {
-            if let (Key::Bridge(name), Object::Bridge(bridge)) = (key, object) {
-                match (smallest.get(name), self.ports.contains(name)) {
-                    (Some(mtu), _) => {
-                        bridge.mtu = Some(*mtu);
-                        self.ports.insert(name.clone());
-                    }
-                    (None, true) => {
-                        bridge.mtu = Some(MTU);
-                        self.ports.remove(name);
-                    }
-                    (None, false) => {}
-                }
-            }
-        }
-    }
-
     fn admit(&self, name: &LinkName, veth: &Veth, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
         let (netns, inside) = &veth.peer;
         if sandbox.is_none_or(|sandbox| sandbox.id != *netns) || self.dead.contains(netns) {
@@ -415,11 +400,15 @@ impl State {
         {
             return Err(KernelError::NotFound(format!("bridge {bridge}")));
         }
-        let taken = [Key::Veth(name.clone()), Key::Bridge(name.clone()), Key::Interface(*netns, inside.clone())];
-        if taken.iter().any(|key| self.objects.contains_key(key)) {
+        let node = [Key::Veth(name.clone()), Key::Bridge(name.clone()), Key::GatewayLink(name.clone())];
+        let taken = node.into_iter().chain([Key::Interface(*netns, inside.clone())]);
+        if taken.into_iter().any(|key| self.objects.contains_key(&key)) {
             return Err(KernelError::Exists(format!("link {name} or interface {inside}")));
         }
-        let is_port = |object: &&Object| matches!(object, Object::Veth(port) if port.bridge == veth.bridge);
+        let is_port = |object: &&Object| {
+            matches!(object, Object::Veth(port) if port.bridge == veth.bridge)
+                || matches!(object, Object::GatewayLink(link) if link.bridge == veth.bridge)
+        };
         if let Some(bridge) = &veth.bridge
             && self.objects.values().filter(is_port).count() >= PORTS
         {
@@ -436,6 +425,9 @@ impl State {
         veth.port = wanted.port;
         if wanted.port == Port::Open {
             (veth.hairpin, veth.isolated) = (wanted.hairpin, wanted.isolated);
+            if veth.bridge.is_some() && wanted.vlans.is_some() {
+                veth.vlans.clone_from(&wanted.vlans);
+            }
         }
         Ok(())
     }
@@ -480,17 +472,17 @@ impl State {
                     self.fit_bridges();
                 }
             }
-            Key::Bridge(name) => {
+            Key::Bridge(name) => self.delete_bridge(name),
+            Key::GatewayLink(_) => {
                 self.objects.remove(key);
-                self.objects.remove(&Key::Filtered(name.clone()));
-                self.ports.remove(name);
-                self.objects.values_mut().for_each(|object| orphan(object, name));
+                self.fit_bridges();
             }
             Key::Filtered(_)
             | Key::Silent(_)
             | Key::Isolated(..)
             | Key::Deaf(_)
             | Key::Guarded(_)
+            | Key::Trunk(_)
             | Key::Itself(..)
             | Key::Class(_)
             | Key::Block(..)
@@ -531,15 +523,6 @@ impl State {
     }
 }
 
-/// Ports of a deleted bridge stay, without it.
-fn orphan(object: &mut Object, bridge: &LinkName) {
-    if let Object::Veth(veth) = object
-        && veth.bridge.as_ref() == Some(bridge)
-    {
-        (veth.bridge, veth.hairpin, veth.isolated, veth.port) = (None, false, false, Port::Open);
-    }
-}
-
 /// A step of the ruleset: taken in one transaction with its neighbours.
 fn is_ruled(step: &Step) -> bool {
     is_element(step.key()) || matches!(step.key(), Key::Ruleset | Key::Forwarding(_))
@@ -552,6 +535,7 @@ fn is_element(key: &Key) -> bool {
         | Key::Isolated(..)
         | Key::Deaf(_)
         | Key::Guarded(_)
+        | Key::Trunk(_)
         | Key::Itself(..)
         | Key::Class(_)
         | Key::Block(..)
@@ -567,6 +551,7 @@ fn is_element(key: &Key) -> bool {
         | Key::Masquerade(..)
         | Key::Published(_) => true,
         Key::Bridge(_)
+        | Key::GatewayLink(_)
         | Key::Filtered(_)
         | Key::Ruleset
         | Key::Forwarding(_)

@@ -11,6 +11,7 @@ mod namespace;
 mod observe;
 mod ruleset;
 pub(crate) mod underlay;
+mod vlan;
 mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,7 @@ pub struct LinuxKernel {
     entrant: Entrant,
     tunnels: fabric::Names,
     flows: flows::Flows,
+    link_prefix: String,
     has_ipv6: bool,
 }
 
@@ -69,8 +71,8 @@ impl LinuxKernel {
         let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
         let ruleset = Ruleset::open(instance, link_prefix)?;
         let tunnels = fabric::Names::new(link_prefix)?;
-        let (socket, flows) = (Mutex::new(Socket::open()?), flows::Flows::open()?);
-        Ok(Self { socket, ruleset, entrant: Entrant::start()?, tunnels, flows, has_ipv6 })
+        let (socket, flows, link_prefix) = (Mutex::new(Socket::open()?), flows::Flows::open()?, link_prefix.to_owned());
+        Ok(Self { socket, ruleset, entrant: Entrant::start()?, tunnels, flows, link_prefix, has_ipv6 })
     }
 
     /// Tells who takes parts of our tables away, from now on, in the calling thread's network namespace. `None` where the
@@ -90,6 +92,9 @@ impl LinuxKernel {
         match step {
             Step::Create(Key::Bridge(name), Object::Bridge(bridge))
             | Step::Replace(Key::Bridge(name), Object::Bridge(bridge)) => self.bridge(name, bridge),
+            Step::Create(Key::GatewayLink(name), Object::GatewayLink(link))
+            | Step::Replace(Key::GatewayLink(name), Object::GatewayLink(link)) => self.gateway_link(name, link),
+            Step::Delete(Key::GatewayLink(name)) => self.delete_gateway_link(name),
             Step::Create(Key::Veth(name), Object::Veth(veth)) => self.veth(name, veth, sandbox),
             Step::Replace(Key::Veth(name), Object::Veth(veth)) => self.port(name, veth),
             Step::Create(Key::Interface(id, name), Object::Interface(interface)) => {
@@ -127,11 +132,15 @@ impl LinuxKernel {
                 if !observe::is_bridge(&link) {
                     return Err(KernelError::NotABridge(name.clone()));
                 }
+                if bridge.vlan_filtering && !observe::filters_vlans(&link) {
+                    let done = socket.execute(vec![(messages::filter_vlans(name), 0)]);
+                    done.map_err(|error| unmade(name, bridge, action(), error))?;
+                }
             }
-            Err(error) => return Err(refused(action(), error)),
+            Err(error) => return Err(unmade(name, bridge, action(), error)),
         }
         let link = socket.fetch(messages::by_name(name)).map_err(|error| refused(action(), error))?;
-        bridge_sysctls(name)?;
+        switch_all(name, &BRIDGE_SWITCHES)?;
         // A bridge that was given its MAC keeps it when a port with a lower one comes or goes.
         let index = index(name)?;
         let mut batch = vec![(messages::pin(index, bridge, &observe::mac_octets(&link)), 0)];
@@ -149,6 +158,9 @@ impl LinuxKernel {
         if !Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
             return Err(KernelError::Unfilterable(name.clone()));
         }
+        // What bears a VLAN's tag would get past the rules.
+        let path = "/proc/sys/net/bridge/bridge-nf-filter-vlan-tagged";
+        fs::write(path, "1").map_err(|source| KernelError::Refused { action: format!("write {path}"), source })?;
         let filtered = self.socket().execute(vec![(messages::filter(name, true), 0)]);
         filtered.map_err(|error| refused(format!("filter bridge {name}"), error))
     }
@@ -170,8 +182,10 @@ impl LinuxKernel {
         let message = messages::veth(name, veth, mac, bridge.as_ref().map(observe::index), inside.namespace());
         let mark = messages::mark(name, veth, self.has_ipv6);
         let mut batch = vec![(message, CREATE), (mark, 0)];
-        if veth.port != Port::Down {
-            batch.push((messages::up_by_name(name), 0));
+        let raised = (veth.port != Port::Down).then(|| (messages::up_by_name(name), 0));
+        let vlans = veth.vlans.as_ref().filter(|_| veth.bridge.is_some());
+        if vlans.is_none() {
+            batch.extend(raised.clone());
         }
         let exists = || KernelError::Exists(format!("link {name} or interface {}", veth.peer.1));
         // One send, so that no crash leaves a link without its mark. But the kernel goes on after a refusal, and a link of
@@ -188,6 +202,11 @@ impl LinuxKernel {
             }
             _ => refused(format!("create veth {name}"), error),
         })?;
+        if let Some(vlans) = vlans {
+            // No packet of its passes in another VLAN.
+            let batch = vlan::port(index(name)?, vlans).into_iter().chain(raised).collect();
+            self.socket().execute(batch).map_err(|error| refused(format!("put {name} into its VLANs"), error))?;
+        }
         inside.made().host = Some((name.clone(), veth.bridge.clone(), observe::in_words(&mac), bridge_mac));
         if veth.port == Port::Closed { self.port(name, veth) } else { Ok(()) }
     }
@@ -207,7 +226,14 @@ impl LinuxKernel {
 
     fn port(&self, name: &LinkName, veth: &Veth) -> Result<(), KernelError> {
         let batch = match veth.port {
-            Port::Open => vec![(messages::port(name, veth), 0), (messages::up_by_name(name), 0)],
+            Port::Open => {
+                let mut batch = vec![(messages::port(name, veth), 0)];
+                if let Some(vlans) = veth.vlans.as_ref().filter(|_| veth.bridge.is_some()) {
+                    batch.extend(vlan::port(index(name)?, vlans));
+                }
+                batch.push((messages::up_by_name(name), 0));
+                batch
+            }
             Port::Closed => vec![(messages::shut(index(name)?), 0)],
             Port::Down => vec![(messages::down_by_name(name), 0)],
         };
@@ -359,6 +385,10 @@ impl Kernel for LinuxKernel {
         let link = link.map_err(|_| KernelError::NotFound(format!("interface {interface}")))?;
         Ok(LinkFacts { mac: observe::mac(&link), host_mac, bridge_mac, mtu: observe::mtu(&link) })
     }
+
+    fn mac(&self, link: &LinkName) -> Result<String, KernelError> {
+        Ok(observe::mac(&existing(&mut self.socket(), link)?))
+    }
 }
 
 fn switch(family: Family) -> &'static str {
@@ -371,14 +401,18 @@ fn switch(family: Family) -> &'static str {
 /// Set before the bridge goes up. The node takes no router's word from its sandboxes; its own link-local address works at
 /// once (the first packet to a sandbox would wait for it, 1 to 2 s); replies may come by another way than the routes say;
 /// and 127/8 reaches published ports (the ruleset drops it from everywhere else).
-fn bridge_sysctls(name: &LinkName) -> Result<(), KernelError> {
-    const SWITCHES: [(&str, &str, &str); 4] = [
-        ("ipv4", "route_localnet", "1"),
-        ("ipv4", "rp_filter", "2"),
-        ("ipv6", "accept_ra", "0"),
-        ("ipv6", "accept_dad", "0"),
-    ];
-    for (version, switch, value) in SWITCHES {
+const BRIDGE_SWITCHES: [Switch; 4] = [
+    ("ipv4", "route_localnet", "1"),
+    ("ipv4", "rp_filter", "2"),
+    ("ipv6", "accept_ra", "0"),
+    ("ipv6", "accept_dad", "0"),
+];
+
+/// IP version, name and value of a link's switch.
+type Switch = (&'static str, &'static str, &'static str);
+
+fn switch_all(name: &LinkName, switches: &[Switch]) -> Result<(), KernelError> {
+    for (version, switch, value) in switches.iter().copied() {
         let path = format!("/proc/sys/net/{version}/conf/{name}/{switch}");
         match fs::write(&path, value) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && version == "ipv6" => {}
@@ -438,6 +472,18 @@ fn a_mac() -> Mac {
 
 fn cannot_enter(source: io::Error) -> KernelError {
     KernelError::Refused { action: "enter the network namespace".to_owned(), source }
+}
+
+/// Why a bridge could not be made, or changed.
+fn unmade(name: &LinkName, bridge: &Bridge, action: String, error: NetlinkError) -> KernelError {
+    match &error {
+        NetlinkError::Refused { source, .. }
+            if bridge.vlan_filtering && source.raw_os_error() == Some(libc::EOPNOTSUPP) =>
+        {
+            KernelError::NoVlanFiltering(name.clone())
+        }
+        NetlinkError::Refused { .. } | NetlinkError::Socket { .. } | NetlinkError::Restless => refused(action, error),
+    }
 }
 
 fn no_sandbox() -> KernelError {

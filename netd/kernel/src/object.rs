@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 
 mod fabric;
 mod policy;
+mod vlan;
 
 pub use fabric::{Encapsulation, Entrance, Hop, Tunnel, mac_of_end};
 pub use policy::{Class, Decision, Direction, Flow, Profile, Reach, Service, Span, profile};
+pub use vlan::{DEFAULT_VLAN, GatewayLink, LAST_VLAN, VlanRange, Vlans};
 
 /// A MAC address.
 pub type Mac = [u8; 6];
@@ -26,6 +28,8 @@ pub struct NetnsId(pub u64);
 pub enum Key {
     /// A bridge in the node's namespace.
     Bridge(LinkName),
+    /// The link that the gateway of a bridge's VLAN is on. Of a veth pair one end is the object; it goes with its other end.
+    GatewayLink(LinkName),
     /// What is bridged there passes the rules too, as if it were forwarded.
     Filtered(LinkName),
     /// The fixed part of our nftables: tables, chains, rules, empty sets. The keys from here to `Published` fill its sets.
@@ -41,6 +45,8 @@ pub enum Key {
     Deaf(LinkName),
     /// A bridge port sends nothing but what its [`Key::Station`]s and [`Key::Leased`] addresses may.
     Guarded(LinkName),
+    /// Of a guarded port, frames with a VLAN's tag pass, by its own MAC and whatever addresses; of others they do not.
+    Trunk(LinkName),
     /// What one address sends to the other, of the same family, passes: both are one sandbox's, which reaches itself by a
     /// port of the node.
     Itself(IpAddr, IpAddr),
@@ -145,6 +151,8 @@ pub enum Object {
     Profile(Profile),
     /// See [`Bridge`].
     Bridge(Bridge),
+    /// See [`GatewayLink`].
+    GatewayLink(GatewayLink),
     /// See [`Tunnel`].
     Tunnel(Tunnel),
     /// How a range is reached.
@@ -164,6 +172,10 @@ pub struct Bridge {
     pub mtu: Option<u32>,
     /// Promiscuous mode.
     pub promisc: bool,
+    /// Frames pass between ports of the same VLAN only. Ports that nobody gave a VLAN, and the bridge itself, are in VLAN 1.
+    /// It is never switched off.
+    #[serde(default)]
+    pub vlan_filtering: bool,
 }
 
 /// A veth pair seen from the host.
@@ -181,6 +193,9 @@ pub struct Veth {
     pub hairpin: bool,
     /// Bridge port flag: no frames between two isolated ports.
     pub isolated: bool,
+    /// The VLANs it is in as a port; `None`: those that the kernel gives every port. Read back where the bridge filters.
+    #[serde(default)]
+    pub vlans: Option<Vlans>,
     /// Whether it passes packets; one that is draining or in quarantine does not. A routed veth cannot be closed, only down.
     pub port: Port,
 }
@@ -225,6 +240,9 @@ pub struct LinkSettings {
     pub all_multicast: bool,
     /// Packets in the transmit queue.
     pub queue_length: Option<u32>,
+    /// It does not go up.
+    #[serde(default)]
+    pub stays_down: bool,
 }
 
 /// One route in a sandbox.

@@ -36,7 +36,7 @@ fn made(desired: &Objects, observed: &Objects, which: impl Fn(&Key) -> bool) -> 
 
 /// What stands below the ruleset.
 fn is_ground(key: &Key) -> bool {
-    matches!(key, Key::Bridge(_) | Key::Filtered(_))
+    matches!(key, Key::Bridge(_) | Key::GatewayLink(_) | Key::Filtered(_))
 }
 
 /// Routes that are changed lead by the old tunnel until then, and while that stands, so does what guards it.

@@ -24,7 +24,7 @@ pub struct Sandbox {
 /// What to observe.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope<'a> {
-    /// All of ours in the node's namespace: bridges, ruleset, forwarding, veths, ways.
+    /// All of ours in the node's namespace: bridges with their VLANs' gateways, ruleset, forwarding, veths, ways.
     Node,
     /// Forwarding alone; cheap.
     Forwarding,
@@ -62,6 +62,18 @@ pub enum KernelError {
     /// The name belongs to a link of another kind.
     #[error("{0} exists and is not a bridge: give the network another bridge name")]
     NotABridge(LinkName),
+    /// The kernel cannot tell one VLAN from another on a bridge.
+    #[error(
+        "bridge {0} is to keep VLANs apart (keys vlan and vlanTrunk), and this kernel cannot: it is built without \
+         CONFIG_BRIDGE_VLAN_FILTERING; remove the keys, or start a kernel that has it"
+    )]
+    NoVlanFiltering(LinkName),
+    /// The name of a VLAN's gateway link belongs to another's.
+    #[error(
+        "{0} exists and is not netd's, and the gateway of the bridge's VLAN needs that name: delete it when no container \
+         of another plugin is in that VLAN, or give the network another bridge"
+    )]
+    NotOurGateway(LinkName),
     /// What is bridged cannot be made to pass the rules.
     #[error(
         "policy cannot hold between two sandboxes of bridge {0}: this kernel has no br_netfilter; load it (modprobe \
@@ -149,7 +161,7 @@ pub struct ApplyError {
     pub source: KernelError,
 }
 
-/// A kernel. Two verbs do the work; four look at what conntrack remembers, or drop it; three answer questions.
+/// A kernel. Two verbs do the work; four look at what conntrack remembers, or drop it; four answer questions.
 ///
 /// All methods but one block.
 pub trait Kernel: Send + Sync + std::fmt::Debug {
@@ -218,4 +230,10 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
         interface: &LinkName,
         sandbox: &Sandbox,
     ) -> Result<LinkFacts, KernelError>;
+
+    /// The MAC of one of the node's links, as `aa:bb:cc:dd:ee:ff`.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`]: there is no such link.
+    fn mac(&self, link: &LinkName) -> Result<String, KernelError>;
 }

@@ -69,7 +69,10 @@ impl Room {
 
 fn bridge() -> (Key, Object) {
     let addresses = vec!["10.4.0.1/24".parse().unwrap(), "fd00::1/64".parse().unwrap()];
-    (Key::Bridge(link("br0")), Object::Bridge(Bridge { addresses, mtu: Some(1_400), promisc: false }))
+    (
+        Key::Bridge(link("br0")),
+        Object::Bridge(Bridge { addresses, mtu: Some(1_400), promisc: false, vlan_filtering: false }),
+    )
 }
 
 fn veth(id: NetnsId, number: u8, port: Port) -> (Key, Object) {
@@ -80,6 +83,7 @@ fn veth(id: NetnsId, number: u8, port: Port) -> (Key, Object) {
         mtu: Some(1_400),
         hairpin: true,
         isolated: false,
+        vlans: None,
         port,
     };
     (Key::Veth(link(&format!("nd{number}"))), Object::Veth(veth))

@@ -20,7 +20,7 @@ fn the_mac_of_an_addresss_last_holder_is_forgotten() {
     let kernel = LinuxKernel::new("netd", "nd").unwrap();
     let bridge = LinkName::new("br0").unwrap();
     let addresses = vec!["10.4.0.1/24".parse().unwrap(), "fd00::1/64".parse().unwrap()];
-    let object = Object::Bridge(Bridge { addresses, mtu: None, promisc: false });
+    let object = Object::Bridge(Bridge { addresses, mtu: None, promisc: false, vlan_filtering: false });
     kernel.apply(&[Step::Create(Key::Bridge(bridge.clone()), object)], None).unwrap();
     for address in ["10.4.0.2", "10.4.0.3", "fd00::2", "fd00::3"] {
         ip(&format!("neigh add {address} lladdr 02:00:00:00:00:01 dev br0 nud reachable"));

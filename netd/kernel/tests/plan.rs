@@ -16,7 +16,8 @@ fn link(name: &str) -> LinkName {
 }
 
 fn bridge(name: &str) -> (Key, Object) {
-    let bridge = Bridge { addresses: vec!["10.4.0.1/24".parse().unwrap()], mtu: None, promisc: false };
+    let bridge =
+        Bridge { addresses: vec!["10.4.0.1/24".parse().unwrap()], mtu: None, promisc: false, vlan_filtering: false };
     (Key::Bridge(link(name)), Object::Bridge(bridge))
 }
 
@@ -28,6 +29,7 @@ fn veth(number: u64, port: Port) -> (Key, Object) {
         mtu: None,
         hairpin: false,
         isolated: false,
+        vlans: None,
         port,
     };
     (Key::Veth(link(&format!("nd{number}"))), Object::Veth(veth))

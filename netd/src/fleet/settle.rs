@@ -16,6 +16,8 @@ pub fn is_fleets(key: &Key) -> bool {
     match key {
         Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) | Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_) => true,
         Key::Bridge(_)
+        | Key::GatewayLink(_)
+        | Key::Trunk(_)
         | Key::Filtered(_)
         | Key::Ruleset
         | Key::Forwarding(_)

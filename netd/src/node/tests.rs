@@ -310,6 +310,37 @@ fn a_routed_sandbox_goes_by_its_gateway_for_all_and_uses_no_bridge() {
 }
 
 #[test]
+fn a_vlan_has_a_gateway_and_a_home_of_its_own() {
+    let mut node = Node::new("nd");
+    let attach = |node: &mut Node, network: &str, container: &str, netns| {
+        node.attach(wanted(network, container, netns)).map(|attached| {
+            let Attached::New { attachment, .. } = attached else { panic!() };
+            node.take(Record::Put(attachment.clone()));
+            attachment
+        })
+    };
+    attach(&mut node, WEB, "plain", 1).unwrap();
+    // Another subnet than the bridge has, and no clash.
+    let vlan = WEB.replace("\"web\"", "\"vlan\"").replace("\"br0\"", "\"br0\",\"vlan\":10").replace("10.4.", "10.5.");
+    let vlan = vlan.replace("fd00:4::", "fd00:5::");
+    let first = attach(&mut node, &vlan, "a", 2).unwrap();
+    let wiring = first.wiring.as_ref().unwrap();
+    assert_eq!((wiring.home().as_str(), wiring.filters_vlans), ("br0.10", true));
+    assert_eq!(wiring.vlans, netd_kernel::Vlans::of(10, &[], &[]));
+    let error =
+        attach(&mut node, &vlan.replace("\"vlan\",", "\"other\",").replace("10.5.", "10.9."), "b", 3).unwrap_err();
+    assert!(error.to_string().contains("\"br0.10\" already has an IP address different from 10.9.0.1/24"), "{error}");
+    // With its last attachment gone, the VLAN may have another gateway.
+    let link = LinkName::new("br0.10").unwrap();
+    assert!(node.uses_gateway(&link));
+    node.take(Record::Drain(first.clone()));
+    assert!(!node.uses_gateway(&link));
+    node.take(reaped(&first));
+    attach(&mut node, &vlan.replace("\"vlan\",", "\"other\",").replace("10.5.", "10.9."), "b", 3).unwrap();
+    assert_eq!(Node::replay("nd", node.records()).records(), node.records());
+}
+
+#[test]
 fn more_routed_sandboxes_than_a_bridge_has_ports() {
     let wide = ROUTED.replace("10.6.0.0/24", "10.6.0.0/16");
     let mut node = Node::new("nd");

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netd_config::{Bridge, IngressPolicy, LinkName, Ptp, Route as ConfigRoute, Tuning};
-use netd_kernel::{LinkSettings, Route};
+use netd_config::{Bridge, BridgeVlans, IngressPolicy, LinkName, Ptp, Route as ConfigRoute, Tuning};
+use netd_kernel::{DEFAULT_VLAN, LinkSettings, Route, Vlans};
 
-use crate::attachment::{Lease, Wiring};
+use crate::attachment::{GatewayOf, Lease, Wiring};
 
 /// What a bridge stanza asks for, with the addresses that were leased. `estranged`: neighbours may know one of them by
 /// another MAC than its own.
@@ -24,6 +24,9 @@ pub(super) fn of_bridge(
         host_link,
         bridge: Some(bridge.bridge.clone()),
         gateways: if bridge.is_gateway { gateways_of(leases) } else { Vec::new() },
+        filters_vlans: bridge.vlans.is_any(),
+        vlans: vlans_of(&bridge.vlans),
+        gateway_link: gateway_of(&bridge.vlans),
         mtu: bridge.mtu,
         promisc: bridge.promisc_mode,
         hairpin: bridge.hairpin_mode,
@@ -32,11 +35,11 @@ pub(super) fn of_bridge(
         routes: bridge_routes(bridge, leases),
         sysctls: if announced { announcing(interface).into() } else { BTreeMap::new() },
         // Addresses that netd alone gives out are nobody else's.
-        quick_link_local: !bridge.enabledad,
+        quick_link_local: !bridge.enabledad && !bridge.disable_container_interface,
         ip_masq: bridge.ip_masq,
         spoof_guarded: true,
         fenced: false,
-        tuned: LinkSettings::default(),
+        tuned: LinkSettings { stays_down: bridge.disable_container_interface, ..LinkSettings::default() },
     };
     restrict(&mut wiring, bridge.ingress_policy);
     wiring
@@ -49,6 +52,9 @@ pub(super) fn of_ptp(ptp: &Ptp, host_link: LinkName, leases: &[Lease]) -> Wiring
         host_link,
         bridge: None,
         gateways: gateways_of(leases).into_iter().map(alone).collect(),
+        filters_vlans: false,
+        vlans: None,
+        gateway_link: None,
         mtu: ptp.mtu,
         promisc: false,
         hairpin: false,
@@ -102,7 +108,19 @@ pub fn settings_of(tuning: &Tuning) -> LinkSettings {
         promisc: tuning.promisc,
         all_multicast: tuning.all_multicast,
         queue_length: tuning.queue_length,
+        stays_down: false,
     }
+}
+
+/// A trunk without a VLAN of its own has VLAN 1 for it, as the reference has it.
+fn vlans_of(vlans: &BridgeVlans) -> Option<Vlans> {
+    let kept = vlans.keeps_default.then_some((DEFAULT_VLAN, DEFAULT_VLAN));
+    let own = vlans.own.unwrap_or(DEFAULT_VLAN);
+    if vlans.is_any() { Vlans::of(own, kept.as_slice(), &vlans.trunk) } else { None }
+}
+
+fn gateway_of(vlans: &BridgeVlans) -> Option<GatewayOf> {
+    Some(GatewayOf { vlan: vlans.own?, link: vlans.gateway_link.clone()? })
 }
 
 fn gateways_of(leases: &[Lease]) -> Vec<IpNet> {

@@ -24,6 +24,9 @@ const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge"
 const ROUTED: &str = r#"{"cniVersion":"1.0.0","name":"routed","type":"ptp","ipMasq":true,
     "ipam":{"type":"host-local","ranges":[[{"subnet":"10.6.0.0/24"}]]}}"#;
 
+const VLAN: &str = r#"{"cniVersion":"1.0.0","name":"vlan","type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,"vlan":10,
+    "ipam":{"type":"host-local","ranges":[[{"subnet":"10.5.0.0/24"}]]}}"#;
+
 struct Rig {
     kernel: Arc<FakeKernel>,
     lifecycle: Lifecycle<FakeKernel>,
@@ -110,6 +113,45 @@ async fn a_fault_at_every_step_of_a_routed_attach_leaves_nothing() {
         rig.agrees(count, 0).await;
         assert_eq!(rig.count(|key| matches!(key, Key::Way(..))), count, "{}", rig.kernel);
     }
+}
+
+#[tokio::test]
+async fn a_vlans_gateway_is_there_as_long_as_somebody_is_in_the_vlan() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = Arc::new(FakeKernel::new());
+    let rig = restarted(folder.path(), &kernel).await;
+    let gateway = || Key::GatewayLink(LinkName::new("br0.10").unwrap());
+    let has = |key: &Key| rig.kernel.observe(Scope::Node).unwrap().contains_key(key);
+    let attach =
+        async |container, netns| rig.lifecycle.attach(wanted(VLAN, container, netns), rig.kernel.sandbox(netns)).await;
+    let detach = async |container| rig.lifecycle.detach(wanted(VLAN, container, 0).key, true).await.unwrap();
+    let first = attach("a", 1).await.unwrap();
+    assert_eq!(first.facts.gateway_mac.len(), 17);
+    attach("b", 2).await.unwrap();
+    let before = rig.kernel.observe(Scope::Node).unwrap();
+    detach("a").await;
+    assert!(has(&gateway()));
+    detach("b").await;
+    assert!(!has(&gateway()) && !has(&Key::Admitted(LinkName::new("br0.10").unwrap())), "{}", rig.kernel);
+    // One that a netd left behind goes at the next start; one that is needed and gone comes back.
+    attach("a", 1).await.unwrap();
+    attach("b", 2).await.unwrap();
+    rig.kernel.apply(&[Step::Delete(gateway())], None).unwrap();
+    let Object::GatewayLink(link) = before[&gateway()].clone() else { panic!() };
+    let stray = Key::GatewayLink(LinkName::new("br0.20").unwrap());
+    rig.kernel.apply(&[Step::Create(stray.clone(), Object::GatewayLink(link))], None).unwrap();
+    assert_eq!(run(&rig.lifecycle, Watch::Running, false).await.unwrap().len(), 2);
+    assert!(has(&gateway()) && !has(&stray), "{}", rig.kernel);
+}
+
+#[tokio::test]
+async fn where_the_kernel_cannot_keep_vlans_apart_nothing_is_left_of_an_attach() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = restarted(folder.path(), &Arc::new(FakeKernel::without_vlan_filtering())).await;
+    let error = rig.lifecycle.attach(wanted(VLAN, "a", 1), rig.kernel.sandbox(1)).await.unwrap_err();
+    let told = crate::reply::lifecycle_failure(&error).message;
+    assert!(told.contains("br0") && told.contains("CONFIG_BRIDGE_VLAN_FILTERING"), "{told}");
+    rig.agrees(0, 0).await;
 }
 
 #[tokio::test]

@@ -189,7 +189,7 @@ impl Node {
         }
         for (number, gateway) in GATEWAYS.iter().enumerate() {
             let addresses = gateway.iter().map(|address| format!("{address}/{}", whole(address)).parse().unwrap());
-            let bridge = Bridge { addresses: addresses.collect(), mtu: None, promisc: false };
+            let bridge = Bridge { addresses: addresses.collect(), mtu: None, promisc: false, vlan_filtering: false };
             objects.insert(Key::Bridge(bridge_name(number)), Object::Bridge(bridge));
             objects.insert(Key::Admitted(bridge_name(number)), Object::Set);
             objects.insert(Key::Filtered(bridge_name(number)), Object::Set);
@@ -210,6 +210,7 @@ impl Node {
                 mtu: None,
                 hairpin: false,
                 isolated: false,
+                vlans: None,
                 port: Port::Open,
             };
             let name = LinkName::new(format!("nd{number}")).unwrap();

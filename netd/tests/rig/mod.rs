@@ -70,6 +70,21 @@ pub(crate) fn assert_heard(table: &[(&str, &Space, &str, Result<&str, ()>)]) {
     assert_eq!(actual, expected);
 }
 
+/// Whether this kernel keeps VLANs apart; where not, it is told that `what` was not shown.
+pub(crate) fn can_filter(what: &str) -> bool {
+    let can = filters();
+    if !can {
+        let why = "this kernel is built without CONFIG_BRIDGE_VLAN_FILTERING; the guest's is not";
+        std::io::stderr().write_all(format!("SKIPPED {what}: {why}\n").as_bytes()).unwrap();
+    }
+    can
+}
+
+pub(crate) fn filters() -> bool {
+    let add = ["link", "add", "probe", "type", "bridge", "vlan_filtering", "1"];
+    Space::new().run(move || Command::new("ip").args(add).output().unwrap().status.success())
+}
+
 /// A network namespace, held by a thread that works in it.
 pub(crate) struct Space {
     orders: Option<mpsc::Sender<Order>>,
@@ -342,7 +357,9 @@ impl Node {
     pub(crate) fn detach(&self, container: &str, stanza: &str) {
         let mut config: serde_json::Value = serde_json::from_str(stanza).unwrap();
         config["cniVersion"] = "1.0.0".into();
-        config["name"] = "web".into();
+        if config["name"].is_null() {
+            config["name"] = "web".into();
+        }
         let mut request = blocking::DetachRequest::new();
         request.call = Some(call(&config.to_string(), container, "")).into();
         let response = Client::connect(&self.socket(), &[]).unwrap().detach(&request).unwrap();

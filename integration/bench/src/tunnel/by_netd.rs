@@ -34,7 +34,10 @@ fn node(number: u8) -> Result<Objects> {
     Ok(Objects::from([
         fixed_ruleset(),
         (Key::Forwarding(Family::V4), Object::Forwarding { guarded: true }),
-        (Key::Bridge(name.clone()), Object::Bridge(Bridge { addresses, mtu: None, promisc: false })),
+        (
+            Key::Bridge(name.clone()),
+            Object::Bridge(Bridge { addresses, mtu: None, promisc: false, vlan_filtering: false }),
+        ),
         (Key::Admitted(name.clone()), Object::Set),
         (Key::Fenced(name), Object::Set),
     ]))
@@ -80,6 +83,7 @@ fn attachment(number: u8, way: Way, id: netd_kernel::NetnsId) -> Result<Objects>
         mtu: Some(way.mtu()),
         hairpin: false,
         isolated: false,
+        vlans: None,
         port: Port::Open,
     };
     let gateway = Some(inside(number, 1).into());

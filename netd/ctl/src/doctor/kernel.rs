@@ -36,6 +36,9 @@ pub(crate) const FEATURES: [Feature; 9] = [
     feature("nf_tables bridge", "NF_TABLES_BRIDGE", "nf_tables", "networks with hundreds of sandboxes"),
 ];
 
+/// What only networks with VLANs need: a node without such networks lacks nothing.
+pub(crate) const VLANS: &str = "VLANs of bridges";
+
 /// What is known of the kernel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Kernel {
@@ -89,6 +92,11 @@ impl Kernel {
 
 pub(crate) fn check(kernel: &Kernel) -> Vec<Finding> {
     let mut findings: Vec<Finding> = FEATURES.iter().map(|feature| judge(kernel, feature)).collect();
+    findings.extend(kernel.trials.get(VLANS).map(|can| {
+        let lacks = "missing (tried): a network of type bridge with the keys vlan or vlanTrunk cannot be attached here; others \
+            lack nothing (CONFIG_BRIDGE_VLAN_FILTERING)";
+        Finding::ok(format!("kernel {VLANS}"), if *can { "there (tried)" } else { lacks })
+    }));
     let object = format!("kernel {}", kernel.release);
     findings.push(if kernel.is_at_least((5, 14)) {
         Finding::ok(&object, "tells network namespaces apart (SO_NETNS_COOKIE)")

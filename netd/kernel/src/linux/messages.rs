@@ -21,6 +21,8 @@ use crate::object::{Bridge, LinkSettings, Mac, Route, Veth};
 
 /// First letters of the alias of every veth that is ours.
 pub(super) const MARK: &str = "netd:";
+/// The alias of every link of a VLAN's gateway that is ours.
+pub(super) const GATEWAY_MARK: &str = "netd gateway";
 
 /// The protocol number of our routes (RFC 3549, 3.1.1: from 5 on they are anybody's).
 pub(super) const OURS: RouteProtocol = RouteProtocol::Other(0x6e);
@@ -54,8 +56,11 @@ pub(super) fn delete_condemned() -> Message {
 }
 
 pub(super) fn bridge(name: &LinkName, bridge: &Bridge) -> Message {
-    let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]);
-    let mut message = link(vec![LinkAttribute::IfName(name.to_string()), kind]);
+    let mut info = vec![LinkInfo::Kind(InfoKind::Bridge)];
+    if bridge.vlan_filtering {
+        info.push(LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)])));
+    }
+    let mut message = link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::LinkInfo(info)]);
     message.attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
     Message::NewLink(message)
 }
@@ -71,9 +76,42 @@ pub(super) fn pin(index: u32, bridge: &Bridge, mac: &[u8]) -> Message {
     Message::SetLink(message)
 }
 
+/// From now on the bridge keeps VLANs apart.
+pub(super) fn filter_vlans(name: &LinkName) -> Message {
+    set_bridge(name, vec![InfoBridge::VlanFiltering(true)])
+}
+
+/// The port of a bridge, with `name` as its other end on the node.
+pub(super) fn gateway_link((name, mac): (&LinkName, Mac), port: &LinkName, mtu: Option<u32>, bridge: u32) -> Message {
+    let mac = LinkAttribute::Address(mac.to_vec());
+    let mut end = link(vec![LinkAttribute::IfName(name.to_string()), mac]);
+    end.attributes.extend(mtu.map(LinkAttribute::Mtu));
+    end.attributes.extend(ONE_QUEUE);
+    let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(end)))];
+    let port = LinkAttribute::IfName(port.to_string());
+    let mut message = link(vec![port, LinkAttribute::LinkInfo(info), LinkAttribute::Controller(bridge)]);
+    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+    message.attributes.extend(ONE_QUEUE);
+    Message::NewLink(message)
+}
+
+pub(super) fn mark_gateway(name: &LinkName) -> Message {
+    let alias = LinkAttribute::IfAlias(GATEWAY_MARK.to_owned());
+    Message::NewLink(link(vec![LinkAttribute::IfName(name.to_string()), alias]))
+}
+
+pub(super) fn become_port(index: u32, bridge: u32) -> Message {
+    let mut message = link(vec![LinkAttribute::Controller(bridge)]);
+    message.header.index = index;
+    Message::SetLink(message)
+}
+
 /// Whether what is bridged passes the rules of IPv4 and IPv6, whatever the node's switch for all bridges says.
 pub(super) fn filter(name: &LinkName, is_on: bool) -> Message {
-    let data = vec![InfoBridge::NfCallIpTables(is_on), InfoBridge::NfCallIp6Tables(is_on)];
+    set_bridge(name, vec![InfoBridge::NfCallIpTables(is_on), InfoBridge::NfCallIp6Tables(is_on)])
+}
+
+fn set_bridge(name: &LinkName, data: Vec<InfoBridge>) -> Message {
     let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data))];
     Message::NewLink(link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::LinkInfo(info)]))
 }
@@ -203,9 +241,13 @@ fn raised(index: u32) -> LinkMessage {
     message
 }
 
-/// The link up, with its settings.
+/// The link up, unless it is to stay down, with its settings.
 pub(super) fn settings(index: u32, settings: &LinkSettings) -> Message {
     let mut message = raised(index);
+    if settings.stays_down {
+        message.header.flags -= LinkFlags::Up;
+        message.header.change_mask -= LinkFlags::Up;
+    }
     message.attributes.extend(settings.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
     message.attributes.extend(settings.mtu.map(LinkAttribute::Mtu));
     message.attributes.extend(settings.queue_length.map(LinkAttribute::TxQueueLen));

@@ -1,6 +1,6 @@
 //! What the kernel has, in the vocabulary of `object`. Reads only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,8 +14,8 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use super::fabric;
-use super::messages::{MARK, OURS, by_name, route_to, routes};
+use super::messages::{GATEWAY_MARK, MARK, OURS, by_name, route_to, routes};
+use super::{fabric, vlan};
 use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Veth};
 
 /// All bridges, the veths that carry our mark with their gateways, our ways, and the fabric.
@@ -24,6 +24,9 @@ pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objec
     let addresses = addresses(socket)?;
     let names = names(&links);
     let mut objects = Objects::new();
+    let filtering: BTreeSet<u32> = links.iter().filter(|link| has_vlans(link)).map(|link| link.header.index).collect();
+    let is_any = !filtering.is_empty() || links.iter().any(is_gateway);
+    let vlans = if is_any { vlan::ports(socket)? } else { BTreeMap::new() };
     for link in &links {
         let Some(name) = names.get(&link.header.index) else { continue };
         if kind(link) == Some(&InfoKind::Bridge) {
@@ -31,12 +34,20 @@ pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objec
                 addresses: addresses.get(&link.header.index).cloned().unwrap_or_default(),
                 mtu: Some(mtu_of(link)),
                 promisc: link.header.flags.contains(LinkFlags::Promisc),
+                vlan_filtering: filtering.contains(&link.header.index),
             };
             objects.insert(Key::Bridge(name.clone()), Object::Bridge(bridge));
             if is_filtered(link) {
                 objects.insert(Key::Filtered(name.clone()), Object::Set);
             }
-        } else if let Some(veth) = veth(link, &names) {
+        } else if is_gateway(link) {
+            let here = addresses.get(&link.header.index).map(Vec::as_slice).unwrap_or_default();
+            let object = vlan::seen(link, &links, (&names, &vlans), here);
+            objects.insert(Key::GatewayLink(name.clone()), object);
+        } else if let Some(mut veth) = veth(link, &names) {
+            if controller(link).is_some_and(|bridge| filtering.contains(&bridge)) {
+                veth.vlans = vlans.get(&link.header.index).cloned().flatten();
+            }
             let here = addresses.get(&link.header.index).into_iter().flatten();
             let alone = here.filter(|_| veth.bridge.is_none()).filter(|one| one.prefix_len() == one.max_prefix_len());
             objects.extend(alone.map(|one| (Key::Gateway(name.clone(), one.addr()), Object::Set)));
@@ -141,8 +152,28 @@ pub(super) fn is_port(object: &Message, bridge: &Message) -> bool {
 }
 
 pub(super) fn has_controller(object: &Message) -> bool {
-    let Message::NewLink(link) = object else { return false };
-    link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::Controller(_)))
+    matches!(object, Message::NewLink(link) if controller(link).is_some())
+}
+
+/// The bridge that it is a port of.
+pub(super) fn controller(link: &LinkMessage) -> Option<u32> {
+    let controller = |one: &LinkAttribute| if let LinkAttribute::Controller(index) = one { Some(*index) } else { None };
+    link.attributes.iter().find_map(controller)
+}
+
+/// Of a veth pair.
+pub(super) fn other_end(link: &LinkMessage) -> Option<u32> {
+    let other = |one: &LinkAttribute| if let LinkAttribute::Link(index) = one { Some(*index) } else { None };
+    link.attributes.iter().find_map(other)
+}
+
+/// The link of a VLAN's gateway, and ours.
+pub(super) fn is_gateway(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|one| matches!(one, LinkAttribute::IfAlias(alias) if alias == GATEWAY_MARK))
+}
+
+pub(super) fn filters_vlans(object: &Message) -> bool {
+    matches!(object, Message::NewLink(link) if has_vlans(link))
 }
 
 pub(super) fn mac_octets(object: &Message) -> Vec<u8> {
@@ -208,11 +239,19 @@ pub(super) fn data(link: &LinkMessage) -> Option<&InfoData> {
     infos(link).find_map(|info| if let LinkInfo::Data(data) = info { Some(data) } else { None })
 }
 
-/// Both versions pass the rules. The node's switch for all bridges is not looked at.
-fn is_filtered(link: &LinkMessage) -> bool {
+fn bridge_options(link: &LinkMessage) -> Vec<&InfoBridge> {
     let data = infos(link)
         .filter_map(|info| if let LinkInfo::Data(InfoData::Bridge(data)) = info { Some(data) } else { None });
-    let options: Vec<&InfoBridge> = data.flatten().collect();
+    data.flatten().collect()
+}
+
+fn has_vlans(link: &LinkMessage) -> bool {
+    bridge_options(link).contains(&&InfoBridge::VlanFiltering(true))
+}
+
+/// Both versions pass the rules. The node's switch for all bridges is not looked at.
+fn is_filtered(link: &LinkMessage) -> bool {
+    let options = bridge_options(link);
     [InfoBridge::NfCallIpTables(true), InfoBridge::NfCallIp6Tables(true)].iter().all(|one| options.contains(&one))
 }
 
@@ -223,8 +262,7 @@ fn veth(link: &LinkMessage, names: &BTreeMap<u32, LinkName>) -> Option<Veth> {
         .iter()
         .find_map(|one| if let LinkAttribute::IfAlias(alias) = one { alias.strip_prefix(MARK) } else { None })?;
     let (id, peer) = alias.split_once(':')?;
-    let controller = |one: &LinkAttribute| if let LinkAttribute::Controller(index) = one { Some(*index) } else { None };
-    let bridge = link.attributes.iter().find_map(controller).and_then(|index| names.get(&index).cloned());
+    let bridge = controller(link).and_then(|index| names.get(&index).cloned());
     let mut veth = Veth {
         bridge,
         peer: (NetnsId(u64::from_str_radix(id, 16).ok()?), LinkName::new(peer).ok()?),
@@ -232,6 +270,7 @@ fn veth(link: &LinkMessage, names: &BTreeMap<u32, LinkName>) -> Option<Veth> {
         mtu: Some(mtu_of(link)),
         hairpin: false,
         isolated: false,
+        vlans: None,
         port: if link.header.flags.contains(LinkFlags::Up) { Port::Open } else { Port::Down },
     };
     let options = infos(link)

@@ -310,6 +310,7 @@ pub(super) fn is_ours(step: &Step) -> bool {
         | Key::Isolated(..)
         | Key::Deaf(_)
         | Key::Guarded(_)
+        | Key::Trunk(_)
         | Key::Itself(..)
         | Key::Class(_)
         | Key::Block(..)
@@ -325,6 +326,7 @@ pub(super) fn is_ours(step: &Step) -> bool {
         | Key::Masquerade(..)
         | Key::Published(_) => true,
         Key::Bridge(_)
+        | Key::GatewayLink(_)
         | Key::Filtered(_)
         | Key::Tunnel(_)
         | Key::FarEnd(_)

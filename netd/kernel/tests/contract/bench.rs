@@ -75,6 +75,12 @@ pub(crate) struct Fake {
     count: AtomicU64,
 }
 
+impl Fake {
+    pub(crate) fn of(kernel: FakeKernel) -> Self {
+        Self { kernel, count: AtomicU64::default() }
+    }
+}
+
 impl Bench for Fake {
     fn kernel(&self) -> &dyn Kernel {
         &self.kernel

@@ -7,6 +7,7 @@ mod laws {
     pub(crate) mod fabric;
     pub(crate) mod links;
     pub(crate) mod rules;
+    pub(crate) mod vlans;
     pub(crate) mod ways;
     pub(crate) mod whole;
 }
@@ -61,6 +62,13 @@ laws! {
         a_class_may_be_made_again_but_not_another
         all_pairs_and_spans_are_counted
         forwarding_is_never_switched_off_and_a_guard_stays;
+    vlans:
+        a_bridge_keeps_vlans_apart_or_the_kernel_says_that_it_cannot
+        a_port_is_in_its_vlans_and_changes_them_in_place
+        a_gateway_link_needs_its_bridge_and_goes_alone
+        a_gateway_link_of_ours_is_adopted_with_its_addresses_and_no_other
+        a_gateway_link_outlives_its_bridge_and_is_put_back
+        a_death_at_any_step_of_a_plan_with_vlans_is_made_good;
     ways:
         gateways_and_ways_need_their_veth_and_go_with_it
         gateways_and_ways_go_with_the_sandbox
@@ -76,4 +84,10 @@ laws! {
         an_object_that_does_not_fit_its_key_is_refused
         there_may_be_no_flows_to_cut
         there_may_be_nothing_to_forget;
+}
+
+#[test]
+fn a_fake_kernel_without_vlan_filtering_says_so_too() {
+    let fake = bench::Fake::of(netd_kernel::FakeKernel::without_vlan_filtering());
+    laws::vlans::a_bridge_keeps_vlans_apart_or_the_kernel_says_that_it_cannot(&fake);
 }

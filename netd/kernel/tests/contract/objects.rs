@@ -15,7 +15,10 @@ pub(crate) fn link(name: &str) -> LinkName {
 
 pub(crate) fn bridge_of(addresses: &[&str]) -> (Key, Object) {
     let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-    (Key::Bridge(link("br0")), Object::Bridge(Bridge { addresses, mtu: Some(1_400), promisc: false }))
+    (
+        Key::Bridge(link("br0")),
+        Object::Bridge(Bridge { addresses, mtu: Some(1_400), promisc: false, vlan_filtering: false }),
+    )
 }
 
 pub(crate) fn bridge() -> (Key, Object) {
@@ -30,6 +33,7 @@ pub(crate) fn veth_of(id: NetnsId) -> Veth {
         mtu: Some(1_400),
         hairpin: true,
         isolated: false,
+        vlans: None,
         port: Port::Open,
     }
 }
@@ -124,6 +128,7 @@ fn policy() -> Objects {
         pair(Direction::Egress, None, 8),
         set(Key::Deaf(link("nd2"))),
         set(Key::Guarded(link("nd2"))),
+        set(Key::Trunk(link("nd2"))),
         set(Key::Station(link("nd2"), MAC)),
         leased("10.4.0.2"),
         leased("fd00::2"),

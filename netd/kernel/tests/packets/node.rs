@@ -70,7 +70,10 @@ impl Node {
             let subnet = node.subnet(number);
             let addresses = vec![net(&format!("10.4.{subnet}.1/24")), net(&format!("fd00:{subnet}::1/64"))];
             let name = link(&format!("br{number}"));
-            objects.insert(Key::Bridge(name.clone()), Object::Bridge(Bridge { addresses, mtu: None, promisc: false }));
+            objects.insert(
+                Key::Bridge(name.clone()),
+                Object::Bridge(Bridge { addresses, mtu: None, promisc: false, vlan_filtering: false }),
+            );
             objects.insert(Key::Admitted(name), Object::Set);
         }
         node.apply(plan(&objects, &Objects::new()));
@@ -107,6 +110,7 @@ impl Node {
                 mtu: None,
                 hairpin: false,
                 isolated: false,
+                vlans: None,
                 port: Port::Open,
             };
             let route = |to: &str, by: String| Route { destination: net(to), gateway: Some(ip(&by)), source: None };
@@ -141,6 +145,7 @@ impl Node {
                 mtu: None,
                 hairpin: false,
                 isolated: false,
+                vlans: None,
                 port: Port::Open,
             };
             let to = |to: IpNet, gateway| Route { destination: to, gateway, source: None };

@@ -1,6 +1,6 @@
 //! What a sandbox sends that is not its own does not arrive, and arrives where nobody guards.
 
-use netd_kernel::{Key, Mac, Object, Objects};
+use netd_kernel::{Direction, Key, Mac, Object, Objects, Reach};
 
 use crate::frames::{self, framed, udp};
 use crate::node::{Node, Sandbox, link};
@@ -86,6 +86,9 @@ fn cases(f: &Frames, round: &str) -> Vec<(&'static str, bool, Vec<u8>)> {
     case("ARP of the gateway", false, &|m| f.arp(mac, mac, GATEWAY, m));
     case("ARP of another MAC", false, &|m| f.arp(mac, FOREIGN_MAC, v4, m));
     case("ARP by another MAC", false, &|m| f.arp(FOREIGN_MAC, mac, v4, m));
+    let tagged = |vlan: u8, frame: &[u8]| [&frame[..12], &[0x81, 0, 0, vlan], &frame[12..]].concat();
+    case("own IPv4 with a tag", false, &|m| tagged(0, &f.ipv4(mac, v4, 17, &udp(9, 9, m))));
+    case("own ARP with a tag", false, &|m| tagged(7, &f.arp(mac, mac, v4, m)));
     case("another protocol", false, &|m| f.ethernet(mac, 0x88b5, m));
     cases
 }
@@ -134,6 +137,44 @@ fn only_its_own_leaves_a_guarded_port() {
         }
         assert_eq!(heard, expected, "{round}");
     }
+}
+
+/// The tag of VLAN 0 is none to its receiver. Nobody guards the sender here: the bridge's filter alone has to stand.
+#[test]
+fn a_tag_leads_past_no_policy() {
+    let node = Node::new(false);
+    let (sender, receiver) = (node.sandbox(0, 2), node.sandbox(0, 3));
+    let (ears, frames) = (receiver.space.listen(), Frames::between(&sender, &receiver));
+    let arrives = |marker: &[u8]| {
+        let frame = frames.ipv4(sender.mac, frames.v4.0, 17, &udp(9, 9, marker));
+        sender.space.send_frame(&[&frame[..12], &[0x81, 0, 0, 0], &frame[12..]].concat());
+        hears_frame(&ears, marker)
+    };
+    assert!(arrives(b"<before>"));
+    let mut policy = crate::policy::filtered();
+    policy.extend(crate::policy::isolated(Direction::Ingress, Reach::Others, &receiver));
+    node.enforce(&policy);
+    assert!(!arrives(b"<isolated>"));
+}
+
+#[test]
+fn a_trunk_sends_with_tags_by_its_own_mac() {
+    let node = Node::new(false);
+    let (sender, receiver) = (node.sandbox(0, 2), node.sandbox(0, 3));
+    let mut guard = sender.guard();
+    guard.insert(Key::Trunk(sender.port.clone()), Object::Set);
+    node.enforce(&guard);
+    let (ears, frames) = (receiver.space.listen(), Frames::between(&sender, &receiver));
+    let sent = |from: Mac, tag: &[u8], address, marker: &[u8]| {
+        let frame = frames.ipv4(from, address, 17, &udp(9, 9, marker));
+        sender.space.send_frame(&[&frame[..12], tag, &frame[12..]].concat());
+        hears_frame(&ears, marker)
+    };
+    let tag = [0x81, 0, 0, 7];
+    assert!(sent(sender.mac, &tag, FOREIGN, b"<tagged>"));
+    assert!(!sent(FOREIGN_MAC, &tag, frames.v4.0, b"<tagged, by a foreign MAC>"));
+    assert!(!sent(sender.mac, &[], FOREIGN, b"<foreign, without a tag>"));
+    assert!(!sent(sender.mac, &[0x88, 0xa8, 0, 7], frames.v4.0, b"<a provider's tag>"));
 }
 
 #[test]

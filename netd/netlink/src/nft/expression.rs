@@ -95,6 +95,8 @@ pub enum Status {
     Known,
     /// `ct status dnat` (`IPS_DST_NAT`).
     DestinationChanged,
+    /// `ct state untracked`.
+    Untracked,
 }
 
 /// One expression of a rule.
@@ -234,10 +236,12 @@ impl Expression {
         const STATE: u32 = 0;
         const STATUS: u32 = 2;
         const ESTABLISHED_RELATED: u32 = 2 | 4;
+        const UNTRACKED: u32 = 1 << 6;
         const DESTINATION_NAT: u32 = 1 << 5;
         let (key, bits) = match status {
             Status::Known => (STATE, ESTABLISHED_RELATED),
             Status::DestinationChanged => (STATUS, DESTINATION_NAT),
+            Status::Untracked => (STATE, UNTRACKED),
         };
         let load = Self::new("ct", &Attributes::new().number(1, scratch.number()).number(2, key));
         [load, Self::mask(scratch, bits.to_ne_bytes()), Self::is_not(scratch, &[0; 4])]
@@ -286,6 +290,12 @@ impl Expression {
             Some(place) => data.number(6, INTERNET).number(7, place),
             None => data,
         }
+    }
+
+    /// The connection is not tracked (`notrack`); before conntrack sees it.
+    #[must_use]
+    pub fn untrack() -> Self {
+        Self::new("notrack", &Attributes::new())
     }
 
     /// Sends the packet to the address and port in the registers; `family` is that of the address (2 or 10).

@@ -16,7 +16,7 @@ use netd_kernel::{
 };
 
 use super::super::{Watch, run};
-use super::{ROUTED, WEB};
+use super::{ROUTED, VLAN, WEB};
 use crate::attachment::{Attachment, Description, LabelState, State};
 use crate::executor::Executor;
 use crate::journal::Journal;
@@ -118,6 +118,10 @@ impl Kernel for Mortal {
     ) -> Result<LinkFacts, KernelError> {
         self.alive()?.attached(host_link, bridge, interface, sandbox)
     }
+
+    fn mac(&self, link: &LinkName) -> Result<String, KernelError> {
+        self.alive()?.mac(link)
+    }
 }
 
 /// One daemon.
@@ -211,13 +215,15 @@ impl Daemon {
             snapshot.attachments.iter().map(|one| (one.key.container.as_str(), one.netns.0)).collect();
         assert_eq!(held, containers);
         assert_eq!(snapshot.leases, containers.len());
-        for is in [
-            (|key| matches!(key, Key::Veth(_))) as fn(&Key) -> bool,
-            |key| matches!(key, Key::Masquerade(..)),
-            |key| matches!(key, Key::Published(_)),
-        ] {
+        for is in [(|key| matches!(key, Key::Veth(_))) as fn(&Key) -> bool, |key| matches!(key, Key::Published(_))] {
             assert_eq!(self.count(is), containers.len(), "{}", self.mortal.kernel);
         }
+        // At home are those of a VLAN at the bridge and at the gateway's link.
+        let homes = if self.network == VLAN { 2 } else { 1 };
+        let masqueraded = self.count(|key| matches!(key, Key::Masquerade(..)));
+        assert_eq!(masqueraded, homes * containers.len(), "{}", self.mortal.kernel);
+        let gateways = usize::from(self.network == VLAN && !containers.is_empty());
+        assert_eq!(self.count(|key| matches!(key, Key::GatewayLink(_))), gateways, "{}", self.mortal.kernel);
         let (fences, ways) = if self.network == ROUTED {
             (containers.len(), containers.len())
         } else {
@@ -245,9 +251,9 @@ fn bring_back(folder: &Path) {
     }
 }
 
-/// Runs `scenario` on either kind of network with every death that it can have; it says whether the daemon died.
+/// Runs `scenario` on each kind of network with every death that it can have; it says whether the daemon died.
 async fn at_every_step<F: Future<Output = bool>>(scenario: impl Fn(&'static str, usize, bool) -> F) {
-    for (network, late) in [(WEB, false), (WEB, true), (ROUTED, false), (ROUTED, true)] {
+    for (network, late) in [WEB, ROUTED, VLAN].into_iter().flat_map(|network| [(network, false), (network, true)]) {
         let mut steps = 0;
         while scenario(network, steps, late).await {
             steps += 1;

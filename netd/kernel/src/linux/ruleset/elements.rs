@@ -36,11 +36,12 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
         | Key::Block(..)
         | Key::Span(_)
         | Key::Pair(..) => policy::of(key, object),
-        Key::Deaf(_) | Key::Guarded(_) | Key::Station(..) | Key::Leased(..) => guard::of(key),
+        Key::Deaf(_) | Key::Guarded(_) | Key::Trunk(_) | Key::Station(..) | Key::Leased(..) => guard::of(key),
         Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) => fabric::of(key),
         Key::Ruleset
         | Key::Forwarding(_)
         | Key::Bridge(_)
+        | Key::GatewayLink(_)
         | Key::Filtered(_)
         | Key::Tunnel(_)
         | Key::FarEnd(_)
@@ -86,6 +87,7 @@ fn published(publication: &Publication, object: &Object) -> (&'static str, Eleme
     let data = match object {
         Object::Target(target) => [octets(target.ip()), padded(target.port()).to_vec()].concat(),
         Object::Bridge(_)
+        | Object::GatewayLink(_)
         | Object::Ruleset(_)
         | Object::Forwarding { .. }
         | Object::Set

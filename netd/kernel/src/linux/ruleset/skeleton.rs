@@ -4,6 +4,7 @@ mod fabric;
 mod guard;
 pub(crate) mod policy;
 mod sets;
+mod vlan;
 
 use std::sync::LazyLock;
 
@@ -101,6 +102,7 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
         }
     }
     rules.extend(fabric::ahead_of_known(link_prefix));
+    rules.push(vlan::forward(FORWARD.name));
     rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));
     rules.extend(fabric::behind_policy(link_prefix));
     rules.extend(no_tunnel_of_a_sandbox(routed));
@@ -118,7 +120,8 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
 
 fn port_rules(link_prefix: &str) -> Vec<Rule> {
     let unflooded = unflooded(link_prefix).into_iter().map(|rule| (PORT_IN.name, rule));
-    unflooded.chain(guard::rules(PORT_IN.name, PORT_OUT.name)).collect()
+    let guarded = guard::rules(PORT_IN.name, PORT_OUT.name);
+    unflooded.chain(guarded).chain(vlan::port_rules(PORT_IN.name, link_prefix)).collect()
 }
 
 /// Links of the node that lead to sandboxes, here or at a peer's.

@@ -18,6 +18,7 @@ pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
         Key::PeersOnly(entrance) => entrance_of(*entrance),
         Key::Inside(net) => range(INSIDE[index(net.addr())], plain(octets(net.network())), behind(net.broadcast())),
         Key::Bridge(_)
+        | Key::GatewayLink(_)
         | Key::Filtered(_)
         | Key::Ruleset
         | Key::Forwarding(_)
@@ -25,6 +26,7 @@ pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
         | Key::Isolated(..)
         | Key::Deaf(_)
         | Key::Guarded(_)
+        | Key::Trunk(_)
         | Key::Itself(..)
         | Key::Class(_)
         | Key::Block(..)

@@ -2,7 +2,7 @@
 
 use netd_netlink::nft::Element;
 
-use super::super::skeleton::{DEAF, LEASED, NAME, PORT, PORT_MAC};
+use super::super::skeleton::{DEAF, LEASED, NAME, PORT, PORT_MAC, TRUNKS};
 use super::{index, name, octets, plain, read_address, read_name};
 use crate::linux::messages::link_local_of;
 use crate::object::{Key, Mac, Object};
@@ -15,6 +15,7 @@ pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
     match key {
         Key::Deaf(port) => vec![(DEAF, plain(name(port)))],
         Key::Guarded(port) => vec![(PORT, plain(name(port)))],
+        Key::Trunk(port) => vec![(TRUNKS, plain(name(port)))],
         Key::Station(port, mac) => {
             let station = [name(port), filled(*mac)].concat();
             let own = [station.clone(), octets(link_local_of(*mac))].concat();
@@ -24,6 +25,7 @@ pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
             vec![(LEASED[index(*address)], plain([name(port), filled(*mac), octets(*address)].concat()))]
         }
         Key::Bridge(_)
+        | Key::GatewayLink(_)
         | Key::Filtered(_)
         | Key::Ruleset
         | Key::Forwarding(_)
@@ -57,6 +59,7 @@ pub(super) fn read(set: &str, key: &[u8]) -> Option<(Key, Object)> {
     let wide = set.ends_with('6');
     let key = match set {
         DEAF => Key::Deaf(link),
+        TRUNKS => Key::Trunk(link),
         PORT => Key::Guarded(link),
         PORT_MAC => Key::Station(link, *rest.first_chunk()?),
         _ if LEASED.contains(&set) => {
@@ -86,6 +89,7 @@ pub(super) fn samples() -> crate::object::Objects {
     let keys = [
         Key::Deaf(link.clone()),
         Key::Guarded(link.clone()),
+        Key::Trunk(link.clone()),
         Key::Station(link.clone(), mac),
         Key::Leased(link.clone(), mac, "10.4.0.2".parse().unwrap()),
         Key::Leased(link, mac, "fd00::2".parse().unwrap()),

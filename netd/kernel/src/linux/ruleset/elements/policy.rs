@@ -39,11 +39,13 @@ pub(super) fn of(key: &Key, object: &Object) -> Elements {
             vec![(ANY[way(*direction)], valued(subject.0.to_ne_bytes().into(), object))]
         }
         Key::Bridge(_)
+        | Key::GatewayLink(_)
         | Key::Filtered(_)
         | Key::Ruleset
         | Key::Forwarding(_)
         | Key::Deaf(_)
         | Key::Guarded(_)
+        | Key::Trunk(_)
         | Key::Station(..)
         | Key::Leased(..)
         | Key::Admitted(_)
@@ -172,6 +174,7 @@ fn value(object: &Object) -> Vec<u8> {
         | Object::Set
         | Object::Target(_)
         | Object::Bridge(_)
+        | Object::GatewayLink(_)
         | Object::Tunnel(_)
         | Object::Hop(_)
         | Object::Veth(_)

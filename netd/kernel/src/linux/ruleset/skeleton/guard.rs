@@ -1,13 +1,14 @@
 //! The spoof guard: what a sandbox sends bears its own MAC and addresses, and no router's or DHCP server's word.
 //!
 //! ```text
-//! bridge prerouting   guarded port ─▶ IPv4, IPv6, ARP (nothing else) ─▶ port . MAC . address leased, or dropped
+//! bridge prerouting   guarded port ─▶ with a VLAN's tag: a trunk's, by its own MAC, or dropped
+//!                     IPv4, IPv6, ARP (nothing else) ─▶ port . MAC . address leased, or dropped
 //! bridge forward      deaf port ─▶ no multicast of others but discovery
 //! ```
 
 use netd_netlink::nft::{self, Element, Expression, Family, Meta, Register, Request, Verdict};
 
-use super::sets::{DEAF, LEASED, PORT, PORT_MAC, TUNNELS};
+use super::sets::{DEAF, LEASED, PORT, PORT_MAC, TRUNKS, TUNNELS};
 use super::{Rule, VERSIONS, in_names};
 
 const GUARD: &str = "guard";
@@ -45,6 +46,7 @@ pub(super) fn rules(port_in: &'static str, port_out: &'static str) -> Vec<Rule> 
     let mut guarded = in_names(Meta::InputName, PORT);
     guarded.push(Expression::verdict(Verdict::Jump(GUARD)));
     let mut rules = vec![(port_in, guarded)];
+    rules.extend(tagged().map(|rule| (GUARD, rule)));
     rules.extend([(IPV4, GUARD4), (IPV6, GUARD6), (ETHER_ARP, ARP)].map(|(protocol, chain)| {
         let mut rule = is_protocol(protocol);
         rule.push(Expression::verdict(Verdict::Goto(chain)));
@@ -54,6 +56,25 @@ pub(super) fn rules(port_in: &'static str, port_out: &'static str) -> Vec<Rule> 
     rules.extend(of_ipv4().into_iter().chain(of_ipv6()).chain(of_arp()));
     rules.extend(deaf().map(|rule| (port_out, rule)));
     rules
+}
+
+/// What bears a tag, be it VLAN 0's, would get past the rules of IPv4 and IPv6 (`br_nf_pre_routing`, net/bridge), and to
+/// its receiver. Which addresses are a trunk's in the VLANs that it carries, netd does not know.
+fn tagged() -> [Vec<Expression>; 3] {
+    const CUSTOMER: [u8; 2] = [0x81, 0x00];
+    const SERVICE: [u8; 2] = [0x88, 0xa8];
+    // Where the kernel has taken the tag off the frame, it is put back for whoever reads there.
+    let bears = |tag: [u8; 2]| vec![Expression::link(12, 2, Register(0)), Expression::is(Register(0), &tag)];
+    let mut trunk = bears(CUSTOMER);
+    trunk.extend(in_names(Meta::InputName, TRUNKS));
+    trunk.extend(port_and_mac(6));
+    trunk.extend([Expression::in_set(PORT_MAC, Register(0)), Expression::verdict(Verdict::Return)]);
+    let dropped = |tag| {
+        let mut rule = bears(tag);
+        rule.push(drop_it());
+        rule
+    };
+    [trunk, dropped(CUSTOMER), dropped(SERVICE)]
 }
 
 fn of_ipv4() -> Vec<Rule> {

@@ -54,6 +54,7 @@ pub(in crate::linux::ruleset) const PORT: &str = "guarded_ports";
 pub(in crate::linux::ruleset) const PORT_MAC: &str = "port_macs";
 pub(in crate::linux::ruleset) const LEASED: [&str; 2] = ["leased4", "leased6"];
 pub(in crate::linux::ruleset) const DEAF: &str = "deaf";
+pub(in crate::linux::ruleset) const TRUNKS: &str = "trunks";
 
 /// How long a flow that was cut is told so (seconds).
 const CUT_S: u32 = 120;
@@ -72,7 +73,7 @@ const FLOW4: (u32, u32) = ((((PROTOCOL << 6 | IPV4) << 6 | SERVICE) << 6 | IPV4)
 const FLOW6: (u32, u32) = ((((PROTOCOL << 6 | IPV6) << 6 | SERVICE) << 6 | IPV6) << 6 | SERVICE, 44);
 
 /// All sets that objects fill, in the order in which they are made. Those of one family stand together.
-pub(in crate::linux::ruleset) const SETS: [(Family, Set); 51] = [
+pub(in crate::linux::ruleset) const SETS: [(Family, Set); 52] = [
     (Family::Inet, Set::of(BRIDGES, NAMED)),
     (Family::Inet, Set::of(FENCED, NAMED)),
     (Family::Inet, Set::of(SAME, (IFNAME << 6 | IFNAME, 2 * NAME))),
@@ -122,6 +123,7 @@ pub(in crate::linux::ruleset) const SETS: [(Family, Set); 51] = [
     (Family::Bridge, Set::of(LEASED[0], ((IFNAME << 6 | ETHER) << 6 | IPV4, NAME + MAC + 4))),
     (Family::Bridge, Set::of(LEASED[1], ((IFNAME << 6 | ETHER) << 6 | IPV6, NAME + MAC + 16))),
     (Family::Bridge, Set::of(DEAF, NAMED)),
+    (Family::Bridge, Set::of(TRUNKS, NAMED)),
     (Family::Bridge, Set::of(TUNNELS, (PROTOCOL, 1))),
     (Family::Inet, Set::of(TUNNELS, (PROTOCOL, 1))),
 ];
@@ -131,7 +133,7 @@ pub(super) const TUNNELS: &str = "tunnels";
 
 /// Which table has the set.
 pub(in crate::linux::ruleset) fn family(set: &str) -> Family {
-    let bridged = [PORT, PORT_MAC, DEAF].contains(&set) || LEASED.contains(&set);
+    let bridged = [PORT, PORT_MAC, DEAF, TRUNKS].contains(&set) || LEASED.contains(&set);
     if bridged { Family::Bridge } else { Family::Inet }
 }
 
