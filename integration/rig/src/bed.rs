@@ -55,17 +55,38 @@ impl Plugins {
         match self {
             Self::Folder(folder) => node.use_plugins(folder)?,
             Self::Official => node.use_plugins(&parts::cni_plugins()?)?,
-            Self::Netd => return Self::install_netd(node, "").map(Some),
+            Self::Netd => return Programs::of_this_tree()?.install(node, "").map(Some),
         }
         Ok(None)
     }
+}
 
-    /// netd with these settings, and its CNI client.
-    pub(crate) fn install_netd(node: &Node, settings: &str) -> Result<Netd> {
+/// Where netd's programs are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// The daemon.
+    pub netd: PathBuf,
+    /// `netdctl`.
+    pub ctl: PathBuf,
+    /// `netd-cni`.
+    pub client: PathBuf,
+}
+
+impl Programs {
+    /// Those of this tree, built for tests.
+    ///
+    /// # Errors
+    /// They cannot be built.
+    pub fn of_this_tree() -> Result<Self> {
         let ours = parts::ours()?;
+        Ok(Self { netd: ours.join("netd"), ctl: ours.join("netdctl"), client: ours.join("netd-cni") })
+    }
+
+    /// The CNI client, and a netd with these settings.
+    pub(crate) fn install(&self, node: &Node, settings: &str) -> Result<Netd> {
         let folder = node.outside("/opt/cni/bin");
         fs::create_dir_all(&folder)?;
-        parts::cni_names()?.iter().try_for_each(|name| symlink(ours.join("netd-cni"), folder.join(name)))?;
-        Netd::start(node, &ours.join("netd"), settings)
+        parts::cni_names()?.iter().try_for_each(|name| symlink(&self.client, folder.join(name)))?;
+        Netd::start(node, &self.netd, settings)
     }
 }

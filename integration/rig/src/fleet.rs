@@ -3,12 +3,13 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::{Containerd, Ctr, Daemon, NERDCTL_DEFAULT, Netd, Node, Plugins, Program, Release, Underlay, parts};
+use crate::{Containerd, Ctr, Daemon, NERDCTL_DEFAULT, Netd, Node, Program, Programs, Release, Underlay, parts};
 
 /// The pool that the nodes share; nerdctl's default network lies in it on each of them.
 pub const POOL: &str = "10.4.0.0/16";
@@ -40,6 +41,7 @@ pub struct Host {
     pub name: String,
     /// Its `netd.toml`.
     pub settings: String,
+    ctl: PathBuf,
 }
 
 /// The nodes, what they meet on, and what lies outside of them.
@@ -55,11 +57,11 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts `count` nodes whose packets to each other go by `encapsulation`, as `netd.toml` has it.
+    /// Starts `count` nodes with these programs, whose packets to each other go by `encapsulation`, as `netd.toml` has it.
     ///
     /// # Errors
     /// This process is not root, a part cannot be built, or a program does not answer.
-    pub fn start(count: u8, meeting: Meeting, encapsulation: &str) -> Result<Self> {
+    pub fn start(programs: &Programs, count: u8, meeting: Meeting, encapsulation: &str) -> Result<Self> {
         parts::packages()?;
         let underlay = Underlay::new()?;
         let store = if meeting == Meeting::Etcd { Some(store(&underlay)?) } else { None };
@@ -71,7 +73,7 @@ impl Fleet {
             let name = name(number);
             let settings =
                 format!("[fleet]\npools = [\"{POOL}\"]\n{met}name = \"{name}\"\nencapsulation = \"{encapsulation}\"\n");
-            Host::start(node, name, settings)
+            Host::start(programs, node, name, settings)
         };
         let hosts = (1..).zip(nodes).map(start).collect::<Result<Vec<_>>>()?;
         Ok(Self { hosts, store, underlay })
@@ -79,11 +81,11 @@ impl Fleet {
 }
 
 impl Host {
-    fn start(node: Node, name: String, settings: String) -> Result<Self> {
+    fn start(programs: &Programs, node: Node, name: String, settings: String) -> Result<Self> {
         node.write("/etc/cni/net.d/nerdctl-bridge.conflist", NERDCTL_DEFAULT)?;
-        let netd = Plugins::install_netd(&node, &settings)?;
+        let netd = programs.install(&node, &settings)?;
         let containerd = Containerd::start(&node, Release::V2_4)?;
-        Ok(Self { containerd, netd, node, name, settings })
+        Ok(Self { containerd, netd, node, name, settings, ctl: programs.ctl.clone() })
     }
 
     /// What netdctl says there.
@@ -91,7 +93,7 @@ impl Host {
     /// # Errors
     /// It fails; the text has its words.
     pub fn netdctl(&self, arguments: &[&str]) -> Result<String> {
-        self.node.output(Command::new(parts::ours()?.join("netdctl")).args(arguments))
+        self.node.output(Command::new(&self.ctl).args(arguments))
     }
 
     /// A client that makes containers there.

@@ -33,7 +33,7 @@ mod underlay;
 mod web;
 mod wire;
 
-pub use self::bed::{Bed, Plugins};
+pub use self::bed::{Bed, Plugins, Programs};
 pub use self::client::{Container, Cri, Crictl, Ctr, Nerdctl, Pod, PodWish, Ran};
 pub use self::containerd::Containerd;
 pub use self::daemon::{Daemon, Program, until};

@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use netd_rig::{Fleet, Meeting, Seen, Shop, Wrapping};
+use netd_rig::{Fleet, Meeting, Programs, Seen, Shop, Wrapping};
 
 fn three_hosts_are_one_network(meeting: Meeting, encapsulation: &str, wrapping: Wrapping) {
-    let fleet = Fleet::start(3, meeting, encapsulation).unwrap();
+    let fleet = Fleet::start(&Programs::of_this_tree().unwrap(), 3, meeting, encapsulation).unwrap();
     let shop = Shop::open(&fleet).unwrap_or_else(|error| panic!("{error:#}"));
     let addresses: BTreeSet<Ipv4Addr> = shop.addresses().into_iter().map(|(_, _, address)| address).collect();
     assert_eq!(addresses.len(), 3, "{addresses:?}");

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use netd_rig::{Fleet, Meeting, Shop};
+use netd_rig::{Fleet, Meeting, Programs, Shop};
 
-use crate::say;
+use super::programs::DIST;
+use crate::{dist, say};
 
 const USAGE: &str = "usage: cargo xtask demo nodes [vxlan | direct | ipip]";
 
@@ -15,8 +16,9 @@ pub(super) fn run(arguments: &[&str]) -> Result<()> {
         [one @ ("vxlan" | "direct" | "ipip")] => one,
         _ => bail!(USAGE),
     };
+    let programs = programs()?;
     let start = Instant::now();
-    let fleet = Fleet::start(3, Meeting::Etcd, encapsulation)?;
+    let fleet = Fleet::start(&programs, 3, Meeting::Etcd, encapsulation)?;
     say(&format!(
         "\n== three hosts with containerd and netd, and an etcd, up in {:.1?}; in netd.toml of each:",
         start.elapsed()
@@ -42,4 +44,11 @@ pub(super) fn run(arguments: &[&str]) -> Result<()> {
         ));
     }
     shop.close()
+}
+
+/// As `cargo xtask dist` lays them out.
+fn programs() -> Result<Programs> {
+    dist::run()?;
+    let dist = std::env::current_dir()?.join(DIST);
+    Ok(Programs { netd: dist.join("netd"), ctl: dist.join("netdctl"), client: dist.join("cni/netd-cni") })
 }

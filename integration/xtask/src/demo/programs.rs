@@ -8,7 +8,7 @@ use netd_rig::{Daemon, Netd, Node, Program, parts};
 
 use crate::{dist, say};
 
-const DIST: &str = "target/dist";
+pub(super) const DIST: &str = "target/dist";
 
 /// The programs of one kind of network.
 pub(super) struct Programs {
