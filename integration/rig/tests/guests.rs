@@ -51,7 +51,7 @@ fn netd_keeps_its_contract_on_the_kernel_of_debian() {
 /// it needs are loaded.
 #[test]
 fn three_hosts_are_one_network_over_ipip_on_the_kernel_of_debian() {
-    let arguments = &["--exact", "--ignored", "three_hosts_are_one_network_over_ipip"];
+    let arguments = &["--exact", "three_hosts_are_one_network_over_ipip"];
     let nodes = Trial { folder: "integration/rig", target: "nodes", arguments };
     Guest::Debian.test(&[all("netd/kernel", "ruleset"), nodes], LIMIT).unwrap();
 }

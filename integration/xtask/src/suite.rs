@@ -15,7 +15,7 @@ use crate::say;
 
 /// Programs that no registry has: tests that need them run where they are on `PATH`. And what a kernel may lack: the tests
 /// that need it run in a guest too, where none is skipped.
-const MAY_BE_MISSING: [&str; 3] = ["nerdctl", "crictl", "ipip"];
+const MAY_BE_MISSING: [&str; 4] = ["nerdctl", "crictl", "ipip", "VLANs"];
 const SKIPPED: &str = "SKIPPED ";
 
 /// Runs documentation tests first, so that the counts of the others stand last.
