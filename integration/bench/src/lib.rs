@@ -18,6 +18,7 @@ pub mod network;
 pub mod node;
 mod packet;
 pub mod policy;
+mod record;
 mod report;
 mod samples;
 pub mod space;

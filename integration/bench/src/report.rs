@@ -1,15 +1,14 @@
 //! What is written and said of a run: `attach.json`, `attach-raw.json`, a table, and whether each aim is met.
 
-use std::fs;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::aim::Aim;
 use crate::attach::{API, API_ROUTED, CNI, CNI_ONE, FLOOR, FLOOR_ROUTED, Settings, milliseconds};
 use crate::field::Field;
 use crate::packet::SLOW;
+use crate::record;
 use crate::samples::{Line, Samples};
 use crate::say;
 
@@ -34,34 +33,17 @@ pub(crate) struct Report<'a> {
 impl Report<'_> {
     /// Writes `attach.json` and, beside it, `attach-raw.json`.
     pub(crate) fn write(&self) -> Result<()> {
-        let folder = &self.settings.output;
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        for (name, value) in [("attach.json", json!(self.samples.lines())), ("attach-raw.json", self.raw())] {
-            let path = folder.join(name);
-            let text = serde_json::to_string_pretty(&value)?;
-            fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
-    }
-
-    fn raw(&self) -> Value {
-        let sample = |(what, times): (&crate::samples::What, &[f64])| json!({"case": what.case, "op": what.op, "attachments": what.attachments, "us": times});
         let packets = |field: &Field| {
             let times: Vec<u128> = field.packets.iter().map(std::time::Duration::as_micros).collect();
             json!({"case": field.name, "us": times})
         };
-        json!({
-            "commit": self.settings.commit,
-            "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-            "quick": self.settings.quick,
-            "processors": std::thread::available_parallelism().map_or(0, usize::from),
+        let more = json!({
             "left_out": self.left_out,
             "resident": self.memory,
             "parallel": self.failed,
             "packets": self.fields.iter().map(packets).collect::<Vec<_>>(),
-            "samples": self.samples.raw().map(sample).collect::<Vec<_>>(),
-            "aims": self.aims().iter().map(Aim::json).collect::<Vec<_>>(),
-        })
+        });
+        record::write("attach", self.settings, self.samples, &self.aims(), more)
     }
 
     /// A table for people.

@@ -1,9 +1,7 @@
 //! What is written and said of a run: `policy.json`, `policy-raw.json`, a table, and whether each aim is met.
 
-use std::fs;
-
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::json;
 
 use super::load::{CASE, Held, Size};
 use super::packets::{AGAIN, BRIDGE, BRIDGE_NONE, NETD, NONE, RULES, case};
@@ -11,7 +9,8 @@ use super::path::RESTORE;
 use super::probe::OPS;
 use crate::aim::Aim;
 use crate::attach::Settings;
-use crate::samples::{Samples, What};
+use crate::record;
+use crate::samples::Samples;
 use crate::say;
 
 /// Two that are the same may differ by so much; otherwise a figure says nothing.
@@ -30,30 +29,14 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// Writes `policy.json` and, beside it, `policy-raw.json`.
     pub(super) fn write(&self) -> Result<()> {
-        let folder = &self.settings.output;
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        for (name, value) in [("policy.json", json!(self.samples.lines())), ("policy-raw.json", self.raw())] {
-            let path = folder.join(name);
-            let text = serde_json::to_string(&value)?;
-            fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
-    }
-
-    fn raw(&self) -> Value {
-        let sample = |(what, times): (&What, &[f64])| json!({"case": what.case, "op": what.op, "attachments": what.attachments, "us": times});
-        json!({
-            "commit": self.settings.commit,
-            "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-            "quick": self.settings.quick,
-            "processors": std::thread::available_parallelism().map_or(0, usize::from),
+        let same = |op| json!({"op": op, "difference": self.ratio(AGAIN, NONE, op).map(|found| found - 1.0)});
+        let more = json!({
             "policies": self.size.policies,
             "elements": self.held,
             "iptables": RESTORE,
-            "same": OPS.iter().map(|op| json!({"op": op, "difference": self.ratio(AGAIN, NONE, op).map(|found| found - 1.0)})).collect::<Vec<_>>(),
-            "samples": self.samples.raw().map(sample).collect::<Vec<_>>(),
-            "aims": self.aims().iter().map(Aim::json).collect::<Vec<_>>(),
-        })
+            "same": OPS.map(same),
+        });
+        record::write("policy", self.settings, self.samples, &self.aims(), more)
     }
 
     /// A table for people.

@@ -1,15 +1,14 @@
 //! What is written and said of a run: `tunnel.json`, `tunnel-raw.json`, a table, and whether each aim is met.
 
-use std::fs;
-
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::json;
 
 use super::OPS;
 use super::course::{Maker, Way};
 use crate::aim::Aim;
 use crate::attach::Settings;
-use crate::samples::{Samples, What};
+use crate::record;
+use crate::samples::Samples;
 use crate::say;
 
 /// netd carries 98 % of what is carried by hand: it takes no longer than so many times as long.
@@ -28,29 +27,9 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// Writes `tunnel.json` and, beside it, `tunnel-raw.json`.
     pub(super) fn write(&self) -> Result<()> {
-        let folder = &self.settings.output;
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        for (name, value) in [("tunnel.json", json!(self.samples.lines())), ("tunnel-raw.json", self.raw())] {
-            let path = folder.join(name);
-            let text = serde_json::to_string(&value)?;
-            fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
-    }
-
-    fn raw(&self) -> Value {
-        let sample = |(what, times): (&What, &[f64])| json!({"case": what.case, "op": what.op, "attachments": what.attachments, "us": times});
         let same = |(way, op)| json!({"way": Way::name(way), "op": op, "difference": self.difference(way, op)});
-        json!({
-            "commit": self.settings.commit,
-            "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-            "quick": self.settings.quick,
-            "processors": std::thread::available_parallelism().map_or(0, usize::from),
-            "left_out": self.left_out,
-            "same": self.pairs().map(same).collect::<Vec<_>>(),
-            "samples": self.samples.raw().map(sample).collect::<Vec<_>>(),
-            "aims": self.aims().iter().map(Aim::json).collect::<Vec<_>>(),
-        })
+        let more = json!({"left_out": self.left_out, "same": self.pairs().map(same).collect::<Vec<_>>()});
+        record::write("tunnel", self.settings, self.samples, &self.aims(), more)
     }
 
     /// A table for people.
