@@ -6,13 +6,14 @@
 //! detach   record ─▶ port shut, rules away ─▶ sockets away ─▶ answer ─▶ (link away ─▶ addresses free)
 //! ```
 
+mod leave;
+
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use netd_config::ContainerId;
 use netd_kernel::{Kernel, Sandbox};
 use thiserror::Error;
 use tokio::task::JoinError;
@@ -26,8 +27,8 @@ use crate::node::{AttachError, Attached, Extended, Extension, Follower, Wanted};
 use crate::owner::{OwnerError, OwnerHandle, Renewed};
 use crate::policies::{Policies, PolicyError};
 use crate::ports::{PortError, Ports};
-use crate::reaper::{self, Reaper};
-use crate::tombstones::{Tombstone, Tombstones};
+use crate::reaper::Reaper;
+use crate::tombstones::Tombstones;
 use crate::turns::{Turn, Turns};
 
 /// Why a request was not carried out. What it had begun was taken back.
@@ -343,45 +344,6 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         Ok(())
     }
 
-    /// Detaches. With `wait`, the link is gone before the answer, as the specification wants where a namespace lives;
-    /// without, its port is shut and its rules are gone (0.3 ms), and the deletion of the link (20 ms) goes on behind the
-    /// answer. Nothing to detach is success; says whether there was something.
-    ///
-    /// # Errors
-    /// See [`LifecycleError`].
-    pub async fn detach(&self, key: AttachmentKey, wait: bool) -> Done<bool> {
-        let this = self.clone();
-        tokio::spawn(async move {
-            let turn = this.turns.take(&key).await;
-            let Some(gone) = this.owner.drain(key).await? else { return Ok(false) };
-            this.close(&gone).await?;
-            let container = gone.key.container.clone();
-            this.fleet.stir();
-            info!(key = %gone.key, "detached");
-            if wait {
-                this.reap(gone).await?;
-            } else {
-                this.reaper.take(gone);
-            }
-            drop(turn);
-            this.detach_left_behind(container).await?;
-            Ok(true)
-        })
-        .await?
-    }
-
-    /// Extra networks go with the last of the container's others.
-    async fn detach_left_behind(&self, container: ContainerId) -> Done<()> {
-        for key in self.owner.left_behind(container).await? {
-            let _turn = self.turns.take(&key).await;
-            let Some(gone) = self.owner.drain(key).await? else { continue };
-            self.close(&gone).await?;
-            info!(key = %gone.key, "detached, with the container's other networks");
-            self.reaper.take(gone);
-        }
-        Ok(())
-    }
-
     /// Makes an attachment again if it is damaged: the same addresses and the same MAC, by a new link. Its rules are said
     /// again in any case. Says whether it was damaged.
     ///
@@ -464,13 +426,6 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         Ok(())
     }
 
-    /// The new link needs the interface's name.
-    async fn clear(&self, gone: &Attachment) -> Done<()> {
-        self.close(gone).await?;
-        let (executor, unlinked) = (Arc::clone(&self.executor), gone.clone());
-        Ok(tokio::task::spawn_blocking(move || executor.unlink(std::slice::from_ref(&unlinked))).await??)
-    }
-
     async fn exchange(&self, renewed: Renewed, sandbox: Sandbox) -> Done<Attachment> {
         if let Err(error) = self.clear(&renewed.before).await {
             self.give_up(renewed.after.key).await?;
@@ -478,57 +433,6 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         }
         self.reaper.take(*renewed.before);
         self.make(*renewed.after, sandbox, std::future::ready(None)).await
-    }
-
-    /// Carries out a tombstone, unless an attach of its key has done so; says whether there was something to detach.
-    ///
-    /// # Errors
-    /// See [`LifecycleError`].
-    pub async fn carry_out(&self, key: AttachmentKey, tombstone: Tombstone) -> Done<bool> {
-        let _turn = self.turns.take(&key).await;
-        if !tombstone.stands() {
-            return Ok(false);
-        }
-        let gone = self.bury_under(key, &tombstone).await?;
-        let was_there = gone.is_some();
-        if let Some(gone) = gone {
-            self.reap(gone).await?;
-        }
-        Ok(was_there)
-    }
-
-    async fn bury_own(&self, key: &AttachmentKey) -> Done<Option<Attachment>> {
-        match self.tombstones.of(key) {
-            Some(tombstone) => self.bury_under(key.clone(), &tombstone).await,
-            None => Ok(None),
-        }
-    }
-
-    /// What is returned has no link any more and is still to be reaped. The tombstone goes last: what is cut off in
-    /// between is done again.
-    async fn bury_under(&self, key: AttachmentKey, tombstone: &Tombstone) -> Done<Option<Attachment>> {
-        let gone = self.owner.drain(key).await?;
-        if let Some(gone) = &gone {
-            self.clear(gone).await?;
-        }
-        let failed = |source| LifecycleError::Tombstone { path: tombstone.path().to_owned(), source };
-        tombstone.remove().map_err(failed)?;
-        Ok(gone)
-    }
-
-    /// Detaches an attachment whose sandbox is gone, unless it has been attached anew since.
-    ///
-    /// # Errors
-    /// See [`LifecycleError`].
-    pub async fn bury(&self, dead: Attachment) -> Done<()> {
-        let turn = self.turns.take(&dead.key).await;
-        let container = dead.key.container.clone();
-        if let Some(gone) = self.owner.drain_exactly(dead).await? {
-            self.close(&gone).await?;
-            self.reap(gone).await?;
-        }
-        drop(turn);
-        self.detach_left_behind(container).await
     }
 
     /// The link of an attachment is gone and nobody has detached it: with its sandbox, as a rule, and then all of it goes.
@@ -551,45 +455,5 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             (sandbox.id == id).then_some(sandbox)
         });
         look.await.ok().flatten()
-    }
-
-    /// Does again what is left to do for a drained attachment.
-    ///
-    /// # Errors
-    /// See [`LifecycleError`].
-    pub async fn finish(&self, gone: Attachment) -> Done<()> {
-        let _turn = self.turns.take(&gone.key).await;
-        self.close(&gone).await?;
-        self.reap(gone).await
-    }
-
-    /// No packet passes any more, and the ports are free.
-    async fn close(&self, gone: &Attachment) -> Done<()> {
-        let current = self.owner.one(gone.key.clone()).await?;
-        let is_replaced = current.is_some();
-        let (executor, closing) = (Arc::clone(&self.executor), gone.clone());
-        tokio::task::spawn_blocking(move || executor.close(&closing, current.as_ref())).await??;
-        if !is_replaced {
-            self.policies.forget(gone.key.clone());
-        }
-        if !gone.ports.is_empty() {
-            if !is_replaced {
-                self.ports.release(&gone.key).await;
-            }
-            self.owner.closed(gone.clone()).await?;
-        }
-        Ok(())
-    }
-
-    /// Deletes a drained attachment's link, then frees its addresses, and its VLAN's gateway where it was the last.
-    async fn reap(&self, gone: Attachment) -> Done<()> {
-        let (executor, reaped) = (Arc::clone(&self.executor), gone.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            executor.unlink(std::slice::from_ref(&reaped))?;
-            executor.forget(&reaped)
-        });
-        done.await??;
-        self.owner.reaped(gone.clone()).await?;
-        Ok(reaper::retire(&self.owner, &self.executor, &gone).await??)
     }
 }
