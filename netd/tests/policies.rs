@@ -215,15 +215,20 @@ fn the_matrix_says_who_reaches_whom_and_what_a_change_would_open() {
     assert_eq!(ask(&changed), then);
 }
 
-#[test]
-fn a_sandbox_reaches_itself_and_a_published_port_leads_only_who_is_allowed() {
+/// A shop whose web alone is attached, with a port of the node that leads to its own; and somebody outside.
+fn published(network: &str, port: u16, own: u16) -> (Shop, Space) {
     let node = Node::new();
     let outside = node.outside();
     let web = Space::new();
-    node.attach(&web, "web", &[DUAL, &portmap(&tcp(8080, 80))]).unwrap();
+    node.attach(&web, "web", &[network, &portmap(&tcp(port, own))]).unwrap();
     label(&node, "web");
-    web.serve(80);
-    let shop = Shop { node, web, login: Space::new(), other: Space::new() };
+    (Shop { node, web, login: Space::new(), other: Space::new() }, outside)
+}
+
+#[test]
+fn a_sandbox_reaches_itself_and_a_published_port_leads_only_who_is_allowed() {
+    let (shop, outside) = published(DUAL, 8080, 80);
+    shop.web.serve(80);
     shop.node.attach(&shop.other, "other", &[DUAL]).unwrap();
     shop.apply(FROM_LOGIN);
     assert_heard(&[
@@ -250,13 +255,8 @@ fn a_sandbox_reaches_itself_and_a_published_port_leads_only_who_is_allowed() {
 /// netd itself brings IPv6 to a sandbox that has only IPv4; the rules see the node come.
 #[test]
 fn whoever_comes_by_netds_own_proxy_is_judged_by_his_own_address() {
-    let node = Node::new();
-    let outside = node.outside();
-    let web = Space::new();
-    node.attach(&web, "web", &[ROUTED, &portmap(&tcp(8080, 80))]).unwrap();
-    label(&node, "web");
-    web.serve(80);
-    let shop = Shop { node, web, login: Space::new(), other: Space::new() };
+    let (shop, outside) = published(ROUTED, 8080, 80);
+    shop.web.serve(80);
     let asked = |outsider: Result<&'static str, ()>| {
         assert_heard(&[
             ("outside", &outside, "[2001:db8::1]:8080", outsider),
@@ -274,13 +274,8 @@ fn whoever_comes_by_netds_own_proxy_is_judged_by_his_own_address() {
 /// The rules cannot tell whose connection it is; netd can, and ends it.
 #[test]
 fn whoever_came_by_netds_own_proxy_is_cut_off_when_he_may_not_any_more() {
-    let node = Node::new();
-    let outside = node.outside();
-    let web = Space::new();
-    node.attach(&web, "web", &[ROUTED, &portmap(&tcp(8007, 7))]).unwrap();
-    label(&node, "web");
-    web.echo(7);
-    let shop = Shop { node, web, login: Space::new(), other: Space::new() };
+    let (shop, outside) = published(ROUTED, 8007, 7);
+    shop.web.echo(7);
     let reset_in_the_end = |flow: &mut TcpStream| flow.read_exact(&mut [0]).unwrap_err().kind();
     let (mut from_outside, mut from_node) =
         (open_at(&outside, "[2001:db8::1]:8007"), open_at(&shop.node.space, "[::1]:8007"));

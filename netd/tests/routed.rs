@@ -256,6 +256,9 @@ fn a_sandbox_sends_nothing_in_a_tunnel() {
         assert_eq!([4, 41].map(arrives), [false; 2], "{to:?}");
         node.until(|_| arrives(253));
     }
+    // Nor as the answer to a tunnel that somebody else begins.
+    node.until(|node| node.space.run(|| is_told_that_nobody_speaks(4, [10, 6, 0, 2])));
+    assert!(!web.run(|| is_told_that_nobody_speaks(4, [10, 6, 0, 1])));
 }
 
 /// Sends a packet of the protocol, and waits for ICMP's answer: protocol unreachable.

@@ -13,34 +13,7 @@ pub(super) type Refused = BTreeMap<Key, String>;
 /// Whether the fleet says if this object is to be.
 #[must_use]
 pub fn is_fleets(key: &Key) -> bool {
-    match key {
-        Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) | Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_) => true,
-        Key::Bridge(_)
-        | Key::GatewayLink(_)
-        | Key::Trunk(_)
-        | Key::Filtered(_)
-        | Key::Ruleset
-        | Key::Forwarding(_)
-        | Key::Silent(_)
-        | Key::Isolated(..)
-        | Key::Deaf(_)
-        | Key::Guarded(_)
-        | Key::Itself(..)
-        | Key::Class(_)
-        | Key::Block(..)
-        | Key::Span(_)
-        | Key::Pair(..)
-        | Key::Station(..)
-        | Key::Leased(..)
-        | Key::Admitted(_)
-        | Key::Fenced(_)
-        | Key::Masquerade(..)
-        | Key::Published(_)
-        | Key::Veth(_)
-        | Key::Gateway(..)
-        | Key::Way(..)
-        | Key::Interface(..) => false,
-    }
+    matches!(key, Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) | Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_))
 }
 
 /// The fleet's of all that was observed.

@@ -103,9 +103,9 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
     }
     rules.extend(fabric::ahead_of_known(link_prefix));
     rules.push(vlan::forward(FORWARD.name));
+    rules.extend(no_tunnel_of_a_sandbox(routed));
     rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));
     rules.extend(fabric::behind_policy(link_prefix));
-    rules.extend(no_tunnel_of_a_sandbox(routed));
     rules.extend(forward(link_prefix));
     for version in &VERSIONS {
         rules.push((POSTROUTING.name, published_on_its_own_bridge(version)));
@@ -172,7 +172,7 @@ fn from_a_routed_link(routed: Links<'_>) -> Vec<Rule> {
     ]
 }
 
-/// What is in a tunnel has not been looked at. None begins at a sandbox, so none is known.
+/// What is in a tunnel has not been looked at: it does not pass, also not as the answer to what is known.
 fn no_tunnel_of_a_sandbox(routed: Links<'_>) -> [Rule; 2] {
     [INPUT, FORWARD].map(|chain| {
         let mut rule = routed.by(Meta::InputName);
