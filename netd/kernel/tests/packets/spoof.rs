@@ -157,6 +157,26 @@ fn a_tag_leads_past_no_policy() {
     assert!(!arrives(b"<isolated>"));
 }
 
+/// What goes to a VLAN's gateway passes the bridge untracked, and is judged where it comes out. A frame to such a MAC that no
+/// gateway has would be flooded, and come out at sandboxes that listen to all.
+#[test]
+fn the_mac_of_a_gateway_leads_past_no_policy() {
+    let node = Node::new(false);
+    let (sender, receiver) = (node.sandbox(0, 2), node.sandbox(0, 3));
+    let (ears, frames) = (receiver.space.listen(), Frames::between(&sender, &receiver));
+    let arrives = |to: Mac, marker: &[u8]| {
+        let frame = frames.ipv4(sender.mac, frames.v4.0, 17, &udp(9, 9, marker));
+        sender.space.send_frame(&[&to[..], &frame[6..]].concat());
+        hears_frame(&ears, marker)
+    };
+    assert!(arrives(FOREIGN_MAC, b"<flooded>"));
+    let mut policy = crate::policy::filtered();
+    policy.extend(crate::policy::isolated(Direction::Ingress, Reach::Others, &receiver));
+    node.enforce(&policy);
+    assert!(!arrives(FOREIGN_MAC, b"<isolated>"));
+    assert!(!arrives([0x06, 0x6e, 0x67, 1, 2, 3], b"<to a gateway>"));
+}
+
 #[test]
 fn a_trunk_sends_with_tags_by_its_own_mac() {
     let node = Node::new(false);

@@ -121,7 +121,7 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
 fn port_rules(link_prefix: &str) -> Vec<Rule> {
     let unflooded = unflooded(link_prefix).into_iter().map(|rule| (PORT_IN.name, rule));
     let guarded = guard::rules(PORT_IN.name, PORT_OUT.name);
-    unflooded.chain(guarded).chain(vlan::port_rules(PORT_IN.name, link_prefix)).collect()
+    unflooded.chain(guarded).chain(vlan::port_rules(PORT_IN.name, PORT_OUT.name, link_prefix)).collect()
 }
 
 /// Links of the node that lead to sandboxes, here or at a peer's.

@@ -9,20 +9,32 @@ use super::sets::BRIDGES;
 use super::{Rule, in_names};
 use crate::linux::vlan::{GATEWAY_MACS, PORT_MARK};
 
-pub(super) fn port_rules(port_in: &'static str, link_prefix: &str) -> [Rule; 2] {
+/// What is let pass untracked gets to a gateway and nowhere else: the bridge floods to all ports what it knows no port of.
+pub(super) fn port_rules(port_in: &'static str, port_out: &'static str, link_prefix: &str) -> [Rule; 3] {
+    let gateway_port = format!("{link_prefix}{PORT_MARK}");
+    let mut untracked = to_a_gateway();
+    untracked.push(Expression::untrack());
+    let of_gateway = vec![
+        Expression::meta(Meta::InputName, Register(0)),
+        Expression::is(Register(0), gateway_port.as_bytes()),
+        Expression::untrack(),
+    ];
+    let mut flooded = to_a_gateway();
+    flooded.extend([
+        Expression::meta(Meta::OutputName, Register(0)),
+        Expression::is_not(Register(0), gateway_port.as_bytes()),
+        Expression::verdict(Verdict::Drop),
+    ]);
+    [(port_in, untracked), (port_in, of_gateway), (port_out, flooded)]
+}
+
+fn to_a_gateway() -> Vec<Expression> {
     let [a, b, c] = GATEWAY_MACS;
-    let to_gateway = vec![
+    vec![
         Expression::link(0, 4, Register(0)),
         Expression::mask(Register(0), [0xff, 0xff, 0xff, 0]),
         Expression::is(Register(0), &[a, b, c, 0]),
-        Expression::untrack(),
-    ];
-    let of_gateway = vec![
-        Expression::meta(Meta::InputName, Register(0)),
-        Expression::is(Register(0), format!("{link_prefix}{PORT_MARK}").as_bytes()),
-        Expression::untrack(),
-    ];
-    [(port_in, to_gateway), (port_in, of_gateway)]
+    ]
 }
 
 /// Others may have their own reasons not to track; what is bridged here comes by a bridge of ours and goes by it.
