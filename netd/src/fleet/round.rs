@@ -140,7 +140,7 @@ impl Ears {
     fn heard(&mut self) {
         self.peers.mark_unchanged();
         self.usable.mark_unchanged();
-        self.status.iter_mut().for_each(watch_receiver_heard);
+        self.status.iter_mut().for_each(tokio::sync::watch::Receiver::mark_unchanged);
     }
 
     async fn change(&mut self) {
@@ -160,10 +160,6 @@ impl Ears {
             std::future::pending::<()>().await;
         }
     }
-}
-
-fn watch_receiver_heard(status: &mut tokio::sync::watch::Receiver<Status>) {
-    status.mark_unchanged();
 }
 
 impl Inner {
@@ -358,8 +354,12 @@ impl Inner {
         let wishes = wishes(&pools, &self.networks(&config, networks), &usage);
         self.source.want(&wishes.blocks);
         let is_list = matches!(self.source, Source::List(_));
-        let given_up: Vec<IpNet> = if is_list { Vec::new() } else { self.ripe(&wishes.spare) };
-        for block in self.ripe(&wishes.free).into_iter().chain(given_up) {
+        let mut unused = wishes.free.clone();
+        if !is_list {
+            unused.extend(&wishes.spare);
+        }
+        let ripe = ripe(&mut self.state().spare_since, unused, Instant::now());
+        for block in ripe {
             if !lifecycle.owner.retire(block).await? {
                 continue;
             }
@@ -371,18 +371,6 @@ impl Inner {
             }
         }
         Ok(())
-    }
-
-    /// Those that were so long enough.
-    fn ripe(&self, blocks: &BTreeSet<IpNet>) -> Vec<IpNet> {
-        let mut state = self.state();
-        let now = Instant::now();
-        let since: BTreeMap<IpNet, Instant> =
-            blocks.iter().map(|block| (*block, state.spare_since.get(block).copied().unwrap_or(now))).collect();
-        let ripe = since.iter().filter(|(_, since)| now.duration_since(**since) >= KEPT_FOR);
-        let ripe = ripe.map(|(block, _)| *block).collect();
-        state.spare_since.extend(since);
-        ripe
     }
 
     /// Networks of files, and those that were asked for lately.
@@ -397,6 +385,15 @@ impl Inner {
         }
         all
     }
+}
+
+/// Which of those that nobody uses now have been so for long enough. One that was used in between begins anew.
+fn ripe(since: &mut BTreeMap<IpNet, Instant>, unused: BTreeSet<IpNet>, now: Instant) -> Vec<IpNet> {
+    since.retain(|block, _| unused.contains(block));
+    for block in unused {
+        since.entry(block).or_insert(now);
+    }
+    since.iter().filter(|(_, since)| now.duration_since(**since) >= KEPT_FOR).map(|(block, _)| *block).collect()
 }
 
 /// Whether a peer does not accept yet what is wanted here.
@@ -447,4 +444,28 @@ fn stale(
         stale.extend(of_pools.filter(|one| !kept(one) && !used(bridge, one)).map(|one| (bridge.clone(), *one)));
     }
     stale
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::time::Instant;
+
+    use ipnet::IpNet;
+
+    use super::{KEPT_FOR, ripe};
+
+    #[test]
+    fn a_block_is_ripe_when_nobody_has_used_it_for_long_enough_without_a_break() {
+        let [one, two] = ["10.4.0.0/26", "10.4.0.64/26"].map(|text| text.parse::<IpNet>().unwrap());
+        let (mut since, begin) = (BTreeMap::new(), Instant::now());
+        let mut after = |halves: u32, unused: &[IpNet]| {
+            ripe(&mut since, unused.iter().copied().collect::<BTreeSet<_>>(), begin + KEPT_FOR / 2 * halves)
+        };
+        assert_eq!(after(0, &[one, two]), []);
+        assert_eq!(after(1, &[two]), []);
+        assert_eq!(after(2, &[one, two]), [two]);
+        assert_eq!(after(3, &[one]), []);
+        assert_eq!(after(4, &[one]), [one]);
+    }
 }
