@@ -1,11 +1,12 @@
 //! Clients that make containers outside of pods: nerdctl and its like, and `ctr run --cni`. Pods are `cri`'s.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::on_path;
+use crate::residue::own_group;
 use crate::{BUSYBOX, Containerd, Node, Place, parts};
 
 /// A container that runs.
@@ -147,7 +148,9 @@ impl<'node> Ctr<'node> {
     /// # Errors
     /// It did not start; the text has what the plugin said.
     pub fn run(&self, id: &str, command: &[&str]) -> Result<Container> {
-        self.output(&[&["run", "--detach", "--cni", BUSYBOX, id], command].concat())?;
+        let group = Path::new("/").join(own_group(self.node.folder())).join(id);
+        let group = group.to_string_lossy();
+        self.output(&[&["run", "--detach", "--cni", "--cgroup", &group, BUSYBOX, id], command].concat())?;
         let tasks = self.output(&["task", "list"])?;
         let row = tasks.lines().find(|row| row.split_whitespace().next() == Some(id));
         let pid = row.and_then(|row| row.split_whitespace().nth(1)).context("ctr lists no such task")?;
