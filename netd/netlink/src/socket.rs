@@ -198,7 +198,7 @@ impl Socket {
     pub fn command(&mut self, request: &Request) -> Result<(), NetlinkError> {
         let mut bytes = Vec::new();
         self.append_request(&mut bytes, request, NLM_F_REQUEST | NLM_F_ACK);
-        self.read_objects(&bytes, false).map(drop)
+        self.each_object(&bytes, false, &mut |_| {}).map(drop)
     }
 
     /// The bodies, behind the netfilter header, of all objects that `request` asks for. With `one`, of the one object.
@@ -210,9 +210,9 @@ impl Socket {
         for _ in 0..DUMPS {
             let mut bytes = Vec::new();
             self.append_request(&mut bytes, request, flags);
-            if let Some(objects) = self.read_objects(&bytes, one)? {
-                let body = |object: Vec<u8>| object.get(HEADER + NETFILTER_HEADER..).unwrap_or_default().to_vec();
-                return Ok(objects.into_iter().map(body).collect());
+            let mut bodies = Vec::new();
+            if self.each_object(&bytes, one, &mut |object| bodies.push(body(object).to_vec()))? {
+                return Ok(bodies);
             }
         }
         Err(NetlinkError::Restless)
@@ -224,28 +224,9 @@ impl Socket {
     /// # Errors
     /// See [`NetlinkError`].
     pub fn each_netfilter(&mut self, request: &Request, visit: &mut dyn FnMut(&[u8])) -> Result<(), NetlinkError> {
-        let failed = |source| NetlinkError::Socket { unanswered: 1, source };
         let mut bytes = Vec::new();
         self.append_request(&mut bytes, request, NLM_F_REQUEST | NLM_F_DUMP);
-        self.socket.send(&bytes, 0).map_err(failed)?;
-        loop {
-            for answer in self.receive_of_any_size().map_err(failed)? {
-                match answer {
-                    Answer::Object { sequence, message, .. } if sequence == self.sequence => {
-                        visit(message.get(HEADER + NETFILTER_HEADER..).unwrap_or_default());
-                    }
-                    Answer::Done { sequence, errno, .. } if sequence == self.sequence => {
-                        return if errno == 0 { Ok(()) } else { Err(failed(io::Error::from_raw_os_error(errno))) };
-                    }
-                    Answer::Ack { sequence, errno, text } if sequence == self.sequence => {
-                        let source = io::Error::from_raw_os_error(errno);
-                        return Err(NetlinkError::Refused { index: 0, text, source });
-                    }
-                    // Of a request that was given up before.
-                    Answer::Object { .. } | Answer::Done { .. } | Answer::Ack { .. } => {}
-                }
-            }
-        }
+        self.each_object(&bytes, false, &mut |object| visit(body(object))).map(drop)
     }
 
     /// The one object that `request` asks for.
@@ -256,49 +237,59 @@ impl Socket {
         let failed = |source| NetlinkError::Socket { unanswered: 1, source };
         let mut bytes = Vec::new();
         self.append(&mut bytes, request, NLM_F_REQUEST);
-        let objects = self.read_objects(&bytes, true)?.unwrap_or_default();
-        let decoded = objects.first().map(|object| decode(object)).transpose().map_err(failed)?;
-        decoded.flatten().ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
+        let mut decoded = Ok(None);
+        self.each_object(&bytes, true, &mut |object| decoded = decode(object))?;
+        decoded.map_err(failed)?.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
     }
 
-    /// All objects that `request` asks for.
+    /// What `keep` makes of all objects that `request` asks for. It gets them one at a time: an object takes ten times the room
+    /// that it had on the wire.
     ///
     /// # Errors
     /// See [`NetlinkError`].
-    pub fn dump(&mut self, request: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        let failed = |source| NetlinkError::Socket { unanswered: 1, source };
+    pub fn dump<T>(
+        &mut self,
+        request: &RouteNetlinkMessage,
+        mut keep: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
         for _ in 0..DUMPS {
-            let mut bytes = Vec::new();
+            let (mut bytes, mut kept, mut damage) = (Vec::new(), Vec::new(), None);
             self.append(&mut bytes, request.clone(), NLM_F_REQUEST | NLM_F_DUMP);
-            if let Some(objects) = self.read_objects(&bytes, false)? {
-                let decoded: io::Result<Vec<_>> = objects.iter().filter_map(|one| decode(one).transpose()).collect();
-                return decoded.map_err(failed);
+            let is_whole = self.each_object(&bytes, false, &mut |object| match decode(object) {
+                Ok(object) => kept.extend(object.and_then(&mut keep)),
+                Err(error) => damage = Some(error),
+            })?;
+            if let Some(source) = damage {
+                return Err(NetlinkError::Socket { unanswered: 1, source });
+            }
+            if is_whole {
+                return Ok(kept);
             }
         }
         Err(NetlinkError::Restless)
     }
 
-    /// Sends a request and reads its objects: until the end of the dump, or just `one`. `None`: the dump changed while
-    /// it was made.
-    fn read_objects(&mut self, request: &[u8], one: bool) -> Result<Option<Vec<Vec<u8>>>, NetlinkError> {
+    /// Sends a request and shows its objects: until the end of the dump, or just `one`. `false`: the dump changed while it was
+    /// made.
+    fn each_object(&mut self, request: &[u8], one: bool, visit: &mut dyn FnMut(&[u8])) -> Result<bool, NetlinkError> {
         let failed = |source| NetlinkError::Socket { unanswered: 1, source };
         self.socket.send(request, 0).map_err(failed)?;
-        let (mut objects, mut restless) = (Vec::new(), false);
+        let mut restless = false;
         loop {
             let answered = if one { self.receive() } else { self.receive_of_any_size() };
             for answer in answered.map_err(failed)? {
                 match answer {
                     Answer::Object { sequence, interrupted, message } if sequence == self.sequence => {
                         restless |= interrupted;
-                        objects.push(message);
+                        visit(&message);
                         if one {
-                            return Ok(Some(objects));
+                            return Ok(true);
                         }
                     }
                     Answer::Done { sequence, interrupted, errno: 0 } if sequence == self.sequence => {
-                        return Ok((!restless && !interrupted).then_some(objects));
+                        return Ok(!restless && !interrupted);
                     }
-                    Answer::Ack { sequence, errno: 0, .. } if sequence == self.sequence => return Ok(Some(objects)),
+                    Answer::Ack { sequence, errno: 0, .. } if sequence == self.sequence => return Ok(true),
                     Answer::Done { sequence, errno, .. } if sequence == self.sequence => {
                         return Err(failed(io::Error::from_raw_os_error(errno)));
                     }
@@ -356,6 +347,11 @@ impl Socket {
         bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
         message.serialize(&mut bytes[start..start + message.buffer_len()]);
     }
+}
+
+/// What is behind the netfilter header.
+fn body(object: &[u8]) -> &[u8] {
+    object.get(HEADER + NETFILTER_HEADER..).unwrap_or_default()
 }
 
 pub(crate) fn decode(message: &[u8]) -> io::Result<Option<RouteNetlinkMessage>> {

@@ -26,7 +26,6 @@ fn bridge(name: &str) -> (RouteNetlinkMessage, u16) {
 }
 
 fn names(socket: &mut Socket) -> Vec<String> {
-    let links = socket.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default())).unwrap();
     let name = |object: RouteNetlinkMessage| match object {
         RouteNetlinkMessage::NewLink(link) => link.attributes.into_iter().find_map(|attribute| match attribute {
             LinkAttribute::IfName(name) => Some(name),
@@ -34,7 +33,7 @@ fn names(socket: &mut Socket) -> Vec<String> {
         }),
         _ => None,
     };
-    let mut names: Vec<String> = links.into_iter().filter_map(name).collect();
+    let mut names = socket.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()), name).unwrap();
     names.sort();
     names
 }

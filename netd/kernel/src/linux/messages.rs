@@ -36,8 +36,15 @@ fn link(attributes: Vec<LinkAttribute>) -> LinkMessage {
 }
 
 pub(super) fn by_name(name: &LinkName) -> Message {
-    let no_statistics = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
-    Message::GetLink(link(vec![LinkAttribute::IfName(name.to_string()), no_statistics]))
+    Message::GetLink(link(vec![LinkAttribute::IfName(name.to_string()), no_statistics()]))
+}
+
+pub(super) fn all_links() -> Message {
+    Message::GetLink(link(vec![no_statistics()]))
+}
+
+fn no_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
 }
 
 pub(super) fn delete(name: &LinkName) -> Message {

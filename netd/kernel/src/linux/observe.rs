@@ -14,7 +14,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use super::messages::{GATEWAY_MARK, MARK, OURS, by_name, route_to, routes};
+use super::messages::{GATEWAY_MARK, MARK, OURS, all_links, by_name, route_to, routes};
 use super::{fabric, vlan};
 use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Veth};
 
@@ -59,7 +59,6 @@ pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objec
     Ok(objects)
 }
 
-/// The ways to sandboxes' addresses: host routes by our protocol number.
 /// Whether the way to `address` is the one by this link. The kernel is asked for the one route first: a look at all takes as
 /// long as there are sandboxes.
 pub(super) fn is_way(socket: &mut Socket, link: &LinkName, index: u32, address: IpAddr) -> Result<bool, NetlinkError> {
@@ -74,6 +73,7 @@ pub(super) fn is_way(socket: &mut Socket, link: &LinkName, index: u32, address: 
     Ok(ways(socket)?.contains_key(&key))
 }
 
+/// The ways to sandboxes' addresses: host routes by our protocol number.
 fn ways(socket: &mut Socket) -> Result<Objects, NetlinkError> {
     let links = links(socket)?;
     ways_by(socket, &names(&links))
@@ -82,11 +82,10 @@ fn ways(socket: &mut Socket) -> Result<Objects, NetlinkError> {
 fn ways_by(socket: &mut Socket, names: &BTreeMap<u32, LinkName>) -> Result<Objects, NetlinkError> {
     let mut ways = Objects::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        for object in socket.dump(&routes(family))? {
-            if let Message::NewRoute(route) = object {
-                ways.extend(way(&route, names));
-            }
-        }
+        ways.extend(socket.dump(&routes(family), |object| {
+            let Message::NewRoute(route) = object else { return None };
+            way(&route, names)
+        })?);
     }
     Ok(ways)
 }
@@ -118,8 +117,39 @@ pub(super) fn address(of_route: &RouteAddress) -> Option<IpAddr> {
 }
 
 pub(super) fn links(socket: &mut Socket) -> Result<Vec<LinkMessage>, NetlinkError> {
-    let links = socket.dump(&Message::GetLink(LinkMessage::default()))?.into_iter();
-    Ok(links.filter_map(|object| if let Message::NewLink(link) = object { Some(link) } else { None }).collect())
+    socket.dump(&all_links(), |object| {
+        let Message::NewLink(mut link) = object else { return None };
+        link.attributes.retain_mut(is_of_use);
+        link.attributes.shrink_to_fit();
+        Some(link)
+    })
+}
+
+/// Of a link's some sixty attributes, and a port's thirty, those that anybody here looks at. The others go.
+fn is_of_use(attribute: &mut LinkAttribute) -> bool {
+    if let LinkAttribute::LinkInfo(infos) = attribute {
+        for info in infos {
+            if let LinkInfo::PortData(InfoPortData::BridgePort(options)) = info {
+                options.retain(is_told_of_a_port);
+                options.shrink_to_fit();
+            }
+        }
+    }
+    matches!(
+        attribute,
+        LinkAttribute::IfName(_)
+            | LinkAttribute::IfAlias(_)
+            | LinkAttribute::Address(_)
+            | LinkAttribute::Mtu(_)
+            | LinkAttribute::Controller(_)
+            | LinkAttribute::Link(_)
+            | LinkAttribute::Carrier(_)
+            | LinkAttribute::LinkInfo(_)
+    )
+}
+
+fn is_told_of_a_port(option: &InfoBridgePort) -> bool {
+    matches!(option, InfoBridgePort::HairpinMode(_) | InfoBridgePort::Isolated(_) | InfoBridgePort::State(_))
 }
 
 fn names(links: &[LinkMessage]) -> BTreeMap<u32, LinkName> {
@@ -197,17 +227,17 @@ pub(super) fn mtu(object: &Message) -> u32 {
 
 pub(super) fn addresses(socket: &mut Socket) -> Result<BTreeMap<u32, Vec<IpNet>>, NetlinkError> {
     let mut found: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
-    for object in socket.dump(&Message::GetAddress(AddressMessage::default()))? {
-        let Message::NewAddress(message) = object else { continue };
-        // Link-local ones are the kernel's own.
-        if message.header.scope != AddressScope::Universe {
-            continue;
-        }
+    let read = |object| {
+        let Message::NewAddress(message) = object else { return None };
         let address = message.attributes.iter().find_map(|attribute| {
             if let AddressAttribute::Address(address) = attribute { Some(*address) } else { None }
         });
-        let address = address.and_then(|address| IpNet::new(address, message.header.prefix_len).ok());
-        found.entry(message.header.index).or_default().extend(address);
+        // Link-local ones are the kernel's own.
+        let address = address.filter(|_| message.header.scope == AddressScope::Universe)?;
+        Some((message.header.index, IpNet::new(address, message.header.prefix_len).ok()?))
+    };
+    for (index, address) in socket.dump(&Message::GetAddress(AddressMessage::default()), read)? {
+        found.entry(index).or_default().push(address);
     }
     found.values_mut().for_each(|addresses| addresses.sort());
     Ok(found)

@@ -66,9 +66,11 @@ pub(super) fn ports(socket: &mut Socket) -> Result<BTreeMap<u32, Option<Vlans>>,
     let mut ask = LinkMessage::default();
     ask.header.interface_family = AddressFamily::Bridge;
     ask.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::BrvlanCompressed])];
-    let told = socket.dump(&Message::GetLink(ask))?.into_iter();
-    let links = told.filter_map(|object| if let Message::NewLink(link) = object { Some(link) } else { None });
-    Ok(links.filter_map(|link| Some((link.header.index, read(&link)?))).collect())
+    let told = socket.dump(&Message::GetLink(ask), |object| {
+        let Message::NewLink(link) = object else { return None };
+        Some((link.header.index, read(&link)?))
+    });
+    Ok(told?.into_iter().collect())
 }
 
 fn read(link: &LinkMessage) -> Option<Option<Vlans>> {

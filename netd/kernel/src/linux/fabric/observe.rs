@@ -86,13 +86,10 @@ fn vxlan_local(part: &InfoVxlan) -> Option<IpAddr> {
 fn far_ends(socket: &mut Socket, device: u32, name: &LinkName) -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let mut found = BTreeSet::new();
     for request in entries() {
-        for object in socket.dump(&request)? {
-            if let Message::NewNeighbour(message) = object
-                && message.header.ifindex == device
-            {
-                found.extend(entry(&message));
-            }
-        }
+        found.extend(socket.dump(&request, |object| {
+            let Message::NewNeighbour(message) = object else { return None };
+            entry(&message).filter(|_| message.header.ifindex == device)
+        })?);
     }
     let peers = found.iter().filter_map(|entry| match entry {
         Entry::Forwarding(_, _, peer) => Some(*peer),
@@ -138,13 +135,10 @@ fn read(octets: &[u8]) -> Option<IpAddr> {
 pub(super) fn all_led(socket: &mut Socket) -> Result<BTreeMap<IpNet, Found>, NetlinkError> {
     let mut all: BTreeMap<IpNet, Found> = BTreeMap::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        for object in socket.dump(&routes(family))? {
-            let Message::NewRoute(route) = object else { continue };
-            match led(&route) {
-                Some((to, Led::Nowhere)) => all.entry(to).or_default().nowhere = true,
-                Some((to, led)) => all.entry(to).or_default().by = Some(led),
-                None => {}
-            }
+        let ours = |object| if let Message::NewRoute(route) = object { led(&route) } else { None };
+        for (to, led) in socket.dump(&routes(family), ours)? {
+            let found = all.entry(to).or_default();
+            if led == Led::Nowhere { found.nowhere = true } else { found.by = Some(led) }
         }
     }
     Ok(all)
