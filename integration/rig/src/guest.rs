@@ -34,8 +34,8 @@ pub use self::trial::Trial;
 
 const INIT: &str = include_str!("guest/init.sh");
 const PAUSE: Duration = Duration::from_millis(50);
-/// Lines of the console that an error shows.
-const TAIL: usize = 30;
+/// Lines that an error shows of an errand and of the console: where both processors were fits into them.
+const TAIL: usize = 150;
 
 /// Two cores carry one guest at a time.
 static TURN: Mutex<()> = Mutex::new(());

@@ -10,6 +10,9 @@ use crate::parts;
 
 /// Memory of a guest: its root's changes are in it too.
 const MEMORY: &str = "2G";
+/// A processor of a guest that the kernel itself keeps from all else for two minutes does not come back: the guest ends, and its
+/// console says where both processors were.
+const LOCKUP: &str = "watchdog_thresh=60 softlockup_panic=1 sysctl.kernel.softlockup_all_cpu_backtrace=1";
 
 pub(super) fn command(guest: Guest, first: First, exchange: &Path) -> Result<Command> {
     match guest {
@@ -34,7 +37,7 @@ fn debian(first: First, exchange: &Path, kernel: &Path) -> Command {
     qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
     qemu.arg("-kernel").arg(kernel.join("vmlinuz")).arg("-initrd").arg(kernel.join("initrd"));
     // On a busy machine the emulated timer is late, and the kernel would take it for broken.
-    let line = ["console=ttyS0 quiet panic=-1 mitigations=off no_timer_check".to_owned()];
+    let line = [format!("console=ttyS0 loglevel=5 panic=-1 mitigations=off no_timer_check {LOCKUP}")];
     let line: Vec<String> = line.into_iter().chain(variables(first, exchange, kernel, "9p")).collect();
     qemu.arg("-append").arg(line.join(" "));
     share(&mut qemu, "machine", Path::new("/"), ",readonly=on");
