@@ -192,7 +192,8 @@ impl Bench {
 
     fn weigh(&mut self, attachments: usize) -> Result<()> {
         let netd = field(&mut self.fields, API)?.case.netd().context("netd-api has no netd")?;
-        self.memory.push(Memory { attachments, resident_kb: netd.resident_kb()? });
+        let (resident_kb, anonymous_kb) = (netd.resident_kb()?, netd.anonymous_kb()?);
+        self.memory.push(Memory { attachments, resident_kb, anonymous_kb });
         Ok(())
     }
 }

@@ -142,8 +142,20 @@ impl Netd {
     /// # Errors
     /// It has ended.
     pub fn resident_kb(&self) -> Result<u64> {
+        self.kilobytes("VmRSS:")
+    }
+
+    /// Of that, what is no mapped file, in kilobytes (`RssAnon`): the program's own pages go with its file's cache.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn anonymous_kb(&self) -> Result<u64> {
+        self.kilobytes("RssAnon:")
+    }
+
+    fn kilobytes(&self, what: &'static str) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).with_context(|| format!("no {what}"))?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 }

@@ -17,6 +17,8 @@ use crate::say;
 pub(crate) struct Memory {
     pub(crate) attachments: usize,
     pub(crate) resident_kb: u64,
+    /// Of that, no mapped files.
+    pub(crate) anonymous_kb: u64,
 }
 
 /// All that came out of a run.
@@ -76,7 +78,11 @@ impl Report<'_> {
             }
         }
         for memory in &self.memory {
-            say(&format!("netd with {} attachments: {:.1} MB resident", memory.attachments, mega(memory.resident_kb)));
+            let (resident, own) = (mega(memory.resident_kb), mega(memory.anonymous_kb));
+            let attachments = memory.attachments;
+            say(&format!(
+                "netd with {attachments} attachments: {resident:.1} MB resident, {own:.1} MB without its program"
+            ));
         }
         for error in self.failed.iter().filter_map(|crowd| crowd.error.as_ref()) {
             say(&format!("of 100 at once, one failed: {error}"));
