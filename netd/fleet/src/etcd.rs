@@ -8,6 +8,7 @@
 
 mod client;
 mod keys;
+mod late;
 mod mirror;
 mod session;
 mod settings;
@@ -56,7 +57,7 @@ mod api {
 }
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a node cannot be part of a fleet.
 #[derive(Debug, Error)]
@@ -192,7 +193,7 @@ impl Node {
         endpoint: &Endpoint,
         access: &Access,
     ) -> Result<std::convert::Infallible, SessionError> {
-        let client = Client::open(endpoint, access).await?;
+        let client = Client::open(endpoint, access, self.settings.lease).await?;
         Session::begin(self, client).await?.run().await
     }
 
@@ -203,8 +204,8 @@ impl Node {
         });
     }
 
-    fn heard(&self, mirror: &Mirror) {
-        publish(&self.peers, mirror.others(self.memory.instance));
+    fn heard<'a>(&self, mirror: &'a Mirror, late: impl Iterator<Item = &'a NodeRecord>) {
+        publish(&self.peers, mirror.others(self.memory.instance, late));
         let known = self.memory.charter.as_ref().map(|charter| charter.fleet);
         let is_stranger =
             mirror.view.charter.as_ref().is_some_and(|charter| known.is_some_and(|known| known != charter.fleet));

@@ -1,5 +1,6 @@
 //! What is asked of etcd, by its v3 API, over one connection. What the answers mean for the fleet is `session`'s.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use netd_grpc::{Answers, Call, CallError, Connection, Limits, within};
@@ -23,8 +24,12 @@ const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
-/// A member that leads nobody says nothing for as long as that lasts.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A member that has no leader says nothing for as long as that lasts: another one may have one.
+const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(5);
+/// Who is behind a broken link does not refuse.
+const TO_CONNECT: Duration = Duration::from_secs(1);
+/// A member that is there answers at once to what it need not ask the others.
+const TO_BE_THERE: Duration = Duration::from_secs(2);
 /// A whole list of a large fleet comes in one message, and not by many round trips.
 const LIMITS: Limits = Limits { message: 256 << 20, window: 8 << 20 };
 
@@ -64,15 +69,19 @@ pub(super) struct Client {
     connection: Connection,
     /// Of the user that it asks as.
     token: Option<String>,
+    patience: Duration,
 }
 
 impl Client {
-    pub(super) async fn open(endpoint: &Endpoint, access: &Access) -> Result<Self, CallError> {
-        within(PATIENCE, Self::connect(endpoint, access)).await
+    /// `lease`: how long this node may be silent. A member that is silent is left for another one in good time before that.
+    pub(super) async fn open(endpoint: &Endpoint, access: &Access, lease: Duration) -> Result<Self, CallError> {
+        let patience = (lease / 3).clamp(*PATIENCE.start(), *PATIENCE.end());
+        within(patience, Self::connect(endpoint, access, patience)).await
     }
 
-    async fn connect(endpoint: &Endpoint, access: &Access) -> Result<Self, CallError> {
-        let stream = TcpStream::connect(&endpoint.address).await?;
+    async fn connect(endpoint: &Endpoint, access: &Access, patience: Duration) -> Result<Self, CallError> {
+        let connect = async { TcpStream::connect(&endpoint.address).await.map_err(CallError::from) };
+        let stream = within(TO_CONNECT, connect).await?;
         stream.set_nodelay(true)?;
         let base = endpoint.base();
         let connection = match access.tls_for(endpoint) {
@@ -83,11 +92,11 @@ impl Client {
             Some((name, password)) => Some(authenticate(&connection, name.clone(), password.clone()).await?),
             None => None,
         };
-        Ok(Self { connection, token })
+        Ok(Self { connection, token, patience })
     }
 
     async fn ask<A: Message>(&self, path: &'static str, request: &impl Message) -> Result<A, CallError> {
-        within(PATIENCE, self.connection.unary(self.call(path), request)).await
+        within(self.patience, self.connection.unary(self.call(path), request)).await
     }
 
     fn call(&self, path: &'static str) -> Call<'_> {
@@ -101,6 +110,13 @@ impl Client {
         let request = RangeRequest { key: prefix, range_end, ..RangeRequest::default() };
         let answer: RangeResponse = self.ask(RANGE, &request).await?;
         Ok(Listing { revision: answer.header.revision, pairs: answer.kvs })
+    }
+
+    /// Whether the member is there at all: what it last heard of a key, without asking the others.
+    pub(super) async fn pulse(&self, key: Vec<u8>) -> Result<(), CallError> {
+        let request = RangeRequest { key, serializable: true, count_only: true, ..RangeRequest::default() };
+        let answer = within(TO_BE_THERE, self.connection.unary(self.call(RANGE), &request)).await;
+        answer.map(|_: RangeResponse| ())
     }
 
     /// Does all that it writes, if all that was seen is so still.

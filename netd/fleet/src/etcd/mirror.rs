@@ -101,10 +101,10 @@ impl Mirror {
         self.peers.values().filter_map(|record| record.instance).collect()
     }
 
-    /// The other nodes, each with those of its blocks that the store knows to be its own.
-    pub(super) fn others(&self, me: InstanceId) -> Peers {
+    /// The other nodes and those that are `late`, each with those of its blocks that the store knows to be its own.
+    pub(super) fn others<'a>(&'a self, me: InstanceId, late: impl Iterator<Item = &'a NodeRecord>) -> Peers {
         let granted = self.granted();
-        let others = self.peers.values().filter(|record| record.instance != Some(me));
+        let others = self.peers.values().chain(late).filter(|record| record.instance != Some(me));
         let is_granted = |record: &NodeRecord, block: &IpNet| {
             record.instance.and_then(|instance| granted.get(&instance)).is_some_and(|granted| granted.contains(block))
         };

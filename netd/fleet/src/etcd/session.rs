@@ -12,17 +12,22 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::Node;
 use super::client::{Client, Watch, Words, Write};
 use super::keys::ForeignError;
+use super::late::Late;
 use super::mirror::Mirror;
 use crate::decide::{Action, decide};
 use crate::disk::{DiskError, random};
 use crate::memory::Memory;
 use crate::peers::NodeRecord;
-use crate::view::Txn;
+use crate::view::{Key, Txn};
 
 /// What was written must be told by the watch within this.
 const ECHO: Duration = Duration::from_secs(5);
 /// What failed is tried again when something was heard, or after this.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a member that has nothing to tell is asked whether it is there. What it had to tell while its link was broken, TCP
+/// sends again only after as long as that lasted: a broken link must be found out before that is long.
+const PULSE: Duration = Duration::from_secs(1);
 
 /// Why a session ended.
 #[derive(Debug, Error)]
@@ -56,8 +61,10 @@ pub(super) struct Session<'a> {
     mirror: Mirror,
     fleet: Watch,
     acks: Watch,
+    late: Late,
     lease: i64,
     renew: Instant,
+    pulse: Instant,
     /// What it last said of itself, and that the store took it.
     said: Option<NodeRecord>,
 }
@@ -71,7 +78,10 @@ impl<'a> Session<'a> {
         let mirror = Mirror::of(keys.clone(), fleet, acks)?;
         let fleet = client.watch(keys.fleet(), after_fleet).await?;
         let acks = client.watch(keys.acks_to(node.memory.instance), after_acks).await?;
-        let mut session = Self { node, client, mirror, fleet, acks, lease: 0, renew: Instant::now(), said: None };
+        let now = Instant::now();
+        let late = Late::new(&node.peers.borrow(), now + node.settings.lease);
+        let (renew, pulse, lease, said) = (now, now + PULSE, 0, None);
+        let mut session = Self { node, client, mirror, fleet, acks, late, lease, renew, pulse, said };
         session.keep_alive().await?;
         Ok(session)
     }
@@ -79,10 +89,10 @@ impl<'a> Session<'a> {
     /// Works until something fails.
     pub(super) async fn run(mut self) -> Result<Infallible, SessionError> {
         // Whoever hears that the store answers knows the peers.
-        self.node.heard(&self.mirror);
+        self.heard();
         self.node.connected();
         loop {
-            self.node.heard(&self.mirror);
+            self.heard();
             self.register().await?;
             match self.next()? {
                 Some(Action::Save(memory)) => self.save(*memory).await?,
@@ -90,6 +100,11 @@ impl<'a> Session<'a> {
                 None => self.wait().await?,
             }
         }
+    }
+
+    fn heard(&mut self) {
+        let late = self.late.awaited(&self.mirror.peers, Instant::now());
+        self.node.heard(&self.mirror, late);
     }
 
     fn next(&mut self) -> Result<Option<Action>, SessionError> {
@@ -137,11 +152,12 @@ impl<'a> Session<'a> {
                 self.mirror.hear_acks(answer?.ok_or(SessionError::Unwatched)?)?;
             }
         }
+        self.pulse = Instant::now() + PULSE;
         Ok(())
     }
 
     async fn wait(&mut self) -> Result<(), SessionError> {
-        let renew = self.renew;
+        let (renew, pulse) = (self.renew, self.pulse);
         let (mut wish, mut about) = (self.node.wish.clone(), self.node.about.clone());
         tokio::select! {
             heard = self.hear() => heard,
@@ -149,7 +165,14 @@ impl<'a> Session<'a> {
             Ok(()) = wish.changed() => Ok(()),
             Ok(()) = about.changed() => Ok(()),
             () = sleep_until(renew) => self.keep_alive().await,
+            () = sleep_until(pulse) => self.be_there().await,
         }
+    }
+
+    async fn be_there(&mut self) -> Result<(), SessionError> {
+        self.client.pulse(self.node.keys.of(&Key::Charter)).await?;
+        self.pulse = Instant::now() + PULSE;
+        Ok(())
     }
 
     /// A dead member looks like a silent one: this is how it is found out.
