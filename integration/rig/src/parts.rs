@@ -149,6 +149,24 @@ pub fn etcd() -> Result<PathBuf> {
     Ok(folder.join("usr/bin/etcd"))
 }
 
+/// Debian's strace, by which a program's calls to the kernel can be slowed down.
+///
+/// # Errors
+/// There is no such package; the text has the remedy.
+pub fn strace() -> Result<PathBuf> {
+    debian::ensure(&debian::TO_SLOW)?;
+    Ok(PathBuf::from("/usr/bin/strace"))
+}
+
+/// Debian's library that gives one program a clock of its own, unpacked and not installed.
+///
+/// # Errors
+/// There is no such package; the text has the remedy.
+pub fn faketime() -> Result<PathBuf> {
+    let folder = Store::open()?.part("libfaketime", |folder| debian::unpack("libfaketime", folder))?;
+    Ok(folder.join("usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"))
+}
+
 /// Debian's ufw, unpacked and not installed: an installed one would start at boot.
 ///
 /// # Errors

@@ -18,6 +18,8 @@ pub(crate) fn run() -> Result<()> {
     part(parts::cni_plugins)?;
     part(parts::clients)?;
     part(parts::etcd)?;
+    part(parts::strace)?;
+    part(parts::faketime)?;
     part(parts::images)?;
     part(parts::user_mode_linux)?;
     part(parts::debian_kernel)

@@ -7,6 +7,7 @@
 //! ```
 
 use std::fs;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ pub(crate) struct Member {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) space: Space,
     pub(crate) number: usize,
+    /// For netd alone.
+    pub(crate) environment: Vec<(&'static str, String)>,
     child: Option<Child>,
 }
 
@@ -78,10 +81,18 @@ impl Nodes {
 
     /// A node more: on the link of the others, or beyond the router.
     pub(crate) fn add(&mut self, number: usize, link: usize) {
+        let space = self.machine(&format!("m{number}"), number, link);
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("etc")).unwrap();
+        self.all.push(Member { folder, space, number, environment: Vec::new(), child: None });
+    }
+
+    /// A namespace that hangs on the link, there called `at`.
+    pub(crate) fn machine(&self, at: &str, number: usize, link: usize) -> Space {
         let space = Space::new();
-        let (at, path) = (format!("m{number}"), format!("/proc/{}/fd/{}", std::process::id(), space.fd.as_raw_fd()));
+        let path = format!("/proc/{}/fd/{}", std::process::id(), space.fd.as_raw_fd());
         self.underlay.command(&format!("ip link add {at} master u{link} type veth peer name up0 netns {path}"));
-        quiet(&self.underlay, &at);
+        quiet(&self.underlay, at);
         quiet(&space, "up0");
         self.underlay.command(&format!("ip link set {at} up"));
         let (v4, v6) = if link == 0 { ("192.0.2", "2001:db8:") } else { ("198.51.100", "2001:db8:1:") };
@@ -91,9 +102,7 @@ impl Nodes {
         space.command("ip link set up0 up");
         space.command(&format!("ip route add default via {v4}.254"));
         space.command(&format!("ip -6 route add default via {v6}:fe"));
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("etc")).unwrap();
-        self.all.push(Member { folder, space, number, child: None });
+        space
     }
 
     /// Every node with the same lines of `[fleet]`, but for its name.
@@ -142,9 +151,12 @@ impl Member {
     pub(crate) fn start(&mut self) {
         let config = self.settings();
         fs::create_dir_all(self.folder.path().join("state")).unwrap();
+        let log = fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let environment = self.environment.clone();
         // The child is made on the namespace's thread, and inherits it.
         let child = self.space.run(move || {
-            Command::new(env!("CARGO_BIN_EXE_netd")).arg("--config").arg(config).process_group(0).spawn().unwrap()
+            let mut netd = Command::new(env!("CARGO_BIN_EXE_netd"));
+            netd.arg("--config").arg(config).envs(environment).stderr(log).process_group(0).spawn().unwrap()
         });
         self.child = Some(child);
         let start = Instant::now();
@@ -153,6 +165,15 @@ impl Member {
             assert!(start.elapsed() < PATIENCE, "netd does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// All that netd has said.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
     }
 
     /// As `kill -9`.
@@ -279,6 +300,10 @@ impl Drop for Etcd {
 impl Drop for Member {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.log()).unwrap_or_default();
+            drop(std::io::stderr().write_all(format!("== n{}\n{log}", self.number).as_bytes()));
+        }
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) const TO_RUN: [&str; 4] = ["busybox-static", "iproute2", "iptables", 
 pub(super) const TO_BUILD_RUNC: [&str; 3] = ["gcc", "libseccomp-dev", "pkg-config"];
 /// User-mode Linux and its modules.
 pub(super) const FOR_USER_MODE: [&str; 2] = ["kmod", "user-mode-linux"];
+/// What slows one program's disk down.
+pub(super) const TO_SLOW: [&str; 1] = ["strace"];
 /// What ufw runs with.
 pub(super) const FOR_UFW: [&str; 2] = ["iptables", "python3"];
 /// What firewalld runs with.
