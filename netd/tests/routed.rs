@@ -278,6 +278,7 @@ fn is_told_that_nobody_speaks(protocol: u8, to: [u8; 4]) -> bool {
 }
 
 /// To all nodes of the link, lifetime half an hour.
+#[expect(clippy::disallowed_methods, reason = "it is there")]
 fn advertise_a_router() {
     let sender = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6).unwrap();
     setsockopt(&sender, sockopt::Ipv6MulticastHops, &255).unwrap();

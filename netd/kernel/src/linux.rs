@@ -29,7 +29,6 @@ use netd_netlink::nft::Changes;
 use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
-use nix::net::if_::if_nametoindex;
 
 use crate::object::{Bridge, Family, Flow, Interface, Key, Mac, Object, Objects, Port, Step, Veth};
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
@@ -142,7 +141,7 @@ impl LinuxKernel {
         let link = socket.fetch(messages::by_name(name)).map_err(|error| refused(action(), error))?;
         switch_all(name, &BRIDGE_SWITCHES)?;
         // A bridge that was given its MAC keeps it when a port with a lower one comes or goes.
-        let index = index(name)?;
+        let index = observe::index(&link);
         let mut batch = vec![(messages::pin(index, bridge, &observe::mac_octets(&link)), 0)];
         batch.extend(bridge.addresses.iter().map(|address| (messages::address(index, *address), NLM_F_CREATE)));
         let failed = |error| refused(format!("give bridge {name} its addresses"), error);
@@ -154,7 +153,7 @@ impl LinuxKernel {
 
     /// A kernel without `br_netfilter` takes the switch, and does nothing.
     fn filter(&self, name: &LinkName) -> Result<(), KernelError> {
-        index(name)?;
+        existing(&mut self.socket(), name)?;
         if !Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
             return Err(KernelError::Unfilterable(name.clone()));
         }
@@ -204,8 +203,9 @@ impl LinuxKernel {
         })?;
         if let Some(vlans) = vlans {
             // No packet of its passes in another VLAN.
-            let batch = vlan::port(index(name)?, vlans).into_iter().chain(raised).collect();
-            self.socket().execute(batch).map_err(|error| refused(format!("put {name} into its VLANs"), error))?;
+            let mut socket = self.socket();
+            let batch = vlan::port(index(&mut socket, name)?, vlans).into_iter().chain(raised).collect();
+            socket.execute(batch).map_err(|error| refused(format!("put {name} into its VLANs"), error))?;
         }
         inside.made().host = Some((name.clone(), veth.bridge.clone(), observe::in_words(&mac), bridge_mac));
         if veth.port == Port::Closed { self.port(name, veth) } else { Ok(()) }
@@ -225,19 +225,20 @@ impl LinuxKernel {
     }
 
     fn port(&self, name: &LinkName, veth: &Veth) -> Result<(), KernelError> {
+        let mut socket = self.socket();
         let batch = match veth.port {
             Port::Open => {
                 let mut batch = vec![(messages::port(name, veth), 0)];
                 if let Some(vlans) = veth.vlans.as_ref().filter(|_| veth.bridge.is_some()) {
-                    batch.extend(vlan::port(index(name)?, vlans));
+                    batch.extend(vlan::port(index(&mut socket, name)?, vlans));
                 }
                 batch.push((messages::up_by_name(name), 0));
                 batch
             }
-            Port::Closed => vec![(messages::shut(index(name)?), 0)],
+            Port::Closed => vec![(messages::shut(index(&mut socket, name)?), 0)],
             Port::Down => vec![(messages::down_by_name(name), 0)],
         };
-        self.socket().execute(batch).map_err(|error| refused(format!("set the bridge port {name}"), error))
+        socket.execute(batch).map_err(|error| refused(format!("set the bridge port {name}"), error))
     }
 
     /// Deletes links together, by a group that only they are in: the kernel waits for its readers once, not once a link.
@@ -271,8 +272,9 @@ impl LinuxKernel {
 
     /// A bridge that is gone has no neighbours.
     fn forget_neighbour(&self, address: IpAddr, bridge: &LinkName) -> Result<(), KernelError> {
-        let Ok(index) = index(bridge) else { return Ok(()) };
-        match self.socket().execute(vec![(messages::forget_neighbour(index, address), 0)]) {
+        let mut socket = self.socket();
+        let Ok(index) = index(&mut socket, bridge) else { return Ok(()) };
+        match socket.execute(vec![(messages::forget_neighbour(index, address), 0)]) {
             Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             done => done.map_err(|error| refused(format!("forget neighbour {address} on {bridge}"), error)),
         }
@@ -456,8 +458,10 @@ fn switch_forwarding(step: &Step) -> Result<(), KernelError> {
         .map_err(|source| KernelError::Refused { action: format!("switch {} on", switch(*family)), source })
 }
 
-fn index(name: &LinkName) -> Result<u32, KernelError> {
-    if_nametoindex(name.as_str()).map_err(|_| KernelError::NotFound(format!("link {name}")))
+/// A link's number. To ask for a name otherwise (`SIOCGIFINDEX`) has the kernel look for a module where there is none
+/// (`dev_load`, net/core/dev_ioctl.c): a program started for each look.
+fn index(socket: &mut Socket, name: &LinkName) -> Result<u32, KernelError> {
+    existing(socket, name).map(|link| observe::index(&link))
 }
 
 fn existing(socket: &mut Socket, name: &LinkName) -> Result<RouteNetlinkMessage, KernelError> {

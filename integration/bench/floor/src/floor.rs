@@ -75,6 +75,7 @@ struct Attached {
 }
 
 impl Bridge {
+    #[expect(clippy::disallowed_methods, reason = "it was made just now")]
     fn find(name: &str) -> Result<Self> {
         let index = if_nametoindex(name).with_context(|| format!("there is no bridge {name}"))?;
         Ok(Self { name: name.to_owned(), index })

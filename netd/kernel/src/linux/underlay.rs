@@ -119,7 +119,7 @@ impl Underlay {
     /// # Errors
     /// The kernel's.
     pub fn withdraw(&mut self, bridge: &LinkName, address: IpNet) -> Result<(), KernelError> {
-        let Ok(index) = index(bridge) else { return Ok(()) };
+        let Ok(index) = index(&mut self.socket, bridge) else { return Ok(()) };
         match self.socket.execute(vec![(remove_address(index, address), 0)]) {
             Err(NetlinkError::Refused { source, .. })
                 if matches!(source.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) =>

@@ -132,7 +132,7 @@ impl LinuxKernel {
             |error| refused(format!("make link {name} the gateway of VLAN {} of {bridge}", wanted.vlan), error);
         socket.execute(batch).map_err(failed)?;
         switch_all(name, &SWITCHES)?;
-        let index = index(name)?;
+        let index = index(&mut socket, name)?;
         let addresses = wanted.addresses.iter().map(|address| (messages::address(index, *address), NLM_F_CREATE));
         let batch = addresses.chain([(messages::up(index), 0)]).collect();
         match socket.execute(batch) {
@@ -161,7 +161,7 @@ impl LinuxKernel {
             }
             NetlinkError::Refused { .. } | NetlinkError::Socket { .. } | NetlinkError::Restless => failed(error),
         })?;
-        index(&port)
+        index(socket, &port)
     }
 
     /// Only one that is ours.

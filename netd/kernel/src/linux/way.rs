@@ -32,13 +32,13 @@ pub(super) fn apply(socket: &mut Socket, steps: &[Step]) -> Result<(), KernelErr
     let mut indices = BTreeMap::new();
     let mut batch = Vec::new();
     for step in steps {
-        batch.extend(messages(step, &mut indices)?);
+        batch.extend(messages(socket, step, &mut indices)?);
     }
     if socket.execute(batch).is_ok() {
         return Ok(());
     }
     for step in steps {
-        for message in messages(step, &mut indices)? {
+        for message in messages(socket, step, &mut indices)? {
             let done = socket.execute(vec![message]);
             done.or_else(|error| if is_so(socket, step, &error)? { Ok(()) } else { Err(denied(step, error)) })?;
         }
@@ -47,11 +47,15 @@ pub(super) fn apply(socket: &mut Socket, steps: &[Step]) -> Result<(), KernelErr
 }
 
 /// None where the link is gone: what is to be deleted went with it.
-fn messages<'a>(step: &'a Step, indices: &mut BTreeMap<&'a LinkName, u32>) -> Result<Vec<Message>, KernelError> {
+fn messages<'a>(
+    socket: &mut Socket,
+    step: &'a Step,
+    indices: &mut BTreeMap<&'a LinkName, u32>,
+) -> Result<Vec<Message>, KernelError> {
     let mut by = |link: &'a LinkName| match indices.get(link) {
         Some(known) => Ok(*known),
         None => {
-            let found = index(link)?;
+            let found = index(socket, link)?;
             indices.insert(link, found);
             Ok(found)
         }
@@ -89,7 +93,8 @@ fn is_so(socket: &mut Socket, step: &Step, error: &NetlinkError) -> Result<bool,
     let NetlinkError::Refused { source, .. } = error else { return Ok(false) };
     Ok(match (step, source.raw_os_error()) {
         (Step::Create(Key::Way(link, to), _) | Step::Replace(Key::Way(link, to), _), Some(libc::EEXIST)) => {
-            let found = observe::is_way(socket, link, index(link)?, *to);
+            let index = index(socket, link)?;
+            let found = observe::is_way(socket, link, index, *to);
             found.map_err(|error| refused("read the node's routes".to_owned(), error))?
         }
         (Step::Delete(_), Some(libc::ESRCH | libc::ENODEV | libc::EADDRNOTAVAIL)) => true,

@@ -86,8 +86,7 @@ fn standing(socket: &mut Socket, name: &LinkName) -> Result<Option<Tunnel>, Kern
     tunnel.map(Some).ok_or_else(|| KernelError::NotOurs(name.clone()))
 }
 
-/// The device's number. To ask for a name otherwise (`SIOCGIFINDEX`) has the kernel look for a module where there is none
-/// (`dev_load`, net/core/dev_ioctl.c): a program started for each look.
+/// The device's number.
 pub(super) fn number(socket: &mut Socket, name: &LinkName) -> Result<Option<u32>, KernelError> {
     Ok(link(socket, name)?.map(|link| link.header.index))
 }
@@ -113,7 +112,7 @@ fn make(socket: &mut Socket, name: &LinkName, tunnel: &Tunnel) -> Result<(), Ker
 /// Up, with its addresses and none besides.
 fn raise(socket: &mut Socket, name: &LinkName, tunnel: &Tunnel) -> Result<(), KernelError> {
     sysctls(name)?;
-    let index = index(name)?;
+    let index = index(socket, name)?;
     let up = socket.execute(vec![(netlink::up(index), 0)]);
     up.map_err(|error| explained(socket, name, tunnel.entrance, error))?;
     let there = links::addresses(socket).map_err(|error| refused("read the node's addresses".to_owned(), error))?;
