@@ -439,7 +439,7 @@ impl Node {
             }
         };
         if let Some(wiring) = wiring.as_mut() {
-            wiring.mtu = wiring.mtu.or_else(|| self.blocks.share().mtu_of(&leases));
+            wiring.mtu = wiring.mtu.or_else(|| self.fleets_mtu(wiring, &leases));
         }
         Ok(Attachment {
             key: wanted.key,
@@ -459,6 +459,15 @@ impl Node {
             quarantined: false,
             extra: wanted.extra,
         })
+    }
+
+    /// Of a shared pool's addresses. All of one bridge have one size, that of the first: a frame that its neighbour cannot take
+    /// is lost without a word (`__dev_forward_skb`, net/core/dev.c).
+    fn fleets_mtu(&self, wiring: &Wiring, leases: &[Lease]) -> Option<u32> {
+        let fits = self.blocks.share().mtu_of(leases)?;
+        let mut all = self.attachments.values().filter_map(|one| one.wiring.as_ref());
+        let beside = all.find(|one| one.bridge.is_some() && one.bridge == wiring.bridge);
+        beside.map_or(Some(fits), |beside| beside.mtu)
     }
 
     fn unclaimed(&self, attachment: &Attachment) -> Result<(), AttachError> {

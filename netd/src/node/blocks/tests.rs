@@ -98,6 +98,29 @@ fn an_interface_has_the_size_of_the_way_unless_its_network_names_one() {
     assert_eq!(mtu(try_attach(&mut node, &apart, "c").unwrap()), None);
 }
 
+/// A bridge drops without a word what one of its ports cannot take.
+#[test]
+fn all_of_one_bridge_have_the_size_of_the_first() {
+    let mut node = node(&["10.4.7.0/29", "10.4.8.0/29"]);
+    let mtu = |node: &mut Node, config: &str, name: &str| try_attach(node, config, name).unwrap().wiring.unwrap().mtu;
+    assert_eq!(mtu(&mut node, WEB, "a"), Some(1_450));
+    let mut jumbo = share(&["10.4.7.0/29", "10.4.8.0/29"], &[]);
+    jumbo.pools.iter_mut().for_each(|pool| pool.mtu = Some(8_950));
+    node.share(jumbo).into_iter().for_each(|record| node.take(record));
+    assert_eq!(mtu(&mut node, WEB, "b"), Some(1_450));
+    assert_eq!(mtu(&mut node, &other(), "c"), Some(8_950), "of another bridge");
+    for gone in ["a", "b"] {
+        let gone = node.attachment(&wanted(WEB, gone, 1).key).unwrap().clone();
+        node.take(Record::Drain(Box::new(gone)));
+    }
+    assert_eq!(mtu(&mut node, WEB, "d"), Some(8_950));
+    // Who was there before the fleet has what the kernel gives.
+    let mut node = Node::new("nd");
+    assert_eq!(mtu(&mut node, WEB, "a"), None);
+    take(&mut node, &["10.4.7.0/29"]);
+    assert_eq!(mtu(&mut node, WEB, "b"), None);
+}
+
 #[test]
 fn who_was_there_before_keeps_address_and_block() {
     let mut node = Node::new("nd");
