@@ -11,6 +11,7 @@
 mod check;
 mod fabric;
 mod look;
+mod measure;
 mod reload;
 mod round;
 mod settle;
@@ -62,6 +63,8 @@ struct Inner {
     stirred: Notify,
     /// What stands in the kernel may have changed.
     shaken: Notify,
+    /// A way to a peer is another, or somebody asks how large it is.
+    moved: Notify,
     /// Who writes what is the fleet's.
     writing: tokio::sync::Mutex<()>,
 }
@@ -72,6 +75,8 @@ struct State {
     fabric: Fabric,
     here: Here,
     peers: Peers,
+    /// How large packets get to them.
+    measured: measure::Measured,
     /// What this node says of itself.
     about: Option<NodeRecord>,
     /// The peers were heard of since the start: what nobody has may go.
@@ -84,6 +89,8 @@ struct State {
     retiring: BTreeMap<Encapsulation, Instant>,
     /// Networks that were asked for, beside those of files.
     asked: BTreeMap<(NetworkName, String), Instant>,
+    /// Gateways on bridges that were used since the start.
+    gateways: BTreeSet<round::OfBridge>,
     /// Since when blocks could go.
     spare_since: BTreeMap<IpNet, Instant>,
 }
@@ -118,6 +125,7 @@ impl Fleet {
             state: Mutex::default(),
             stirred: Notify::new(),
             shaken: Notify::new(),
+            moved: Notify::new(),
             writing,
         }))))
     }

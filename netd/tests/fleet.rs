@@ -213,6 +213,8 @@ fn a_node_that_joins_goes_on_with_what_it_has() {
     nodes.start("");
     let before: Vec<Sandbox> = nodes.all.iter().map(|node| node.attach("before")).collect();
     assert_eq!([before[0].v4.as_str(), before[1].v4.as_str()], ["10.4.0.2", "10.4.0.2"]);
+    // Somebody's own, of the pool to be.
+    nodes.all[1].space.command("ip addr add 10.4.77.1/32 dev br0");
     let fleet = "pools = ['10.4.0.0/16']\n[fleet.nodes]\nn1 = { address = '192.0.2.1', blocks = ['10.4.0.0/24'] }\nn2 = { address = '192.0.2.2', blocks = ['10.4.2.0/24'] }\n";
     for node in &mut nodes.all {
         node.kill();
@@ -243,6 +245,10 @@ fn a_node_that_joins_goes_on_with_what_it_has() {
     for (from, to) in [(&before[0], &again), (&again, &before[0]), (&after[0], &after[1]), (&after[1], &after[0])] {
         assert!(reaches(from, to), "{} to {}", from.v4, to.v4);
     }
+    assert!(
+        nodes.all[1].space.command("ip -4 addr show br0").contains("10.4.77.1/32"),
+        "it was not netd's to take away"
+    );
 }
 
 fn stored(pools: &str) -> String {
@@ -378,6 +384,12 @@ fn the_largest_packet_that_can_pass_is_found() {
     assert!((1_250..=1_254).contains(&v4.mtu) && v4.wanted_mtu == 1_350, "{check:?}");
     assert!(check[1].troubles.iter().any(|text| text.contains("nor do those of 1280")), "{check:?}");
     assert!(v4.troubles.iter().any(|text| text.contains("narrower than both ends say")), "{check:?}");
+    // Found once, it is heeded.
+    soon("the route says what passes", || {
+        nodes.all[0].routes().contains("10.4.2.0/24 via 192.0.2.2 dev nd-vxlan onlink mtu 1250")
+    });
+    let check = nodes.all[0].check("n2");
+    assert_eq!((check[0].mtu, check[0].wanted_mtu), (1_250, 1_250), "{check:?}");
     nodes.all[1].space.command("ip link set up0 down");
     let check = nodes.all[0].check("n2");
     assert!(

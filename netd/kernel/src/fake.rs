@@ -244,7 +244,7 @@ impl State {
             | Object::Decision(_)
             | Object::Profile(_)
             | Object::Tunnel(_)
-            | Object::Hop(_)
+            | Object::Lead(_)
             | Object::Target(_) => object.clone(),
         }
     }

@@ -143,7 +143,7 @@ impl LinuxKernel {
         // A bridge that was given its MAC keeps it when a port with a lower one comes or goes.
         let index = observe::index(&link);
         let mut batch = vec![(messages::pin(index, bridge, &observe::mac_octets(&link)), 0)];
-        batch.extend(bridge.addresses.iter().map(|address| (messages::address(index, *address), NLM_F_CREATE)));
+        batch.extend(bridge.addresses.iter().map(|address| (messages::bridge_address(index, *address), NLM_F_CREATE)));
         let failed = |error| refused(format!("give bridge {name} its addresses"), error);
         match socket.execute(batch) {
             Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => Ok(()),

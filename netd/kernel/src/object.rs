@@ -12,7 +12,7 @@ mod fabric;
 mod policy;
 mod vlan;
 
-pub use fabric::{Encapsulation, Entrance, Hop, Tunnel, mac_of_end};
+pub use fabric::{Encapsulation, Entrance, Hop, Lead, Tunnel, mac_of_end};
 pub use policy::{Class, Decision, Direction, Flow, Profile, Reach, Service, Span, profile};
 pub use vlan::{DEFAULT_VLAN, GatewayLink, LAST_VLAN, VlanRange, Vlans};
 
@@ -155,8 +155,8 @@ pub enum Object {
     GatewayLink(GatewayLink),
     /// See [`Tunnel`].
     Tunnel(Tunnel),
-    /// How a range is reached.
-    Hop(Hop),
+    /// See [`Lead`].
+    Lead(Lead),
     /// See [`Veth`].
     Veth(Veth),
     /// See [`Interface`].

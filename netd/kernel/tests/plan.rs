@@ -74,7 +74,7 @@ fn a_route_that_changes_its_tunnel_is_never_away_and_a_tunnel_never_unguarded() 
             fixed_ruleset(),
             (Key::PeersOnly(entrance), Object::Set),
             (Key::Tunnel(encapsulation), Object::Tunnel(tunnel)),
-            (Key::Route("10.4.1.0/24".parse().unwrap()), Object::Hop(hop)),
+            (Key::Route("10.4.1.0/24".parse().unwrap()), Object::from(hop)),
         ])
     };
     let (here, peer) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());

@@ -48,7 +48,7 @@ fn ipip() -> (Key, Object) {
 }
 
 fn route(to: &str, hop: Hop) -> (Key, Object) {
-    (Key::Route(to.parse().unwrap()), Object::Hop(hop))
+    (Key::Route(to.parse().unwrap()), Object::from(hop))
 }
 
 fn far_end(peer: [u8; 4]) -> (Key, Object) {

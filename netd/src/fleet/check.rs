@@ -9,10 +9,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netd_api::v1::PeerCheck;
 use netd_fleet::NodeRecord;
-use netd_kernel::{Asker, Carried, Echo, Encapsulation, Hop, Key, Object, Objects};
+use netd_kernel::{Asker, Carried, Echo, Encapsulation, Hop, Key, Lead, Object, Objects};
 
 use super::told::named;
-use super::{Fleet, Inner};
+use super::{Fleet, Inner, measure};
 
 /// What an echo may take.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -20,9 +20,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const TRIES: usize = 3;
 const SMALL: usize = 84;
 /// Every link carries so much (RFC 791, RFC 8200).
-const LEAST: [u32; 2] = [576, 1_280];
+pub(super) const LEAST: [u32; 2] = [576, 1_280];
 /// Peers that are tried at a time.
-const AT_A_TIME: usize = 16;
+pub(super) const AT_A_TIME: usize = 16;
 
 impl Fleet {
     /// Tries the peer of this name, or all. `observed`: what the kernel has. Blocking.
@@ -65,26 +65,31 @@ impl Inner {
             check.troubles.extend(state.refused.get(&Key::Route(block)).cloned());
             state.way(block)
         };
-        let Some(hop) = way else {
+        let Some(lead) = way else {
             if check.troubles.is_empty() {
                 check.troubles.push(format!("no way to {block}; `netdctl status` says why"));
             }
             return check;
         };
+        let hop = lead.hop;
         let (by, to) = named(hop);
         by.clone_into(&mut check.by);
         check.to = to;
-        check.routed = observed.get(&Key::Route(block)) == Some(&Object::Hop(hop));
+        check.routed = observed.get(&Key::Route(block)) == Some(&Object::Lead(lead));
         if !check.routed {
             check.troubles.push(format!("the kernel has no such route to {block}; `netdctl resync` puts it there"));
         }
-        check.wanted_mtu = self.wanted(hop, observed);
+        check.wanted_mtu = self.wanted(lead, observed);
         self.ask(&mut check, hop, block);
         check
     }
 
-    /// Octets of the tunnel, or of the link.
-    fn wanted(&self, hop: Hop, observed: &Objects) -> u32 {
+    /// Octets of the route, of the tunnel, or of the link.
+    fn wanted(&self, lead: Lead, observed: &Objects) -> u32 {
+        if let Some(mtu) = lead.mtu {
+            return mtu;
+        }
+        let hop = lead.hop;
         let tunnel = hop.encapsulation().and_then(|kind| observed.get(&Key::Tunnel(kind)));
         if let Some(Object::Tunnel(tunnel)) = tunnel {
             return tunnel.mtu;
@@ -114,7 +119,11 @@ impl Inner {
             check.troubles.push(silence(check, hop, block));
             return;
         }
-        check.troubles.extend(narrow(check, block));
+        let narrow = narrow(check, block);
+        if narrow.is_some() {
+            self.moved.notify_one();
+        }
+        check.troubles.extend(narrow);
         let after = self.carried(hop);
         let has_carried = after.sent > before.sent && after.received > before.received;
         let word = if hop.encapsulation().is_some() && has_carried { "yes" } else { "no" };
@@ -143,7 +152,7 @@ fn addresses(hop: Hop, block: IpNet) -> Vec<IpAddr> {
 }
 
 /// Two runs at a time do not hear each other's echoes.
-fn identifier(address: IpAddr) -> u16 {
+pub(super) fn identifier(address: IpAddr) -> u16 {
     let seed = match address {
         IpAddr::V4(v4) => v4.to_bits(),
         IpAddr::V6(v6) => {
@@ -164,19 +173,8 @@ fn largest(asker: &mut Asker, address: IpAddr, wanted: u32) -> u32 {
     if passes(wanted) {
         return wanted;
     }
-    let (mut low, mut high) = (LEAST[usize::from(address.is_ipv6())].min(wanted), wanted);
-    if !passes(low) {
-        return 0;
-    }
-    while high - low > 1 {
-        let middle = low.midpoint(high);
-        if passes(middle) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    low
+    let low = LEAST[usize::from(address.is_ipv6())].min(wanted);
+    if passes(low) { measure::largest(low, wanted, passes) } else { 0 }
 }
 
 fn narrow(check: &PeerCheck, block: IpNet) -> Option<String> {

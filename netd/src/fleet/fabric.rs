@@ -1,17 +1,19 @@
 //! From who the peers are to which kernel objects lead to them. Pure: what the kernel says of ways and links is an argument.
 
+mod size;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use netd_config::{Encapsulation as Mode, FleetConfig, PoolConfig};
 use netd_fleet::{NodeName, NodeRecord, Peers};
-use netd_kernel::{Encapsulation, Entrance, Family, Hop, Key, Object, Objects, Path, Tunnel};
+use netd_kernel::{Encapsulation, Entrance, Hop, Key, Lead, Object, Objects, Path, Tunnel};
+
+pub use size::mtu_of;
 
 /// UDP port of VXLAN (IANA).
 pub(super) const VXLAN_PORT: u16 = 4_789;
-/// Of a link that nobody knows.
-const USUAL_MTU: u32 = 1_500;
 
 /// This node, as the fabric begins at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,27 +57,7 @@ fn tunnel_of(mode: Mode) -> Option<Encapsulation> {
     }
 }
 
-/// Octets that get from a sandbox to every peer in one packet, for pools of this mode.
-#[must_use]
-pub fn mtu_of(mode: Mode, here: &Here) -> u32 {
-    let link = here.link_mtu();
-    match tunnel_of(mode) {
-        Some(kind) => link.saturating_sub(here.overhead(kind)),
-        None => link,
-    }
-}
-
 impl Here {
-    /// The least of the links to the peers.
-    fn link_mtu(&self) -> u32 {
-        self.paths.values().map(|path| path.mtu).chain(self.mtu).min().unwrap_or(USUAL_MTU)
-    }
-
-    fn overhead(&self, kind: Encapsulation) -> u32 {
-        let family = self.entrance(kind).map_or(Family::V4, |entrance| Family::of(entrance.address()));
-        kind.overhead(family)
-    }
-
     /// While a link is down, its address and its size are those that they were: what leads by it must not be made anew.
     #[must_use]
     pub fn or_as(mut self, before: &Self) -> Self {
@@ -116,7 +98,7 @@ pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
         fabric.objects.insert(Key::Inside(pool.range), Object::Set);
         // A block that is as large as its pool is reached, or is here.
         if !here.blocks.contains(&pool.range) {
-            fabric.objects.insert(Key::Route(pool.range), Object::Hop(Hop::Nowhere));
+            fabric.objects.insert(Key::Route(pool.range), Object::from(Hop::Nowhere));
         }
     }
     let mut kinds: BTreeSet<Encapsulation> = here.retiring.clone();
@@ -126,11 +108,10 @@ pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
         fabric.objects.extend(peer.addresses.iter().map(|address| (Key::Peer(*address), Object::Set)));
         for block in &peer.blocks {
             match lead(config, here, peer, *block) {
-                Ok((hop, still)) => {
-                    let still = still.map(|text| Trouble { peer: Some(peer.name.clone()), text });
-                    fabric.troubles.extend(still);
-                    kinds.extend(hop.encapsulation());
-                    fabric.objects.insert(Key::Route(*block), Object::Hop(hop));
+                Ok((lead, texts)) => {
+                    fabric.troubles.extend(texts.map(|text| Trouble { peer: Some(peer.name.clone()), text }));
+                    kinds.extend(lead.hop.encapsulation());
+                    fabric.objects.insert(Key::Route(*block), Object::Lead(lead));
                 }
                 Err(text) => drop(fabric.troubles.insert(Trouble { peer: Some(peer.name.clone()), text })),
             }
@@ -145,7 +126,9 @@ pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
 impl Fabric {
     fn tunnel(&mut self, kind: Encapsulation, here: &Here, peers: &Peers) {
         let Some(entrance) = here.entrance(kind) else {
-            self.objects.retain(|_, object| !matches!(object, Object::Hop(hop) if hop.encapsulation() == Some(kind)));
+            self.objects.retain(
+                |_, object| !matches!(object, Object::Lead(Lead { hop, .. }) if hop.encapsulation() == Some(kind)),
+            );
             let wanted = if kind == Encapsulation::Ipip { "an IPv4 address" } else { "an address" };
             let text = format!(
                 "no tunnel: this node has no {} towards the others; set fleet.address in netd.toml",
@@ -154,9 +137,7 @@ impl Fabric {
             self.troubles.insert(Trouble { peer: None, text });
             return;
         };
-        let theirs = peers.values().filter_map(|peer| peer.mtu);
-        let link = theirs.chain([here.link_mtu()]).min().unwrap_or(USUAL_MTU);
-        let mtu = link.saturating_sub(kind.overhead(Family::of(entrance.address())));
+        let mtu = here.tunnel_mtu(kind);
         let addresses = addresses(kind, here);
         self.objects.insert(Key::Tunnel(kind), Object::Tunnel(Tunnel { entrance, mtu, addresses }));
         self.objects.insert(Key::PeersOnly(entrance), Object::Set);
@@ -179,7 +160,12 @@ fn same_family(peer: &NodeRecord, near: IpAddr) -> Option<IpAddr> {
 }
 
 /// How a peer's block is reached, and why not as it should be; or why not at all. Each with what to do.
-fn lead(config: &FleetConfig, here: &Here, peer: &NodeRecord, block: IpNet) -> Result<(Hop, Option<String>), String> {
+fn lead(
+    config: &FleetConfig,
+    here: &Here,
+    peer: &NodeRecord,
+    block: IpNet,
+) -> Result<(Lead, impl Iterator<Item = String>), String> {
     let name = &peer.name;
     let pool = config.pools.iter().find(|pool| pool.range.contains(&block)).ok_or_else(|| {
         format!("{name} has {block}, which is of no pool of this node; give all nodes the same pools in netd.toml")
@@ -201,11 +187,18 @@ fn lead(config: &FleetConfig, here: &Here, peer: &NodeRecord, block: IpNet) -> R
         let [way, wanted] = [agreed, kind].map(|kind| kind.map_or("direct", module));
         format!("{name} does not take {wanted} yet, and is still reached by {way}; its netd.toml must say the same as this node's")
     });
-    match agreed {
+    let (hop, end) = match agreed {
         None => direct(here, peer, block),
         Some(kind) => by_tunnel(kind, here, peer, pool),
-    }
-    .map(|hop| (hop, still))
+    }?;
+    let mtu = here.narrow(hop, end, peer.mtu);
+    let narrow = size::is_too_narrow(mtu, block).then(|| {
+        format!(
+            "some packets of IPv6 to {name} get lost: {} octets pass on the way to {end}, and any IPv6 packet may have 1280; give all links on that way a larger MTU",
+            mtu.unwrap_or_default()
+        )
+    });
+    Ok((Lead { hop, mtu: size::said(mtu, block) }, still.into_iter().chain(narrow)))
 }
 
 /// While two nodes change from one encapsulation to another, whoever is first goes on as before.
@@ -246,7 +239,8 @@ fn fits(block: IpNet, gateway: IpAddr) -> bool {
     block.addr().is_ipv4() || gateway.is_ipv6()
 }
 
-fn direct(here: &Here, peer: &NodeRecord, block: IpNet) -> Result<Hop, String> {
+/// And the peer's address at the end of it.
+fn direct(here: &Here, peer: &NodeRecord, block: IpNet) -> Result<(Hop, IpAddr), String> {
     let mut may: Vec<IpAddr> = peer.addresses.iter().copied().filter(|address| fits(block, *address)).collect();
     may.sort_by_key(|address| (!here.is_on_link(*address), address.is_ipv4() != block.addr().is_ipv4()));
     let name = &peer.name;
@@ -256,12 +250,13 @@ fn direct(here: &Here, peer: &NodeRecord, block: IpNet) -> Result<Hop, String> {
         ));
     };
     match here.paths.get(&address) {
-        Some(path) => Ok(Hop::Direct(path.router.unwrap_or(address))),
+        Some(path) => Ok((Hop::Direct(path.router.unwrap_or(address)), address)),
         None => Err(format!("no route of this node leads to {address} ({name}); see that its link is up")),
     }
 }
 
-fn by_tunnel(kind: Encapsulation, here: &Here, peer: &NodeRecord, pool: &PoolConfig) -> Result<Hop, String> {
+/// And the peer's address where the tunnel ends.
+fn by_tunnel(kind: Encapsulation, here: &Here, peer: &NodeRecord, pool: &PoolConfig) -> Result<(Hop, IpAddr), String> {
     let name = &peer.name;
     if !peer.encapsulations.is_empty() && !peer.encapsulations.contains(&said(Some(kind))) {
         let module = module(kind);
@@ -274,8 +269,8 @@ fn by_tunnel(kind: Encapsulation, here: &Here, peer: &NodeRecord, pool: &PoolCon
         return Err(format!("this node has no address that {name} could answer to; set fleet.address in netd.toml"));
     };
     match (kind, same_family(peer, entrance.address())) {
-        (Encapsulation::Ipip, Some(IpAddr::V4(address))) => Ok(Hop::Ipip(address)),
-        (Encapsulation::Vxlan, Some(address)) => Ok(Hop::Vxlan(address)),
+        (Encapsulation::Ipip, Some(IpAddr::V4(address))) => Ok((Hop::Ipip(address), address.into())),
+        (Encapsulation::Vxlan, Some(address)) => Ok((Hop::Vxlan(address), address)),
         (Encapsulation::Ipip | Encapsulation::Vxlan, _) => {
             let family = if entrance.address().is_ipv4() { "IPv4" } else { "IPv6" };
             Err(format!(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use netd_config::{FleetConfig, NetworkName, PoolConfig};
+use netd_config::{FleetConfig, LinkName, NetworkName, PoolConfig};
 use netd_fleet::{Encapsulation as Unpacked, Peers, Status, without};
 use netd_kernel::{Encapsulation, Kernel, Key, Object, Objects, Step};
 use thiserror::Error;
@@ -18,7 +18,7 @@ use super::fabric::{Here, fabric, mtu_of};
 use super::settle::{Refused, fleets, rests_on, settle};
 use super::source::{self, Ears, Source};
 use super::wishes::wishes;
-use super::{Fleet, Inner, look};
+use super::{Fleet, Inner, look, measure};
 use crate::executor::ExecutorError;
 use crate::lifecycle::Lifecycle;
 use crate::networks::Networks;
@@ -35,6 +35,9 @@ const RETIRE_AFTER: Duration = Duration::from_mins(10);
 const KEPT_FOR: Duration = Duration::from_secs(30);
 /// A network that no file describes is remembered for so long.
 const ASKED_FOR: Duration = Duration::from_mins(10);
+
+/// An address of a bridge.
+pub(super) type OfBridge = (LinkName, IpNet);
 
 /// Why a round did not end.
 #[derive(Debug, Error)]
@@ -102,7 +105,15 @@ impl Fleet {
 
     /// Follows peers, blocks and settings for ever.
     pub async fn follow<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>, networks: &Networks) {
-        let Some(inner) = &self.0 else { return };
+        if let Some(inner) = &self.0 {
+            tokio::join!(inner.follow(lifecycle, networks), inner.measure());
+        }
+    }
+}
+
+impl Inner {
+    async fn follow<K: Kernel + 'static>(self: &Arc<Self>, lifecycle: &Lifecycle<K>, networks: &Networks) {
+        let inner = self;
         let _watching = inner.watch_settings();
         let mut ears = inner.source.ears();
         let (mut catalogue, mut config) = (networks.subscribe(), inner.config.subscribe());
@@ -185,7 +196,8 @@ impl Inner {
         let before = self.state().here.clone();
         let mut here = {
             let mut underlay = self.underlay();
-            let here = look::here(&mut underlay, &config, &self.name, &peers, blocks)?.or_as(&before);
+            let mut here = look::here(&mut underlay, &config, &self.name, &peers, blocks)?.or_as(&before);
+            measure::narrow(&mut here.paths, &self.state().measured);
             let about = look::about(&mut underlay, &config, &self.name, &here);
             self.state().about = Some(about);
             here
@@ -203,6 +215,9 @@ impl Inner {
             warn!(trouble = trouble.text, "fleet");
         }
         let changed = state.here.blocks != here.blocks;
+        if !here.paths.iter().all(|(to, path)| state.here.paths.get(to).is_some_and(|known| known.mtu == path.mtu)) {
+            self.moved.notify_one();
+        }
         state.is_known |= is_connected;
         (state.fabric, state.here, state.peers) = (fabric, here.clone(), peers);
         Ok((here, changed))
@@ -269,8 +284,8 @@ impl Inner {
         self.tell(refused);
         self.say();
         let (snapshot, usage) = (lifecycle.owner.snapshot().await?, lifecycle.owner.usage().await?);
-        let stale = stale(&observed, &self.share.borrow(), &snapshot, &usage);
-        self.tidy(lifecycle, stale).await
+        let gateways = gateways(&observed, &self.share.borrow(), &snapshot, &usage);
+        self.tidy(lifecycle, self.stale(gateways)).await
     }
 
     fn tell(&self, refused: Refused) {
@@ -318,25 +333,36 @@ impl Inner {
         is_news
     }
 
-    /// Takes gateways away that nobody sends to.
+    /// Those that nobody uses, and whether they were used before.
+    fn stale(&self, gateways: BTreeMap<OfBridge, bool>) -> Vec<(OfBridge, bool)> {
+        let mut state = self.state();
+        let used = gateways.iter().filter(|(_, is_used)| **is_used).map(|(one, _)| one.clone());
+        state.gateways.extend(used);
+        state.gateways.retain(|one| gateways.contains_key(one));
+        let unused = gateways.into_iter().filter(|(_, is_used)| !is_used);
+        unused.map(|(one, _)| (one.clone(), state.gateways.contains(&one))).collect()
+    }
+
+    /// Takes gateways of ours away that nobody sends to.
     async fn tidy<K: Kernel + 'static>(
         self: &Arc<Self>,
         lifecycle: &Lifecycle<K>,
-        stale: Vec<(netd_config::LinkName, IpNet)>,
+        stale: Vec<(OfBridge, bool)>,
     ) -> Result<(), RoundError> {
-        if !stale.is_empty() {
-            // What they were in the way of can be made now.
-            self.shaken.notify_one();
-        }
-        for (bridge, address) in stale {
-            info!(%bridge, %address, "nobody uses this gateway any more");
+        for ((bridge, address), was_used) in stale {
             let (inner, executor) = (Arc::clone(self), Arc::clone(&lifecycle.executor));
-            tokio::task::spawn_blocking(move || {
-                inner.underlay().withdraw(&bridge, address)?;
-                executor.lost(&bridge, address);
-                Ok::<_, netd_kernel::KernelError>(())
-            })
-            .await??;
+            let is_gone = tokio::task::spawn_blocking(move || {
+                let is_gone = inner.underlay().withdraw(&bridge, address, was_used)?;
+                if is_gone {
+                    info!(%bridge, %address, "nobody uses this gateway any more");
+                    executor.lost(&bridge, address);
+                }
+                Ok::<_, netd_kernel::KernelError>(is_gone)
+            });
+            if is_gone.await?? {
+                // What it was in the way of can be made now.
+                self.shaken.notify_one();
+            }
         }
         Ok(())
     }
@@ -417,33 +443,29 @@ fn in_the_way(key: &Key, observed: &Objects) -> Option<String> {
     ))
 }
 
-/// Addresses of the pools on our bridges that are no attachment's gateway, and no gateway of a block that is kept.
-fn stale(
-    observed: &Objects,
-    share: &Share,
-    snapshot: &Snapshot,
-    usage: &[BlockUse],
-) -> Vec<(netd_config::LinkName, IpNet)> {
+/// Addresses of the pools on bridges that netd uses, and whether they are an attachment's gateway, or that of a block that is
+/// kept.
+fn gateways(observed: &Objects, share: &Share, snapshot: &Snapshot, usage: &[BlockUse]) -> BTreeMap<OfBridge, bool> {
     let kept = |address: &IpNet| {
         usage.iter().filter(|one| !one.is_leaving).any(|one| {
             one.block == address.trunc()
                 && share.ranges(one.block).first().is_some_and(|range| range.gateway == address.addr())
         })
     };
-    let used = |bridge: &netd_config::LinkName, address: &IpNet| {
+    let used = |bridge: &LinkName, address: &IpNet| {
         let all = snapshot.attachments.iter().chain(&snapshot.draining).filter_map(|one| one.wiring.as_ref());
         all.into_iter().any(|wiring| wiring.bridge.as_ref() == Some(bridge) && wiring.gateways.contains(address))
     };
-    let mut stale = Vec::new();
+    let mut gateways = BTreeMap::new();
     for (key, object) in observed {
         let (Key::Bridge(bridge), Object::Bridge(found)) = (key, object) else { continue };
         if !observed.contains_key(&Key::Admitted(bridge.clone())) {
             continue;
         }
         let of_pools = found.addresses.iter().filter(|address| share.pool_at(address.addr()).is_some());
-        stale.extend(of_pools.filter(|one| !kept(one) && !used(bridge, one)).map(|one| (bridge.clone(), *one)));
+        gateways.extend(of_pools.map(|one| ((bridge.clone(), *one), kept(one) || used(bridge, one))));
     }
-    stale
+    gateways
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netd_kernel::{Encapsulation, Kernel, Key, Object, Objects, Step, plan};
+use netd_kernel::{Encapsulation, Kernel, Key, Lead, Object, Objects, Step, plan};
 
 use crate::executor::{Executor, ExecutorError};
 use crate::reply::chain;
@@ -74,7 +74,9 @@ fn is_alike(step: &Step, first: &Step) -> bool {
 pub(super) fn rests_on(step: &Step) -> Option<Encapsulation> {
     match step {
         Step::Create(Key::FarEnd(_), _) | Step::Replace(Key::FarEnd(_), _) => Some(Encapsulation::Vxlan),
-        Step::Create(_, Object::Hop(hop)) | Step::Replace(_, Object::Hop(hop)) => hop.encapsulation(),
+        Step::Create(_, Object::Lead(Lead { hop, .. })) | Step::Replace(_, Object::Lead(Lead { hop, .. })) => {
+            hop.encapsulation()
+        }
         Step::Create(..) | Step::Replace(..) | Step::Delete(_) => None,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use netd_api::v1::{FleetBlock, FleetNode, FleetResponse, FleetRoute};
 use netd_fleet::{Encapsulation as Unpacked, Hold, Memory, NodeRecord};
-use netd_kernel::{Encapsulation, Hop, Key, Object};
+use netd_kernel::{Encapsulation, Hop, Key, Lead, Object};
 
 use super::source::Source;
 use super::{Fleet, Inner, State};
@@ -121,7 +121,7 @@ fn told_of(peer: &NodeRecord, state: &State) -> FleetNode {
 fn route(block: IpNet, state: &State) -> FleetRoute {
     let mut route = FleetRoute::new();
     route.block = block.to_string();
-    if let Some((by, to)) = state.way(block).map(named) {
+    if let Some((by, to)) = state.way(block).map(|lead| named(lead.hop)) {
         by.clone_into(&mut route.by);
         route.to = to;
     }
@@ -130,11 +130,11 @@ fn route(block: IpNet, state: &State) -> FleetRoute {
 
 impl State {
     /// How a peer's block is reached, if the kernel has let it be so.
-    pub(super) fn way(&self, block: IpNet) -> Option<Hop> {
+    pub(super) fn way(&self, block: IpNet) -> Option<Lead> {
         let key = Key::Route(block);
-        let Some(Object::Hop(hop)) = self.fabric.objects.get(&key) else { return None };
-        let stands = hop.encapsulation().is_none_or(|kind| !self.refused.contains_key(&Key::Tunnel(kind)));
-        Some(*hop).filter(|_| stands && !self.refused.contains_key(&key))
+        let Some(Object::Lead(lead)) = self.fabric.objects.get(&key) else { return None };
+        let stands = lead.hop.encapsulation().is_none_or(|kind| !self.refused.contains_key(&Key::Tunnel(kind)));
+        Some(*lead).filter(|_| stands && !self.refused.contains_key(&key))
     }
 }
 

@@ -48,7 +48,7 @@ fn fleet(site: &Site, way: Way) -> Result<Objects> {
     let mut objects = Objects::from([
         (Key::Inside(net([10, 4, 0, 0].into(), 16)?), Object::Set),
         (Key::Peer(peer.into()), Object::Set),
-        (Key::Route(net(inside(site.peer(), 0).into(), 24)?), Object::Hop(hop(way, peer))),
+        (Key::Route(net(inside(site.peer(), 0).into(), 24)?), Object::from(hop(way, peer))),
     ]);
     let entrance = match way {
         Way::Direct => return Ok(objects),

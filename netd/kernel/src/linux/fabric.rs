@@ -17,7 +17,7 @@ use crate::object::{Encapsulation, Key, Object, Step};
 use crate::seam::KernelError;
 pub(super) use device::is_known;
 pub(super) use messages::NETWORK;
-pub(super) use observe::{gateway, is_led, objects};
+pub(super) use observe::{gateway, is_led, mtu, objects};
 
 /// The names of our tunnel devices. No link of a sandbox is named so: those have digits behind the prefix.
 #[derive(Debug)]

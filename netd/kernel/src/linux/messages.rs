@@ -272,6 +272,13 @@ pub(super) fn address(index: u32, address: IpNet) -> Message {
     Message::NewAddress(addressed(index, address, AddressFlags::empty()))
 }
 
+/// Of a bridge, with our mark: kernels before 5.18 pass over it (`IFA_PROTO`).
+pub(super) fn bridge_address(index: u32, address: IpNet) -> Message {
+    let mut message = addressed(index, address, AddressFlags::empty());
+    message.attributes.push(AddressAttribute::Protocol(u8::from(OURS).into()));
+    Message::NewAddress(message)
+}
+
 /// An address that brings no route for its prefix.
 pub(super) fn lone_address(index: u32, address: IpNet) -> Message {
     Message::NewAddress(addressed(index, address, AddressFlags::Noprefixroute))

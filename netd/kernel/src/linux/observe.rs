@@ -243,6 +243,24 @@ pub(super) fn addresses(socket: &mut Socket) -> Result<BTreeMap<u32, Vec<IpNet>>
     Ok(found)
 }
 
+/// Whether we gave the link this address. `None`: this kernel keeps no marks of addresses (before 5.18), or has none yet.
+pub(super) fn is_our_address(socket: &mut Socket, index: u32, address: IpNet) -> Result<Option<bool>, NetlinkError> {
+    let mark =
+        |one: &AddressAttribute| if let AddressAttribute::Protocol(by) = one { Some(u8::from(*by)) } else { None };
+    let is_it = |message: &AddressMessage| {
+        message.header.index == index
+            && message.header.prefix_len == address.prefix_len()
+            && message.attributes.contains(&AddressAttribute::Address(address.addr()))
+    };
+    let marked = |object| {
+        let Message::NewAddress(message) = object else { return None };
+        let by = message.attributes.iter().find_map(mark)?;
+        Some(is_it(&message) && by == u8::from(OURS))
+    };
+    let marks = socket.dump(&Message::GetAddress(AddressMessage::default()), marked)?;
+    Ok(marks.into_iter().reduce(|one, other| one || other))
+}
+
 pub(super) fn name(link: &LinkMessage) -> Option<&str> {
     link.attributes
         .iter()

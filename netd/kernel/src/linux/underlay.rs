@@ -25,6 +25,8 @@ pub struct Path {
     pub link: String,
     /// Octets, of that link.
     pub mtu: u32,
+    /// Octets, where less is known to pass: as the route says, or a router of whom a packet was too large.
+    pub narrow: Option<u32>,
     /// The address that they are sent from, where the kernel has one for them.
     pub source: Option<IpAddr>,
     /// The router that they go to first; `None`: the address is on the link.
@@ -86,7 +88,7 @@ impl Underlay {
             if let RouteAttribute::PrefSource(address) = one { observe::address(address) } else { None }
         });
         let (name, mtu) = (name(&link).unwrap_or_default().to_owned(), mtu_of(&link));
-        Ok(Some(Path { link: name, mtu, source, router: fabric::gateway(&found) }))
+        Ok(Some(Path { link: name, mtu, narrow: fabric::mtu(&found), source, router: fabric::gateway(&found) }))
     }
 
     /// Whether the kernel has tunnels of this kind, or a module for them.
@@ -113,20 +115,27 @@ impl Underlay {
         self.names.of(encapsulation)
     }
 
-    /// Takes an address from a bridge: what is not given out here any more must not look as if it were. Gone already is
-    /// success.
+    /// Takes an address of ours from a bridge: what is not given out here any more must not look as if it were. Says whether
+    /// it was there. `is_remembered`: netd has given it, which counts where the kernel keeps no marks.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn withdraw(&mut self, bridge: &LinkName, address: IpNet) -> Result<(), KernelError> {
-        let Ok(index) = index(&mut self.socket, bridge) else { return Ok(()) };
+    pub fn withdraw(&mut self, bridge: &LinkName, address: IpNet, is_remembered: bool) -> Result<bool, KernelError> {
+        let Ok(index) = index(&mut self.socket, bridge) else { return Ok(false) };
+        let is_ours = observe::is_our_address(&mut self.socket, index, address)
+            .map_err(|error| refused("read the node's addresses".to_owned(), error))?;
+        if !is_ours.unwrap_or(is_remembered) {
+            return Ok(false);
+        }
         match self.socket.execute(vec![(remove_address(index, address), 0)]) {
             Err(NetlinkError::Refused { source, .. })
                 if matches!(source.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) =>
             {
-                Ok(())
+                Ok(false)
             }
-            done => done.map_err(|error| refused(format!("take address {address} from bridge {bridge}"), error)),
+            done => done
+                .map(|()| true)
+                .map_err(|error| refused(format!("take address {address} from bridge {bridge}"), error)),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Family, Mac};
+use super::{Family, Mac, Object};
 
 /// How packets between nodes are wrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -99,6 +99,22 @@ impl Hop {
             (Self::Ipip(_) | Self::Direct(IpAddr::V4(_)), Family::V6) => false,
             (Self::Ipip(_) | Self::Direct(_) | Self::Vxlan(_) | Self::Nowhere, _) => true,
         }
+    }
+}
+
+/// A route to a range of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lead {
+    /// Where packets go.
+    pub hop: Hop,
+    /// Octets of the largest packet that passes, where a link on the way to this peer is narrower than the one by which it begins:
+    /// what is larger is cut up, or its sender is told (`ip_dst_mtu_maybe_forward`, include/net/ip.h).
+    pub mtu: Option<u32>,
+}
+
+impl From<Hop> for Object {
+    fn from(hop: Hop) -> Self {
+        Self::Lead(Lead { hop, mtu: None })
     }
 }
 

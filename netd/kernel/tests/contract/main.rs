@@ -30,6 +30,7 @@ laws! {
         what_leads_by_a_tunnel_needs_it_and_goes_with_it
         a_tunnel_may_be_made_again_and_changes_in_place
         a_route_changes_its_hop_in_one_step
+        a_route_says_what_size_passes_and_changes_it_in_one_step
         what_a_hop_or_a_tunnel_cannot_be_is_refused
         ranges_inside_lie_apart;
     links:

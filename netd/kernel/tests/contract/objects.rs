@@ -167,7 +167,7 @@ pub(crate) fn far_end(peer: &str) -> (Key, Object) {
 }
 
 pub(crate) fn hop(to: &str, hop: Hop) -> (Key, Object) {
-    (Key::Route(to.parse().unwrap()), Object::Hop(hop))
+    (Key::Route(to.parse().unwrap()), Object::from(hop))
 }
 
 /// By the VXLAN tunnel.

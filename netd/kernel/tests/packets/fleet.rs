@@ -67,7 +67,7 @@ impl Wire {
         node.space.output("ip route add default via 2001:db8::9");
         let mut objects: Objects =
             (1..=4).chain([NOBODY]).flat_map(block).map(|net| (Key::Inside(net), Object::Set)).collect();
-        objects.extend(block(NOBODY).map(|net| (Key::Route(net), Object::Hop(Hop::Nowhere))));
+        objects.extend(block(NOBODY).map(|net| (Key::Route(net), Object::from(Hop::Nowhere))));
         objects.extend(path.tunnel(number));
         node.apply(plan(&objects, &Objects::new()));
         node
@@ -153,7 +153,7 @@ impl Path {
                 Self::Ipip => Hop::Ipip([192, 0, 2, number].into()),
                 Self::Vxlan(family) => Hop::Vxlan(underlay(family, number)),
             };
-            objects.insert(Key::Route(net), Object::Hop(hop));
+            objects.insert(Key::Route(net), Object::from(hop));
         }
         objects
     }

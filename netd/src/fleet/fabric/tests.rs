@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use netd_config::{FleetConfig, NodeConfig};
 use netd_fleet::{NodeName, NodeRecord, Peers};
-use netd_kernel::{Encapsulation, Entrance, Hop, Key, Object, Path};
+use netd_kernel::{Encapsulation, Entrance, Hop, Key, Lead, Object, Path};
 
 use super::{Here, fabric, mtu_of};
 
@@ -18,7 +18,7 @@ fn config(encapsulation: &str) -> FleetConfig {
 
 fn path(mtu: u32, router: Option<&str>) -> Path {
     let router = router.map(|router| router.parse().unwrap());
-    Path { link: "up0".to_owned(), mtu, source: None, router }
+    Path { link: "up0".to_owned(), mtu, narrow: None, source: None, router }
 }
 
 fn here(addresses: &[&str]) -> Here {
@@ -51,7 +51,7 @@ fn two() -> Peers {
 fn hops(encapsulation: &str, here: &Here, peers: &Peers) -> (BTreeMap<String, String>, Vec<String>) {
     let fabric = fabric(&config(encapsulation), here, peers);
     let hop = |(key, object): (&Key, &Object)| match (key, object) {
-        (Key::Route(to), Object::Hop(hop)) => Some((to.to_string(), format!("{hop:?}"))),
+        (Key::Route(to), Object::Lead(Lead { hop, .. })) => Some((to.to_string(), format!("{hop:?}"))),
         _ => None,
     };
     (fabric.objects.iter().filter_map(hop).collect(), fabric.troubles.into_iter().map(|one| one.text).collect())
@@ -78,7 +78,7 @@ fn each_pool_goes_as_it_says() {
 }
 
 #[test]
-fn a_tunnel_is_whole_and_its_size_that_of_the_narrowest_link() {
+fn a_tunnel_is_whole_and_its_size_that_of_the_link() {
     let objects = fabric(&config("vxlan"), &here(&BOTH), &two()).objects;
     let entrance = Entrance::Vxlan("192.0.2.1".parse().unwrap(), 4_789);
     let Some(Object::Tunnel(tunnel)) = objects.get(&Key::Tunnel(Encapsulation::Vxlan)) else { panic!("{objects:?}") };
@@ -91,18 +91,49 @@ fn a_tunnel_is_whole_and_its_size_that_of_the_narrowest_link() {
         .chain([Key::PeersOnly(entrance), Key::Inside("fd04::/48".parse().unwrap())])
         .collect();
     assert!(with.iter().all(|key| objects.get(key) == Some(&Object::Set)), "{objects:?}");
-    // A peer's link may be narrower.
-    let mut narrow = two();
-    narrow.values_mut().for_each(|peer| peer.mtu = Some(1_400));
-    let objects = fabric(&config("vxlan"), &here(&BOTH), &narrow).objects;
-    let Some(Object::Tunnel(tunnel)) = objects.get(&Key::Tunnel(Encapsulation::Vxlan)) else { panic!("{objects:?}") };
-    assert_eq!(tunnel.mtu, 1_350);
     let sizes = ["vxlan", "cross-subnet", "direct"].map(|mode| mtu_of(config(mode).encapsulation, &here(&BOTH)));
     assert_eq!(sizes, [1_450, 1_450, 1_500]);
     let over_ipv6 = here(&["2001:db8::1"]);
     assert_eq!(mtu_of(config("vxlan").encapsulation, &over_ipv6), 1_430);
     let (found, _) = hops("vxlan", &over_ipv6, &two());
     assert_eq!(found.get("10.4.2.0/24").map(String::as_str), Some("Vxlan(2001:db8::2)"));
+}
+
+/// Where a peer's link is narrower, as it says, or one on the way, as somebody has found.
+#[test]
+fn a_route_says_where_less_passes_than_by_others() {
+    let mut peers = two();
+    let mut here = here(&BOTH);
+    let sizes = |encapsulation: &str, here: &Here, peers: &Peers| {
+        let fabric = fabric(&config(encapsulation), here, peers);
+        let size = |(key, object): (&Key, &Object)| match (key, object) {
+            (Key::Route(to), Object::Lead(Lead { mtu: Some(mtu), .. })) => Some(format!("{to} {mtu}")),
+            _ => None,
+        };
+        let troubles = fabric.troubles.iter().filter(|one| one.text.contains("packets of IPv6")).count();
+        (fabric.objects.iter().filter_map(size).collect::<Vec<_>>(), troubles)
+    };
+    assert_eq!(sizes("vxlan", &here, &peers), (vec![], 0));
+    peers.values_mut().next().unwrap().mtu = Some(1_400);
+    let both = |size: u32| vec![format!("10.4.2.0/24 {size}"), format!("fd04:0:0:2::/64 {size}")];
+    assert_eq!(sizes("vxlan", &here, &peers), (both(1_350), 0));
+    assert_eq!(sizes("cross-subnet", &here, &peers), (both(1_400), 0));
+    assert_eq!(sizes("direct", &here, &peers), (both(1_400), 0));
+    peers.values_mut().next().unwrap().mtu = Some(9_000);
+    assert_eq!(sizes("vxlan", &here, &peers), (vec![], 0), "this node's own link is no wider");
+    here.paths.values_mut().for_each(|path| path.narrow = Some(1_300));
+    let with = |sizes: [u32; 2], mut others: Vec<String>| {
+        others.extend([format!("10.4.3.0/24 {}", sizes[0]), format!("fd04:0:0:3::/64 {}", sizes[1])]);
+        others.sort();
+        others
+    };
+    let v6 = |sizes: [u32; 2]| vec![format!("10.4.2.0/24 {}", sizes[0]), format!("fd04:0:0:2::/64 {}", sizes[1])];
+    assert_eq!(sizes("vxlan", &here, &peers), (with([1_250, 1_280], v6([1_250, 1_280])), 2));
+    assert_eq!(sizes("cross-subnet", &here, &peers), (with([1_250, 1_280], both(1_300)), 1));
+    // One link of this node is wider than the other: a tunnel by both is as narrow as the narrower.
+    here.paths.values_mut().for_each(|path| (path.mtu, path.narrow) = (9_000, Some(1_300)));
+    here.mtu = Some(9_000);
+    assert_eq!(sizes("direct", &here, &two()).0, ["10.4.2.0/24 1300", "10.4.3.0/24 1300", "fd04:0:0:2::/64 1300"]);
 }
 
 #[test]
@@ -155,7 +186,7 @@ fn a_block_as_large_as_its_pool_is_reached_or_is_here() {
     assert_eq!(found.keys().collect::<Vec<_>>(), ["fd04::/48"]);
     let all = peers(vec![peer("n2", &["192.0.2.2"], &["10.4.0.0/16"])]);
     let found = fabric(&config("vxlan"), &Here { blocks: [].into(), ..here(&BOTH) }, &all).objects;
-    let hop = Object::Hop(Hop::Vxlan("192.0.2.2".parse().unwrap()));
+    let hop = Object::from(Hop::Vxlan("192.0.2.2".parse().unwrap()));
     assert_eq!(found.get(&Key::Route("10.4.0.0/16".parse().unwrap())), Some(&hop));
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use netd_kernel::{Encapsulation, Entrance, FakeKernel, Hop, Key, Object, Objects, Tunnel, fixed_ruleset, plan};
+use netd_kernel::{Encapsulation, Entrance, FakeKernel, Hop, Key, Lead, Object, Objects, Tunnel, fixed_ruleset, plan};
 
 use super::{fleets, settle};
 use crate::executor::Executor;
@@ -21,7 +21,7 @@ fn ipip() -> Entrance {
 }
 
 fn route(to: &str, hop: Hop) -> (Key, Object) {
-    (Key::Route(to.parse().unwrap()), Object::Hop(hop))
+    (Key::Route(to.parse().unwrap()), Object::from(hop))
 }
 
 /// Both tunnels, two peers by each, one directly.
@@ -74,7 +74,7 @@ fn a_tunnel_that_is_refused_takes_along_what_leads_by_it_and_nothing_else() {
     ill.insert(Key::Tunnel(Encapsulation::Ipip), tunnel(vxlan()));
     let refused = settle(&executor, &ill, &standing(&executor)).unwrap();
     assert_eq!(refused.keys().collect::<Vec<_>>(), [&Key::Tunnel(Encapsulation::Ipip)]);
-    let by = |object: &Object| matches!(object, Object::Hop(hop) if hop.encapsulation() == Some(Encapsulation::Ipip));
+    let by = |object: &Object| matches!(object, Object::Lead(Lead { hop, .. }) if hop.encapsulation() == Some(Encapsulation::Ipip));
     let mut expected = wanted();
     expected.retain(|key, object| *key != Key::Tunnel(Encapsulation::Ipip) && !by(object));
     assert_eq!(standing(&executor), expected);

@@ -10,7 +10,7 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
@@ -183,7 +183,8 @@ impl Led {
     }
 }
 
-pub(super) fn route(to: IpNet, led: Led) -> RouteMessage {
+/// `mtu`: of the route alone.
+pub(super) fn route(to: IpNet, led: Led, mtu: Option<u32>) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(to.addr());
     message.header.destination_prefix_length = to.prefix_len();
@@ -196,6 +197,7 @@ pub(super) fn route(to: IpNet, led: Led) -> RouteMessage {
             message.header.kind = RouteType::Unicast;
             message.attributes.push(by(to.addr(), gateway));
             message.attributes.extend(device.map(RouteAttribute::Oif));
+            message.attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
             if device.is_some() {
                 message.header.flags = RouteFlags::Onlink;
             }

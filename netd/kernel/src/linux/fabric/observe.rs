@@ -8,7 +8,7 @@ use netd_config::LinkName;
 use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_route::link::{InfoData, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::messages::{Entry, Led, alias, end_of, entries, far_end};
@@ -16,7 +16,7 @@ use super::routes::Found;
 use super::{Names, speaks_ipv6};
 use crate::linux::messages::{OURS, routes};
 use crate::linux::observe::{self as links, data, kind, mtu_of, name};
-use crate::object::{Encapsulation, Entrance, Hop, Key, Object, Objects, Tunnel};
+use crate::object::{Encapsulation, Entrance, Hop, Key, Lead, Object, Objects, Tunnel};
 
 /// Tunnels that are up, far ends that are whole, and routes.
 pub(in crate::linux) fn objects(
@@ -41,8 +41,10 @@ pub(in crate::linux) fn objects(
     }
     let vxlan = devices.iter().find(|(_, kind)| **kind == Encapsulation::Vxlan).map(|(index, _)| *index);
     let ends = vxlan.map_or(Ok(BTreeSet::new()), |device| far_ends(socket, device, &names.vxlan))?;
-    let taken = all_led(socket)?.into_iter().filter_map(|(to, found)| Some((to, found.taken()?)));
-    objects.extend(taken.map(|(to, led)| (Key::Route(to), Object::Hop(hop(to.addr(), led, &devices, &ends)))));
+    for (to, found) in all_led(socket)? {
+        let lead = |led| Lead { hop: hop(to.addr(), led, &devices, &ends), mtu: found.mtu };
+        objects.extend(found.taken().map(|led| (Key::Route(to), Object::Lead(lead(led)))));
+    }
     objects.extend(ends.into_iter().map(|end| (Key::FarEnd(end), Object::Set)));
     Ok(objects)
 }
@@ -135,10 +137,17 @@ fn read(octets: &[u8]) -> Option<IpAddr> {
 pub(super) fn all_led(socket: &mut Socket) -> Result<BTreeMap<IpNet, Found>, NetlinkError> {
     let mut all: BTreeMap<IpNet, Found> = BTreeMap::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let ours = |object| if let Message::NewRoute(route) = object { led(&route) } else { None };
-        for (to, led) in socket.dump(&routes(family), ours)? {
+        let ours = |object| {
+            let Message::NewRoute(route) = object else { return None };
+            led(&route).map(|(to, led)| (to, led, mtu(&route)))
+        };
+        for (to, led, mtu) in socket.dump(&routes(family), ours)? {
             let found = all.entry(to).or_default();
-            if led == Led::Nowhere { found.nowhere = true } else { found.by = Some(led) }
+            if led == Led::Nowhere {
+                found.nowhere = true;
+            } else {
+                (found.by, found.mtu) = (Some(led), mtu);
+            }
         }
     }
     Ok(all)
@@ -155,6 +164,15 @@ fn led(route: &RouteMessage) -> Option<(IpNet, Led)> {
     }
     let device = |one: &RouteAttribute| if let RouteAttribute::Oif(index) = one { Some(*index) } else { None };
     gateway(route).map(|gateway| (to, Led::By(gateway, route.attributes.iter().find_map(device))))
+}
+
+/// Of the route itself, or of a router that was heard of it.
+pub(in crate::linux) fn mtu(route: &RouteMessage) -> Option<u32> {
+    let of = |one: &RouteMetric| if let RouteMetric::Mtu(mtu) = one { Some(*mtu) } else { None };
+    route
+        .attributes
+        .iter()
+        .find_map(|one| if let RouteAttribute::Metrics(metrics) = one { metrics.iter().find_map(of) } else { None })
 }
 
 /// A way has none.

@@ -12,13 +12,15 @@ use netlink_packet_route::route::RouteScope;
 use super::messages::{Led, route};
 use super::{Names, absent, device, is, observe};
 use crate::linux::refused;
-use crate::object::{Encapsulation, Family, Hop, Key, Object, Step};
+use crate::object::{Encapsulation, Family, Hop, Key, Lead, Object, Step};
 use crate::seam::KernelError;
 
 /// Our routes to one range. One that leads nowhere is behind the other, so that both may stand while one becomes the other.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Found {
     pub(super) by: Option<Led>,
+    /// Of the former.
+    pub(super) mtu: Option<u32>,
     pub(super) nowhere: bool,
 }
 
@@ -79,17 +81,18 @@ fn messages(
     there: &BTreeMap<IpNet, Found>,
 ) -> Result<Vec<(Message, u16)>, KernelError> {
     match step {
-        Step::Create(Key::Route(to), Object::Hop(hop)) if hop.carries(Family::of(to.addr())) => {
+        Step::Create(Key::Route(to), Object::Lead(Lead { hop, mtu })) if hop.carries(Family::of(to.addr())) => {
             let found = there.get(to).copied().unwrap_or_default();
-            let wanted = devices.led(*hop, to)?;
+            let wanted = Wanted { led: devices.led(*hop, to)?, mtu: *mtu };
             match found.taken() {
-                Some(taken) if !is_same(taken, wanted, devices) => Err(KernelError::Exists(format!("a route to {to}"))),
+                Some(_) if !wanted.is_taken(found, devices) => Err(KernelError::Exists(format!("a route to {to}"))),
                 _ => Ok(set(*to, wanted, found, devices)),
             }
         }
-        Step::Replace(Key::Route(to), Object::Hop(hop)) if hop.carries(Family::of(to.addr())) => {
+        Step::Replace(Key::Route(to), Object::Lead(Lead { hop, mtu })) if hop.carries(Family::of(to.addr())) => {
             let found = there.get(to).copied().unwrap_or_default();
-            Ok(set(*to, devices.led(*hop, to)?, found, devices))
+            let wanted = Wanted { led: devices.led(*hop, to)?, mtu: *mtu };
+            Ok(set(*to, wanted, found, devices))
         }
         Step::Delete(Key::Route(to)) => {
             let found = there.get(to).copied().unwrap_or_default();
@@ -113,12 +116,27 @@ fn is_same(found: Led, wanted: Led, devices: &Devices<'_>) -> bool {
     }
 }
 
+/// A route as it is to be.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    led: Led,
+    mtu: Option<u32>,
+}
+
+impl Wanted {
+    /// Packets take it already.
+    fn is_taken(self, found: Found, devices: &Devices<'_>) -> bool {
+        let is_sized = self.led == Led::Nowhere || found.mtu == self.mtu;
+        is_sized && found.taken().is_some_and(|taken| is_same(taken, self.led, devices))
+    }
+}
+
 /// The new one stands before the old one goes.
-fn set(to: IpNet, wanted: Led, found: Found, devices: &Devices<'_>) -> Vec<(Message, u16)> {
-    let made = |flag| (Message::NewRoute(route(to, wanted)), NLM_F_CREATE | flag);
+fn set(to: IpNet, wanted: Wanted, found: Found, devices: &Devices<'_>) -> Vec<(Message, u16)> {
+    let made = |flag| (Message::NewRoute(route(to, wanted.led, wanted.mtu)), NLM_F_CREATE | flag);
     let mut batch = Vec::new();
-    match (wanted, found.by) {
-        (Led::By(..), Some(by)) if is_same(by, wanted, devices) => {}
+    match (wanted.led, found.by) {
+        (Led::By(..), Some(_)) if wanted.is_taken(found, devices) => {}
         (Led::By(..), Some(_)) => batch.push(made(NLM_F_REPLACE)),
         (Led::By(..), None) => batch.push(made(NLM_F_EXCL)),
         (Led::Nowhere, by) => {
@@ -126,14 +144,14 @@ fn set(to: IpNet, wanted: Led, found: Found, devices: &Devices<'_>) -> Vec<(Mess
             batch.extend(by.map(|by| removed(to, by)));
         }
     }
-    if wanted != Led::Nowhere && found.nowhere {
+    if wanted.led != Led::Nowhere && found.nowhere {
         batch.push(removed(to, Led::Nowhere));
     }
     batch
 }
 
 fn removed(to: IpNet, led: Led) -> (Message, u16) {
-    let mut message = route(to, led);
+    let mut message = route(to, led, None);
     // Of whatever scope.
     message.header.scope = RouteScope::NoWhere;
     (Message::DelRoute(message), 0)
@@ -146,8 +164,8 @@ fn denied(step: &Step, error: NetlinkError) -> KernelError {
                 "a route to {to} that is not netd's: remove it, or give the fleet another pool;"
             ))
         }
-        Step::Create(Key::Route(to), Object::Hop(Hop::Direct(gateway)))
-        | Step::Replace(Key::Route(to), Object::Hop(Hop::Direct(gateway)))
+        Step::Create(Key::Route(to), Object::Lead(Lead { hop: Hop::Direct(gateway), .. }))
+        | Step::Replace(Key::Route(to), Object::Lead(Lead { hop: Hop::Direct(gateway), .. }))
             if is(&error, libc::ENETUNREACH) || is(&error, libc::EHOSTUNREACH) || is(&error, libc::EINVAL) =>
         {
             KernelError::OffLink { to: *to, gateway: *gateway }

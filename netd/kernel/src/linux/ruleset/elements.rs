@@ -95,7 +95,7 @@ fn published(publication: &Publication, object: &Object) -> (&'static str, Eleme
         | Object::Decision(_)
         | Object::Profile(_)
         | Object::Tunnel(_)
-        | Object::Hop(_)
+        | Object::Lead(_)
         | Object::Veth(_)
         | Object::Interface(_) => Vec::new(),
     };

@@ -1,6 +1,8 @@
 //! Tunnels between nodes, their far ends, and the routes to what is others'.
 
-use netd_kernel::{Encapsulation, Entrance, Hop, KernelError, Key, Object, Objects, Step, Tunnel, fixed_ruleset, plan};
+use netd_kernel::{
+    Encapsulation, Entrance, Hop, KernelError, Key, Lead, Object, Objects, Step, Tunnel, fixed_ruleset, plan,
+};
 
 use crate::bench::Bench;
 use crate::objects::{bridge, fabric, far_end, hop, inside, route, vxlan, vxlan_of};
@@ -29,8 +31,7 @@ pub(crate) fn what_leads_by_a_tunnel_needs_it_and_goes_with_it(bench: &dyn Bench
     make(bench, &all);
     assert_eq!(bench.observe_node(), all);
     bench.apply_on_node(&[Step::Delete(vxlan().0)]).unwrap();
-    let is_by =
-        |object: &Object| matches!(object, Object::Hop(hop) if hop.encapsulation() == Some(Encapsulation::Vxlan));
+    let is_by = |object: &Object| matches!(object, Object::Lead(Lead { hop, .. }) if hop.encapsulation() == Some(Encapsulation::Vxlan));
     let goes = |key: &Key, object: &Object| matches!(key, Key::FarEnd(_)) || *key == vxlan().0 || is_by(object);
     let left: Objects = all.clone().into_iter().filter(|(key, object)| !goes(key, object)).collect();
     assert_eq!(bench.observe_node(), left);
@@ -71,7 +72,7 @@ pub(crate) fn a_route_changes_its_hop_in_one_step(bench: &dyn Bench) {
     for (to, hops) in [("10.4.1.0/24", v4), ("fd04:1::/64", v6)] {
         bench.apply_on_node(&create(route(to))).unwrap();
         for hop in hops {
-            let other = (route(to).0, Object::Hop(hop));
+            let other = (route(to).0, Object::from(hop));
             let error = bench.apply_on_node(&create(other.clone())).unwrap_err();
             assert!(matches!(error.source, KernelError::Exists(_)), "{error:?}");
             for _ in 0..2 {
@@ -88,6 +89,38 @@ pub(crate) fn a_route_changes_its_hop_in_one_step(bench: &dyn Bench) {
         }
     }
     assert!(bench.observe_node().keys().all(|key| !matches!(key, Key::Route(_))));
+}
+
+pub(crate) fn a_route_says_what_size_passes_and_changes_it_in_one_step(bench: &dyn Bench) {
+    make(bench, &[bridge()].into_iter().chain(fabric()).collect());
+    let before = bench.observe_node();
+    let hops = [Hop::Vxlan(address("192.0.2.2")), Hop::Direct(address("10.4.0.9")), Hop::Vxlan(address("192.0.2.2"))];
+    let v6 = [Hop::Vxlan(address("192.0.2.2")), Hop::Direct(address("fd00::9")), Hop::Vxlan(address("192.0.2.2"))];
+    for (to, hops) in [("10.4.1.0/24", hops), ("fd04:1::/64", v6)] {
+        for hop in hops {
+            for mtu in [Some(1_350), Some(1_300), None, Some(1_300)] {
+                let other = (route(to).0, Object::Lead(Lead { hop, mtu }));
+                let error = bench.apply_on_node(&create(other.clone())).unwrap_err();
+                assert!(matches!(error.source, KernelError::Exists(_)), "{error:?}");
+                for _ in 0..2 {
+                    bench.apply_on_node(&replace(other.clone())).unwrap();
+                }
+                assert_eq!(bench.observe_node().get(&other.0), Some(&other.1));
+                assert_eq!(bench.observe_node().len(), before.len());
+            }
+        }
+        // What leads by a tunnel that is made anew is as it was.
+        let narrow = bench.observe_node();
+        bench.apply_on_node(&replace(vxlan_of("192.0.2.1", 1_300, &["10.4.0.0", "fd04::"]))).unwrap();
+        bench.apply_on_node(&replace(vxlan())).unwrap();
+        assert_eq!(bench.observe_node(), narrow);
+        bench.apply_on_node(&replace(route(to))).unwrap();
+        assert_eq!(bench.observe_node(), before);
+        bench.apply_on_node(&replace((route(to).0, Object::Lead(Lead { hop: hops[0], mtu: Some(1_300) })))).unwrap();
+        bench.apply_on_node(&[Step::Delete(route(to).0)]).unwrap();
+        bench.apply_on_node(&create(route(to))).unwrap();
+        assert_eq!(bench.observe_node(), before);
+    }
 }
 
 pub(crate) fn what_a_hop_or_a_tunnel_cannot_be_is_refused(bench: &dyn Bench) {

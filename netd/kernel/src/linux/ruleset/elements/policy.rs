@@ -176,7 +176,7 @@ fn value(object: &Object) -> Vec<u8> {
         | Object::Bridge(_)
         | Object::GatewayLink(_)
         | Object::Tunnel(_)
-        | Object::Hop(_)
+        | Object::Lead(_)
         | Object::Veth(_)
         | Object::Interface(_) => return Vec::new(),
     };
