@@ -10,6 +10,7 @@ mod checks;
 mod containerd;
 mod facts;
 mod firewall;
+mod fleet;
 mod kernel;
 mod sysctl;
 mod trial;

@@ -1,11 +1,11 @@
-//! Judges the facts. Pure. netd, its networks and the plugins are here; kernel, sysctls, containerd and firewalls have
-//! files of their own.
+//! Judges the facts. Pure. netd, its networks and the plugins are here; kernel, sysctls, containerd, firewalls and the
+//! fleet have files of their own.
 
 use std::collections::BTreeSet;
 
 use super::containerd::{self, OURS};
 use super::facts::{Answers, Facts, Nerdctl, Plugins, Socket};
-use super::{Finding, firewall, kernel, sysctl};
+use super::{Finding, firewall, fleet, kernel, sysctl};
 use crate::model::{Network, Sandbox, short_id};
 
 /// Names that our folder must have: what nerdctl's and containerd's own conflists call.
@@ -31,6 +31,8 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     findings.extend(nerdctl(&facts.nerdctl));
     let status = facts.netd.as_ref().ok().map(|answers| &answers.status);
     findings.extend(firewall::check(&facts.firewalls, status, facts.sysctls.bridge_nf));
+    let ours = facts.netd.is_ok().then(|| bridges(answers));
+    findings.extend(fleet::check(&facts.fleet, ours.as_ref(), (&facts.firewalls, &facts.sysctls)));
     findings.push(reservations(facts));
     findings
 }

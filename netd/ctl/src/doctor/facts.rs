@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::containerd::{self, Containerd, OURS, said};
 use super::firewall::{self, Firewalls};
+use super::fleet::{self, Fleet};
 use super::kernel::Kernel;
 use super::sysctl::{self, Sysctls};
 use super::{Place, trial};
@@ -30,6 +31,7 @@ pub(crate) struct Facts {
     pub(crate) nerdctl: Nerdctl,
     pub(crate) plugins: Plugins,
     pub(crate) firewalls: Firewalls,
+    pub(crate) fleet: Fleet,
     pub(crate) reservations: Vec<Reservation>,
     /// Ids of the tasks that containerd runs, as CNI knows them.
     pub(crate) tasks: BTreeSet<String>,
@@ -96,6 +98,7 @@ pub(crate) fn gather(place: &Place) -> Facts {
         nerdctl: nerdctl(place),
         plugins: plugins(place),
         firewalls: firewalls(place, &processes),
+        fleet: fleet::gather(place),
         reservations: reservations(place),
         tasks: tasks(place),
     }

@@ -35,6 +35,17 @@ pub(crate) struct Firewalls {
     pub(crate) legacy: bool,
 }
 
+impl Firewalls {
+    /// What drops what is sent to this node, unless a rule lets it in.
+    pub(super) fn who_drops_input(&self, instance: &str) -> Option<String> {
+        let is_it = |chain: &&Chain| chain.hook == "input" && chain.policy == "drop" && chain.table != instance;
+        let chain = self.chains.iter().flatten().find(is_it);
+        // Its last rule refuses; its policy is to accept.
+        let firewalld = || self.names.contains(&"firewalld").then(|| "firewalld".to_owned());
+        chain.map(|chain| format!("nftables chain {}", chain.place())).or_else(firewalld)
+    }
+}
+
 /// Reads `nft -j list chains`. `None`: it is something else.
 pub(super) fn chains(text: &str) -> Option<Vec<Chain>> {
     #[derive(Deserialize)]

@@ -97,7 +97,7 @@ fn accept_ra(sysctls: &Sysctls, uplink: &str) -> Finding {
 }
 
 /// The kernel takes the larger of `all` and the interface's own.
-fn rp_filter(sysctls: &Sysctls, bridge: &str) -> Option<Finding> {
+pub(super) fn rp_filter(sysctls: &Sysctls, bridge: &str) -> Option<Finding> {
     let own = *sysctls.rp_filter.get(bridge)?;
     let all = sysctls.rp_filter.get("all").copied().unwrap_or(0);
     let object = format!("net.ipv4.conf.{bridge}.rp_filter");

@@ -6,6 +6,7 @@ use super::{MANY_PORTS, NEEDED, all};
 use crate::doctor::containerd::{Containerd, OURS, Settings, settings};
 use crate::doctor::facts::{Answers, Facts, Nerdctl, Plugins, Reservation, Socket};
 use crate::doctor::firewall::{Firewalls, chains};
+use crate::doctor::fleet::{self, Fleet};
 use crate::doctor::kernel::{FEATURES, Kernel};
 use crate::doctor::sysctl::{Sysctls, ra_uplinks};
 use crate::doctor::{Finding, Level};
@@ -50,9 +51,100 @@ pub(crate) fn healthy() -> Facts {
         nerdctl: Nerdctl { installed: true, cni_path: Some(OURS.to_owned()), error: None },
         plugins: Plugins { ours: NEEDED.map(str::to_owned).into(), others: vec!["/opt/cni/bin"] },
         firewalls: Firewalls { chains: Some(Vec::new()), ..Firewalls::default() },
+        fleet: Fleet { heard: BTreeSet::from(["nd-vxlan".to_owned()]), ..in_fleet("vxlan") },
         reservations: Vec::new(),
         tasks: BTreeSet::new(),
     }
+}
+
+fn in_fleet(encapsulation: &str) -> Fleet {
+    let text = format!(
+        "[fleet]\npools = ['10.4.0.0/16']\nencapsulation = '{encapsulation}'\n[fleet.nodes]\nn1 = {{ address = '192.0.2.1', blocks = ['10.4.1.0/24'] }}\n"
+    );
+    Fleet {
+        settings: netd_config::NodeConfig::parse("netd.toml", &text).map_err(|error| error.to_string()),
+        host_name: "n1".to_owned(),
+        addresses: fleet::addresses(r#"[{"addr_info":[{"local":"192.0.2.1"}]},{}]"#),
+        routes: fleet::routes(ROUTES),
+        rules: RULES.to_owned(),
+        ..Fleet::default()
+    }
+}
+
+/// As `ip -j route` of Debian 12 writes it.
+const ROUTES: &str = r#"[{"dst":"default","gateway":"192.0.2.254","dev":"eth0","flags":[]},
+    {"dst":"10.0.0.0/8","gateway":"192.0.2.254","dev":"eth0","protocol":"static","flags":[]},
+    {"type":"unreachable","dst":"10.4.0.0/16","protocol":"110","metric":4294967295,"flags":[]},
+    {"dst":"10.4.1.0/24","dev":"netd0","protocol":"kernel","scope":"link","prefsrc":"10.4.1.1","flags":[]},
+    {"dst":"10.4.2.0/24","gateway":"192.0.2.2","dev":"nd-vxlan","protocol":"110","flags":["onlink"]}]"#;
+
+/// netd's own rule lets nobody else's firewall pass it.
+const RULES: &str = "table inet netd {\n\tchain raw {\n\t\tudp dport 4789 accept\n\t}\n}\n";
+
+#[test]
+fn fleets() {
+    let settings = |facts: &mut Facts| facts.fleet.settings = Err("line 2: pools: no range".to_owned());
+    assert!(finds(Level::Problem, "/etc/netd/netd.toml", settings).meaning.contains("pools: no range"));
+    finds(Level::Problem, "fleet address 192.0.2.1", |facts| {
+        facts.fleet.addresses = BTreeSet::from(["192.0.2.9".parse().unwrap()]);
+    });
+    finds(Level::Problem, "UDP port 4789", |facts| facts.fleet.is_port_taken = true);
+    for (dst, to) in [("10.4.7.0/24", "10.4.7.0/24"), ("10.4.7.9", "10.4.7.9/32")] {
+        let found = finds(Level::Warning, &format!("route {to}"), |facts| {
+            let text = format!(r#"[{{"dst":"{dst}","dev":"docker0","protocol":"kernel"}}]"#);
+            facts.fleet.routes.extend(fleet::routes(&text));
+        });
+        assert!(found.remedy.contains("docker0"), "{found:?}");
+    }
+    finds(Level::Warning, "net.ipv4.conf.nd-vxlan.rp_filter", |facts| {
+        facts.sysctls.rp_filter.insert("nd-vxlan".to_owned(), 0);
+    });
+    // Who is part of no fleet has none of these.
+    let mut alone = healthy();
+    alone.fleet = Fleet { is_port_taken: true, ..Fleet::default() };
+    assert!(all(&alone).iter().all(|finding| finding.level == Level::Ok));
+    assert!(all(&healthy()).iter().any(|finding| finding.object == "fleet"));
+}
+
+#[test]
+fn firewalls_before_tunnels() {
+    let dropping = |kind: &'static str| {
+        move |facts: &mut Facts| {
+            facts.fleet = in_fleet(kind);
+            facts.firewalls.chains = chains(&CHAINS.replace("\"forward\"", "\"output\""));
+        }
+    };
+    let chain = "nftables chain inet x in";
+    for (kind, remedy) in [("vxlan", "UDP port 4789"), ("cross-subnet", "UDP port 4789"), ("ipip", "IP protocol 4")] {
+        assert!(finds(Level::Warning, chain, dropping(kind)).remedy.contains(remedy));
+    }
+    finds(Level::Warning, "firewalld", |facts| {
+        (facts.fleet, facts.firewalls.names) = (in_fleet("vxlan"), vec!["firewalld"]);
+    });
+    let let_in = |kind: &'static str, rule: &str, heard: Option<&str>| {
+        let mut facts = healthy();
+        dropping(kind)(&mut facts);
+        facts.fleet.rules += &format!("table inet x {{\n\tchain in {{\n\t\t{rule}\n\t}}\n}}\n");
+        facts.fleet.heard = heard.map(str::to_owned).into_iter().collect();
+        all(&facts).iter().all(|finding| finding.level == Level::Ok)
+    };
+    assert!(let_in("vxlan", "udp dport { 53, 4789 } counter accept", None));
+    assert!(let_in("vxlan", "ip saddr 192.0.2.0/24 accept", Some("nd-vxlan")));
+    assert!(let_in("ipip", "meta l4proto ipencap counter packets 0 bytes 0 accept", None));
+    assert!(let_in("direct", "", None));
+    assert!(!let_in("vxlan", "udp dport 4789 drop", Some("nd-ipip")));
+}
+
+#[test]
+fn ports_of_programs() {
+    let table = |port: &str, inode: &str| {
+        format!(
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n 2066: 00000000:{port} 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 {inode} 2 0000000000000000 0\n"
+        )
+    };
+    assert!(fleet::is_taken(&table("12B5", "4711"), 4_789));
+    assert!(!fleet::is_taken(&table("12B5", "0"), 4_789), "the kernel's own");
+    assert!(!fleet::is_taken(&table("0035", "4711"), 4_789));
 }
 
 #[test]
