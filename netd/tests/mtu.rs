@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 
 use rig::Space;
-use rig::nodes::{Etcd, Member, Nodes, Sandbox, soon};
+use rig::nodes::{Etcd, Member, NETWORK, Nodes, Sandbox, soon};
 
 const PATIENCE: Duration = Duration::from_millis(400);
 /// What nobody's link carries whole.
@@ -27,12 +27,15 @@ const MODES: [&str; 3] = ["vxlan", "direct", "cross-subnet"];
 
 /// `beyond`: those behind the router.
 fn list(encapsulation: &str, nodes: &[usize], beyond: &[usize]) -> String {
-    let mut text = format!("pools = ['10.4.0.0/16', 'fd04::/48']\nencapsulation = '{encapsulation}'\n[fleet.nodes]\n");
+    let has_v6 = families(encapsulation).len() > 1;
+    let pools = if has_v6 { "'10.4.0.0/16', 'fd04::/48'" } else { "'10.4.0.0/16'" };
+    let mut text = format!("pools = [{pools}]\nencapsulation = '{encapsulation}'\n[fleet.nodes]\n");
     for number in nodes.iter().chain(beyond) {
         let (v4, v6) = if beyond.contains(number) { ("198.51.100", "2001:db8:1:") } else { ("192.0.2", "2001:db8:") };
+        let v6_block = if has_v6 { format!(", 'fd04:0:0:{number}::/64'") } else { String::new() };
         writeln!(
             text,
-            "n{number} = {{ address = ['{v4}.{number}', '{v6}:{number}'], blocks = ['10.4.{number}.0/24', 'fd04:0:0:{number}::/64'] }}"
+            "n{number} = {{ address = ['{v4}.{number}', '{v6}:{number}'], blocks = ['10.4.{number}.0/24'{v6_block}] }}"
         )
         .unwrap();
     }
@@ -48,14 +51,9 @@ fn has_ipip() -> bool {
     let add = ["link", "add", "probe", "type", "ipip", "local", "192.0.2.99", "remote", "192.0.2.98"];
     let has = Space::new().run(move || std::process::Command::new("ip").args(add).output().unwrap().status.success());
     if !has {
-        std::io::stderr().write_all(b"SKIPPED IP in IP: this kernel is built without it\n").unwrap();
+        std::io::stderr().write_all(b"SKIPPED ipip (sizes of packets): this kernel has none\n").unwrap();
     }
     has
-}
-
-/// All ways of sending that this kernel has.
-fn modes() -> Vec<&'static str> {
-    MODES.into_iter().chain(has_ipip().then_some("ipip")).collect()
 }
 
 /// What a packet may have on a link of this size.
@@ -74,11 +72,17 @@ fn set_link(nodes: &Nodes, number: usize, mtu: u32) {
 
 /// Sandboxes that say how long what they get is, and give back what they are sent.
 fn attach(nodes: &Nodes, container: &str) -> Vec<Sandbox> {
+    attach_by("vxlan", nodes, container)
+}
+
+fn attach_by(encapsulation: &str, nodes: &Nodes, container: &str) -> Vec<Sandbox> {
+    let v6 = r#",[{"subnet":"fd04::/64"}]"#;
+    let network = if families(encapsulation).len() > 1 { NETWORK.to_owned() } else { NETWORK.replace(v6, "") };
     nodes
         .all
         .iter()
         .map(|node| {
-            let sandbox = node.attach(container);
+            let sandbox = node.attach_to(&network, container, "").unwrap_or_else(|failure| panic!("{failure:?}"));
             sandbox.space.run(|| {
                 let socket = UdpSocket::bind("[::]:7").unwrap();
                 std::thread::spawn(move || {
@@ -212,13 +216,12 @@ fn routes_say(nodes: &Nodes, number: usize, sizes: &[(&str, u32)]) {
     });
 }
 
-#[test]
-fn links_of_one_size_carry_their_largest_packet() {
-    for (encapsulation, link) in modes().into_iter().flat_map(|mode| [(mode, 1_500), (mode, 9_000)]) {
+fn of_one_size(encapsulation: &str) {
+    for link in [1_500, 9_000] {
         let mut nodes = Nodes::new(2);
         (1..=2).for_each(|number| set_link(&nodes, number, link));
         nodes.start(&list(encapsulation, &[1, 2], &[]));
-        let sandboxes = attach(&nodes, "web");
+        let sandboxes = attach_by(encapsulation, &nodes, "web");
         let fits = inside(encapsulation, link);
         for (sandbox, node) in sandboxes.iter().zip(&nodes.all) {
             let bridge = word_behind("mtu", &node.space.command("ip -o link show br0"));
@@ -230,40 +233,53 @@ fn links_of_one_size_carry_their_largest_packet() {
     }
 }
 
+#[test]
+fn links_of_one_size_carry_their_largest_packet() {
+    MODES.into_iter().for_each(of_one_size);
+}
+
+#[test]
+fn over_ipip_links_of_one_size_carry_their_largest_packet() {
+    if has_ipip() {
+        of_one_size("ipip");
+    }
+}
+
 /// Two of three nodes have jumbo frames. Those of a list say nothing of their links: netd finds it out.
+fn of_several_sizes(encapsulation: &str) {
+    let mut nodes = Nodes::new(3);
+    set_link(&nodes, 1, 9_000);
+    set_link(&nodes, 2, 9_000);
+    nodes.start(&list(encapsulation, &[1, 2, 3], &[]));
+    let sandboxes = attach_by(encapsulation, &nodes, "web");
+    let [small, large] = [1_500, 9_000].map(|link| inside(encapsulation, link));
+    assert_eq!(sandboxes.iter().map(eth0).collect::<Vec<_>>(), [large, large, small]);
+    // On one link, `cross-subnet` does not wrap.
+    let on_link = if encapsulation == "cross-subnet" { 1_500 } else { small };
+    let narrow = [("10.4.3.0/24", on_link), ("fd04:0:0:3::/64", on_link)];
+    let narrow = &narrow[..families(encapsulation).len()];
+    routes_say(&nodes, 1, narrow);
+    routes_say(&nodes, 2, narrow);
+    routes_say(&nodes, 3, &[]);
+    assert_carried(encapsulation, &sandboxes, &mixed(small, large));
+    nobody_complains(&nodes);
+}
+
 #[test]
 fn links_of_several_sizes_carry_what_both_ends_carry() {
-    for encapsulation in modes() {
-        let mut nodes = Nodes::new(3);
-        set_link(&nodes, 1, 9_000);
-        set_link(&nodes, 2, 9_000);
-        nodes.start(&list(encapsulation, &[1, 2, 3], &[]));
-        let sandboxes = attach(&nodes, "web");
-        let [small, large] = [1_500, 9_000].map(|link| inside(encapsulation, link));
-        assert_eq!(sandboxes.iter().map(eth0).collect::<Vec<_>>(), [large, large, small]);
-        // On one link, `cross-subnet` does not wrap.
-        let on_link = if encapsulation == "cross-subnet" { 1_500 } else { small };
-        let narrow = [("10.4.3.0/24", on_link), ("fd04:0:0:3::/64", on_link)];
-        let narrow = &narrow[..families(encapsulation).len()];
-        routes_say(&nodes, 1, narrow);
-        routes_say(&nodes, 2, narrow);
-        routes_say(&nodes, 3, &[]);
-        assert_carried(encapsulation, &sandboxes, &mixed(small, large));
-        nobody_complains_but_of_ipip(&nodes, encapsulation);
+    MODES.into_iter().for_each(of_several_sizes);
+}
+
+#[test]
+fn over_ipip_links_of_several_sizes_carry_what_both_ends_carry() {
+    if has_ipip() {
+        of_several_sizes("ipip");
     }
 }
 
 /// The first two have jumbo frames, the third has not.
 fn mixed(small: u32, large: u32) -> [Row; 6] {
     [(1, 2, large), (2, 1, large), (1, 3, small), (2, 3, small), (3, 1, small), (3, 2, small)]
-}
-
-/// Where the other family has no way, it is told.
-#[track_caller]
-fn nobody_complains_but_of_ipip(nodes: &Nodes, encapsulation: &str) {
-    if encapsulation != "ipip" {
-        nobody_complains(nodes);
-    }
 }
 
 /// The same as [`list`] for the router, where packets come unwrapped.
@@ -275,51 +291,56 @@ fn lead_through_the_router(nodes: &Nodes) {
 }
 
 /// On both sides of a router whose one link carries 1,400 octets. `tells`: it sends those errors that it should (RFC 792).
-fn beyond_a_narrow_router(tells: bool) {
-    for encapsulation in modes() {
-        let mut nodes = Nodes::new(1);
-        nodes.add(2, 1);
-        nodes.underlay.command("ip link set u1 mtu 1400");
-        lead_through_the_router(&nodes);
-        if !tells {
-            for line in [
-                "nft add table inet silent",
-                "nft add chain inet silent out { type filter hook output priority 0 ; }",
-                "nft add rule inet silent out icmp type destination-unreachable drop",
-                "nft add rule inet silent out icmpv6 type packet-too-big drop",
-            ] {
-                nodes.underlay.command(line);
-            }
+fn beyond_a_narrow_router(encapsulation: &str, tells: bool) {
+    let mut nodes = Nodes::new(1);
+    nodes.add(2, 1);
+    nodes.underlay.command("ip link set u1 mtu 1400");
+    lead_through_the_router(&nodes);
+    if !tells {
+        for line in [
+            "nft add table inet silent",
+            "nft add chain inet silent out { type filter hook output priority 0 ; }",
+            "nft add rule inet silent out icmp type destination-unreachable drop",
+            "nft add rule inet silent out icmpv6 type packet-too-big drop",
+        ] {
+            nodes.underlay.command(line);
         }
-        nodes.start(&list(encapsulation, &[1], &[2]));
-        let sandboxes = attach(&nodes, "web");
-        let [there, back] = [1_400, 1_500].map(|link| inside(encapsulation, link));
-        let said = [("10.4.2.0/24", there), ("fd04:0:0:2::/64", there)];
-        routes_say(&nodes, 1, &said[..families(encapsulation).len()]);
-        // An echo of IPv6 that nobody tells of comes back only if it fits, too.
-        let is_mutual = !tells && encapsulation == "direct";
-        let said = [("fd04:0:0:1::/64", there)];
-        routes_say(&nodes, 2, &said[..usize::from(is_mutual)]);
-        // A segment is as large as both ways carry.
-        assert_carried(encapsulation, &sandboxes, &[(1, 2, there)]);
-        for is_v4 in families(encapsulation) {
-            let address = if *is_v4 { &sandboxes[0].v4 } else { &sandboxes[0].v6 };
-            let back = if is_mutual && !*is_v4 { there } else { back };
-            assert_eq!(largest(&sandboxes[1], address.parse().unwrap()), back, "{encapsulation}");
-            streams(&sandboxes[1], address.parse().unwrap()).unwrap();
-        }
-        nobody_complains_but_of_ipip(&nodes, encapsulation);
     }
+    nodes.start(&list(encapsulation, &[1], &[2]));
+    let sandboxes = attach_by(encapsulation, &nodes, "web");
+    let [there, back] = [1_400, 1_500].map(|link| inside(encapsulation, link));
+    let said = [("10.4.2.0/24", there), ("fd04:0:0:2::/64", there)];
+    routes_say(&nodes, 1, &said[..families(encapsulation).len()]);
+    // An echo of IPv6 that nobody tells of comes back only if it fits, too.
+    let is_mutual = !tells && encapsulation == "direct";
+    let said = [("fd04:0:0:1::/64", there)];
+    routes_say(&nodes, 2, &said[..usize::from(is_mutual)]);
+    // A segment is as large as both ways carry.
+    assert_carried(encapsulation, &sandboxes, &[(1, 2, there)]);
+    for is_v4 in families(encapsulation) {
+        let address = if *is_v4 { &sandboxes[0].v4 } else { &sandboxes[0].v6 };
+        let back = if is_mutual && !*is_v4 { there } else { back };
+        assert_eq!(largest(&sandboxes[1], address.parse().unwrap()), back, "{encapsulation}");
+        streams(&sandboxes[1], address.parse().unwrap()).unwrap();
+    }
+    nobody_complains(&nodes);
 }
 
 #[test]
 fn a_narrow_router_that_says_so_is_heeded() {
-    beyond_a_narrow_router(true);
+    MODES.into_iter().for_each(|encapsulation| beyond_a_narrow_router(encapsulation, true));
 }
 
 #[test]
 fn a_narrow_router_that_says_nothing_is_no_black_hole() {
-    beyond_a_narrow_router(false);
+    MODES.into_iter().for_each(|encapsulation| beyond_a_narrow_router(encapsulation, false));
+}
+
+#[test]
+fn over_ipip_a_narrow_router_is_no_black_hole() {
+    if has_ipip() {
+        [true, false].into_iter().for_each(|tells| beyond_a_narrow_router("ipip", tells));
+    }
 }
 
 /// No echo passes, but nodes tell each other of their links.

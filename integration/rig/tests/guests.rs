@@ -47,13 +47,14 @@ fn netd_keeps_its_contract_on_the_kernel_of_debian() {
     Guest::Debian.test(&trials, LIMIT).unwrap();
 }
 
-/// The three hosts of `nodes`, over what this machine's kernel may lack. netd is not kept waiting there until the modules that
+/// The three hosts of `nodes`, and how large packets may be, over what this machine's kernel may lack. netd is not kept waiting there until the modules that
 /// it needs are loaded.
 #[test]
 fn three_hosts_are_one_network_over_ipip_on_the_kernel_of_debian() {
     let arguments = &["--exact", "three_hosts_are_one_network_over_ipip"];
     let nodes = Trial { folder: "integration/rig", target: "nodes", arguments };
-    Guest::Debian.test(&[all("netd/kernel", "ruleset"), nodes], LIMIT).unwrap();
+    let sizes = Trial { folder: "netd", target: "mtu", arguments: &["over_ipip"] };
+    Guest::Debian.test(&[all("netd/kernel", "ruleset"), nodes, sizes], LIMIT).unwrap();
 }
 
 /// What bridges, tunnels and encryption may ask for.
