@@ -28,8 +28,8 @@ const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(5);
 /// Who is behind a broken link does not refuse.
 const TO_CONNECT: Duration = Duration::from_secs(1);
-/// A member that is there answers at once to what it need not ask the others.
-const TO_BE_THERE: Duration = Duration::from_secs(2);
+/// A member that is there answers at once to what it need not ask the others. Where machines are slow, leases are long.
+const TO_BE_THERE: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(5);
 /// A whole list of a large fleet comes in one message, and not by many round trips.
 const LIMITS: Limits = Limits { message: 256 << 20, window: 8 << 20 };
 
@@ -70,16 +70,19 @@ pub(super) struct Client {
     /// Of the user that it asks as.
     token: Option<String>,
     patience: Duration,
+    to_be_there: Duration,
 }
 
 impl Client {
     /// `lease`: how long this node may be silent. A member that is silent is left for another one in good time before that.
     pub(super) async fn open(endpoint: &Endpoint, access: &Access, lease: Duration) -> Result<Self, CallError> {
-        let patience = (lease / 3).clamp(*PATIENCE.start(), *PATIENCE.end());
-        within(patience, Self::connect(endpoint, access, patience)).await
+        let part = |of: u32, limits: RangeInclusive<Duration>| (lease / of).clamp(*limits.start(), *limits.end());
+        let (patience, to_be_there) = (part(3, PATIENCE), part(5, TO_BE_THERE));
+        let connection = within(patience, Self::connect(endpoint, access)).await;
+        connection.map(|(connection, token)| Self { connection, token, patience, to_be_there })
     }
 
-    async fn connect(endpoint: &Endpoint, access: &Access, patience: Duration) -> Result<Self, CallError> {
+    async fn connect(endpoint: &Endpoint, access: &Access) -> Result<(Connection, Option<String>), CallError> {
         let connect = async { TcpStream::connect(&endpoint.address).await.map_err(CallError::from) };
         let stream = within(TO_CONNECT, connect).await?;
         stream.set_nodelay(true)?;
@@ -92,7 +95,7 @@ impl Client {
             Some((name, password)) => Some(authenticate(&connection, name.clone(), password.clone()).await?),
             None => None,
         };
-        Ok(Self { connection, token, patience })
+        Ok((connection, token))
     }
 
     async fn ask<A: Message>(&self, path: &'static str, request: &impl Message) -> Result<A, CallError> {
@@ -115,7 +118,7 @@ impl Client {
     /// Whether the member is there at all: what it last heard of a key, without asking the others.
     pub(super) async fn pulse(&self, key: Vec<u8>) -> Result<(), CallError> {
         let request = RangeRequest { key, serializable: true, count_only: true, ..RangeRequest::default() };
-        let answer = within(TO_BE_THERE, self.connection.unary(self.call(RANGE), &request)).await;
+        let answer = within(self.to_be_there, self.connection.unary(self.call(RANGE), &request)).await;
         answer.map(|_: RangeResponse| ())
     }
 
