@@ -1,4 +1,4 @@
-//! `cargo xtask crash`, `fleet` and `fuzz`: the tests that have no end of their own, for longer than `cargo xtask test` runs them.
+//! `cargo xtask crash`, `chaos`, `fleet` and `fuzz`: the tests that have no end of their own, for longer than `cargo xtask test` runs them.
 
 use std::process::Command;
 
@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::say;
 
 const KILLS: &str = "200";
+const ROUNDS: u64 = 10;
 const SCHEDULES: &str = "100000";
 
 /// Kills netd at random moments, as often as `--kills` says.
@@ -21,6 +22,18 @@ pub(crate) fn crash(arguments: &[String]) -> Result<()> {
     };
     let test = ["test", "--package", "netd", "--test", "crash", "--", "--nocapture"];
     cargo(&test, Some(("NETD_CRASH_KILLS", kills)))
+}
+
+/// Does to real nodes and a real etcd what may happen to them, as many rounds as `--rounds` says.
+pub(crate) fn chaos(arguments: &[String]) -> Result<()> {
+    let rounds = match arguments {
+        [] => ROUNDS,
+        [flag, count] if flag == "--rounds" => {
+            count.parse::<u64>().with_context(|| format!("--rounds {count}: not a number"))?
+        }
+        _ => bail!("usage: cargo xtask chaos [--rounds N]"),
+    };
+    (0..rounds).try_for_each(|_| cargo(&["test", "--package", "netd", "--test", "chaos"], None))
 }
 
 /// Plays a fleet with every fault, in as many schedules as `--schedules` says; then with every rule broken in turn, until that is

@@ -1,5 +1,5 @@
-//! The one door to building and testing: `cargo xtask {demo, parts, test, crash, fleet, fuzz, bench, guest, tidy, packaging,
-//! ci, dist}`. A laptop and CI run the same.
+//! The one door to building and testing: `cargo xtask {demo, parts, test, crash, chaos, fleet, fuzz, bench, guest, tidy,
+//! packaging, ci, dist}`. A laptop and CI run the same.
 
 mod bench;
 mod demo;
@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask {demo | parts | test | crash | fleet | fuzz | bench | guest | tidy | packaging | ci | dist}\n  demo       a node with containerd and netd, shown and taken away\n  parts      what tests and demo need: installs and builds it, once\n  test       all tests\n  crash      [--kills N] kills netd under load, 200 times\n  fleet      [--schedules N] simulates who owns which block, 100,000 times\n  fuzz       [--runs N] [--seed S] [TARGET...] hostile input for every reader\n  bench      {attach | policy | tunnel} [--quick] what an attach, a policy, or a packet between nodes costs, in target/bench\n  guest      KERNEL COMMAND... a command in another kernel\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
+const USAGE: &str = "usage: cargo xtask {demo | parts | test | crash | chaos | fleet | fuzz | bench | guest | tidy | packaging | ci | dist}\n  demo       a node with containerd and netd, shown and taken away\n  parts      what tests and demo need: installs and builds it, once\n  test       all tests\n  crash      [--kills N] kills netd under load, 200 times\n  chaos      [--rounds N] what may happen to nodes and a real etcd, 10 times\n  fleet      [--schedules N] simulates who owns which block, 100,000 times\n  fuzz       [--runs N] [--seed S] [TARGET...] hostile input for every reader\n  bench      {attach | policy | tunnel} [--quick] what an attach, a policy, or a packet between nodes costs, in target/bench\n  guest      KERNEL COMMAND... a command in another kernel\n  tidy       the house rules\n  packaging  the systemd units\n  ci         formatting, clippy, tidy, test\n  dist       release programs in target/dist";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         "parts" => parts::run(),
         "test" => test(),
         "crash" => hard::crash(&arguments),
+        "chaos" => hard::chaos(&arguments),
         "fleet" => hard::fleet(&arguments),
         "fuzz" => hard::fuzz(&arguments),
         "tidy" => tidy::run(),

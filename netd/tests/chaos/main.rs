@@ -4,6 +4,7 @@
 //! Each says how long the routes took; two seconds are promised, and more are borne with on a busy machine.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
+mod clock;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod store;
@@ -13,6 +14,7 @@ mod world;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::clock::Clock;
 use crate::rig::nodes::soon;
 use crate::store::PORTS;
 use crate::world::World;
@@ -250,4 +252,31 @@ fn a_node_takes_the_name_of_one_that_lives() {
     world.nodes.all[2].kill();
     soon("it has the name", || world.nodes.all[3].warnings().is_empty());
     world.right("the lease of the first one of the name is over");
+}
+
+/// netd's clock alone, on two of three nodes; etcd reads the kernel's past any library, and measures leases by the clock that cannot be set.
+#[test]
+fn clocks_of_nodes_jump() {
+    let mut world = World::with("clocks of nodes jump", SHORT, |node| Clock::of(node).environment());
+    let years = |node: &rig::nodes::Member| Clock::years(node);
+    world.attach_all("before");
+    let now = years(&world.nodes.all[0]);
+    for (round, days) in (0..).zip([3_650, -3_650, 0]) {
+        Clock::of(&world.nodes.all[0]).jump(days);
+        Clock::of(&world.nodes.all[1]).jump(-days);
+        let begin = Instant::now();
+        world.grow(0, 2 * round + 1);
+        world.grow(1, 2 * round + 2);
+        world.right_meanwhile(begin, &format!("clocks jumped to {days} and {} days from now", -days));
+        assert_eq!(years(&world.nodes.all[0]), now + i64::from(days / 365), "its clock did not jump");
+        sleep(AWAY);
+        assert_eq!(world.wrong(), None);
+    }
+    Clock::of(&world.nodes.all[0]).jump(3_650);
+    world.nodes.all[0].kill();
+    world.start(0);
+    world.right("netd is started with a wrong clock");
+    world.attach_all("after");
+    world.no_address_is_given_twice();
+    world.nothing_is_lost();
 }

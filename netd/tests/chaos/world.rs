@@ -12,6 +12,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use netd_api::blocking;
+use netd_api::v1::FailureCode;
 
 use crate::rig::nodes::{Member, NETWORK, Nodes, Sandbox, soon};
 use crate::store::Store;
@@ -20,6 +21,8 @@ use crate::traffic::{Flow, serve};
 /// What is promised after a healing; a busy machine may be late.
 const PROMISED: Duration = Duration::from_secs(2);
 const LATEST: Duration = Duration::from_secs(10);
+
+const TRIES: usize = 5;
 
 /// A block, and the number of the node that has it.
 type Ways = BTreeSet<(String, usize)>;
@@ -138,7 +141,14 @@ impl World {
     pub(crate) fn grow(&mut self, at: usize, number: usize) {
         let network = NETWORK.replace("\"name\":\"bridge\"", &format!("\"name\":\"more{number}\""));
         let network = network.replace("\"br0\"", &format!("\"br{number}\""));
-        let made = self.nodes.all[at].attach_to(&network, &format!("more-{number}"), "");
+        let attach = || self.nodes.all[at].attach_to(&network, &format!("more-{number}"), "");
+        let mut made = attach();
+        // As runtimes do, where netd says so: blocks may come late.
+        for _ in 0..TRIES {
+            if made.as_ref().is_err_and(|failure| failure.code == FailureCode::TRY_AGAIN.into()) {
+                made = attach();
+            }
+        }
         self.sandboxes.push(made.unwrap_or_else(|failure| panic!("{failure:?}")));
     }
 

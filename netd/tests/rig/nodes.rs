@@ -19,6 +19,8 @@ use netd_api::{Client, Tag, blocking};
 use super::{Space, call};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// An emulator loads modules of its kernel meanwhile.
+const TO_START: Duration = Duration::from_secs(90);
 
 /// What containerd's clients have by default, with a second family.
 pub(crate) const NETWORK: &str = r#"{"cniVersion":"1.0.0","name":"bridge","type":"bridge","bridge":"br0","isGateway":true,
@@ -162,7 +164,7 @@ impl Member {
         let start = Instant::now();
         while Client::connect(&self.socket(), &[]).is_err() {
             assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "netd ended at once");
-            assert!(start.elapsed() < PATIENCE, "netd does not listen");
+            assert!(start.elapsed() < TO_START, "netd does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
