@@ -57,6 +57,15 @@ fn three_hosts_are_one_network_over_ipip_on_the_kernel_of_debian() {
     Guest::Debian.test(&[all("netd/kernel", "ruleset"), nodes, sizes], LIMIT).unwrap();
 }
 
+/// A clock that may be set is the guest's own.
+#[test]
+fn a_fleet_bears_that_all_its_clocks_jump_on_the_kernel_of_debian() {
+    let arguments = &["--ignored", "--exact", "all_clocks_jump"];
+    let chaos = Trial { folder: "netd", target: "chaos", arguments };
+    // netd is not kept waiting there until the modules that it needs are loaded.
+    Guest::Debian.test(&[all("netd/kernel", "ruleset"), chaos], LIMIT).unwrap();
+}
+
 /// What bridges, tunnels and encryption may ask for.
 #[test]
 fn the_kernel_of_debian_has_the_modules_that_this_machines_may_lack() {

@@ -22,6 +22,8 @@ use crate::world::World;
 /// `netd.toml`'s own; and one that is over within a test.
 const LONG: u64 = 10;
 const SHORT: u64 = 2;
+/// In an emulator. Ten years are over in all of them.
+const IN_A_GUEST: u64 = 60;
 
 /// What comes to light after everything is right.
 const LEAST: Duration = Duration::from_secs(1);
@@ -254,7 +256,7 @@ fn a_node_takes_the_name_of_one_that_lives() {
     world.right("the lease of the first one of the name is over");
 }
 
-/// netd's clock alone, on two of three nodes; etcd reads the kernel's past any library, and measures leases by the clock that cannot be set.
+/// netd's clock alone, on two of three nodes; etcd reads the kernel's past any library. The next test is about all clocks.
 #[test]
 fn clocks_of_nodes_jump() {
     let mut world = World::with("clocks of nodes jump", SHORT, |node| Clock::of(node).environment());
@@ -277,6 +279,31 @@ fn clocks_of_nodes_jump() {
     world.start(0);
     world.right("netd is started with a wrong clock");
     world.attach_all("after");
+    world.no_address_is_given_twice();
+    world.nothing_is_lost();
+}
+
+/// Of nodes and members, as the machine's own does: that needs a machine of its own.
+#[test]
+#[ignore = "sets the clock of its machine; runs in the guest of Debian's kernel"]
+fn all_clocks_jump() {
+    assert!(clock::is_guest(), "run it by the rig's tests of guests");
+    let mut world = World::new("all clocks jump", IN_A_GUEST);
+    for (number, days) in (1..).zip([3_650, -7_300, 3_650]) {
+        clock::set_by(days);
+        let begin = Instant::now();
+        world.grow(0, number);
+        world.right_meanwhile(begin, &format!("all clocks jumped by {days} days"));
+        sleep(A_WHILE);
+        assert_eq!(world.wrong(), None);
+    }
+    clock::set_by(-1);
+    world.store.kill(0);
+    world.store.launch(0);
+    world.nodes.all[2].kill();
+    world.start(2);
+    world.attach_all("after");
+    world.right("a member and netd are started a day ago");
     world.no_address_is_given_twice();
     world.nothing_is_lost();
 }

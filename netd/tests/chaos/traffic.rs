@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use crate::clock::is_guest;
 use crate::rig::nodes::Sandbox;
 
 const PORT: u16 = 7;
 const EVERY: Duration = Duration::from_millis(10);
+/// An emulator has enough to do.
+const EVERY_IN_A_GUEST: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One sandbox asks another, again and again.
@@ -84,12 +87,13 @@ impl Flow {
 }
 
 fn ask(socket: &UdpSocket, to: SocketAddr, over: &AtomicBool, asked: &Mutex<BTreeMap<u64, Asked>>) {
+    let every = if is_guest() { EVERY_IN_A_GUEST } else { EVERY };
     let mut number = 0_u64;
     while !over.load(Ordering::Relaxed) {
         asked.lock().unwrap().insert(number, Asked { at: Instant::now(), answered: false });
         drop(socket.send_to(&number.to_be_bytes(), to));
         number += 1;
-        sleep(EVERY);
+        sleep(every);
     }
 }
 
