@@ -24,6 +24,8 @@ pub struct Settings {
     pub quick: bool,
     /// The programs under test.
     pub programs: Programs,
+    /// The program `etcd`, where one is needed.
+    pub etcd: Option<PathBuf>,
     /// Folder for the results.
     pub output: PathBuf,
     /// Of what is measured.

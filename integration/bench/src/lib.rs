@@ -1,5 +1,6 @@
 //! What an attach and a detach cost, by every way to ask for them, against the kernel's own floor in the same run; and what
-//! policies cost (`policy`): to load, to follow a change, and for each packet; and what a packet between nodes does (`tunnel`).
+//! policies cost (`policy`): to load, to follow a change, and for each packet; and what a packet between nodes does (`tunnel`);
+//! and what a node that joins a fleet costs (`fleet`).
 //!
 //! ```text
 //! plan ─▶ field (a case on a node of its own, with its sandboxes) ─▶ samples ─▶ report, attach.json
@@ -14,6 +15,8 @@ pub mod attach;
 pub mod case;
 pub mod dump;
 mod field;
+pub mod fleet;
+mod leash;
 pub mod network;
 pub mod node;
 mod packet;

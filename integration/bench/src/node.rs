@@ -1,9 +1,7 @@
 //! A node: a network namespace and a folder, with netd in it where the case wants it.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use netd_api::{Client, blocking::StatusRequest, blocking::StatusResponse};
 use tempfile::TempDir;
 
+use crate::leash::Leash;
 use crate::space::Space;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +31,11 @@ impl Node {
     pub fn fresh() -> Result<Self> {
         let space = Space::fresh()?;
         space.output("ip link set lo up")?;
+        Self::of(space)
+    }
+
+    /// One in a namespace that is there.
+    pub(crate) fn of(space: Space) -> Result<Self> {
         Ok(Self { space, folder: tempfile::tempdir()? })
     }
 
@@ -70,6 +74,19 @@ impl Node {
     /// # Errors
     /// It does not.
     pub fn start(&self, program: &Path) -> Result<Netd> {
+        let netd = self.launch(&[&program.to_string_lossy()], "")?;
+        let start = Instant::now();
+        while netd.status().is_err() {
+            if start.elapsed() > PATIENCE {
+                bail!("netd does not answer; its log: {}", self.log().unwrap_or_default());
+            }
+            sleep(PAUSE);
+        }
+        Ok(netd)
+    }
+
+    /// Starts netd by `words`, with `more` in its settings, and waits for nothing.
+    pub(crate) fn launch(&self, words: &[&str], more: &str) -> Result<Netd> {
         let (run_dir, config) = (self.run_dir(), self.folder.path().join("netd.toml"));
         let (socket, policies) = (run_dir.join("netd.sock"), self.policies_dir());
         fs::create_dir_all(&policies)?;
@@ -77,40 +94,20 @@ impl Node {
             &config,
             format!(
                 "run_dir = {run_dir:?}\nstate_dir = {run_dir:?}\nsocket = {socket:?}\nconf_dirs = []\n\
-                 policies_dir = {policies:?}\ncontainerd_socket = \"\"\n"
+                 policies_dir = {policies:?}\ncontainerd_socket = \"\"\n{more}"
             ),
         )?;
-        let log = self.log_path();
-        let mut leash = self.space.run(|| leashed(program, &config, &log))?;
-        let mut line = String::new();
-        BufReader::new(leash.stdout.take().context("the leash has no output")?).read_line(&mut line)?;
-        let process = line.trim().parse().context("the leash named no process")?;
-        let netd = Netd { leash, process, socket };
-        let start = Instant::now();
-        while netd.status().is_err() {
-            if start.elapsed() > PATIENCE {
-                bail!("netd does not answer; its log: {}", fs::read_to_string(&log).unwrap_or_default());
-            }
-            sleep(PAUSE);
-        }
-        Ok(netd)
+        let config = config.to_string_lossy();
+        let words: Vec<&str> = words.iter().copied().chain(["--config", &config]).collect();
+        let leash = Leash::start(&self.space, &words, &self.log_path())?;
+        Ok(Netd { leash, socket })
     }
-}
-
-/// Starts netd by a shell that ends it when this process closes the shell's input, also by a sudden end.
-fn leashed(program: &Path, config: &Path, log: &Path) -> Result<Child> {
-    let script = r#""$@" </dev/null >/dev/null & echo $!; read -r _; kill -9 $!; wait"#;
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "leash"]).arg(program).arg("--config").arg(config);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(log)?);
-    command.spawn().with_context(|| format!("cannot start {}", program.display()))
 }
 
 /// A running netd; it ends with this value.
 #[derive(Debug)]
 pub struct Netd {
-    leash: Child,
-    process: u32,
+    leash: Leash,
     /// Where it listens.
     pub socket: PathBuf,
 }
@@ -137,6 +134,11 @@ impl Netd {
         Ok(())
     }
 
+    /// Its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.leash.process
+    }
+
     /// Memory that it occupies, in kilobytes (`VmRSS`, proc_pid_status(5)).
     ///
     /// # Errors
@@ -154,16 +156,8 @@ impl Netd {
     }
 
     fn kilobytes(&self, what: &'static str) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.leash.process))?;
         let line = status.lines().find_map(|line| line.strip_prefix(what)).with_context(|| format!("no {what}"))?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
-    }
-}
-
-impl Drop for Netd {
-    fn drop(&mut self) {
-        drop(self.leash.stdin.take());
-        // It has been told; there is nobody to tell that it did not end.
-        drop(self.leash.wait());
     }
 }

@@ -57,14 +57,14 @@ impl Report<'_> {
         ));
         for line in &lines {
             let against = if line.what.case == API_ROUTED { FLOOR_ROUTED } else { FLOOR };
-            let floor = p50(&lines, against, line.what.op, line.what.attachments);
+            let floor = p50(&lines, against, line.what.op, line.what.size);
             let floor = floor.filter(|_| ![FLOOR, FLOOR_ROUTED].contains(&line.what.case.as_str()));
             let ratio = floor.map(|floor| format!("{:.2}", line.p50_us / floor)).unwrap_or_default();
             let (p50, p99) = (line.p50_us / 1e3, line.p99_us / 1e3);
             let Line { what, runs, .. } = line;
             say(&format!(
                 "{:<22} {:<13} {:>11} {p50:>10.3} {p99:>10.3} {runs:>5}  {ratio}",
-                what.case, what.op, what.attachments
+                what.case, what.op, what.size
             ));
         }
         let mut packets: Vec<_> = self.fields.iter().flat_map(|field| &field.packets).copied().collect();
@@ -96,7 +96,7 @@ impl Report<'_> {
         let lines = self.samples.lines();
         let add = |case: &str, size| p50(&lines, case, "add", size);
         let mut sizes: Vec<usize> =
-            lines.iter().filter(|line| line.what.case == API).map(|line| line.what.attachments).collect();
+            lines.iter().filter(|line| line.what.case == API).map(|line| line.what.size).collect();
         sizes.sort_unstable();
         sizes.dedup();
         let mut aims = Vec::new();
@@ -128,7 +128,7 @@ impl Report<'_> {
 }
 
 fn p50(lines: &[Line], case: &str, op: &str, attachments: usize) -> Option<f64> {
-    let is_it = |line: &&Line| line.what.case == case && line.what.op == op && line.what.attachments == attachments;
+    let is_it = |line: &&Line| line.what.case == case && line.what.op == op && line.what.size == attachments;
     lines.iter().find(is_it).map(|line| line.p50_us)
 }
 

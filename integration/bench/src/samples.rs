@@ -3,20 +3,19 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde_json::{Value, json};
 
 /// What was measured.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct What {
     pub(crate) case: String,
     pub(crate) op: &'static str,
-    pub(crate) attachments: usize,
+    pub(crate) size: usize,
 }
 
-/// One line of `attach.json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One line of `attach.json` and its like.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Line {
-    #[serde(flatten)]
     pub(crate) what: What,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
@@ -24,13 +23,28 @@ pub(crate) struct Line {
 }
 
 /// All times, in microseconds, in the order in which they were measured.
-#[derive(Debug, Default)]
-pub(crate) struct Samples(BTreeMap<What, Vec<f64>>);
+#[derive(Debug)]
+pub(crate) struct Samples {
+    /// What sizes are numbers of.
+    counted: &'static str,
+    times: BTreeMap<What, Vec<f64>>,
+}
+
+impl Default for Samples {
+    fn default() -> Self {
+        Self::of("attachments")
+    }
+}
 
 impl Samples {
-    pub(crate) fn note(&mut self, case: &str, op: &'static str, attachments: usize, took: Duration) {
-        let what = What { case: case.to_owned(), op, attachments };
-        self.0.entry(what).or_default().push((took.as_secs_f64() * 1e7).round() / 10.0);
+    /// None yet, of sizes that are numbers of these.
+    pub(crate) fn of(counted: &'static str) -> Self {
+        Self { counted, times: BTreeMap::new() }
+    }
+
+    pub(crate) fn note(&mut self, case: &str, op: &'static str, size: usize, took: Duration) {
+        let what = What { case: case.to_owned(), op, size };
+        self.times.entry(what).or_default().push((took.as_secs_f64() * 1e7).round() / 10.0);
     }
 
     pub(crate) fn lines(&self) -> Vec<Line> {
@@ -40,11 +54,22 @@ impl Samples {
             p99_us: percentile(times, 99),
             runs: times.len(),
         };
-        self.0.iter().map(line).collect()
+        self.times.iter().map(line).collect()
     }
 
-    pub(crate) fn raw(&self) -> impl Iterator<Item = (&What, &[f64])> {
-        self.0.iter().map(|(what, times)| (what, times.as_slice()))
+    /// The lines as they are written.
+    pub(crate) fn json(&self) -> Vec<Value> {
+        let line = |line: &Line| {
+            let Line { what, p50_us, p99_us, runs } = line;
+            json!({"case": what.case, "op": what.op, self.counted: what.size, "p50_us": p50_us, "p99_us": p99_us, "runs": runs})
+        };
+        self.lines().iter().map(line).collect()
+    }
+
+    /// All samples as they are written.
+    pub(crate) fn raw_json(&self) -> Vec<Value> {
+        let sample = |(what, times): (&What, &Vec<f64>)| json!({"case": what.case, "op": what.op, self.counted: what.size, "us": times});
+        self.times.iter().map(sample).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask bench {attach | policy | tunnel} [--quick] [--only CASE]...`: builds what is measured and runs the bench. What is measured when is its business.
+//! `cargo xtask bench {attach | policy | tunnel | fleet} [--quick] [--only CASE]...`: builds what is measured and runs the bench. What is measured when is its business.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,13 +11,15 @@ use crate::{cargo, say};
 /// Where the parts of rigs are kept, and the official CNI plugins among them.
 const PARTS: &str = "/var/cache/netd-rig";
 const PLUGINS: &str = "cni-plugins-1.9.1";
-const NAMES: [&str; 3] = ["attach", "policy", "tunnel"];
+const NAMES: [&str; 4] = ["attach", "policy", "tunnel", FLEET];
+/// The one that needs a store.
+const FLEET: &str = "fleet";
 const BENCH: &str = "netd-bench";
 const FLOOR: &str = "netd-kernel-floor";
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let Some((name, options)) = arguments.split_first().filter(|(name, _)| NAMES.contains(&name.as_str())) else {
-        bail!("usage: cargo xtask bench {{attach | policy | tunnel}} [--quick] [--only CASE]...");
+        bail!("usage: cargo xtask bench {{attach | policy | tunnel | fleet}} [--quick] [--only CASE]...");
     };
     dist::run()?;
     cargo(&["build", "--release", "--package", BENCH, "--package", FLOOR])?;
@@ -28,6 +30,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     bench.arg(name).arg("--netd").arg(dist.join("netd")).arg("--client").arg(dist.join("cni"));
     bench.arg("--floor").arg(release.join(FLOOR)).arg("--plugins").arg(parts.join(PLUGINS));
     bench.arg("--output").arg(target.join("bench")).arg("--commit").arg(commit()?);
+    if name == FLEET {
+        bench.arg("--etcd").arg(netd_rig::parts::etcd()?);
+    }
     // What options there are, and what is wrong with one, the bench itself says.
     bench.args(options);
     say(&format!("== bench {name}"));

@@ -32,7 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("netd-fuzz", &["netd", "netd-config", "netd-hook", "netd-netlink", "netd-policy"]),
     ("netd-rig", &[]),
     ("xtask", &["netd-rig"]),
-    ("netd-bench", &["netd-api", "netd-config", "netd-kernel"]),
+    ("netd-bench", &["netd-api", "netd-config", "netd-fleet", "netd-kernel"]),
     ("netd-kernel-floor", &[]),
 ];
 

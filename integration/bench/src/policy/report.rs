@@ -52,7 +52,7 @@ impl Report<'_> {
                 "{:<22} {:<15} {:>11} {:>10.1} {:>10.1} {:>5}  {}",
                 line.what.case,
                 line.what.op,
-                line.what.attachments,
+                line.what.size,
                 line.p50_us,
                 line.p99_us,
                 line.runs,
