@@ -56,6 +56,7 @@ pub fn is_shared(key: &Key) -> bool {
         | Key::Pair(..)
         | Key::Station(..)
         | Key::Leased(..)
+        | Key::Connected
         | Key::Peer(_)
         | Key::PeersOnly(_)
         | Key::Inside(_)

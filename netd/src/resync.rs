@@ -106,7 +106,7 @@ pub fn compare(
             resync.loose.extend(Some(attachment).filter(|one| is_loose(one, observed)).cloned());
         }
     }
-    let in_ruleset = |key: &Key| matches!(key, Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_));
+    let in_ruleset = |key: &Key| matches!(key, Key::Connected | Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_));
     let wanted = fleet.into_iter().flatten().filter(|(key, _)| in_ruleset(key));
     target.extend(wanted.map(|(key, object)| (key.clone(), object.clone())));
     let stays = |key: &Key| stays(key, snapshot, observed, watch) || (fleet.is_some() && is_fleets(key));
@@ -188,7 +188,13 @@ fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bo
         | Key::Span(_)
         | Key::Pair(..) => true,
         // The fleet's is compared by whoever knows the peers; without a fleet it is left over from one.
-        Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) | Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_) => false,
+        Key::Connected
+        | Key::Peer(_)
+        | Key::PeersOnly(_)
+        | Key::Inside(_)
+        | Key::Tunnel(_)
+        | Key::FarEnd(_)
+        | Key::Route(_) => false,
         Key::Ruleset | Key::Interface(..) => false,
     }
 }

@@ -492,6 +492,7 @@ impl State {
             | Key::Leased(..)
             | Key::Admitted(_)
             | Key::Fenced(_)
+            | Key::Connected
             | Key::Peer(_)
             | Key::PeersOnly(_)
             | Key::Inside(_)
@@ -545,6 +546,7 @@ fn is_element(key: &Key) -> bool {
         | Key::Leased(..)
         | Key::Admitted(_)
         | Key::Fenced(_)
+        | Key::Connected
         | Key::Peer(_)
         | Key::PeersOnly(_)
         | Key::Inside(_)

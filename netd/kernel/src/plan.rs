@@ -41,7 +41,7 @@ fn is_ground(key: &Key) -> bool {
 
 /// Routes that are changed lead by the old tunnel until then, and while that stands, so does what guards it.
 fn goes_last(key: &Key) -> bool {
-    let guards = matches!(key, Key::Ruleset | Key::PeersOnly(_));
+    let guards = matches!(key, Key::Ruleset | Key::Connected | Key::PeersOnly(_));
     is_ground(key) || guards || matches!(key, Key::Tunnel(_) | Key::FarEnd(_))
 }
 

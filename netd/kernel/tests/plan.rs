@@ -72,6 +72,8 @@ fn a_route_that_changes_its_tunnel_is_never_away_and_a_tunnel_never_unguarded() 
         let tunnel = Tunnel { entrance, mtu: 1_400, addresses: Vec::new() };
         Objects::from([
             fixed_ruleset(),
+            (Key::Connected, Object::Set),
+            (Key::Peer([192, 0, 2, 2].into()), Object::Set),
             (Key::PeersOnly(entrance), Object::Set),
             (Key::Tunnel(encapsulation), Object::Tunnel(tunnel)),
             (Key::Route("10.4.1.0/24".parse().unwrap()), Object::from(hop)),
@@ -90,8 +92,10 @@ fn a_route_that_changes_its_tunnel_is_never_away_and_a_tunnel_never_unguarded() 
     };
     let change = kinds(plan(&vxlan, &ipip));
     assert_eq!(change, ["+ PeersOnly", "+ Tunnel", "= Route", "- Tunnel", "- PeersOnly"]);
+    let begin = kinds(plan(&vxlan, &Objects::from([fixed_ruleset()])));
+    assert_eq!(begin, ["+ Connected", "+ Peer", "+ PeersOnly", "+ Tunnel", "+ Route"]);
     let end = kinds(plan(&Objects::new(), &vxlan));
-    assert_eq!(end, ["- Route", "- Tunnel", "- PeersOnly", "- Ruleset"]);
+    assert_eq!(end, ["- Route", "- Peer", "- Tunnel", "- PeersOnly", "- Connected", "- Ruleset"]);
 }
 
 fn any_state() -> impl Strategy<Value = Objects> {

@@ -60,7 +60,7 @@ fn fabric() -> Objects {
     ];
     let peers = ["192.0.2.2", "2001:db8::2"].map(|address| Key::Peer(address.parse().unwrap()));
     let inside = ["10.4.0.0/16", "fd00::/48"].map(|net| Key::Inside(net.parse().unwrap()));
-    let keys = entrances.map(Key::PeersOnly).into_iter().chain(peers).chain(inside);
+    let keys = [Key::Connected].into_iter().chain(entrances.map(Key::PeersOnly)).chain(peers).chain(inside);
     keys.map(|key| (key, Object::Set)).collect()
 }
 
@@ -144,16 +144,20 @@ fn nft_can_show_it() {
             "masquerade",
             "iifname @fenced oifname @fenced drop",
             "ct state established,related accept",
-            "iifname \"nd*\" fib saddr . iif oif != missing accept",
+            "iifname \"nd*\" goto by_link",
+            "fib saddr . iif oif != missing accept",
             "iifname \"nd-*\" goto by_tunnel",
             "fib saddr oifname \"nd-*\" return",
-            "fib daddr type != unicast jump to_entrance",
-            "@ipip_entrances jump from_peers",
+            "elements = { ipencap, tcp, udp, ipv6 }",
+            "meta l4proto @asked jump arriving",
+            "meta l4proto @asked jump crossing",
+            "@ipip_entrances goto from_peers",
             "ip6 daddr . meta l4proto . th dport @entrances6 goto from_peers",
             "ip saddr @inside4 ip daddr @inside4 accept",
-            "oifname \"nd-*\" tcp flags syn / syn tcp option maxseg size set rt mtu",
+            "tcp flags != syn / syn return",
+            "oifname \"nd-*\" tcp option maxseg size set rt mtu",
             "iifname \"nd-*\" oifname \"nd-*\" drop",
-            "ip daddr @peers4 jump to_peer",
+            "ip daddr @peers4 drop",
             "ip daddr @ingress4 jump to_isolated4",
             "elements = { 10.4.0.2 . 10.5.0.2 }",
             "@itself4 return",

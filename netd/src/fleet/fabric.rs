@@ -93,7 +93,7 @@ fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
 /// All objects of the fleet, as this node is to have them.
 #[must_use]
 pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
-    let mut fabric = Fabric::default();
+    let mut fabric = Fabric { objects: [(Key::Connected, Object::Set)].into(), troubles: BTreeSet::new() };
     for pool in &config.pools {
         fabric.objects.insert(Key::Inside(pool.range), Object::Set);
         // A block that is as large as its pool is reached, or is here.

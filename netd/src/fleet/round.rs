@@ -89,7 +89,7 @@ impl Fleet {
         }
         let mut steps = netd_kernel::plan(&state.fabric.objects, &fleets(observed));
         steps.retain(|step| {
-            let on_none = rests_on(step).is_some_and(|kind| state.refused.contains_key(&Key::Tunnel(kind)));
+            let on_none = rests_on(step).iter().any(|below| state.refused.contains_key(below));
             !on_none && !state.refused.contains_key(step.key())
         });
         steps

@@ -10,10 +10,22 @@ use crate::reply::chain;
 /// What the kernel refused, and why.
 pub(super) type Refused = BTreeMap<Key, String>;
 
+/// A tunnel takes from everybody what its guard does not keep out.
+const UNGUARDED: &str = "not made: the rules that let in peers only could not be made";
+
 /// Whether the fleet says if this object is to be.
 #[must_use]
 pub fn is_fleets(key: &Key) -> bool {
-    matches!(key, Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) | Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_))
+    matches!(
+        key,
+        Key::Connected
+            | Key::Peer(_)
+            | Key::PeersOnly(_)
+            | Key::Inside(_)
+            | Key::Tunnel(_)
+            | Key::FarEnd(_)
+            | Key::Route(_)
+    )
 }
 
 /// The fleet's of all that was observed.
@@ -30,11 +42,10 @@ pub(super) fn settle<K: Kernel>(
     desired: &Objects,
     observed: &Objects,
 ) -> Result<Refused, ExecutorError> {
-    let steps = plan(desired, observed);
     let mut refused = Refused::new();
-    let mut rest = &steps[..];
+    let mut rest = plan(desired, observed);
     while !rest.is_empty() {
-        let failed = match executor.enforce(rest) {
+        let failed = match executor.enforce(&rest) {
             Ok(()) => break,
             Err(ExecutorError::Apply(failed)) => failed,
             Err(error) => return Err(error),
@@ -46,16 +57,21 @@ pub(super) fn settle<K: Kernel>(
         for step in run {
             one_by_one(executor, step, &mut refused);
         }
-        rest = behind;
+        rest = behind.iter().filter(|step| has_ground(step, &mut refused)).cloned().collect();
     }
     Ok(refused)
 }
 
-fn one_by_one<K: Kernel>(executor: &Executor<K>, step: &Step, refused: &mut Refused) {
-    if rests_on(step).is_some_and(|tunnel| refused.contains_key(&Key::Tunnel(tunnel))) {
-        // Said of its tunnel.
-        return;
+/// Whether what the object rests on was not refused. Of what leads by a tunnel, the tunnel tells.
+fn has_ground(step: &Step, refused: &mut Refused) -> bool {
+    let is_lost = rests_on(step).iter().any(|below| refused.contains_key(below));
+    if is_lost && matches!(step.key(), Key::Tunnel(_)) {
+        refused.insert(step.key().clone(), UNGUARDED.to_owned());
     }
+    !is_lost
+}
+
+fn one_by_one<K: Kernel>(executor: &Executor<K>, step: &Step, refused: &mut Refused) {
     if let Err(error) = executor.enforce(std::slice::from_ref(step)) {
         let text = match &error {
             // The step is of no use to people.
@@ -70,14 +86,18 @@ fn is_alike(step: &Step, first: &Step) -> bool {
     std::mem::discriminant(step.key()) == std::mem::discriminant(first.key())
 }
 
-/// The tunnel without which there is no such object.
-pub(super) fn rests_on(step: &Step) -> Option<Encapsulation> {
+/// Without which there is no such object: the tunnel that it leads by, or what guards a tunnel.
+pub(super) fn rests_on(step: &Step) -> Vec<Key> {
+    let by = |encapsulation: Option<Encapsulation>| encapsulation.map(Key::Tunnel).into_iter().collect();
     match step {
-        Step::Create(Key::FarEnd(_), _) | Step::Replace(Key::FarEnd(_), _) => Some(Encapsulation::Vxlan),
+        Step::Create(Key::FarEnd(_), _) | Step::Replace(Key::FarEnd(_), _) => by(Some(Encapsulation::Vxlan)),
         Step::Create(_, Object::Lead(Lead { hop, .. })) | Step::Replace(_, Object::Lead(Lead { hop, .. })) => {
-            hop.encapsulation()
+            by(hop.encapsulation())
         }
-        Step::Create(..) | Step::Replace(..) | Step::Delete(_) => None,
+        Step::Create(_, Object::Tunnel(tunnel)) | Step::Replace(_, Object::Tunnel(tunnel)) => {
+            vec![Key::Connected, Key::PeersOnly(tunnel.entrance)]
+        }
+        Step::Create(..) | Step::Replace(..) | Step::Delete(_) => Vec::new(),
     }
 }
 

@@ -31,6 +31,7 @@ pub fn is_policy(key: &Key) -> bool {
         | Key::GatewayLink(_)
         | Key::Admitted(_)
         | Key::Fenced(_)
+        | Key::Connected
         | Key::Peer(_)
         | Key::PeersOnly(_)
         | Key::Inside(_)

@@ -46,6 +46,7 @@ fn node(number: u8) -> Result<Objects> {
 fn fleet(site: &Site, way: Way) -> Result<Objects> {
     let peer = underlay(site.peer());
     let mut objects = Objects::from([
+        (Key::Connected, Object::Set),
         (Key::Inside(net([10, 4, 0, 0].into(), 16)?), Object::Set),
         (Key::Peer(peer.into()), Object::Set),
         (Key::Route(net(inside(site.peer(), 0).into(), 24)?), Object::from(hop(way, peer))),

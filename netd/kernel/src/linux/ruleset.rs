@@ -320,6 +320,7 @@ pub(super) fn is_ours(step: &Step) -> bool {
         | Key::Leased(..)
         | Key::Admitted(_)
         | Key::Fenced(_)
+        | Key::Connected
         | Key::Peer(_)
         | Key::PeersOnly(_)
         | Key::Inside(_)

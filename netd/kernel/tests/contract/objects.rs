@@ -149,7 +149,13 @@ fn peers() -> Objects {
     let peers = ["192.0.2.2", "192.0.2.3", "2001:db8::2"].map(|peer| Key::Peer(peer.parse().unwrap()));
     let only = entrances().map(Key::PeersOnly);
     let set = |key| (key, Object::Set);
-    peers.into_iter().chain(only).map(set).chain([inside("10.4.0.0/16"), inside("fd04::/48")]).collect()
+    [Key::Connected]
+        .into_iter()
+        .chain(peers)
+        .chain(only)
+        .map(set)
+        .chain([inside("10.4.0.0/16"), inside("fd04::/48")])
+        .collect()
 }
 
 pub(crate) fn vxlan_of(local: &str, mtu: u32, addresses: &[&str]) -> (Key, Object) {

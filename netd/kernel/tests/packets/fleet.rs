@@ -67,6 +67,7 @@ impl Wire {
         node.space.output("ip route add default via 2001:db8::9");
         let mut objects: Objects =
             (1..=4).chain([NOBODY]).flat_map(block).map(|net| (Key::Inside(net), Object::Set)).collect();
+        objects.insert(Key::Connected, Object::Set);
         objects.extend(block(NOBODY).map(|net| (Key::Route(net), Object::from(Hop::Nowhere))));
         objects.extend(path.tunnel(number));
         node.apply(plan(&objects, &Objects::new()));

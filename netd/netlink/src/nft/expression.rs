@@ -199,16 +199,6 @@ impl Expression {
         [Self::new("fib", &data), Self::is_not(scratch, &LOCAL.to_ne_bytes())]
     }
 
-    /// Goes on if the packet ends here: it is for an address of this node, or for all on a link (`fib daddr type != unicast`).
-    #[must_use]
-    pub fn ends_here(scratch: Register) -> [Self; 2] {
-        const ADDRESS_TYPE: u32 = 3;
-        const BY_DESTINATION: u32 = 2;
-        const UNICAST: u32 = 1;
-        let data = Attributes::new().number(1, scratch.number()).number(2, ADDRESS_TYPE).number(3, BY_DESTINATION);
-        [Self::new("fib", &data), Self::is_not(scratch, &UNICAST.to_ne_bytes())]
-    }
-
     /// Loads the name of the interface by which a route leads to the sender, 16 octets (`fib saddr oifname`). Where none
     /// does, or the sender is this node, the first 4 are zero, and the others anything.
     #[must_use]

@@ -88,7 +88,7 @@ fn a_tunnel_is_whole_and_its_size_that_of_the_link() {
     let with: Vec<Key> = ["192.0.2.2", "198.51.100.3"]
         .iter()
         .flat_map(|peer| [Key::FarEnd(peer.parse().unwrap()), Key::Peer(peer.parse().unwrap())])
-        .chain([Key::PeersOnly(entrance), Key::Inside("fd04::/48".parse().unwrap())])
+        .chain([Key::Connected, Key::PeersOnly(entrance), Key::Inside("fd04::/48".parse().unwrap())])
         .collect();
     assert!(with.iter().all(|key| objects.get(key) == Some(&Object::Set)), "{objects:?}");
     let sizes = ["vxlan", "cross-subnet", "direct"].map(|mode| mtu_of(config(mode).encapsulation, &here(&BOTH)));

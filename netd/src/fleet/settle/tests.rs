@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use netd_kernel::{Encapsulation, Entrance, FakeKernel, Hop, Key, Lead, Object, Objects, Tunnel, fixed_ruleset, plan};
 
-use super::{fleets, settle};
+use super::{UNGUARDED, fleets, settle};
 use crate::executor::Executor;
 
 fn tunnel(entrance: Entrance) -> Object {
@@ -28,6 +28,7 @@ fn route(to: &str, hop: Hop) -> (Key, Object) {
 fn wanted() -> Objects {
     let peers: [[u8; 4]; 2] = [[192, 0, 2, 2], [192, 0, 2, 3]];
     let mut objects = Objects::from([
+        (Key::Connected, Object::Set),
         (Key::Tunnel(Encapsulation::Vxlan), tunnel(vxlan())),
         (Key::Tunnel(Encapsulation::Ipip), tunnel(ipip())),
         (Key::PeersOnly(vxlan()), Object::Set),
@@ -94,6 +95,22 @@ fn of_many_routes_those_that_are_refused_are_named() {
     ill.extend(strange.clone());
     let refused = settle(&executor, &ill, &standing(&executor)).unwrap();
     assert_eq!(refused.keys().collect::<BTreeSet<_>>(), strange.iter().map(|(key, _)| key).collect());
+    assert_eq!(standing(&executor), wanted());
+}
+
+/// Somebody took the rules away: a tunnel would take from everybody what comes encapsulated.
+#[test]
+fn a_tunnel_whose_guard_is_refused_is_not_made() {
+    let executor = Executor::new(Arc::new(FakeKernel::new()), BTreeSet::new());
+    let refused = settle(&executor, &wanted(), &Objects::new()).unwrap();
+    let by_none = |object: &Object| matches!(object, Object::Hop(hop) if hop.encapsulation().is_none());
+    let expected: Objects = wanted().into_iter().filter(|(_, object)| by_none(object)).collect();
+    assert_eq!(standing(&executor), expected);
+    let tunnels = [Encapsulation::Ipip, Encapsulation::Vxlan].map(Key::Tunnel);
+    assert!(tunnels.iter().all(|key| refused.get(key).is_some_and(|why| why == UNGUARDED)), "{refused:?}");
+    assert!(!refused.keys().any(|key| matches!(key, Key::Route(_) | Key::FarEnd(_))), "{refused:?}");
+    executor.enforce(&plan(&Objects::from([fixed_ruleset()]), &Objects::new())).unwrap();
+    assert!(settle(&executor, &wanted(), &standing(&executor)).unwrap().is_empty());
     assert_eq!(standing(&executor), wanted());
 }
 

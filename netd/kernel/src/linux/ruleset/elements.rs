@@ -37,7 +37,7 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
         | Key::Span(_)
         | Key::Pair(..) => policy::of(key, object),
         Key::Deaf(_) | Key::Guarded(_) | Key::Trunk(_) | Key::Station(..) | Key::Leased(..) => guard::of(key),
-        Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) => fabric::of(key),
+        Key::Connected | Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) => fabric::of(key),
         Key::Ruleset
         | Key::Forwarding(_)
         | Key::Bridge(_)

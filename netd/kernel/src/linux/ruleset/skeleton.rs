@@ -24,6 +24,8 @@ const RAW: Chain = Chain { name: "raw_prerouting", kind: ChainKind::Filter, hook
 const PORT_IN: Chain = Chain { name: "prerouting", kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300 };
 /// In the bridge family, for each port that a frame would leave by.
 const PORT_OUT: Chain = Chain { name: "forward", kind: ChainKind::Filter, hook: Hook::Forward, priority: -300 };
+const TO_LOOPBACK: &str = "to_loopback";
+const BY_LINK: &str = "by_link";
 
 /// An IP version, with what differs between the two.
 struct Version {
@@ -63,7 +65,7 @@ pub(super) fn rule_count() -> usize {
 
 fn build(table: &str, link_prefix: &str, flags: u32, mark: &[u8]) -> Vec<Request> {
     let base = [RAW, PREROUTING, OUTPUT, INPUT, NODE_OUT, FORWARD, POSTROUTING];
-    let inner: Vec<_> = policy::chains().into_iter().chain(fabric::CHAINS).collect();
+    let inner: Vec<_> = policy::chains().into_iter().chain(fabric::CHAINS).chain([TO_LOOPBACK, BY_LINK]).collect();
     let mut requests = part(Family::Inet, table, (flags, mark), (&base, &inner, &rules(link_prefix)));
     requests.extend(policy::elements(table));
     requests.extend(guard::elements(table));
@@ -89,11 +91,13 @@ fn part(
     requests
 }
 
+/// A packet of a known flow meets two rules in `raw` and two where it is forwarded: what few packets are asked stands in
+/// chains of its own, behind the one question that tells who these are.
 fn rules(link_prefix: &str) -> Vec<Rule> {
     let [bridges, routed] = [Links::Bridges, Links::Routed(link_prefix)];
-    let mut rules: Vec<Rule> = [bridges, routed].map(|links| (RAW.name, no_loopback_from_a_sandbox(links))).into();
-    rules.extend(fabric::raw(link_prefix));
-    rules.extend(from_a_routed_link(routed));
+    let mut rules = vec![(RAW.name, to_loopback()), (RAW.name, by_a_link_of_ours(routed))];
+    rules.extend([bridges, routed].map(|links| (TO_LOOPBACK, no_loopback_from_a_sandbox(links))));
+    rules.extend(from_a_link_of_ours(link_prefix));
     rules.extend([PREROUTING, OUTPUT].map(|chain| (chain.name, to_others())));
     for version in &VERSIONS {
         for chain in [PREROUTING, OUTPUT] {
@@ -101,9 +105,9 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
             rules.push((chain.name, to_published(version, chain, false)));
         }
     }
-    rules.extend(fabric::ahead_of_known(link_prefix));
+    rules.extend(fabric::ahead_of_known());
+    rules.extend([INPUT, FORWARD, NODE_OUT].map(|chain| (chain.name, policy::known())));
     rules.push(vlan::forward(FORWARD.name));
-    rules.extend(no_tunnel_of_a_sandbox(routed));
     rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));
     rules.extend(fabric::behind_policy(link_prefix));
     rules.extend(forward(link_prefix));
@@ -154,39 +158,38 @@ impl Links<'_> {
     }
 }
 
+fn by_a_link_of_ours(routed: Links<'_>) -> Vec<Expression> {
+    let mut rule = routed.by(Meta::InputName);
+    rule.push(Expression::verdict(Verdict::Goto(BY_LINK)));
+    rule
+}
+
 /// A sandbox sends under its own addresses only, and nothing once its way is gone; the node takes no router's word from
 /// it. Neighbours are found all the same: a solicitation may come from a link-local address, which has no way. Every packet
-/// comes here, known or not: what is as it should be is through with one rule.
-fn from_a_routed_link(routed: Links<'_>) -> Vec<Rule> {
-    let rule = |more: Vec<Expression>, verdict| {
-        let mut rule = routed.by(Meta::InputName);
-        rule.extend(more);
+/// of a routed link or a tunnel comes here, known or not: what is as it should be is through with one rule.
+fn from_a_link_of_ours(link_prefix: &str) -> Vec<Rule> {
+    let rule = |mut rule: Vec<Expression>, verdict| {
         rule.push(Expression::verdict(verdict));
-        (RAW.name, rule)
+        (BY_LINK, rule)
     };
     vec![
         rule(Expression::way_back(Register(0)).into(), Verdict::Accept),
+        rule(Links::Tunnels(link_prefix).by(Meta::InputName), Verdict::Goto(fabric::BY_TUNNEL)),
         rule(of_icmpv6(NEIGHBOUR_SOLICITATION).into(), Verdict::Accept),
         rule(of_icmpv6(NEIGHBOUR_ADVERTISEMENT).into(), Verdict::Accept),
         rule(Vec::new(), Verdict::Drop),
     ]
 }
 
-/// What is in a tunnel has not been looked at: it does not pass, also not as the answer to what is known.
-fn no_tunnel_of_a_sandbox(routed: Links<'_>) -> [Rule; 2] {
-    [INPUT, FORWARD].map(|chain| {
-        let mut rule = routed.by(Meta::InputName);
-        rule.extend(guard::in_a_tunnel());
-        (chain.name, rule)
-    })
+/// The octet that nearly no packet has there.
+fn to_loopback() -> Vec<Expression> {
+    let octet = Expression::network(VERSIONS[0].destination.0, 1, Register(0));
+    vec![octet, Expression::is(Register(0), &[127]), Expression::verdict(Verdict::Jump(TO_LOOPBACK))]
 }
 
-/// 127/8 leads into our links only for what the node itself sends: `route_localnet` stands on them. The octet is asked about
-/// first, which nearly no packet has there.
+/// 127/8 leads into our links only for what the node itself sends: `route_localnet` stands on them.
 fn no_loopback_from_a_sandbox(links: Links<'_>) -> Vec<Expression> {
-    let octet = Expression::network(VERSIONS[0].destination.0, 1, Register(0));
-    let mut rule = vec![octet, Expression::is(Register(0), &[127])];
-    rule.extend(is_version(&VERSIONS[0]));
+    let mut rule = is_version(&VERSIONS[0]);
     rule.extend(links.by(Meta::InputName));
     rule.push(Expression::verdict(Verdict::Drop));
     rule

@@ -3,17 +3,21 @@
 use ipnet::IpNet;
 use netd_netlink::nft::Element;
 
-use super::super::skeleton::{ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
+use super::super::skeleton::{ASKED, ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
 use super::range::{behind, range, ranges, read_addresses};
 use super::{index, octets, padded, plain, read_address};
 use crate::object::{Entrance, Key, Object};
 
 /// IP's number of what carries VXLAN.
 const UDP: u8 = 17;
+const TCP: u8 = 6;
+/// Protocols of which packets are asked about tunnels while there are other nodes.
+const ASKED_OF: [u8; 2] = [TCP, UDP];
 
 /// The elements of an object of the fabric.
 pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
     match key {
+        Key::Connected => ASKED_OF.map(|protocol| (ASKED, plain(vec![protocol]))).into(),
         Key::Peer(address) => vec![(PEERS[index(*address)], plain(octets(*address)))],
         Key::PeersOnly(entrance) => entrance_of(*entrance),
         Key::Inside(net) => range(INSIDE[index(net.addr())], plain(octets(net.network())), behind(net.broadcast())),
@@ -71,6 +75,9 @@ pub(super) fn read(set: &str, elements: &[Element]) -> Vec<(Key, Object)> {
     let wide = set.ends_with('6');
     let keys: Vec<Key> = if INSIDE.contains(&set) {
         ranges(elements).into_iter().filter_map(|(start, end)| read_inside(wide, start, end)).collect()
+    } else if set == ASKED {
+        let is_asked = |protocol: &u8| elements.iter().any(|element| element.key.first() == Some(protocol));
+        ASKED_OF.iter().all(is_asked).then_some(Key::Connected).into_iter().collect()
     } else if PEERS.contains(&set) {
         elements.iter().filter_map(|element| read_address(&element.key, wide)).map(|one| Key::Peer(one.0)).collect()
     } else if set == IPIP_ENTRANCES {
@@ -106,6 +113,7 @@ fn read_inside(wide: bool, start: &Element, end: Option<&Element>) -> Option<Key
 #[cfg(test)]
 pub(super) fn samples() -> crate::object::Objects {
     let keys = [
+        Key::Connected,
         Key::Peer("192.0.2.2".parse().unwrap()),
         Key::Peer("2001:db8::2".parse().unwrap()),
         Key::PeersOnly(Entrance::Ipip("192.0.2.1".parse().unwrap())),

@@ -38,6 +38,7 @@ pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
         | Key::Pair(..)
         | Key::Admitted(_)
         | Key::Fenced(_)
+        | Key::Connected
         | Key::Peer(_)
         | Key::PeersOnly(_)
         | Key::Inside(_)

@@ -50,6 +50,7 @@ pub(super) fn of(key: &Key, object: &Object) -> Elements {
         | Key::Leased(..)
         | Key::Admitted(_)
         | Key::Fenced(_)
+        | Key::Connected
         | Key::Peer(_)
         | Key::PeersOnly(_)
         | Key::Inside(_)

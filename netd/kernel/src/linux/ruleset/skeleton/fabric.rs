@@ -2,14 +2,17 @@
 //! and routes there are, `linux/fabric` knows; who is a peer, and what is the fleet's, the sets.
 //!
 //! ```text
-//! raw          encapsulated for this node ─▶ from_peers: of our links ─▶ drop; by a peer ─▶ on; drop
-//!              (VXLAN: to an address that is no entrance ─▶ drop)
-//!              by a tunnel ─▶ by_tunnel: IP in IP ─▶ drop; of a peer, or routed back by a tunnel ─▶ on;
+//! by_link      by a tunnel, and not routed back by it ─▶ by_tunnel: of a peer, or routed back by another ─▶ on;
 //!                             the fleet's, and routed back past our links ─▶ on; drop
-//! forward      to a peer ─▶ to_peer: of our links and encapsulated ─▶ drop
-//!              TCP that opens, by a tunnel either way ─▶ segments no larger than fit
+//! node_in, forward   of a protocol that is asked about, known or not ─▶ arriving, crossing; IP in IP is always,
+//!                    TCP and UDP while the node is connected with others
+//! arriving     VXLAN ─▶ to_entrance: to an address that is no entrance ─▶ drop; ─▶ from_peers
+//!              by a link of ours, IP in IP ─▶ drop; IP in IP, to an entrance ─▶ from_peers
+//! from_peers   of our links ─▶ drop; by a peer ─▶ on; drop
+//! crossing     TCP ─▶ opening: by a tunnel either way ─▶ segments no larger than fit
+//!              by a link of ours, IP in IP ─▶ drop; VXLAN or IP in IP ─▶ to_peer: of our links to a peer ─▶ drop
 //!              (known ─▶ accept, and policy: as for any other packet)
-//!              by a tunnel, and not from or to our bridges and routed links ─▶ drop
+//! forward      by a tunnel, and not from or to our bridges and routed links ─▶ drop
 //! postrouting  from the fleet's to the fleet's ─▶ no masquerade
 //! ```
 //!
@@ -17,42 +20,42 @@
 
 use netd_netlink::nft::{Expression, Meta, Register, Verdict};
 
-use super::sets::{ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
-use super::{FORWARD, Links, POSTROUTING, RAW, Rule, VERSIONS, Version, is_version};
+use super::guard::{in_a_tunnel, is_in_a_tunnel};
+use super::sets::{ASKED, ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
+use super::{FORWARD, INPUT, Links, POSTROUTING, Rule, VERSIONS, Version, is_version};
 use crate::linux::fabric::{NETWORK, tunnels_prefix};
 
+const ARRIVING: &str = "arriving";
 const TO_ENTRANCE: &str = "to_entrance";
 const FROM_PEERS: &str = "from_peers";
-const BY_TUNNEL: &str = "by_tunnel";
+pub(super) const BY_TUNNEL: &str = "by_tunnel";
+const CROSSING: &str = "crossing";
+const OPENING: &str = "opening";
 const TO_PEER: &str = "to_peer";
-pub(super) const CHAINS: [&str; 4] = [TO_ENTRANCE, FROM_PEERS, BY_TUNNEL, TO_PEER];
+pub(super) const CHAINS: [&str; 7] = [ARRIVING, TO_ENTRANCE, FROM_PEERS, BY_TUNNEL, CROSSING, OPENING, TO_PEER];
 
 const IPIP: u8 = 4;
 const TCP: u8 = 6;
-const UDP: u8 = 17;
 
-/// Ahead of what routed links are asked: their names begin as those of tunnels do.
-pub(super) fn raw(link_prefix: &str) -> Vec<Rule> {
-    let mut by_tunnel = Links::Tunnels(link_prefix).by(Meta::InputName);
-    by_tunnel.push(Expression::verdict(Verdict::Goto(BY_TUNNEL)));
-    [vxlan_arrives(), ipip_arrives(), by_tunnel].map(|rule| (RAW.name, rule)).into()
+/// Ahead of what is known: it holds for packets of known flows too.
+pub(super) fn ahead_of_known() -> [Rule; 2] {
+    [(INPUT, ARRIVING), (FORWARD, CROSSING)].map(|(hook, chain)| {
+        let asked = Expression::in_set(ASKED, Register(0));
+        let transport = Expression::meta(Meta::Transport, Register(0));
+        (hook.name, vec![transport, asked, Expression::verdict(Verdict::Jump(chain))])
+    })
 }
 
-/// The chains that [`raw`] and [`ahead_of_known`] lead to.
+/// The chains that [`ahead_of_known`] and those of links of ours lead to.
 pub(super) fn rules(link_prefix: &str) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = VERSIONS.iter().map(|version| (TO_ENTRANCE, to_entrance(version))).collect();
+    let mut rules: Vec<Rule> = arriving(link_prefix).map(|rule| (ARRIVING, rule)).into();
+    rules.extend(VERSIONS.iter().map(|version| (TO_ENTRANCE, to_entrance(version))));
     rules.push((TO_ENTRANCE, vec![drop_it()]));
     rules.extend(from_peers(link_prefix).into_iter().map(|rule| (FROM_PEERS, rule)));
     rules.extend(out_of_a_tunnel(link_prefix).into_iter().map(|rule| (BY_TUNNEL, rule)));
-    rules.extend(to_peer(link_prefix).map(|rule| (TO_PEER, rule)));
-    rules
-}
-
-/// What holds for packets of known flows too.
-pub(super) fn ahead_of_known(link_prefix: &str) -> Vec<Rule> {
-    let tunnels = Links::Tunnels(link_prefix);
-    let mut rules: Vec<Rule> = VERSIONS.iter().map(|version| (FORWARD.name, asked_if_to_peer(version))).collect();
-    rules.extend([Meta::OutputName, Meta::InputName].map(|name| (FORWARD.name, clamped(tunnels.by(name)))));
+    rules.extend(crossing(link_prefix).map(|rule| (CROSSING, rule)));
+    rules.extend(opening(link_prefix).map(|rule| (OPENING, rule)));
+    rules.extend(to_peer(link_prefix).into_iter().map(|rule| (TO_PEER, rule)));
     rules
 }
 
@@ -83,16 +86,26 @@ pub(super) fn unchanged(version: &Version) -> Rule {
     (POSTROUTING.name, rule)
 }
 
-/// For this node, of our network (RFC 7348, 5): another's may share the port. The kernel takes it at any address.
+/// All that is for this node comes here, and nothing else. Of TCP, nothing arrives in a tunnel.
+fn arriving(link_prefix: &str) -> [Vec<Expression>; 4] {
+    [of_tcp(Verdict::Return), vxlan_arrives(), in_a_tunnel_of_ours(link_prefix), ipip_arrives()]
+}
+
+/// Of our network (RFC 7348, 5): another's may share the port. The kernel takes it at any address.
 fn vxlan_arrives() -> Vec<Expression> {
     const IDENTIFIER: u32 = 8 + 4;
-    let mut rule = is_protocol(UDP);
-    rule.extend(of_service(TUNNEL_PORTS));
+    let mut rule = Vec::from(of_service(TUNNEL_PORTS));
     rule.push(Expression::transport(IDENTIFIER, 3, Register(0)));
     let [_, identifier @ ..] = NETWORK.to_be_bytes();
-    rule.push(Expression::is(Register(0), &identifier));
-    rule.extend(Expression::ends_here(Register(0)));
-    rule.push(Expression::verdict(Verdict::Jump(TO_ENTRANCE)));
+    rule.extend([Expression::is(Register(0), &identifier), Expression::verdict(Verdict::Goto(TO_ENTRANCE))]);
+    rule
+}
+
+/// What is in a tunnel has not been looked at: it does not pass, also not as the answer to what is known, nor out of
+/// another tunnel.
+fn in_a_tunnel_of_ours(link_prefix: &str) -> Vec<Expression> {
+    let mut rule = Links::Routed(link_prefix).by(Meta::InputName);
+    rule.extend(in_a_tunnel());
     rule
 }
 
@@ -104,7 +117,7 @@ fn ipip_arrives() -> Vec<Expression> {
     rule.extend([
         destination(version),
         Expression::in_set(IPIP_ENTRANCES, Register(0)),
-        Expression::verdict(Verdict::Jump(FROM_PEERS)),
+        Expression::verdict(Verdict::Goto(FROM_PEERS)),
     ]);
     rule
 }
@@ -134,12 +147,12 @@ fn from_peers(link_prefix: &str) -> Vec<Vec<Expression>> {
     of_ours.into_iter().chain(peers).chain([vec![drop_it()]]).collect()
 }
 
-/// A peer's own packets, as it tells of errors on the way, have its address. The fleet's come by a tunnel without a way back
+/// What is routed back by its tunnel does not come here. A peer's own packets, as it tells of errors on the way, have its address. The fleet's come by a tunnel without a way back
 /// by one, while two nodes change from one encapsulation to another.
 fn out_of_a_tunnel(link_prefix: &str) -> Vec<Vec<Expression>> {
     let prefix = tunnels_prefix(link_prefix);
-    let mut rules = vec![super::guard::in_a_tunnel()];
-    rules.extend(VERSIONS.iter().map(|version| is_from(version, PEERS[version.index], Verdict::Return)));
+    let of_peers = VERSIONS.iter().map(|version| is_from(version, PEERS[version.index], Verdict::Return));
+    let mut rules: Vec<_> = of_peers.collect();
     rules.push(vec![
         Expression::way_back_name(Register(0)),
         Expression::is(Register(0), prefix.as_bytes()),
@@ -157,34 +170,39 @@ fn out_of_a_tunnel(link_prefix: &str) -> Vec<Vec<Expression>> {
     rules
 }
 
-fn asked_if_to_peer(version: &Version) -> Vec<Expression> {
-    let mut rule = is_version(version);
-    rule.extend([destination(version), Expression::in_set(PEERS[version.index], Register(0))]);
-    rule.push(Expression::verdict(Verdict::Jump(TO_PEER)));
-    rule
+fn crossing(link_prefix: &str) -> [Vec<Expression>; 4] {
+    let mut vxlan = Vec::from(of_service(TUNNEL_PORTS));
+    vxlan.push(Expression::verdict(Verdict::Goto(TO_PEER)));
+    let mut ip_in_ip = Vec::from(is_in_a_tunnel());
+    ip_in_ip.push(Expression::verdict(Verdict::Goto(TO_PEER)));
+    [of_tcp(Verdict::Goto(OPENING)), vxlan, in_a_tunnel_of_ours(link_prefix), ip_in_ip]
 }
 
 /// What a sandbox sends to a peer may take the node's address, which the peer trusts.
-fn to_peer(link_prefix: &str) -> [Vec<Expression>; 3] {
+fn to_peer(link_prefix: &str) -> Vec<Vec<Expression>> {
     let mut others = Links::of_none(Expression::meta(Meta::InputName, Register(0)), link_prefix);
     others.push(Expression::verdict(Verdict::Return));
-    let mut vxlan = is_protocol(UDP);
-    vxlan.extend(of_service(TUNNEL_PORTS));
-    vxlan.push(drop_it());
-    [others, super::guard::in_a_tunnel(), vxlan]
+    let to_peers = VERSIONS.iter().map(|version| {
+        let mut rule = is_version(version);
+        rule.extend([destination(version), Expression::in_set(PEERS[version.index], Register(0)), drop_it()]);
+        rule
+    });
+    [others].into_iter().chain(to_peers).collect()
 }
 
 /// The sandbox's own interface may be wider than the tunnel.
-fn clamped(mut rule: Vec<Expression>) -> Vec<Expression> {
+fn opening(link_prefix: &str) -> [Vec<Expression>; 3] {
     const SYN: u8 = 0x02;
-    rule.extend(is_protocol(TCP));
-    rule.extend([
-        Expression::transport(13, 1, Register(0)),
-        Expression::mask(Register(0), [SYN, 0, 0, 0]),
-        Expression::is(Register(0), &[SYN]),
-    ]);
-    rule.extend(Expression::clamp_segments(Register(0)));
-    rule
+    let flag = [Expression::transport(13, 1, Register(0)), Expression::mask(Register(0), [SYN, 0, 0, 0])];
+    let mut others = is_protocol(TCP);
+    others.extend(flag);
+    others.extend([Expression::is_not(Register(0), &[SYN]), Expression::verdict(Verdict::Return)]);
+    let [there, back] = [Meta::OutputName, Meta::InputName].map(|name| {
+        let mut rule = Links::Tunnels(link_prefix).by(name);
+        rule.extend(Expression::clamp_segments(Register(0)));
+        rule
+    });
+    [others, there, back]
 }
 
 /// Goes on if the set has the packet's protocol and port.
@@ -212,6 +230,12 @@ fn destination(version: &Version) -> Expression {
 
 fn is_protocol(protocol: u8) -> Vec<Expression> {
     vec![Expression::meta(Meta::Transport, Register(0)), Expression::is(Register(0), &[protocol])]
+}
+
+fn of_tcp(then: Verdict) -> Vec<Expression> {
+    let mut rule = is_protocol(TCP);
+    rule.push(Expression::verdict(then));
+    rule
 }
 
 fn drop_it() -> Expression {

@@ -8,7 +8,7 @@
 
 use netd_netlink::nft::{self, Element, Expression, Family, Meta, Register, Request, Verdict};
 
-use super::sets::{DEAF, LEASED, PORT, PORT_MAC, TRUNKS, TUNNELS};
+use super::sets::{ASKED, DEAF, LEASED, PORT, PORT_MAC, TRUNKS, TUNNELS};
 use super::{Rule, VERSIONS, in_names};
 
 const GUARD: &str = "guard";
@@ -29,17 +29,17 @@ const ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 
 /// IPv4 and IPv6 in IP: what is inside has not been looked at.
-fn tunnels(family: Family, table: &str) -> Vec<Request> {
+fn tunnels(family: Family, table: &str, set: &str) -> Vec<Request> {
     let protocols = [4, 41].map(|protocol| Element { key: vec![protocol], ..Element::default() });
-    nft::elements(family, table, TUNNELS, &protocols)
+    nft::elements(family, table, set, &protocols)
 }
 
 pub(super) fn elements(table: &str) -> Vec<Request> {
-    tunnels(Family::Inet, table)
+    [TUNNELS, ASKED].into_iter().flat_map(|set| tunnels(Family::Inet, table, set)).collect()
 }
 
 pub(super) fn port_elements(table: &str) -> Vec<Request> {
-    tunnels(Family::Bridge, table)
+    tunnels(Family::Bridge, table, TUNNELS)
 }
 
 pub(super) fn rules(port_in: &'static str, port_out: &'static str) -> Vec<Rule> {
@@ -209,7 +209,12 @@ fn port_and_mac(offset: u32) -> Vec<Expression> {
 }
 
 pub(super) fn in_a_tunnel() -> Vec<Expression> {
-    vec![Expression::meta(Meta::Transport, Register(0)), Expression::in_set(TUNNELS, Register(0)), drop_it()]
+    let [transport, is_so] = is_in_a_tunnel();
+    vec![transport, is_so, drop_it()]
+}
+
+pub(super) fn is_in_a_tunnel() -> [Expression; 2] {
+    [Expression::meta(Meta::Transport, Register(0)), Expression::in_set(TUNNELS, Register(0))]
 }
 
 fn from_udp_port(port: u16) -> Vec<Expression> {

@@ -146,13 +146,18 @@ pub(super) fn elements(table: &str) -> Vec<Request> {
     requests
 }
 
-/// Where packets are asked about: what is forwarded, and what goes between the node itself and its sandboxes.
+/// What has begun goes on.
+pub(super) fn known() -> Vec<Expression> {
+    let mut rule: Vec<_> = Expression::connection(Status::Known, Register(0)).into();
+    rule.push(Expression::verdict(Verdict::Accept));
+    rule
+}
+
+/// Where packets that are not known are asked about: what is forwarded, and what goes between the node itself and its
+/// sandboxes.
 pub(super) fn hooks(input: &'static str, forward: &'static str, output: &'static str) -> Vec<Rule> {
     let mut rules = Vec::new();
     for hook in [input, forward, output] {
-        let mut known: Vec<_> = Expression::connection(Status::Known, Register(0)).into();
-        known.push(Expression::verdict(Verdict::Accept));
-        rules.push((hook, known));
         rules.extend(VERSIONS.iter().flat_map(cut).map(|rule| (hook, rule)));
         rules.extend((hook == forward).then(|| (hook, begun())));
         for way in &WAYS {
