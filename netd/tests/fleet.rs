@@ -123,11 +123,19 @@ fn sandboxes_reach_each_other_directly_and_a_list_that_changes_is_followed() {
     nodes.all[0].write("pools = [");
     soon("it is told", || nodes.all[0].warnings().iter().any(|text| text.contains("goes on as it last stood")));
     assert_eq!(nodes.all[0].routes(), whole);
+    // So does what is lost while nobody owns the rules.
+    let asked = |nodes: &Nodes| nodes.all[0].space.command("nft list set inet netd asked").contains("udp");
+    assert!(asked(&nodes));
+    nodes.all[0].kill();
+    nodes.all[0].space.command("nft delete element inet netd asked { udp }");
+    nodes.all[0].start();
+    assert!(asked(&nodes), "each packet of UDP is asked about tunnels");
     // Without a fleet nothing of it is left.
     nodes.all[0].kill();
     nodes.all[0].write("");
     nodes.all[0].start();
     assert_eq!(nodes.all[0].routes(), "");
+    assert!(!asked(&nodes));
 }
 
 #[test]

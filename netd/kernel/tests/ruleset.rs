@@ -149,6 +149,8 @@ fn nft_can_show_it() {
             "iifname \"nd-*\" goto by_tunnel",
             "fib saddr oifname \"nd-*\" return",
             "elements = { ipencap, tcp, udp, ipv6 }",
+            "meta l4proto @asked jump entering",
+            "@entrances4 notrack",
             "meta l4proto @asked jump arriving",
             "meta l4proto @asked jump crossing",
             "@ipip_entrances goto from_peers",

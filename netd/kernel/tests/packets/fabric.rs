@@ -1,6 +1,6 @@
 //! Tunnels: who gets in, what comes out, what goes in. The peers are played: they send what no peer would.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use netd_kernel::{Entrance, Family, Key, Mac, Object, Objects, Step, fixed_rules
 
 use crate::fleet::{MTU, NOBODY, PORT, Path, Wire, addresses, underlay};
 use crate::frames::{IPIP, datagram, framed, ip, message, opening, segment_of, vxlan};
-use crate::node::{Node, Sandbox};
+use crate::node::{Node, Sandbox, link};
 use crate::space::{Space, all_heard, hear, hears_frame};
 
 /// Of netd's VXLAN.
@@ -224,6 +224,34 @@ fn ip_in_ip_is_taken_from_peers_where_netds_tunnel_ends() {
     assert!(is_taken(stranger, 9, [192, 0, 2, 11].into()), "to another address");
     town.open();
     assert!(is_taken(stranger, 9, entrance), "a stranger, without rules");
+}
+
+/// A sandbox asks a peer from the tunnel's own port, and takes the node's address with it: from the port that it asked, the
+/// peer sends to the tunnel too.
+#[test]
+fn a_sandbox_draws_nothing_to_itself_that_is_for_the_tunnel() {
+    const ASKED: u16 = 40_000;
+    for family in [Family::V4, Family::V6] {
+        let town = Town::new(Path::Vxlan(family));
+        let (receiver, thief) = (town.node.sandbox(0, 2), town.node.sandbox(1, 3));
+        let version = usize::from(family == Family::V6);
+        let own = thief.addresses()[version];
+        town.node.apply(vec![Step::Create(Key::Masquerade(own, link("br1")), Object::Set)]);
+        let (peer, stolen) = (town.peers[0].listen(), thief.space.listen());
+        let [under, entrance] = [2, 1].map(|number| underlay(family, number));
+        let asks = datagram((own, PORT), (under, ASKED), b"<asks>");
+        thief.space.send_frame(&framed(mac(&town.node.space, "br1"), thief.mac, &asks));
+        let from = hear(&peer, |frame| frame.windows(6).any(|six| six == b"<asks>").then(|| frame.to_vec())).unwrap();
+        let ports = if family == Family::V4 { 14 + 20 } else { 14 + 40 };
+        assert_eq!(from[ports..ports + 2], PORT.to_be_bytes(), "masqueraded to another port");
+        let ears = receiver.space.listen();
+        let inner = message(addresses(2, 7)[0], receiver.v4, b"<carried>");
+        let outer = town.wrapped(NETWORK, &inner);
+        let sent = move || UdpSocket::bind((under, ASKED)).unwrap().send_to(&outer, (entrance, PORT)).unwrap();
+        town.peers[0].run(sent);
+        assert!(hears_frame(&ears, b"<carried>"), "{family:?}");
+        assert!(!hears_frame(&stolen, b"<carried>"), "{family:?}");
+    }
 }
 
 /// Another program's tunnel that shares the port takes from whom it likes.

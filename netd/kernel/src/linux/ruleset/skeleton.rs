@@ -91,12 +91,13 @@ fn part(
     requests
 }
 
-/// A packet of a known flow meets two rules in `raw` and two where it is forwarded: what few packets are asked stands in
+/// A packet of a known flow meets two or three rules in `raw` and two where it is forwarded: what few packets are asked stands in
 /// chains of its own, behind the one question that tells who these are.
 fn rules(link_prefix: &str) -> Vec<Rule> {
     let [bridges, routed] = [Links::Bridges, Links::Routed(link_prefix)];
     let mut rules = vec![(RAW.name, to_loopback()), (RAW.name, by_a_link_of_ours(routed))];
     rules.extend([bridges, routed].map(|links| (TO_LOOPBACK, no_loopback_from_a_sandbox(links))));
+    rules.extend(fabric::ahead_of_known());
     rules.extend(from_a_link_of_ours(link_prefix));
     rules.extend([PREROUTING, OUTPUT].map(|chain| (chain.name, to_others())));
     for version in &VERSIONS {
@@ -105,7 +106,6 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
             rules.push((chain.name, to_published(version, chain, false)));
         }
     }
-    rules.extend(fabric::ahead_of_known());
     rules.extend([INPUT, FORWARD, NODE_OUT].map(|chain| (chain.name, policy::known())));
     rules.push(vlan::forward(FORWARD.name));
     rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));

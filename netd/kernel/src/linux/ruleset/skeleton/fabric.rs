@@ -4,8 +4,9 @@
 //! ```text
 //! by_link      by a tunnel, and not routed back by it ─▶ by_tunnel: of a peer, or routed back by another ─▶ on;
 //!                             the fleet's, and routed back past our links ─▶ on; drop
-//! node_in, forward   of a protocol that is asked about, known or not ─▶ arriving, crossing; IP in IP is always,
+//! raw, node_in, forward   of a protocol that is asked about, known or not ─▶ arriving, crossing; IP in IP is always,
 //!                    TCP and UDP while the node is connected with others
+//! entering     VXLAN, to an entrance ─▶ not tracked
 //! arriving     VXLAN ─▶ to_entrance: to an address that is no entrance ─▶ drop; ─▶ from_peers
 //!              by a link of ours, IP in IP ─▶ drop; IP in IP, to an entrance ─▶ from_peers
 //! from_peers   of our links ─▶ drop; by a peer ─▶ on; drop
@@ -22,9 +23,10 @@ use netd_netlink::nft::{Expression, Meta, Register, Verdict};
 
 use super::guard::{in_a_tunnel, is_in_a_tunnel};
 use super::sets::{ASKED, ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
-use super::{FORWARD, INPUT, Links, POSTROUTING, Rule, VERSIONS, Version, is_version};
+use super::{FORWARD, INPUT, Links, POSTROUTING, RAW, Rule, VERSIONS, Version, is_version};
 use crate::linux::fabric::{NETWORK, tunnels_prefix};
 
+const ENTERING: &str = "entering";
 const ARRIVING: &str = "arriving";
 const TO_ENTRANCE: &str = "to_entrance";
 const FROM_PEERS: &str = "from_peers";
@@ -32,14 +34,15 @@ pub(super) const BY_TUNNEL: &str = "by_tunnel";
 const CROSSING: &str = "crossing";
 const OPENING: &str = "opening";
 const TO_PEER: &str = "to_peer";
-pub(super) const CHAINS: [&str; 7] = [ARRIVING, TO_ENTRANCE, FROM_PEERS, BY_TUNNEL, CROSSING, OPENING, TO_PEER];
+pub(super) const CHAINS: [&str; 8] =
+    [ENTERING, ARRIVING, TO_ENTRANCE, FROM_PEERS, BY_TUNNEL, CROSSING, OPENING, TO_PEER];
 
 const IPIP: u8 = 4;
 const TCP: u8 = 6;
 
-/// Ahead of what is known: it holds for packets of known flows too.
-pub(super) fn ahead_of_known() -> [Rule; 2] {
-    [(INPUT, ARRIVING), (FORWARD, CROSSING)].map(|(hook, chain)| {
+/// Ahead of what is known: it holds for packets of known flows too. In `raw`, what came by our links is gone by then.
+pub(super) fn ahead_of_known() -> [Rule; 3] {
+    [(RAW, ENTERING), (INPUT, ARRIVING), (FORWARD, CROSSING)].map(|(hook, chain)| {
         let asked = Expression::in_set(ASKED, Register(0));
         let transport = Expression::meta(Meta::Transport, Register(0));
         (hook.name, vec![transport, asked, Expression::verdict(Verdict::Jump(chain))])
@@ -48,7 +51,8 @@ pub(super) fn ahead_of_known() -> [Rule; 2] {
 
 /// The chains that [`ahead_of_known`] and those of links of ours lead to.
 pub(super) fn rules(link_prefix: &str) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = arriving(link_prefix).map(|rule| (ARRIVING, rule)).into();
+    let mut rules: Vec<Rule> = VERSIONS.iter().map(|version| (ENTERING, untracked(version))).collect();
+    rules.extend(arriving(link_prefix).map(|rule| (ARRIVING, rule)));
     rules.extend(VERSIONS.iter().map(|version| (TO_ENTRANCE, to_entrance(version))));
     rules.push((TO_ENTRANCE, vec![drop_it()]));
     rules.extend(from_peers(link_prefix).into_iter().map(|rule| (FROM_PEERS, rule)));
@@ -122,8 +126,22 @@ fn ipip_arrives() -> Vec<Expression> {
     rule
 }
 
+/// What a sandbox sends from the tunnel's port may be masqueraded to it: then a peer's packets would be answers to that, and
+/// go to the sandbox.
+fn untracked(version: &Version) -> Vec<Expression> {
+    let mut rule = is_to_entrance(version);
+    rule.push(Expression::untrack());
+    rule
+}
+
 /// A sandbox's VXLAN that is masqueraded looks like its node's. It cannot be sent to an entrance, so nothing is taken elsewhere.
 fn to_entrance(version: &Version) -> Vec<Expression> {
+    let mut rule = is_to_entrance(version);
+    rule.push(Expression::verdict(Verdict::Goto(FROM_PEERS)));
+    rule
+}
+
+fn is_to_entrance(version: &Version) -> Vec<Expression> {
     let next = version.destination.1 / 4;
     let mut rule = is_version(version);
     rule.extend([
@@ -131,7 +149,6 @@ fn to_entrance(version: &Version) -> Vec<Expression> {
         Expression::meta(Meta::Transport, Register(next)),
         Expression::transport(2, 2, Register(next + 1)),
         Expression::in_set(ENTRANCES[version.index], Register(0)),
-        Expression::verdict(Verdict::Goto(FROM_PEERS)),
     ]);
     rule
 }
