@@ -127,6 +127,7 @@ fn sandboxes_reach_each_other_directly_and_a_list_that_changes_is_followed() {
     let asked = |nodes: &Nodes| nodes.all[0].space.command("nft list set inet netd asked").contains("udp");
     assert!(asked(&nodes));
     nodes.all[0].kill();
+    nodes.all[0].write(&list("direct", &[1, 2, 3]));
     nodes.all[0].space.command("nft delete element inet netd asked { udp }");
     nodes.all[0].start();
     assert!(asked(&nodes), "each packet of UDP is asked about tunnels");

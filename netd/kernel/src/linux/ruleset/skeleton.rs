@@ -123,9 +123,16 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
 }
 
 fn port_rules(link_prefix: &str) -> Vec<Rule> {
-    let unflooded = unflooded(link_prefix).into_iter().map(|rule| (PORT_IN.name, rule));
+    let mut discovery = Vec::from(is_icmpv6());
+    discovery.push(Expression::verdict(Verdict::Jump(guard::UNFLOODED)));
+    let unflooded = unflooded(link_prefix).into_iter().map(|rule| (guard::UNFLOODED, rule));
     let guarded = guard::rules(PORT_IN.name, PORT_OUT.name);
-    unflooded.chain(guarded).chain(vlan::port_rules(PORT_IN.name, PORT_OUT.name, link_prefix)).collect()
+    [(PORT_IN.name, discovery)]
+        .into_iter()
+        .chain(unflooded)
+        .chain(guarded)
+        .chain(vlan::port_rules(PORT_IN.name, PORT_OUT.name, link_prefix))
+        .collect()
 }
 
 /// Links of the node that lead to sandboxes, here or at a peer's.
@@ -317,13 +324,13 @@ const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const LISTENER_REPORT: u8 = 143;
 
 fn of_icmpv6(kind: u8) -> [Expression; 4] {
+    let [transport, is_icmpv6] = is_icmpv6();
+    [transport, is_icmpv6, Expression::transport(0, 1, Register(0)), Expression::is(Register(0), &[kind])]
+}
+
+fn is_icmpv6() -> [Expression; 2] {
     const ICMPV6: u8 = 58;
-    [
-        Expression::meta(Meta::Transport, Register(0)),
-        Expression::is(Register(0), &[ICMPV6]),
-        Expression::transport(0, 1, Register(0)),
-        Expression::is(Register(0), &[kind]),
-    ]
+    [Expression::meta(Meta::Transport, Register(0)), Expression::is(Register(0), &[ICMPV6])]
 }
 
 /// Multicast listener reports, router solicitations and duplicate address probes of a sandbox flood every port of its

@@ -16,7 +16,9 @@ const GUARD4: &str = "guard4";
 const DHCP: &str = "guard_dhcp";
 const GUARD6: &str = "guard6";
 const ARP: &str = "guard_arp";
-pub(super) const CHAINS: [&str; 5] = [GUARD, GUARD4, DHCP, GUARD6, ARP];
+const TO_DEAF: &str = "to_deaf";
+pub(super) const UNFLOODED: &str = "unflooded";
+pub(super) const CHAINS: [&str; 7] = [GUARD, GUARD4, DHCP, GUARD6, ARP, TO_DEAF, UNFLOODED];
 
 const IPV4: [u8; 2] = [0x08, 0x00];
 const IPV6: [u8; 2] = [0x86, 0xdd];
@@ -46,35 +48,35 @@ pub(super) fn rules(port_in: &'static str, port_out: &'static str) -> Vec<Rule> 
     let mut guarded = in_names(Meta::InputName, PORT);
     guarded.push(Expression::verdict(Verdict::Jump(GUARD)));
     let mut rules = vec![(port_in, guarded)];
-    rules.extend(tagged().map(|rule| (GUARD, rule)));
     rules.extend([(IPV4, GUARD4), (IPV6, GUARD6), (ETHER_ARP, ARP)].map(|(protocol, chain)| {
-        let mut rule = is_protocol(protocol);
+        let mut rule = Vec::from(bears(protocol));
         rule.push(Expression::verdict(Verdict::Goto(chain)));
         (GUARD, rule)
     }));
-    rules.push((GUARD, vec![drop_it()]));
+    rules.extend([tagged(), vec![drop_it()]].map(|rule| (GUARD, rule)));
     rules.extend(of_ipv4().into_iter().chain(of_ipv6()).chain(of_arp()));
-    rules.extend(deaf().map(|rule| (port_out, rule)));
+    let mut to_deaf = in_names(Meta::OutputName, DEAF);
+    to_deaf.push(Expression::verdict(Verdict::Jump(TO_DEAF)));
+    rules.push((port_out, to_deaf));
+    rules.extend(deaf().map(|rule| (TO_DEAF, rule)));
     rules
 }
 
 /// What bears a tag, be it VLAN 0's, would get past the rules of IPv4 and IPv6 (`br_nf_pre_routing`, net/bridge), and to
 /// its receiver. Which addresses are a trunk's in the VLANs that it carries, netd does not know.
-fn tagged() -> [Vec<Expression>; 3] {
+fn tagged() -> Vec<Expression> {
     const CUSTOMER: [u8; 2] = [0x81, 0x00];
-    const SERVICE: [u8; 2] = [0x88, 0xa8];
-    // Where the kernel has taken the tag off the frame, it is put back for whoever reads there.
-    let bears = |tag: [u8; 2]| vec![Expression::link(12, 2, Register(0)), Expression::is(Register(0), &tag)];
-    let mut trunk = bears(CUSTOMER);
+    let mut trunk = Vec::from(bears(CUSTOMER));
     trunk.extend(in_names(Meta::InputName, TRUNKS));
     trunk.extend(port_and_mac(6));
     trunk.extend([Expression::in_set(PORT_MAC, Register(0)), Expression::verdict(Verdict::Return)]);
-    let dropped = |tag| {
-        let mut rule = bears(tag);
-        rule.push(drop_it());
-        rule
-    };
-    [trunk, dropped(CUSTOMER), dropped(SERVICE)]
+    trunk
+}
+
+/// What the frame says that it carries, or its tag: where the kernel has taken that off the frame, it is put back for
+/// whoever reads there.
+fn bears(protocol: [u8; 2]) -> [Expression; 2] {
+    [Expression::link(12, 2, Register(0)), Expression::is(Register(0), &protocol)]
 }
 
 fn of_ipv4() -> Vec<Rule> {
@@ -170,12 +172,11 @@ fn of_arp() -> Vec<Rule> {
 /// listener messages, and DHCP's answers.
 fn deaf() -> [Vec<Expression>; 4] {
     let to_all = |protocol| {
-        let mut rule = in_names(Meta::OutputName, DEAF);
-        rule.extend([
+        let mut rule = vec![
             Expression::link(0, 1, Register(0)),
             Expression::mask(Register(0), [1, 0, 0, 0]),
             Expression::is(Register(0), &[1]),
-        ]);
+        ];
         rule.extend(is_protocol(protocol));
         rule
     };
