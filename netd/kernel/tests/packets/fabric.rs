@@ -332,7 +332,8 @@ fn a_router_passes_what_others_nodes_send_each_other() {
     let ears = town.peers[0].listen();
     // A guard of forwarding goes with the ruleset only.
     town.open();
-    let keys = [Key::PeersOnly(Entrance::Vxlan(town.entrance(), PORT)), Key::Peer(underlay(Family::V4, 2))];
+    let entrance = Entrance::Vxlan(town.entrance(), PORT);
+    let keys = [Key::Connected, Key::PeersOnly(entrance), Key::Peer(underlay(Family::V4, 2))];
     let rules = keys.map(|key| (key, Object::Set)).into_iter().chain([fixed_ruleset()]).collect();
     town.node.apply(plan(&rules, &Objects::new()));
     let [from, to] = [9, 2].map(|number| underlay(Family::V4, number));
