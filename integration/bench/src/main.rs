@@ -31,7 +31,7 @@ struct Arguments {
     /// `fleet`: 20 daemons, and 90 simulated nodes.
     #[arg(long)]
     quick: bool,
-    /// Only these cases; `policy`: of packets, and nothing is loaded. It may be given several times.
+    /// Only these cases; `policy`: of packets, or `policy`, which is what is loaded. It may be given several times.
     #[arg(long)]
     only: Vec<String>,
     /// The daemon.

@@ -31,11 +31,15 @@ pub fn run(settings: &Settings) -> Result<()> {
     let mut samples = Samples::default();
     let start = Instant::now();
     let size = if settings.quick { load::QUICK } else { load::FULL };
-    let held =
-        if settings.only.is_empty() { Some(load::measure(&settings.programs.netd, size, &mut samples)?) } else { None };
+    let (loads, of_packets): (Vec<String>, _) = settings.only.iter().cloned().partition(|case| case == load::CASE);
+    let is_all = settings.only.is_empty();
+    let is_loaded = is_all || !loads.is_empty();
+    let held = is_loaded.then(|| load::measure(&settings.programs.netd, size, &mut samples)).transpose()?;
     say(&format!("   done after {:.0} s", start.elapsed().as_secs_f64()));
-    packets::measure(settings, &mut samples)?;
-    say(&format!("   done after {:.0} s", start.elapsed().as_secs_f64()));
+    if is_all || !of_packets.is_empty() {
+        packets::measure(settings, &of_packets, &mut samples)?;
+        say(&format!("   done after {:.0} s", start.elapsed().as_secs_f64()));
+    }
     let report = Report { settings, samples: &samples, size, held };
     report.write()?;
     report.say();

@@ -1,5 +1,7 @@
 //! What each packet pays: the same pair of sandboxes under no table, netd's rules, and linear ones, in turns.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 
 use super::parts::PARTS;
@@ -24,9 +26,10 @@ pub(super) const RULES: [usize; 4] = [0, 10, 1_000, 100_000];
 /// Exchanges of which the median is one sample; a stream is one by itself.
 const EXCHANGES: usize = 50;
 
-pub(super) fn measure(settings: &Settings, samples: &mut Samples) -> Result<()> {
+/// Of the named cases; without names, of all.
+pub(super) fn measure(settings: &Settings, only: &[String], samples: &mut Samples) -> Result<()> {
     say("== packets");
-    let mut courses = courses(settings)?;
+    let mut courses = courses(&settings.programs.netd, only)?;
     let rounds = if settings.quick { 60 } else { 600 };
     for _ in 0..rounds {
         for course in &mut courses {
@@ -50,7 +53,7 @@ pub(super) fn case(name: &str, rules: usize) -> String {
     if rules == 0 { name.to_owned() } else { format!("{name}-{rules}") }
 }
 
-fn courses(settings: &Settings) -> Result<Vec<Course>> {
+fn courses(netd: &Path, only: &[String]) -> Result<Vec<Course>> {
     let mut plan = vec![(NONE, Writing::Open, Way::Bare), (AGAIN, Writing::Open, Way::Bare)];
     plan.extend(RULES.map(|rules| (NETD, Writing::Open, Way::Netd(rules))));
     plan.extend(RULES.into_iter().filter(|rules| *rules > 0).map(|rules| (LINEAR, Writing::Open, Way::Linear(rules))));
@@ -58,8 +61,7 @@ fn courses(settings: &Settings) -> Result<Vec<Course>> {
     plan.push((BRIDGE_NONE, Writing::One, Way::Bare));
     plan.push((BRIDGE, Writing::One, Way::Netd(0)));
     plan.push((FILTERED, Writing::One, Way::Netd(10)));
-    keep(&mut plan, &settings.only)?;
-    let netd = &settings.programs.netd;
+    keep(&mut plan, only)?;
     let lay = |(name, writing, way)| {
         say(&format!("   {name}: {way:?}"));
         Course::new(netd, name, writing, way)
