@@ -7,13 +7,16 @@
 //! ```
 
 mod client;
+mod hearsay;
 mod keys;
 mod late;
 mod mirror;
 mod session;
 mod settings;
+mod talk;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -32,8 +35,10 @@ use crate::blocks::Blocks;
 use crate::charter::Charter;
 use crate::decide::Wish;
 use crate::disk::{Disk, DiskError};
+use crate::identity::{InstanceId, TicketId};
 use crate::memory::Memory;
 use crate::peers::{Discovery, NodeRecord, Peers, publish};
+use crate::sandboxes::{Heard, Ledger, Needs, SandboxRecord, Telling, Told};
 
 pub use self::keys::ForeignError;
 pub use self::session::SessionError;
@@ -92,6 +97,11 @@ pub struct Fleet {
     peers: watch::Receiver<Peers>,
     status: watch::Receiver<Status>,
     about: watch::Sender<NodeRecord>,
+    needs: watch::Sender<Option<Needs>>,
+    telling: watch::Sender<Telling>,
+    applied: watch::Sender<BTreeMap<InstanceId, TicketId>>,
+    heard: watch::Receiver<Heard>,
+    told: watch::Receiver<Option<Told>>,
     task: JoinHandle<()>,
 }
 
@@ -109,10 +119,67 @@ impl Fleet {
         let (peers, status) = (watch::Sender::new(Peers::new()), watch::Sender::new(Status::default()));
         let blocks = Blocks::new(memory_now.subscribe(), wish);
         let (about, node) = watch::channel(node);
-        let (followed, told) = (peers.subscribe(), status.subscribe());
-        let node = Node { settings, keys, disk, memory, about: node, wish: wished, memory_now, peers, status };
+        let (followed, status_now) = (peers.subscribe(), status.subscribe());
+        let (needs, needed) = watch::channel(None);
+        let (telling, to_tell) = watch::channel(Telling::default());
+        let (applied, forgotten) = watch::channel(BTreeMap::new());
+        let (hearsay, heard) = watch::channel(Heard::default());
+        let (now_told, told) = watch::channel(None);
+        let node = Node {
+            settings,
+            keys,
+            disk,
+            memory,
+            about: node,
+            wish: wished,
+            memory_now,
+            peers,
+            status,
+            needs: needed,
+            telling: to_tell,
+            applied: forgotten,
+            hearsay,
+            told: now_told,
+            ledger: Ledger::default(),
+            suspected: BTreeSet::new(),
+        };
         let task = tokio::spawn(node.live(endpoints, access));
-        Ok(Self { blocks, peers: followed, status: told, about, task })
+        Ok(Self { blocks, peers: followed, status: status_now, about, needs, telling, applied, heard, told, task })
+    }
+
+    /// What this node's policies ask of others' sandboxes from now on.
+    pub fn need(&self, needs: Needs) {
+        publish(&self.needs, Some(needs));
+    }
+
+    /// These are all sandboxes of this node that others are told of, by container, until this is called again. The number is
+    /// the one that [`Told`] has when the store has them, from 1; before the first call nothing that the store has is changed.
+    /// `suspects`: addresses that an earlier netd of this node may have told of, and that others may still know.
+    pub fn tell(&self, number: u64, records: BTreeMap<String, SandboxRecord>, suspects: BTreeSet<IpAddr>) {
+        self.telling.send_if_modified(|known| {
+            let is_news = known.records != records || known.number != number;
+            // Whoever reads it later reads them, too.
+            known.suspects.extend(suspects);
+            (known.number, known.records) = (number, records);
+            is_news
+        });
+    }
+
+    /// Others' sandboxes, and every change of them. The last are kept while nothing is heard.
+    #[must_use]
+    pub fn heard(&self) -> watch::Receiver<Heard> {
+        self.heard.clone()
+    }
+
+    /// How far others know what this node tells, and every change of that. `None`: the store has not been asked yet.
+    #[must_use]
+    pub fn told(&self) -> watch::Receiver<Option<Told>> {
+        self.told.clone()
+    }
+
+    /// What was heard together with these questions holds on this node, and nothing older.
+    pub fn applied(&self, asked: BTreeMap<InstanceId, TicketId>) {
+        publish(&self.applied, asked);
     }
 
     /// What this node says of itself from now on. Its name stays, and its blocks are known without it.
@@ -161,6 +228,14 @@ struct Node {
     memory_now: watch::Sender<Memory>,
     peers: watch::Sender<Peers>,
     status: watch::Sender<Status>,
+    needs: watch::Receiver<Option<Needs>>,
+    telling: watch::Receiver<Telling>,
+    applied: watch::Receiver<BTreeMap<InstanceId, TicketId>>,
+    hearsay: watch::Sender<Heard>,
+    told: watch::Sender<Option<Told>>,
+    ledger: Ledger,
+    /// Suspects that the ledger has had.
+    suspected: BTreeSet<IpAddr>,
 }
 
 impl Node {
@@ -223,9 +298,13 @@ impl Node {
         self.memory = memory;
     }
 
-    fn record(&self) -> NodeRecord {
+    /// What it needs it may not know yet after a start; `before` is what it said last.
+    fn record(&self, before: Option<&NodeRecord>) -> NodeRecord {
         let blocks: BTreeSet<IpNet> = self.memory.blocks().collect();
-        NodeRecord { instance: Some(self.memory.instance), blocks, ..self.about.borrow().clone() }
+        let before = before.filter(|record| record.instance == Some(self.memory.instance));
+        let needs = self.needs.borrow().clone().or_else(|| before.and_then(|record| record.needs.clone()));
+        let needs = Some(needs.unwrap_or_default());
+        NodeRecord { instance: Some(self.memory.instance), blocks, needs, ..self.about.borrow().clone() }
     }
 
     fn lease_seconds(&self) -> i64 {

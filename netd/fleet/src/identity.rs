@@ -127,6 +127,8 @@ number! {
     IncarnationId,
     /// What one node told a store that had forgotten something.
     TellingId,
+    /// One question of a node whether others have forgotten what it withdrew.
+    TicketId,
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod memory;
 mod peers;
 mod plan;
 mod record;
+mod sandboxes;
 mod span;
 mod view;
 
@@ -30,10 +31,13 @@ pub use self::disk::{Disk, DiskError};
 pub use self::etcd::{
     CallError, EtcdSettings, Fleet, FleetError, ForeignError, SessionError, SettingsError, Status, TlsFiles,
 };
-pub use self::identity::{ClaimId, FleetId, IdentityError, IncarnationId, InstanceId, NodeName, RecordId, TellingId};
+pub use self::identity::{
+    ClaimId, FleetId, IdentityError, IncarnationId, InstanceId, NodeName, RecordId, TellingId, TicketId,
+};
 pub use self::memory::{Hold, Holding, Memory};
 pub use self::peers::{Discovery, Encapsulation, Fixed, FixedError, FixedNode, NodeRecord, Peers};
 pub use self::plan::{Plan, PlanError, Pool};
 pub use self::record::{Claim, Record, Table};
+pub use self::sandboxes::{Heard, Needs, Records, SandboxRecord, Told};
 pub use self::span::without;
 pub use self::view::{Ack, Key, Txn, Value, View};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::identity::{InstanceId, NodeName};
+use crate::sandboxes::Needs;
 
 pub(crate) use self::fixed::publish;
 pub use self::fixed::{Fixed, FixedError, FixedNode};
@@ -54,6 +55,9 @@ pub struct NodeRecord {
     /// Of its netd.
     #[serde(default)]
     pub version: String,
+    /// What its policies ask of others' sandboxes; none: it hears of no sandboxes of others.
+    #[serde(default)]
+    pub needs: Option<Needs>,
 }
 
 /// All other nodes that are there, by name.

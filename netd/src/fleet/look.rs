@@ -67,5 +67,6 @@ pub(super) fn about(underlay: &mut Underlay, config: &FleetConfig, name: &NodeNa
         mtu: here.mtu,
         labels: config.labels.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        needs: None,
     }
 }

@@ -158,6 +158,7 @@ pub(super) fn listed(config: &FleetConfig) -> Result<Vec<NodeRecord>, FleetStart
             mtu: None,
             labels: BTreeMap::new(),
             version: String::new(),
+            needs: None,
         })
     };
     config.nodes.iter().map(node).collect()

@@ -3,6 +3,8 @@
 //! ```text
 //! PREFIX/fleet/charter            PREFIX/fleet/blocks/10.1.0.0/24      PREFIX/fleet/peers/NAME  (with its lease)
 //! PREFIX/acks/AUTHOR/RECORD/WITNESS
+//! PREFIX/sandboxes/of/INSTANCE/CONTAINER    PREFIX/sandboxes/asked/INSTANCE    PREFIX/answers/INSTANCE/BY    (with the lease
+//!                                                                             of whoever wrote it)
 //! ```
 
 use serde::de::DeserializeOwned;
@@ -41,6 +43,15 @@ pub(super) enum Place {
     Peer(String),
 }
 
+/// What a key is about that is said of sandboxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Word {
+    Record(InstanceId, String),
+    Asked(InstanceId),
+    /// By whom; it is to whoever may read it.
+    Answer(InstanceId),
+}
+
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         Self { prefix: prefix.trim_end_matches('/').to_owned() }
@@ -60,6 +71,38 @@ impl Keys {
 
     pub(super) fn peer(&self, name: &str) -> Vec<u8> {
         format!("{}/fleet/peers/{name}", self.prefix).into()
+    }
+
+    pub(super) fn sandboxes(&self) -> Vec<u8> {
+        format!("{}/sandboxes/", self.prefix).into()
+    }
+
+    pub(super) fn record(&self, of: InstanceId, container: &str) -> Vec<u8> {
+        format!("{}/sandboxes/of/{of}/{container}", self.prefix).into()
+    }
+
+    pub(super) fn asked(&self, of: InstanceId) -> Vec<u8> {
+        format!("{}/sandboxes/asked/{of}", self.prefix).into()
+    }
+
+    pub(super) fn answers_to(&self, of: InstanceId) -> Vec<u8> {
+        format!("{}/answers/{of}/", self.prefix).into()
+    }
+
+    pub(super) fn answer(&self, of: InstanceId, by: InstanceId) -> Vec<u8> {
+        format!("{}/answers/{of}/{by}", self.prefix).into()
+    }
+
+    /// What of sandboxes a key is about. What cannot be read is of a later netd.
+    pub(super) fn word(&self, key: &[u8]) -> Option<Word> {
+        let text = std::str::from_utf8(key).ok()?;
+        let rest = text.strip_prefix(&self.prefix)?.strip_prefix('/')?;
+        match rest.splitn(4, '/').collect::<Vec<_>>().as_slice() {
+            ["sandboxes", "of", of, container] => Some(Word::Record(of.parse().ok()?, (*container).to_owned())),
+            ["sandboxes", "asked", of] => Some(Word::Asked(of.parse().ok()?)),
+            ["answers", _, by] => Some(Word::Answer(by.parse().ok()?)),
+            _ => None,
+        }
     }
 
     pub(super) fn of(&self, key: &Key) -> Vec<u8> {
@@ -121,7 +164,7 @@ fn parse<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, ForeignError
 
 #[cfg(test)]
 mod tests {
-    use super::{Keys, Place};
+    use super::{Keys, Place, Word};
     use crate::identity::{InstanceId, RecordId};
     use crate::view::{Ack, Key};
 
@@ -133,6 +176,11 @@ mod tests {
             assert_eq!(keys.place(&keys.of(&key)).unwrap(), Place::Protocol(key));
         }
         assert_eq!(keys.place(&keys.peer("a.b")).unwrap(), Place::Peer("a.b".to_owned()));
+        let [one, other] = [InstanceId::new(1), InstanceId::new(2)];
+        assert_eq!(keys.word(&keys.record(one, "web-1/x")), Some(Word::Record(one, "web-1/x".to_owned())));
+        assert_eq!(keys.word(&keys.asked(one)), Some(Word::Asked(one)));
+        assert_eq!(keys.word(&keys.answer(one, other)), Some(Word::Answer(other)));
+        assert_eq!(keys.word(b"/netd/sandboxes/later/1"), None);
         for foreign in ["/netd/fleet/charter/x", "/netd/fleet/blocks/x", "/other/fleet/charter", "/netd/acks/1/2/3"] {
             assert!(keys.place(foreign.as_bytes()).is_err(), "{foreign}");
         }

@@ -52,6 +52,7 @@ mod tests {
             mtu: None,
             labels: BTreeMap::new(),
             version: String::new(),
+            needs: None,
         }
     }
 

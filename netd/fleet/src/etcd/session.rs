@@ -11,9 +11,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Node;
 use super::client::{Client, Watch, Words, Write};
+use super::hearsay::Hearsay;
 use super::keys::ForeignError;
 use super::late::Late;
 use super::mirror::Mirror;
+use super::talk::Talk;
 use crate::decide::{Action, decide};
 use crate::disk::{DiskError, random};
 use crate::memory::Memory;
@@ -53,20 +55,31 @@ pub enum SessionError {
     /// The watch ended, by compaction or with its member.
     #[error("the watch ended")]
     Unwatched,
+    /// Something else has written for this node.
+    #[error("an earlier write of this node came late")]
+    Overtaken,
 }
 
 pub(super) struct Session<'a> {
-    node: &'a mut Node,
-    client: Client,
-    mirror: Mirror,
-    fleet: Watch,
-    acks: Watch,
+    pub(super) node: &'a mut Node,
+    pub(super) client: Client,
+    pub(super) mirror: Mirror,
+    pub(super) hearsay: Hearsay,
+    pub(super) talk: Talk,
+    watches: Watches,
     late: Late,
-    lease: i64,
+    pub(super) lease: i64,
     renew: Instant,
     pulse: Instant,
     /// What it last said of itself, and that the store took it.
-    said: Option<NodeRecord>,
+    pub(super) said: Option<NodeRecord>,
+}
+
+struct Watches {
+    fleet: Watch,
+    acks: Watch,
+    sandboxes: Watch,
+    answers: Watch,
 }
 
 impl<'a> Session<'a> {
@@ -76,12 +89,21 @@ impl<'a> Session<'a> {
         let acks = client.list(keys.acks()).await?;
         let (after_fleet, after_acks) = (fleet.revision + 1, acks.revision + 1);
         let mirror = Mirror::of(keys.clone(), fleet, acks)?;
-        let fleet = client.watch(keys.fleet(), after_fleet).await?;
-        let acks = client.watch(keys.acks_to(node.memory.instance), after_acks).await?;
+        let me = node.memory.instance;
+        let sandboxes = client.list(keys.sandboxes()).await?;
+        let answers = client.list(keys.answers_to(me)).await?;
+        let (after_sandboxes, after_answers) = (sandboxes.revision + 1, answers.revision + 1);
+        let hearsay = Hearsay::of(keys.clone(), me, sandboxes, answers);
+        let watches = Watches {
+            fleet: client.watch(keys.fleet(), after_fleet).await?,
+            acks: client.watch(keys.acks_to(me), after_acks).await?,
+            sandboxes: client.watch(keys.sandboxes(), after_sandboxes).await?,
+            answers: client.watch(keys.answers_to(me), after_answers).await?,
+        };
         let now = Instant::now();
         let late = Late::new(&node.peers.borrow(), now + node.settings.lease);
-        let (renew, pulse, lease, said) = (now, now + PULSE, 0, None);
-        let mut session = Self { node, client, mirror, fleet, acks, late, lease, renew, pulse, said };
+        let (talk, renew, pulse, lease, said) = (Talk::default(), now, now + PULSE, 0, None);
+        let mut session = Self { node, client, mirror, hearsay, talk, watches, late, lease, renew, pulse, said };
         session.keep_alive().await?;
         Ok(session)
     }
@@ -89,22 +111,30 @@ impl<'a> Session<'a> {
     /// Works until something fails.
     pub(super) async fn run(mut self) -> Result<Infallible, SessionError> {
         // Whoever hears that the store answers knows the peers.
-        self.heard();
+        self.tell_node();
         self.node.connected();
         loop {
-            self.heard();
+            self.tell_node();
             self.register().await?;
             match self.next()? {
                 Some(Action::Save(memory)) => self.save(*memory).await?,
                 Some(Action::Commit(txn)) => self.commit(&txn).await?,
-                None => self.wait().await?,
+                None => {
+                    if !self.talk().await? {
+                        self.wait().await?;
+                    }
+                }
             }
         }
     }
 
-    fn heard(&mut self) {
+    /// Who the others are comes before what they tell.
+    fn tell_node(&mut self) {
         let late = self.late.awaited(&self.mirror.peers, Instant::now());
         self.node.heard(&self.mirror, late);
+        if std::mem::take(&mut self.hearsay.is_news) {
+            self.node.hearsay.send_replace(self.hearsay.heard.clone());
+        }
     }
 
     fn next(&mut self) -> Result<Option<Action>, SessionError> {
@@ -126,13 +156,17 @@ impl<'a> Session<'a> {
         if !outcome.is_done {
             return self.pause().await;
         }
-        if self.mirror.note_acks(txn) { Ok(()) } else { self.echo(outcome.revision).await }
+        if self.mirror.note_acks(txn) {
+            Ok(())
+        } else {
+            self.echo(outcome.revision, |session| session.mirror.revision).await
+        }
     }
 
     /// Waits for the watch to tell what was written: before that the view is older than what it led to.
-    async fn echo(&mut self, revision: i64) -> Result<(), SessionError> {
+    pub(super) async fn echo(&mut self, revision: i64, heard: impl Fn(&Self) -> i64) -> Result<(), SessionError> {
         let deadline = Instant::now() + ECHO;
-        while self.mirror.revision < revision {
+        while heard(self) < revision {
             let heard = tokio::time::timeout_at(deadline, self.hear()).await;
             heard.unwrap_or(Err(SessionError::Unwatched))?;
         }
@@ -145,11 +179,17 @@ impl<'a> Session<'a> {
 
     async fn hear(&mut self) -> Result<(), SessionError> {
         tokio::select! {
-            answer = self.fleet.next() => {
+            answer = self.watches.fleet.next() => {
                 self.mirror.hear(answer?.ok_or(SessionError::Unwatched)?)?;
             }
-            answer = self.acks.next() => {
+            answer = self.watches.acks.next() => {
                 self.mirror.hear_acks(answer?.ok_or(SessionError::Unwatched)?)?;
+            }
+            answer = self.watches.sandboxes.next() => {
+                self.hearsay.hear(answer?.ok_or(SessionError::Unwatched)?);
+            }
+            answer = self.watches.answers.next() => {
+                self.hearsay.hear_answers(answer?.ok_or(SessionError::Unwatched)?);
             }
         }
         self.pulse = Instant::now() + PULSE;
@@ -157,14 +197,20 @@ impl<'a> Session<'a> {
     }
 
     async fn wait(&mut self) -> Result<(), SessionError> {
-        let (renew, pulse) = (self.renew, self.pulse);
+        let (renew, look_again) = (self.renew, self.look_again().map_or(self.renew, |at| at.min(self.renew)));
+        let pulse = self.pulse;
         let (mut wish, mut about) = (self.node.wish.clone(), self.node.about.clone());
+        let (mut needs, mut telling) = (self.node.needs.clone(), self.node.telling.clone());
+        let mut applied = self.node.applied.clone();
         tokio::select! {
             heard = self.hear() => heard,
             // Nobody wishes any more where the sender is gone; the session ends with its task then.
             Ok(()) = wish.changed() => Ok(()),
             Ok(()) = about.changed() => Ok(()),
-            () = sleep_until(renew) => self.keep_alive().await,
+            Ok(()) = needs.changed() => Ok(()),
+            Ok(()) = telling.changed() => Ok(()),
+            Ok(()) = applied.changed() => Ok(()),
+            () = sleep_until(look_again) => if look_again == renew { self.keep_alive().await } else { Ok(()) },
             () = sleep_until(pulse) => self.be_there().await,
         }
     }
@@ -180,7 +226,8 @@ impl<'a> Session<'a> {
         let lives = self.lease != 0 && self.client.keep_alive(self.lease).await?;
         if !lives {
             self.lease = self.client.grant(self.node.lease_seconds()).await?;
-            self.said = None;
+            // What was under the old one is gone with it.
+            (self.said, self.talk) = (None, Talk::default());
         }
         self.renew = Instant::now() + self.node.settings.lease / 3;
         Ok(())
@@ -192,7 +239,9 @@ impl<'a> Session<'a> {
             self.keep_alive().await?;
         }
         self.node.about.mark_unchanged();
-        let record = self.node.record();
+        self.node.needs.mark_unchanged();
+        let before = self.mirror.peers.get(self.node.memory.name.as_str());
+        let record = self.node.record(before);
         if self.said.as_ref() == Some(&record) {
             return Ok(());
         }
@@ -210,6 +259,6 @@ impl<'a> Session<'a> {
         }
         self.said = Some(record);
         self.node.namesake(false);
-        self.echo(outcome.revision).await
+        self.echo(outcome.revision, |session| session.mirror.revision).await
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 mod cluster;
+mod sandboxes;
 mod secure;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +51,7 @@ fn node_at(cluster: &Cluster, settings: EtcdSettings, disk: &str, name: &str, bl
         mtu: Some(1500),
         labels: BTreeMap::new(),
         version: "test".to_owned(),
+        needs: None,
     };
     Fleet::join(settings, &cluster.folder.path().join(disk), record, wish).unwrap()
 }

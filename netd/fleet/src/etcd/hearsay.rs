@@ -1,0 +1,93 @@
+//! What the store says of sandboxes, as it was last heard: everybody's, and how far others know this node's.
+//!
+//! A record that cannot be read is one node's trouble, and no reason to hear of nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::api::event::EventType;
+use super::api::{KeyValue, WatchResponse};
+use super::client::Listing;
+use super::keys::{Keys, Word};
+use crate::identity::{InstanceId, TicketId};
+use crate::sandboxes::{Heard, Records};
+
+pub(super) struct Hearsay {
+    keys: Keys,
+    me: InstanceId,
+    pub(super) heard: Heard,
+    /// This node's own records, as they are written, each with its lease.
+    pub(super) own: BTreeMap<String, (Vec<u8>, i64)>,
+    /// What others answered this node.
+    pub(super) answers: BTreeMap<InstanceId, TicketId>,
+    pub(super) revision: i64,
+    /// Something of others has changed since this was cleared.
+    pub(super) is_news: bool,
+    /// Something of this node's own has.
+    pub(super) is_own_news: bool,
+}
+
+impl Hearsay {
+    pub(super) fn of(keys: Keys, me: InstanceId, sandboxes: Listing, answers: Listing) -> Self {
+        let heard = Heard { is_known: true, ..Heard::default() };
+        let (own, revision) = (BTreeMap::new(), sandboxes.revision);
+        let mut hearsay =
+            Self { keys, me, heard, own, answers: BTreeMap::new(), revision, is_news: true, is_own_news: true };
+        sandboxes.pairs.into_iter().chain(answers.pairs).for_each(|pair| hearsay.take(pair, true));
+        hearsay
+    }
+
+    pub(super) fn hear(&mut self, answer: WatchResponse) {
+        for event in answer.events {
+            let pair = event.kv.unwrap_or_default();
+            self.revision = self.revision.max(pair.mod_revision);
+            self.take(pair, event.type_.enum_value_or_default() == EventType::PUT);
+        }
+    }
+
+    /// Answers come by a watch of their own, which says nothing of how far this one is.
+    pub(super) fn hear_answers(&mut self, answer: WatchResponse) {
+        for event in answer.events {
+            self.take(event.kv.unwrap_or_default(), event.type_.enum_value_or_default() == EventType::PUT);
+        }
+    }
+
+    fn take(&mut self, pair: KeyValue, is_there: bool) {
+        match self.keys.word(&pair.key) {
+            Some(Word::Record(of, container)) => self.record(of, container, (pair.value, pair.lease), is_there),
+            Some(Word::Asked(of)) => {
+                self.is_news |= of != self.me;
+                set(&mut self.heard.asked, of, ticket(&pair.value).filter(|_| is_there));
+            }
+            Some(Word::Answer(by)) => set(&mut self.answers, by, ticket(&pair.value).filter(|_| is_there)),
+            // Of a later netd.
+            None => {}
+        }
+    }
+
+    fn record(&mut self, of: InstanceId, container: String, written: (Vec<u8>, i64), is_there: bool) {
+        if of == self.me {
+            self.is_own_news = true;
+            set(&mut self.own, container, Some(written).filter(|_| is_there));
+            return;
+        }
+        self.is_news = true;
+        let records: &mut Records = Arc::make_mut(self.heard.records.entry(of).or_default());
+        let record = serde_json::from_slice(&written.0).map(Arc::new).map_err(|error| error.to_string());
+        set(records, container, Some(record).filter(|_| is_there));
+        if records.is_empty() {
+            self.heard.records.remove(&of);
+        }
+    }
+}
+
+fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+fn ticket(value: &[u8]) -> Option<TicketId> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}

@@ -1,0 +1,186 @@
+//! A session's part in what nodes tell each other of sandboxes: its own records are made what they should be, withdrawn
+//! addresses are asked about, and others' questions are answered. Every write is under the node's lease.
+//!
+//! A write of an earlier session may still arrive; it names a ticket that the store does not have any more, and is not done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::client::{Seen, Words, Write};
+use super::session::{Session, SessionError};
+use crate::disk::random;
+use crate::identity::{InstanceId, TicketId};
+use crate::sandboxes::{SandboxRecord, Told};
+
+/// etcd takes 128 operations a transaction.
+const TOGETHER: usize = 100;
+/// A node that is silent for so many leases is no peer any more, also where a new leader of etcd began its lease anew.
+const LEASES: u32 = 3;
+
+/// What a session knows of its own telling.
+#[derive(Default)]
+pub(super) struct Talk {
+    /// The store has a ticket of this session.
+    pub(super) is_open: bool,
+    /// What the store should have, as it is written, and which telling that is.
+    wanted: BTreeMap<String, Vec<u8>>,
+    number: u64,
+    is_read: bool,
+    answered: BTreeMap<InstanceId, TicketId>,
+}
+
+impl Session<'_> {
+    /// Does one thing, if there is one to do.
+    pub(super) async fn talk(&mut self) -> Result<bool, SessionError> {
+        if !self.talk.is_open {
+            // Nobody tells of a node that is not there.
+            return if self.said.is_some() { self.ask().await } else { Ok(false) };
+        }
+        self.read()?;
+        if self.answer().await? {
+            return Ok(true);
+        }
+        if self.talk.number == 0 {
+            // netd has not said anything yet: what the store has may be what it will say.
+            return Ok(false);
+        }
+        if self.tell().await? {
+            return Ok(true);
+        }
+        if self.node.ledger.wants_to_ask(Instant::now()) {
+            return self.ask().await;
+        }
+        self.settle();
+        Ok(false)
+    }
+
+    pub(super) fn look_again(&self) -> Option<tokio::time::Instant> {
+        let is_heeded = self.talk.is_open && self.talk.number != 0;
+        self.node.ledger.next(Instant::now()).filter(|_| is_heeded).map(Into::into)
+    }
+
+    fn silence(&self) -> Duration {
+        self.node.settings.lease * LEASES
+    }
+
+    async fn ask(&mut self) -> Result<bool, SessionError> {
+        let ticket = TicketId::new(random()?);
+        let key = self.node.keys.asked(self.node.memory.instance);
+        let seen = if self.talk.is_open { vec![self.ticket()] } else { Vec::new() };
+        self.write(seen, vec![Write::Put { key, value: ticket.to_string().into(), lease: self.lease }]).await?;
+        self.talk.is_open = true;
+        self.node.ledger.ask(ticket, Instant::now());
+        Ok(true)
+    }
+
+    /// Says what this node has forgotten.
+    async fn answer(&mut self) -> Result<bool, SessionError> {
+        let me = self.node.memory.instance;
+        let applied = self.node.applied.borrow_and_update().clone();
+        let is_due = |(of, ticket): &(InstanceId, TicketId)| {
+            *of != me && self.hearsay.heard.asked.get(of) == Some(ticket) && self.talk.answered.get(of) != Some(ticket)
+        };
+        let due: Vec<(InstanceId, TicketId)> = applied.into_iter().filter(is_due).take(TOGETHER).collect();
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let put = |(of, ticket): &(InstanceId, TicketId)| {
+            let key = self.node.keys.answer(*of, me);
+            Write::Put { key, value: ticket.to_string().into(), lease: self.lease }
+        };
+        self.client.txn(Words { seen: Vec::new(), writes: due.iter().map(put).collect() }).await?;
+        self.talk.answered.extend(due);
+        Ok(true)
+    }
+
+    async fn tell(&mut self) -> Result<bool, SessionError> {
+        if !self.hearsay.is_own_news {
+            return Ok(false);
+        }
+        let own = &self.hearsay.own;
+        let gone = own.keys().filter(|container| !self.talk.wanted.contains_key(*container));
+        let is_told = |container: &String, value: &Vec<u8>| {
+            own.get(container).is_some_and(|(told, lease)| told == value && *lease == self.lease)
+        };
+        let news = self.talk.wanted.iter().filter(|(container, value)| !is_told(container, value));
+        let changed: Vec<String> = gone.chain(news.map(|(container, _)| container)).take(TOGETHER).cloned().collect();
+        if changed.is_empty() {
+            self.hearsay.is_own_news = false;
+            return Ok(false);
+        }
+        let withdrawn: BTreeSet<IpAddr> = changed.iter().flat_map(|container| self.withdrawn(container)).collect();
+        let writes = changed.iter().map(|container| self.change(container)).collect();
+        let seen = vec![self.ticket()];
+        self.write(seen, writes).await?;
+        self.node.ledger.withdraw(withdrawn, Instant::now());
+        Ok(true)
+    }
+
+    /// Takes what netd wants to be told by now.
+    fn read(&mut self) -> Result<(), SessionError> {
+        let is_news = self.node.telling.has_changed().unwrap_or(false);
+        if self.talk.is_read && !is_news {
+            return Ok(());
+        }
+        let telling = self.node.telling.borrow_and_update();
+        let encoded =
+            telling.records.iter().map(|(container, record)| Ok((container.clone(), serde_json::to_vec(record)?)));
+        self.talk.wanted = encoded.collect::<Result<_, serde_json::Error>>()?;
+        (self.talk.number, self.talk.is_read, self.hearsay.is_own_news) = (telling.number, true, true);
+        let suspects = telling.suspects.difference(&self.node.suspected).copied().collect::<BTreeSet<_>>();
+        drop(telling);
+        self.node.ledger.withdraw(suspects.iter().copied(), Instant::now());
+        self.node.suspected.extend(suspects);
+        Ok(())
+    }
+
+    /// Addresses that the store no longer says to be this container's.
+    fn withdrawn(&self, container: &str) -> BTreeSet<IpAddr> {
+        let addresses = |value: Option<&Vec<u8>>| {
+            let record = value.and_then(|value| serde_json::from_slice::<SandboxRecord>(value).ok());
+            record.into_iter().flat_map(|record| record.addresses.into_keys()).collect::<BTreeSet<_>>()
+        };
+        let kept = addresses(self.talk.wanted.get(container));
+        addresses(self.hearsay.own.get(container).map(|(value, _)| value)).difference(&kept).copied().collect()
+    }
+
+    fn change(&self, container: &str) -> Write {
+        let key = self.node.keys.record(self.node.memory.instance, container);
+        match self.talk.wanted.get(container) {
+            Some(value) => Write::Put { key, value: value.clone(), lease: self.lease },
+            None => Write::Delete(key),
+        }
+    }
+
+    /// That the store was last written by this session.
+    fn ticket(&self) -> (Vec<u8>, Seen) {
+        let value = self.node.ledger.ticket().map(|ticket| ticket.to_string().into());
+        (self.node.keys.asked(self.node.memory.instance), value.map_or(Seen::Absent, Seen::Value))
+    }
+
+    async fn write(&mut self, seen: Vec<(Vec<u8>, Seen)>, writes: Vec<Write>) -> Result<(), SessionError> {
+        let outcome = self.client.txn(Words { seen, writes }).await?;
+        if !outcome.is_done {
+            return Err(SessionError::Overtaken);
+        }
+        self.echo(outcome.revision, |session| session.hearsay.revision).await
+    }
+
+    fn settle(&mut self) {
+        let hears = |record: &&crate::peers::NodeRecord| record.needs.is_some();
+        let present = self.mirror.peers.values().filter(hears).filter_map(|record| record.instance);
+        let present = present.filter(|instance| *instance != self.node.memory.instance).collect();
+        let patience = (self.silence(), Instant::now());
+        self.node.ledger.settle(&self.hearsay.answers, &present, patience);
+        let own =
+            self.hearsay.own.values().filter_map(|(value, _)| serde_json::from_slice::<SandboxRecord>(value).ok());
+        let believed = own.flat_map(|record| record.addresses.into_keys()).chain(self.node.ledger.believed()).collect();
+        let told = Told { number: self.talk.number, believed };
+        self.node.told.send_if_modified(|known| {
+            let is_news = known.as_ref() != Some(&told);
+            *known = Some(told);
+            is_news
+        });
+    }
+}

@@ -1,0 +1,150 @@
+//! Addresses that were withdrawn, and may be somebody else's only when nobody believes the old any more. Pure.
+//!
+//! ```text
+//! withdrawn in the store ─▶ waiting ─ ticket ─▶ asked ─ all present have answered it, or too old ─▶ free
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::identity::{InstanceId, TicketId};
+
+/// Tickets are written no more often.
+const PERIOD: Duration = Duration::from_millis(500);
+/// A node that was present so lately is waited for: this node's routes to it may stand still.
+const LINGER: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// What others are asked to answer, and since when.
+    ticket: Option<(TicketId, Instant)>,
+    asked: BTreeMap<IpAddr, Instant>,
+    waiting: BTreeMap<IpAddr, Instant>,
+    /// When other nodes were present last.
+    seen: BTreeMap<InstanceId, Instant>,
+}
+
+impl Ledger {
+    /// The store no longer says whose these are.
+    pub(crate) fn withdraw(&mut self, addresses: impl IntoIterator<Item = IpAddr>, now: Instant) {
+        for address in addresses {
+            self.asked.remove(&address);
+            self.waiting.insert(address, now);
+        }
+    }
+
+    /// The store asks everybody: whoever answers has heard of all that was withdrawn before.
+    pub(crate) fn ask(&mut self, ticket: TicketId, now: Instant) {
+        self.ticket = Some((ticket, now));
+        self.asked.append(&mut self.waiting);
+    }
+
+    /// The ticket that the store has.
+    pub(crate) fn ticket(&self) -> Option<TicketId> {
+        self.ticket.map(|(ticket, _)| ticket)
+    }
+
+    /// Whether to ask now.
+    pub(crate) fn wants_to_ask(&self, now: Instant) -> bool {
+        !self.waiting.is_empty() && self.ticket.is_none_or(|(_, since)| now.duration_since(since) >= PERIOD)
+    }
+
+    /// Takes what `present` nodes have answered. Who is silent for longer than `patience` is no peer any more.
+    pub(crate) fn settle(
+        &mut self,
+        answers: &BTreeMap<InstanceId, TicketId>,
+        present: &BTreeSet<InstanceId>,
+        (patience, now): (Duration, Instant),
+    ) {
+        self.seen.extend(present.iter().map(|node| (*node, now)));
+        self.seen.retain(|_, seen| now.duration_since(*seen) < LINGER);
+        let answered = |ticket| self.seen.keys().all(|node| answers.get(node) == Some(&ticket));
+        if self.ticket().is_some_and(answered) {
+            self.asked.clear();
+        }
+        for addresses in [&mut self.asked, &mut self.waiting] {
+            addresses.retain(|_, since| now.duration_since(*since) < patience);
+        }
+    }
+
+    /// What others may still believe.
+    pub(crate) fn believed(&self) -> impl Iterator<Item = IpAddr> {
+        self.asked.keys().chain(self.waiting.keys()).copied()
+    }
+
+    /// When to look again without being told.
+    pub(crate) fn next(&self, now: Instant) -> Option<Instant> {
+        let ask = self.ticket.filter(|_| !self.waiting.is_empty()).map(|(_, since)| since + PERIOD);
+        // Who is silent, and who is gone, tells nothing of it.
+        let settle = (!self.asked.is_empty() || !self.waiting.is_empty()).then(|| now + PERIOD);
+        ask.into_iter().chain(settle).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::net::IpAddr;
+    use std::time::{Duration, Instant};
+
+    use super::{LINGER, Ledger, PERIOD};
+    use crate::identity::{InstanceId, TicketId};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 4, 0, last])
+    }
+
+    fn nodes(numbers: &[u128]) -> BTreeSet<InstanceId> {
+        numbers.iter().copied().map(InstanceId::new).collect()
+    }
+
+    fn believed(ledger: &Ledger) -> Vec<IpAddr> {
+        ledger.believed().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    #[test]
+    fn an_address_is_free_when_all_who_are_present_have_heard_of_its_withdrawal() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let [first, second] = [1, 2].map(TicketId::new);
+        ledger.ask(first, now);
+        ledger.withdraw([address(1)], now);
+        let mut answers: BTreeMap<InstanceId, TicketId> =
+            nodes(&[1, 2]).into_iter().map(|node| (node, first)).collect();
+        let settle = |ledger: &mut Ledger, answers: &BTreeMap<_, _>, present: &[u128]| {
+            ledger.settle(answers, &nodes(present), (PATIENCE, now + PERIOD));
+            // Who left just now is still reached from here.
+            ledger.settle(answers, &nodes(&present[..1]), (PATIENCE, now + LINGER));
+        };
+        settle(&mut ledger, &answers, &[1, 2]);
+        assert_eq!(believed(&ledger), [address(1)], "an answer to what was asked before says nothing of it");
+        assert!(!ledger.wants_to_ask(now) && ledger.wants_to_ask(now + PERIOD));
+        assert_eq!(ledger.next(now + PERIOD / 2), Some(now + PERIOD));
+        ledger.ask(second, now + PERIOD);
+        // What goes later waits for the next ticket.
+        ledger.withdraw([address(2)], now + PERIOD);
+        answers.insert(InstanceId::new(1), second);
+        settle(&mut ledger, &answers, &[1, 2]);
+        assert_eq!(believed(&ledger), [address(1), address(2)], "one has not answered");
+        ledger.settle(&answers, &nodes(&[1]), (PATIENCE, now + PERIOD + LINGER));
+        assert_eq!(believed(&ledger), [address(2)], "who is gone is not waited for");
+    }
+
+    #[test]
+    fn nobody_is_waited_for_for_ever_and_what_is_withdrawn_again_begins_anew() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        ledger.withdraw([address(1), address(2)], now);
+        ledger.ask(TicketId::new(1), now);
+        ledger.withdraw([address(2)], now + PATIENCE / 2);
+        let silent = nodes(&[1]);
+        let mut after = |time| {
+            ledger.settle(&BTreeMap::new(), &silent, (PATIENCE, now + time));
+            believed(&ledger)
+        };
+        assert_eq!(after(PATIENCE / 2), [address(1), address(2)]);
+        assert_eq!(after(PATIENCE), [address(2)]);
+        assert_eq!(after(PATIENCE * 2), Vec::<IpAddr>::new());
+    }
+}

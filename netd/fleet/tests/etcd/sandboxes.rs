@@ -1,0 +1,116 @@
+//! What nodes tell each other of sandboxes: it goes with its node, and an address that was withdrawn is told to be so when all
+//! have forgotten whose it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netd_fleet::{Fleet, Heard, InstanceId, Needs, Records, SandboxRecord, Told};
+use tokio::time::sleep;
+
+use super::cluster::Cluster;
+use super::{LEASE, blocks, name, node, peers, play, until};
+
+fn address(last: u8) -> IpAddr {
+    IpAddr::from([10, 20, 2, last])
+}
+
+fn record(app: &str, last: u8) -> SandboxRecord {
+    SandboxRecord {
+        namespace: "shop".to_owned(),
+        name: app.to_owned(),
+        addresses: BTreeMap::from([(address(last), None)]),
+        labels: BTreeMap::from([("app".to_owned(), Some(app.to_owned()))]),
+        ..SandboxRecord::default()
+    }
+}
+
+fn one(record: SandboxRecord) -> BTreeMap<String, SandboxRecord> {
+    BTreeMap::from([("c1".to_owned(), record)])
+}
+
+fn me(fleet: &Fleet) -> InstanceId {
+    fleet.blocks().memory().borrow().instance
+}
+
+async fn heard(fleet: &Fleet, of: InstanceId, is_so: impl Fn(&Records) -> bool) -> Heard {
+    let none = Records::new();
+    until(fleet.heard(), |heard| heard.is_known && is_so(heard.records.get(&of).map_or(&none, |records| records))).await
+}
+
+async fn told(fleet: &Fleet, number: u64, believed: &[u8]) {
+    let believed: BTreeSet<IpAddr> = believed.iter().copied().map(address).collect();
+    until(fleet.told(), |told| *told == Some(Told { number, believed: believed.clone() })).await;
+}
+
+/// They know each other, and each hears of sandboxes.
+async fn two(cluster: &Cluster) -> (Fleet, Fleet) {
+    let (a, b) = (node(cluster, "a", "a", 1), node(cluster, "b", "b", 1));
+    blocks(&a, 1).await;
+    blocks(&b, 1).await;
+    let needs = Needs { sandboxes: true, labels: BTreeSet::from(["app".to_owned()]), ..Needs::default() };
+    b.need(needs.clone());
+    peers(&a, |peers| peers.get(&name("b")).is_some_and(|b| b.needs.as_ref() == Some(&needs))).await;
+    peers(&b, |peers| peers.contains_key(&name("a"))).await;
+    (a, b)
+}
+
+#[test]
+fn an_address_that_is_withdrawn_is_believed_until_all_have_forgotten_it() {
+    let cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let (a, b) = two(&cluster).await;
+        let of = me(&a);
+        a.tell(1, one(record("login", 1)), BTreeSet::new());
+        told(&a, 1, &[1]).await;
+        let is = |records: &Records, app: &str| {
+            records.get("c1").is_some_and(|one| one.as_ref().is_ok_and(|one| one.name == app))
+        };
+        heard(&b, of, |records| is(records, "login")).await;
+        // Relabelled: whoever was told of the address is still the same.
+        a.tell(2, one(record("guest", 1)), BTreeSet::new());
+        heard(&b, of, |records| is(records, "guest")).await;
+        told(&a, 2, &[1]).await;
+        a.tell(3, BTreeMap::new(), BTreeSet::new());
+        let heard_last = heard(&b, of, BTreeMap::is_empty).await;
+        told(&a, 3, &[1]).await;
+        // An answer to an earlier question says nothing of this one.
+        b.applied(heard_last.asked.clone());
+        sleep(LEASE / 4).await;
+        assert_eq!(a.told().borrow().as_ref().map(|told| told.believed.len()), Some(1));
+        let before = heard_last.asked.get(&of).copied();
+        let asked = until(b.heard(), |heard| heard.asked.get(&of).copied() != before).await.asked;
+        told(&a, 3, &[1]).await;
+        b.applied(asked);
+        told(&a, 3, &[]).await;
+        // Who is silent is not waited for without end.
+        a.tell(4, one(record("login", 2)), BTreeSet::new());
+        told(&a, 4, &[2]).await;
+        a.tell(5, BTreeMap::new(), BTreeSet::new());
+        told(&a, 5, &[2]).await;
+        told(&a, 5, &[]).await;
+    });
+}
+
+#[test]
+fn what_is_told_outlives_the_stores_absence_and_goes_with_its_node() {
+    let mut cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let (a, b) = two(&cluster).await;
+        a.tell(1, one(record("login", 1)), BTreeSet::new());
+        heard(&b, me(&a), |records| records.len() == 1).await;
+    });
+    cluster.kill(0);
+    cluster.launch(0);
+    cluster.wait();
+    play(&cluster, async || {
+        let (a, b) = two(&cluster).await;
+        let of = me(&a);
+        // Nothing is withdrawn before netd has said what there is; then it is under the new lease.
+        a.tell(1, one(record("login", 1)), BTreeSet::new());
+        heard(&b, of, |records| records.len() == 1).await;
+        sleep(3 * LEASE).await;
+        assert_eq!(b.heard().borrow().records.get(&of).map(|records| records.len()), Some(1));
+        drop(a);
+        heard(&b, of, BTreeMap::is_empty).await;
+    });
+}
