@@ -77,9 +77,7 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let kept = Path::new(&config.state_dir).join("policies.json");
     let watched =
         Watched::start(policy_directories(&config), kept).context("cannot watch the directory of policies")?;
-    // Ahead of the links and rules of the record: a ruleset that is made anew is made with its policies.
-    let forced = put_in_force(&lifecycle, config.quarantine, watched.snapshot()).await;
-    forced.context("cannot put the policies in force; `netdctl policy validate` looks at their files")?;
+    force(&lifecycle, &config, &watched).await?;
     let resynced = resync::run(&lifecycle, Watch::Alone, false).await;
     resynced.context("cannot make the rules and links of the record; `netdctl doctor` says what this kernel lacks")?;
     policies.verify().await.context("cannot write the policies")?;
@@ -116,12 +114,21 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
             runtime.follow(&lifecycle),
             follow::follow(&lifecycle, config.quarantine, &watched),
             lifecycle.fleet.follow(&lifecycle, &networks),
+            lifecycle.fleet.acquaint(&lifecycle),
             look_around(&lifecycle, &runtime, is_shared),
         );
     })
     .await?;
     drop(ending);
     keeping.await.context("the keeper of leases died")
+}
+
+/// Ahead of the links and rules of the record: a ruleset that is made anew is made with its policies, and they with whom they
+/// select on other nodes.
+async fn force(lifecycle: &Lifecycle<LinuxKernel>, config: &NodeConfig, watched: &Watched) -> Result<()> {
+    lifecycle.fleet.recall(lifecycle).await;
+    let forced = put_in_force(lifecycle, config.quarantine, watched.snapshot()).await;
+    forced.context("cannot put the policies in force; `netdctl policy validate` looks at their files")
 }
 
 /// The host's name, and its part in the fleet.

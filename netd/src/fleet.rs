@@ -8,6 +8,8 @@
 //!
 //! Not here: who owns which block (netd-fleet), and which packets pass (the ruleset).
 
+mod acquaint;
+mod believe;
 mod check;
 mod fabric;
 mod look;
@@ -25,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use netd_config::{FleetConfig, NetworkName, NodeConfig};
+use netd_config::{FleetConfig, Namespaces, NetworkName, NodeConfig};
 use netd_fleet::{NodeName, NodeRecord, Peers};
 use netd_kernel::{Encapsulation, Notice, Objects, Underlay};
 use tokio::sync::{Notify, watch};
@@ -39,6 +41,9 @@ pub use source::FleetStartError;
 use source::Source;
 pub use wishes::{Wishes, wishes};
 
+/// What there is of others' sandboxes without a store.
+const UNHEARD: &str = "policies select sandboxes by labels, and a list of nodes tells no labels: sandboxes of other nodes are \
+                       the outside to them, and matched by ipBlock alone. Write ipBlock rules for those, or use fleet.etcd";
 /// How long an attach waits for a block.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The protocol number of netd's routes.
@@ -59,8 +64,14 @@ struct Inner {
     share: watch::Sender<Share>,
     underlay: Mutex<Underlay>,
     state: Mutex<State>,
+    /// Labels of namespaces.
+    namespaces: Namespaces,
+    state_dir: PathBuf,
+    run_dir: PathBuf,
     /// How full the blocks are may have changed.
     stirred: Notify,
+    /// What this node's sandboxes are may have changed.
+    relabelled: Notify,
     /// What stands in the kernel may have changed.
     shaken: Notify,
     /// A way to a peer is another, or somebody asks how large it is.
@@ -91,6 +102,10 @@ struct State {
     asked: BTreeMap<(NetworkName, String), Instant>,
     /// Gateways on bridges that were used since the start.
     gateways: BTreeSet<round::OfBridge>,
+    /// What is not believed of what others tell.
+    disbelieved: Vec<String>,
+    /// Policies ask of other nodes' sandboxes what nobody tells.
+    is_unheard: bool,
     /// Since when blocks could go.
     spare_since: BTreeMap<IpNet, Instant>,
 }
@@ -123,7 +138,11 @@ impl Fleet {
             share: watch::Sender::new(Share::default()),
             underlay: Mutex::new(underlay),
             state: Mutex::default(),
+            namespaces: config.namespaces.clone(),
+            state_dir: PathBuf::from(&config.state_dir),
+            run_dir: PathBuf::from(&config.run_dir),
             stirred: Notify::new(),
+            relabelled: Notify::new(),
             shaken: Notify::new(),
             moved: Notify::new(),
             writing,
@@ -218,7 +237,8 @@ impl Inner {
         let refused: BTreeSet<String> = state.refused.values().cloned().collect();
         let store = self.source.status().and_then(|status| self.ill(&status));
         let unfollowed = state.unfollowed.iter().cloned();
-        let all = store.into_iter().chain(troubles).chain(refused).chain(unfollowed);
+        let told = state.disbelieved.iter().cloned().chain(state.is_unheard.then(|| UNHEARD.to_owned()));
+        let all = store.into_iter().chain(troubles).chain(refused).chain(unfollowed).chain(told);
         all.map(|text| format!("fleet: {text}")).collect()
     }
 

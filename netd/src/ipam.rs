@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netd_config::{NetworkName, Range};
+use netd_config::{ContainerId, NetworkName, Range};
 use thiserror::Error;
 
 use crate::attachment::{AttachmentKey, Lease};
@@ -40,6 +40,19 @@ pub enum LeaseError {
         /// Who holds it.
         holder: String,
     },
+    /// Others still know the asked-for address as somebody else's.
+    #[error(
+        "cannot lease {address} for {key}: other nodes may still take it for container {container}'s and let pass what its \
+         policies allow; try again in a moment (while the fleet's store is away, ask for another address)"
+    )]
+    SpokenFor {
+        /// Who asked.
+        key: String,
+        /// For what.
+        address: IpAddr,
+        /// Whose others take it for.
+        container: ContainerId,
+    },
     /// The asked-for address is the gateway's.
     #[error("cannot lease {address} for {key}: requested ip {address} is subnet's gateway")]
     Gateway {
@@ -66,6 +79,8 @@ pub struct Leases {
     holdings: BTreeMap<AttachmentKey, BTreeSet<IpAddr>>,
     last: BTreeMap<(NetworkName, usize), IpAddr>,
     sticky: Sticky,
+    /// Whose other nodes may take an address for.
+    spoken: BTreeMap<IpAddr, ContainerId>,
 }
 
 /// Addresses that somebody other than netd holds.
@@ -126,6 +141,30 @@ impl Leases {
     /// Whose addresses are remembered, the oldest first.
     pub fn remembered(&self) -> impl Iterator<Item = (&AttachmentKey, &BTreeSet<IpAddr>)> {
         self.sticky.iter()
+    }
+
+    /// Other nodes may take these addresses for these containers': nobody else gets them.
+    pub fn speak(&mut self, addresses: BTreeMap<IpAddr, ContainerId>) {
+        self.spoken = addresses;
+    }
+
+    /// Addresses that nobody holds, and not everybody may have.
+    pub fn spoken(&self) -> impl Iterator<Item = IpAddr> {
+        let is_held = |address: &IpAddr| self.held.values().any(|held| held.contains_key(address));
+        self.spoken.keys().copied().filter(move |address| !is_held(address))
+    }
+
+    /// Whether `key` may have the address, as far as other nodes know whose it is.
+    ///
+    /// # Errors
+    /// [`LeaseError::SpokenFor`].
+    pub fn unspoken(&self, key: &AttachmentKey, address: IpAddr) -> Result<(), LeaseError> {
+        match self.spoken.get(&address).filter(|container| **container != key.container) {
+            Some(container) => {
+                Err(LeaseError::SpokenFor { key: key.to_string(), address, container: container.clone() })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Who holds which addresses.
@@ -192,7 +231,7 @@ impl Leases {
         let holder = match self.holder(&key.network, address) {
             Some(holder) if holder != key => holder.to_string(),
             None if reserved.contains(&address) => "a reservation in the host-local data directory".to_owned(),
-            Some(_) | None => return Ok(address),
+            Some(_) | None => return self.unspoken(key, address).map(|()| address),
         };
         Err(LeaseError::Held { key: key.to_string(), address, holder })
     }
@@ -207,6 +246,7 @@ impl Leases {
             set.iter().any(|range| range.contains(*ip) && range.gateway != *ip)
                 && !reserved.contains(ip)
                 && !held.is_some_and(|held| held.contains_key(ip))
+                && self.unspoken(key, *ip).is_ok()
         })
     }
 
@@ -224,6 +264,7 @@ impl Leases {
             !reserved.contains(ip)
                 && !held.is_some_and(|held| held.contains_key(ip))
                 && !set.iter().any(|range| range.gateway == *ip)
+                && self.unspoken(key, *ip).is_ok()
         };
         let unwanted = |ip: &IpAddr| free(ip) && !self.sticky.is_wanted(&key.network, *ip);
         let last = self.last.get(&(key.network.clone(), index)).copied();

@@ -12,17 +12,19 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netd_kernel::{Kernel, Sandbox};
 use thiserror::Error;
 use tokio::task::JoinError;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::attachment::{Attachment, AttachmentKey, Description, Facts, State};
 use crate::coexist::Coexist;
 use crate::executor::{Executor, ExecutorError};
 use crate::fleet::Fleet;
+use crate::ipam::LeaseError;
 use crate::node::{AttachError, Attached, Extended, Extension, Follower, Wanted};
 use crate::owner::{OwnerError, OwnerHandle, Renewed};
 use crate::policies::{Policies, PolicyError};
@@ -30,6 +32,10 @@ use crate::ports::{PortError, Ports};
 use crate::reaper::Reaper;
 use crate::tombstones::Tombstones;
 use crate::turns::{Turn, Turns};
+
+/// How long an attach waits for other nodes to forget who had the address that it asks for.
+const UNTIL_FORGOTTEN: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Why a request was not carried out. What it had begun was taken back.
 #[derive(Debug, Error)]
@@ -203,6 +209,10 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             let attached = self.owner.attach(wanted).await;
             buried.into_iter().for_each(|gone| self.reaper.take(gone));
             match attached {
+                Err(OwnerError::Attach(AttachError::Lease(LeaseError::SpokenFor { .. }))) if self.waits(since) => {
+                    drop(turn);
+                    sleep(LOOK_AGAIN).await;
+                }
                 Err(OwnerError::Attach(AttachError::Share(error))) => {
                     drop(turn);
                     if !self.fleet.more(&network, &error, (seen, since)).await {
@@ -212,6 +222,11 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                 attached => return Ok((turn, attached?)),
             }
         }
+    }
+
+    /// Others forget an address in a moment, as a rule.
+    fn waits(&self, since: Instant) -> bool {
+        self.fleet.is_on() && since.elapsed() < UNTIL_FORGOTTEN
     }
 
     async fn make(
@@ -236,6 +251,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                     self.set_port(&attachment).await?;
                 }
                 self.fleet.stir();
+                self.fleet.relabelled();
                 info!(key = %attachment.key, leases = ?attachment.leases, "attached");
                 Ok(attachment)
             }
@@ -313,6 +329,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                     after = self.owner.wired(after.key, facts, None).await?;
                 }
                 self.admit(&after).await?;
+                self.fleet.relabelled();
                 info!(key = %after.key, "extended");
                 Ok(after)
             }
@@ -380,6 +397,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// [`OwnerError`]. A link that does not follow is the next resync's.
     pub async fn describe(&self, container: String, description: Description) -> Result<Vec<Attachment>, OwnerError> {
         let judged = self.owner.describe(container, description).await?;
+        self.fleet.relabelled();
         if self.policies.is_any_in_force() {
             self.follow(judged.attachments.iter().map(|one| one.key.clone()).collect()).await;
         } else {

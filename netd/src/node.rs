@@ -424,6 +424,7 @@ impl Node {
                 let holder = holder.to_string();
                 return Err(LeaseError::Held { key: key.to_string(), address, holder }.into());
             }
+            self.leases.unspoken(key, address)?;
         }
         leases.iter().for_each(|lease| self.leases.hold(key, lease.address.addr()));
         Ok((leases, taken))

@@ -8,7 +8,7 @@
 
 mod handle;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -123,6 +123,7 @@ enum Request {
     Usage(Answer<Vec<BlockUse>>),
     Retire(IpNet, Answer<bool>),
     Unretire(IpNet, Answer<()>),
+    SpokenFor(BTreeMap<IpAddr, ContainerId>, Answer<()>),
 }
 
 /// Starts the owner of a node as the journal left it.
@@ -187,6 +188,10 @@ impl Owner {
             Request::Share(share, answer) => drop(answer.send(self.share(*share))),
             Request::Usage(answer) => drop(answer.send(Ok(self.node.usage()))),
             Request::Retire(block, answer) => drop(answer.send(self.retire(block))),
+            Request::SpokenFor(addresses, answer) => {
+                self.node.spoken_for(addresses);
+                drop(answer.send(Ok(())));
+            }
             Request::Unretire(block, answer) => {
                 self.node.unretire(block);
                 drop(answer.send(Ok(())));

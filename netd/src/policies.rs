@@ -21,10 +21,11 @@ pub mod follow;
 pub(crate) mod matrix;
 mod members;
 pub mod objects;
+pub(crate) mod others;
 mod verdict;
 pub mod watched;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -33,8 +34,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 use netd_config::{Denied, Namespaces};
+use netd_fleet::Needs;
 use netd_kernel::{Kernel, Step};
-use netd_policy::{Flow, Hook, Protocol, Traffic};
+use netd_policy::{Block, Flow, Hook, Protocol, Sandbox, SandboxName, Traffic};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
@@ -72,6 +74,7 @@ pub struct Policies {
     requests: Option<Arc<Sender<Request>>>,
     in_force: Arc<AtomicBool>,
     changes: Option<watch::Receiver<()>>,
+    needs: Option<watch::Receiver<Needs>>,
 }
 
 impl Policies {
@@ -83,11 +86,31 @@ impl Policies {
         let (requests, receiver) = channel();
         let (requests, in_force) = (Arc::new(requests), Arc::new(AtomicBool::new(false)));
         let (told, changes) = watch::channel(());
+        let (needing, needs) = watch::channel(Needs::default());
         let cutter = cutter::start(Arc::clone(&executor), Arc::downgrade(&requests))?;
-        let told = Told { in_force: Arc::clone(&in_force), changes: told, cutter };
+        let told = Told { in_force: Arc::clone(&in_force), changes: told, needs: needing, cutter };
         let enforcer = Enforcer::new(executor, settings, told);
         thread::Builder::new().name("policies".to_owned()).spawn(move || enforcer.run(&receiver))?;
-        Ok(Self { requests: Some(requests), in_force, changes: Some(changes) })
+        Ok(Self { requests: Some(requests), in_force, changes: Some(changes), needs: Some(needs) })
+    }
+
+    /// What the policies in force ask of other nodes' sandboxes, and every change of it.
+    #[must_use]
+    pub fn needs(&self) -> Option<watch::Receiver<Needs>> {
+        self.needs.clone()
+    }
+
+    /// These are all sandboxes of other nodes, and who has no name may be any of them at these places. Returns when that holds,
+    /// and what lost its permission is cut.
+    ///
+    /// # Errors
+    /// See [`PolicyError`].
+    pub async fn meet(
+        &self,
+        others: BTreeMap<SandboxName, Sandbox>,
+        strangers: BTreeSet<Block>,
+    ) -> Result<(), PolicyError> {
+        heard(self.send(|done| Request::Others(others, strangers, done))?).await
     }
 
     /// Whether any policy is in force.

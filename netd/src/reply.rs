@@ -4,6 +4,7 @@ use netd_api::v1::{Failure, FailureCode};
 use netd_config::{CniResult, CniVersion, ConfigErrors, Dns, ResultInterface, ResultIp, Route};
 
 use crate::attachment::Attachment;
+use crate::ipam::LeaseError;
 use crate::lifecycle::LifecycleError;
 use crate::node::{AttachError, ShareError};
 use crate::owner::OwnerError;
@@ -72,6 +73,7 @@ pub fn lifecycle_failure(error: &LifecycleError) -> Failure {
         LifecycleError::Owner(OwnerError::Stopping) => FailureCode::TRY_AGAIN,
         LifecycleError::Owner(OwnerError::Journal(_)) => FailureCode::INPUT_OUTPUT,
         LifecycleError::Owner(OwnerError::Attach(error)) => match error {
+            AttachError::Lease(LeaseError::SpokenFor { .. }) => FailureCode::TRY_AGAIN,
             AttachError::Lease(_) | AttachError::NoAddress(_) | AttachError::BridgeFull { .. } => {
                 FailureCode::EXHAUSTED
             }

@@ -114,5 +114,6 @@ fn sandbox(number: usize, namespaces: usize, app: Option<String>) -> Sandbox {
         addresses: [(address, "blue".to_owned())].into(),
         ports: [].into(),
         node: "n1".to_owned(),
+        known: None,
     }
 }

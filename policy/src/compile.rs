@@ -25,7 +25,7 @@ pub use compiled::{AddressRange, Answer, ClassId, Compiled, Delta, Entry, Policy
 pub use table::{Change as TableChange, Table};
 
 use crate::flow::Direction;
-use crate::model::{Policy, PolicyName};
+use crate::model::{Block, Policy, PolicyName};
 use crate::world::{Node, Sandbox, SandboxName, World};
 
 use atom::AtomId;
@@ -42,6 +42,8 @@ pub enum Change {
     Policies(Vec<Policy>),
     /// These are all nodes now.
     Nodes(BTreeMap<String, Node>),
+    /// Other nodes' sandboxes are here now; see [`World::strangers`].
+    Strangers(BTreeSet<Block>),
     /// This sandbox is new or changed.
     Sandbox(Sandbox),
     /// This sandbox is no more.
@@ -135,6 +137,10 @@ impl Compiler {
                 self.world.nodes = nodes;
                 self.compile()
             }
+            Change::Strangers(blocks) => {
+                self.world.strangers = blocks;
+                self.compile()
+            }
             Change::Sandbox(sandbox) => {
                 let name = sandbox.name.clone();
                 self.replace(&name, Some(sandbox));
@@ -179,7 +185,7 @@ impl Compiler {
         self.ingress = Rows::new(Direction::Ingress);
         self.egress = Rows::new(Direction::Egress);
         self.read_policies();
-        self.ranges = Ranges::new(self.ground.atoms.blocks());
+        self.ranges = Ranges::new(self.ground.atoms.blocks(&self.world.strangers));
         let nodes = self.world.nodes.values().flat_map(|node| node.addresses.iter());
         let addresses: BTreeSet<IpAddr> = self.owners.keys().chain(nodes).copied().collect();
         let classed: Vec<(IpAddr, Vec<AtomId>)> =
@@ -313,8 +319,7 @@ impl Compiler {
 
     /// The atoms of an address that has a name, sorted, and those among them that are new.
     fn atoms_at(&mut self, address: IpAddr) -> Option<(Vec<AtomId>, Vec<AtomId>)> {
-        let owner =
-            self.owners.get(&address).and_then(|names| names.first()).and_then(|name| self.world.sandboxes.get(name));
+        let owner = owner(&self.owners, &self.world, address);
         let (mut atoms, new) = match owner {
             Some(sandbox) => self.ground.atoms.of_sandbox(sandbox, address),
             None => {
@@ -322,7 +327,8 @@ impl Compiler {
                 (self.ground.atoms.of_node(node), Vec::new())
             }
         };
-        atoms.extend(self.ranges.at(address));
+        let of_range = self.ranges.at(address).iter().filter(|atom| !self.ground.atoms.is_doubt(**atom));
+        atoms.extend(of_range);
         Some((atoms.into_iter().collect(), new))
     }
 
@@ -357,7 +363,18 @@ impl Compiler {
     }
 
     fn owner(&self, address: IpAddr) -> Option<&Sandbox> {
-        let name = self.owners.get(&address)?.first()?;
-        self.world.sandboxes.get(name)
+        owner(&self.owners, &self.world, address)
     }
+}
+
+/// See [`World::owner`].
+fn owner<'a>(
+    owners: &BTreeMap<IpAddr, BTreeSet<SandboxName>>,
+    world: &'a World,
+    address: IpAddr,
+) -> Option<&'a Sandbox> {
+    let mut all = owners.get(&address)?.iter().filter_map(|name| world.sandboxes.get(name));
+    let first = all.next()?;
+    let own = first.known.is_some().then(|| all.find(|one| one.known.is_none())).flatten();
+    Some(own.unwrap_or(first))
 }

@@ -36,4 +36,4 @@ pub use model::{
 pub use parse::{Errors, Fault, gather, parse};
 pub use reach::{Changed, Reach, Reaches};
 pub use selector::{Labels, Requirement, Selector, Test};
-pub use world::{NAMESPACE_NAME, NamedPort, Node, Owner, Sandbox, SandboxName, World};
+pub use world::{Known, NAMESPACE_NAME, NamedPort, Node, Owner, Sandbox, SandboxName, World};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -205,6 +206,14 @@ impl PortRange {
             (Some(kind), Some(code)) => (u16::from_be_bytes([kind, code]), u16::from_be_bytes([kind, code])),
         };
         Self { protocol: if version6 { ICMPV6 } else { ICMP }, first, last }
+    }
+}
+
+impl Block {
+    /// Whether an address is in it.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.cidr.contains(&address) && !self.except.iter().any(|hole| hole.contains(&address))
     }
 }
 

@@ -8,7 +8,7 @@ pub use remedy::{Remedy, Step, remedies};
 
 use crate::flow::{Direction, Flow, Traffic};
 use crate::model::{
-    Action, Block, Namespaces, Peer, Peers, Policy, PolicyName, Port, Ports, Rule, SandboxSelector, Source, Tier,
+    Action, Namespaces, Peer, Peers, Policy, PolicyName, Port, Ports, Rule, SandboxSelector, Source, Tier,
 };
 use crate::world::{Owner, Sandbox, World};
 
@@ -80,7 +80,9 @@ pub fn verdict(world: &World, policies: &[Policy], flow: Flow) -> Verdict {
 fn ends(world: &World, flow: Flow) -> [Option<End<'_>>; 2] {
     let end = |direction, address, peer| match world.owner(address) {
         Owner::Sandbox(subject) => {
-            Some(End { direction, subject, address, peer, owner: world.owner(peer), traffic: flow.traffic })
+            let is_stranger = world.strangers.iter().any(|block| block.contains(peer));
+            let (owner, traffic) = (world.owner(peer), flow.traffic);
+            Some(End { direction, subject, address, peer, owner, is_stranger, traffic })
         }
         Owner::Node(..) | Owner::Outside => None,
     };
@@ -126,6 +128,7 @@ struct End<'a> {
     address: IpAddr,
     peer: IpAddr,
     owner: Owner<'a>,
+    is_stranger: bool,
     traffic: Traffic,
 }
 
@@ -186,7 +189,19 @@ impl End<'_> {
     fn has_peer(&self, rule: &Rule) -> bool {
         match &rule.peers {
             Peers::Any => !self.is_own_node(),
-            Peers::Of(peers) => peers.iter().any(|peer| self.is_peer(peer)),
+            Peers::Of(peers) => {
+                let denies = rule.action == Action::Deny;
+                peers.iter().any(|peer| self.is_peer(peer) || (denies && self.may_be_peer(peer)))
+            }
+        }
+    }
+
+    /// Nobody can say whether it is one.
+    fn may_be_peer(&self, peer: &Peer) -> bool {
+        match (peer, self.owner) {
+            (Peer::Sandboxes(selector), Owner::Sandbox(sandbox)) => sandbox.is_in_doubt(selector),
+            (Peer::Sandboxes(_), Owner::Outside) => self.is_stranger,
+            (Peer::Sandboxes(_) | Peer::Nodes(_) | Peer::Block(_), _) => false,
         }
     }
 
@@ -208,7 +223,7 @@ impl End<'_> {
             (Peer::Nodes(selector), Owner::Node(_, node)) => {
                 selector.matches(|key| node.labels.get(key).map(String::as_str))
             }
-            (Peer::Block(block), _) => !self.is_own_node() && contains(block, self.peer),
+            (Peer::Block(block), _) => !self.is_own_node() && block.contains(self.peer),
             (Peer::Sandboxes(_) | Peer::Nodes(_), _) => false,
         }
     }
@@ -248,9 +263,5 @@ fn selects(selector: &SandboxSelector, sandbox: &Sandbox, address: IpAddr) -> bo
     };
     let network = selector.networks.is_empty()
         || sandbox.addresses.get(&address).is_some_and(|network| selector.networks.contains(network));
-    namespace && network && selector.labels.matches(|key| sandbox.label(key))
-}
-
-fn contains(block: &Block, address: IpAddr) -> bool {
-    block.cidr.contains(&address) && !block.except.iter().any(|hole| hole.contains(&address))
+    sandbox.is_known_to(selector) && namespace && network && selector.labels.matches(|key| sandbox.label(key))
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::flow::Protocol;
+use crate::model::{Block, Namespaces, SandboxSelector};
 use crate::selector::Labels;
 
 /// The label that every namespace has, with its name.
@@ -34,6 +35,19 @@ pub struct Sandbox {
     pub ports: BTreeSet<NamedPort>,
     /// The node it runs on.
     pub node: String,
+    /// What is known of it; `None`: everything, as of those of this node.
+    pub known: Option<Known>,
+}
+
+/// What another node has told of a sandbox. What is not in here may be so or not: no rule that asks for it lets it pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Keys of its labels: with the value that it has, or without one.
+    pub labels: BTreeSet<String>,
+    /// Keys of its namespace's labels, without [`NAMESPACE_NAME`], which is always known.
+    pub namespace_labels: BTreeSet<String>,
+    /// Which networks its addresses are on.
+    pub networks: bool,
 }
 
 /// A container port with a name.
@@ -63,6 +77,9 @@ pub struct World {
     pub sandboxes: BTreeMap<SandboxName, Sandbox>,
     /// All nodes by name.
     pub nodes: BTreeMap<String, Node>,
+    /// Where other nodes' sandboxes are: who has such an address and no name here may be any of them. No rule lets it pass for
+    /// what it might be, and each that denies sandboxes denies it.
+    pub strangers: BTreeSet<Block>,
 }
 
 /// Whose an address is.
@@ -86,6 +103,17 @@ impl Sandbox {
         self.namespace_labels.get(key).map(String::as_str)
     }
 
+    /// Whether all is known of it that the selector asks for.
+    pub(crate) fn is_known_to(&self, selector: &SandboxSelector) -> bool {
+        self.known.as_ref().is_none_or(|known| known.has(selector))
+    }
+
+    /// Whether the selector may select it, and nobody can say.
+    pub(crate) fn is_in_doubt(&self, selector: &SandboxSelector) -> bool {
+        let elsewhere = matches!(&selector.namespaces, Namespaces::Named(name) if *name != self.name.namespace);
+        !elsewhere && !self.is_known_to(selector)
+    }
+
     /// A label of its own.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
@@ -93,12 +121,31 @@ impl Sandbox {
     }
 }
 
+impl Known {
+    fn has(&self, selector: &SandboxSelector) -> bool {
+        let mut labels = selector.labels.requirements.iter();
+        let of_namespace = match &selector.namespaces {
+            Namespaces::Named(_) => true,
+            Namespaces::Labelled(labels) => labels
+                .requirements
+                .iter()
+                .all(|one| one.key == NAMESPACE_NAME || self.namespace_labels.contains(&one.key)),
+        };
+        of_namespace
+            && (selector.networks.is_empty() || self.networks)
+            && labels.all(|one| self.labels.contains(&one.key))
+    }
+}
+
 impl World {
-    /// Whose `address` is. A sandbox comes before a node.
+    /// Whose `address` is. A sandbox comes before a node, and one of this node before others'.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Owner<'_> {
-        if let Some(sandbox) = self.sandboxes.values().find(|sandbox| sandbox.addresses.contains_key(&address)) {
-            return Owner::Sandbox(sandbox);
+        let has = |sandbox: &&Sandbox| sandbox.addresses.contains_key(&address);
+        let mut all = self.sandboxes.values().filter(has);
+        if let Some(first) = all.next() {
+            let own = first.known.is_some().then(|| all.find(|one| one.known.is_none())).flatten();
+            return Owner::Sandbox(own.unwrap_or(first));
         }
         match self.nodes.iter().find(|(_, node)| node.addresses.contains(&address)) {
             Some((name, node)) => Owner::Node(name, node),

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use netd_policy::{
-    Action, Block, Change, Compiler, Direction, Flow, Hook, ICMP, ICMPV6, Kind, Labels, NAMESPACE_NAME, NamedPort,
-    Namespaces, Node, Owner, Peer, Peers, Policy, PolicyName, Port, PortRange, Ports, Protocol, Reaches, Requirement,
-    Rule, Sandbox, SandboxName, SandboxSelector, Selector, Source, TCP, Test, Tier, Traffic, UDP, World, oracle,
+    Action, Block, Change, Compiler, Direction, Flow, Hook, ICMP, ICMPV6, Kind, Known, Labels, NAMESPACE_NAME,
+    NamedPort, Namespaces, Node, Owner, Peer, Peers, Policy, PolicyName, Port, PortRange, Ports, Protocol, Reaches,
+    Requirement, Rule, Sandbox, SandboxName, SandboxSelector, Selector, Source, TCP, Test, Tier, Traffic, UDP, World,
+    oracle,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -146,8 +147,9 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
         select(&NODES[..]),
         any::<[bool; 2]>(),
         0_u8..8,
+        option::weighted(0.4, known()),
     );
-    parts.prop_map(|(number, namespace, labels, namespace_labels, ports, node, [blue, moved], other)| {
+    parts.prop_map(|(number, namespace, labels, namespace_labels, ports, node, [blue, moved], other, known)| {
         let last = if moved { other } else { number };
         let network = NETWORKS[usize::from(blue)].to_owned();
         let addresses = [format!("10.4.0.{}", last + 1), format!("fd00::{}", last + 1)];
@@ -158,7 +160,17 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
             addresses: addresses.iter().map(|address| (address.parse().unwrap(), network.clone())).collect(),
             ports,
             node: node.to_owned(),
+            known,
         }
+    })
+}
+
+fn known() -> impl Strategy<Value = Known> {
+    let keys = || labels().prop_map(|labels| labels.into_keys().collect());
+    (keys(), keys(), any::<bool>()).prop_map(|(labels, namespace_labels, networks)| Known {
+        labels,
+        namespace_labels,
+        networks,
     })
 }
 
@@ -178,6 +190,7 @@ fn change() -> impl Strategy<Value = Change> {
         2 => (0_u8..5, select(&NAMESPACES[..])).prop_map(|(number, namespace)| Change::Gone(SandboxName { namespace: namespace.to_owned(), name: format!("s{number}") })),
         1 => policies().prop_map(Change::Policies),
         1 => nodes().prop_map(Change::Nodes),
+        1 => btree_set(block(), 0..3).prop_map(Change::Strangers),
     ]
 }
 
@@ -375,7 +388,7 @@ proptest! {
     #[test]
     fn reach_and_oracle_agree_at_every_edge(policies in policies(), nodes in nodes(), sandboxes in vec(sandbox(), 0..6)) {
         let sandboxes = sandboxes.into_iter().map(|sandbox| (sandbox.name.clone(), sandbox)).collect();
-        let world = World { nodes, sandboxes };
+        let world = World { nodes, sandboxes, ..World::default() };
         let compilers = NODES.map(|node| {
             let mut compiler = Compiler::new(node);
             compiler.load(policies.clone(), world.clone());

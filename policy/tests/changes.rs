@@ -5,7 +5,8 @@
 use std::net::IpAddr;
 
 use netd_policy::{
-    Change, Compiler, Flow, Hook, NamedPort, Policy, Protocol, Sandbox, SandboxName, Traffic, World, parse,
+    Block, Change, Compiler, Flow, Hook, Known, NamedPort, Policy, Protocol, Sandbox, SandboxName, Traffic, World,
+    parse,
 };
 
 const EGRESS_BY_NAME: &str = "
@@ -46,6 +47,7 @@ fn sandbox(namespace: &str, app: &str, last: u8) -> Sandbox {
         addresses: [(address(last), "blue".to_owned())].into(),
         ports: [].into(),
         node: "n1".to_owned(),
+        known: None,
     }
 }
 
@@ -129,4 +131,75 @@ fn an_address_that_changes_hands_follows_its_owner() {
     assert!(!passes(&compiler, 2, 1, 5432), "two have the address: the first keeps it");
     compiler.update(Change::Gone(sandbox("shop", "web", 2).name));
     assert!(passes(&compiler, 2, 1, 5432));
+}
+
+const FROM_API: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress: [{from: [{podSelector: {matchExpressions: [{key: tier, operator: NotIn, values: [test]}]}}]}]
+";
+const NO_TESTS: &str = "
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: tests}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}
+  ingress: [{action: Deny, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {tier: test}}}}]}]
+";
+
+/// On another node, of which only these keys are known.
+fn elsewhere(app: &str, last: u8, keys: &[&str]) -> Sandbox {
+    let known = Known { labels: keys.iter().map(|key| (*key).to_owned()).collect(), ..Known::default() };
+    Sandbox { node: "n2".to_owned(), known: Some(known), ..sandbox("shop", app, last) }
+}
+
+#[test]
+fn one_of_another_node_is_a_peer_and_never_a_subject() {
+    let mut compiler = compiler(&[DATABASE], vec![sandbox("shop", "db", 1)]);
+    compiler.update(Change::Sandbox(elsewhere("api", 2, &["app"])));
+    compiler.update(Change::Sandbox(elsewhere("db", 3, &["app"])));
+    assert!(passes(&compiler, 2, 1, 5432) && !passes(&compiler, 3, 1, 5432));
+    assert!(passes(&compiler, 1, 3, 80), "what is said of it is its own node's to enforce");
+    assert_eq!(compiler.compiled().ingress.keys().collect::<Vec<_>>(), [&address(1)]);
+    compiler.update(Change::Sandbox(elsewhere("web", 2, &["app"])));
+    assert!(!passes(&compiler, 2, 1, 5432));
+}
+
+#[test]
+fn nobody_passes_by_a_label_that_is_not_known_to_be_absent() {
+    let mut compiler = compiler(&[FROM_API], vec![sandbox("shop", "db", 1)]);
+    compiler.update(Change::Sandbox(elsewhere("api", 2, &["app"])));
+    assert!(!passes(&compiler, 2, 1, 80));
+    compiler.update(Change::Sandbox(elsewhere("api", 2, &["app", "tier"])));
+    assert!(passes(&compiler, 2, 1, 80));
+}
+
+#[test]
+fn a_rule_that_denies_sandboxes_denies_who_may_be_one() {
+    let mut compiler = compiler(&[NO_TESTS], vec![sandbox("shop", "web", 1)]);
+    assert!(passes(&compiler, 2, 1, 80), "the outside");
+    let block = Block { cidr: "10.4.0.0/24".parse().unwrap(), except: ["10.4.0.8/29".parse().unwrap()].into() };
+    compiler.update(Change::Strangers([block].into()));
+    assert!(!passes(&compiler, 2, 1, 80) && passes(&compiler, 9, 1, 80));
+    compiler.update(Change::Sandbox(elsewhere("api", 2, &["app"])));
+    assert!(!passes(&compiler, 2, 1, 80));
+    compiler.update(Change::Sandbox(elsewhere("api", 2, &["tier"])));
+    assert!(passes(&compiler, 2, 1, 80));
+    compiler.update(Change::Gone(sandbox("shop", "api", 2).name));
+    assert!(!passes(&compiler, 2, 1, 80));
+}
+
+/// Somebody of this node had the address before it was a peer's.
+#[test]
+fn an_address_of_this_node_stays_a_subject_whatever_others_say() {
+    let own = Sandbox { name: SandboxName { namespace: "z".to_owned(), name: "z".to_owned() }, ..sandbox("", "db", 1) };
+    let mut compiler = compiler(&[&DATABASE.replace("shop", "z")], vec![own]);
+    assert!(!passes(&compiler, 2, 1, 5432));
+    compiler.update(Change::Sandbox(elsewhere("web", 1, &["app"])));
+    assert!(!passes(&compiler, 2, 1, 5432));
 }

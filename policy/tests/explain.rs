@@ -43,6 +43,7 @@ fn world() -> World {
         addresses: [(address(last), "blue".to_owned())].into(),
         ports: [].into(),
         node: "n1".to_owned(),
+        known: None,
     };
     let all = [(1, "web"), (2, "api"), (3, "db")].map(sandbox);
     World { sandboxes: all.map(|sandbox| (sandbox.name.clone(), sandbox)).into(), ..World::default() }

@@ -48,6 +48,23 @@ fn goes_round_and_skips_the_gateway() {
 }
 
 #[test]
+fn what_others_take_for_somebodys_is_nobody_elses() {
+    let mut leases = Leases::default();
+    let spoken = ["10.4.0.2", "10.4.0.4", "10.4.0.5"].map(|address| (ip(address), key("a").container));
+    leases.speak(spoken.into());
+    leases.remember(&key("b"), ip("10.4.0.4"));
+    assert_eq!(lease(&mut leases, "b", &[]).unwrap(), "10.4.0.3/29", "though it had another last");
+    let refused = lease(&mut leases, "b", &[ip("10.4.0.2")]).unwrap_err();
+    assert!(refused.contains("other nodes may still take it for container a's"), "{refused}");
+    assert_eq!(lease(&mut leases, "a", &[ip("10.4.0.2")]).unwrap(), "10.4.0.2/29");
+    assert_eq!(leases.spoken().collect::<Vec<_>>(), [ip("10.4.0.4"), ip("10.4.0.5")], "the third is held");
+    assert_eq!(lease(&mut leases, "c", &[]).unwrap(), "10.4.0.6/29");
+    assert!(lease(&mut leases, "d", &[]).unwrap_err().contains("no IP addresses available"), "rather none");
+    leases.speak(std::collections::BTreeMap::new());
+    assert_eq!(lease(&mut leases, "d", &[]).unwrap(), "10.4.0.4/29");
+}
+
+#[test]
 fn what_somebody_might_come_back_for_is_given_away_last() {
     let mut leases = Leases::default();
     leases.remember(&key("a"), ip("10.4.0.2"));

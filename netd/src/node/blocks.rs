@@ -220,6 +220,7 @@ impl Blocks {
 
 fn held(leases: &Leases, block: IpNet) -> u128 {
     leases.holders().filter(|(_, address)| block.contains(address)).count() as u128
+        + leases.spoken().filter(|address| block.contains(address)).count() as u128
 }
 
 #[cfg(test)]

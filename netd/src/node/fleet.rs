@@ -1,8 +1,10 @@
 //! What the fleet tells the node, and what the node tells it. Blocks come and go by records, like everything that lasts.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netd_config::ContainerId;
 
 use super::{BlockUse, Node, Share};
 use crate::attachment::AttachmentKey;
@@ -37,6 +39,11 @@ impl Node {
     /// A block that was retired may be any network's.
     pub fn unretire(&mut self, block: IpNet) {
         self.blocks.stay(block);
+    }
+
+    /// Other nodes may take these addresses for these containers': nobody else gets them until this is said again.
+    pub fn spoken_for(&mut self, addresses: BTreeMap<IpAddr, ContainerId>) {
+        self.leases.speak(addresses);
     }
 
     /// Attachments with addresses of a pool that are not of this node's blocks: no other node sends there.

@@ -1,5 +1,8 @@
 //! The way to the owner: a method a request. What is decided is the owner's.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netd_config::{ContainerId, LinkName};
 use netd_kernel::Family;
@@ -214,6 +217,15 @@ impl OwnerHandle {
     /// [`OwnerError::Stopping`].
     pub async fn unretire(&self, block: IpNet) -> Result<(), OwnerError> {
         self.ask(|answer| Request::Unretire(block, answer)).await
+    }
+
+    /// Other nodes may take these addresses for these containers', from now on and until this is said again: nobody else gets
+    /// them.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn spoken_for(&self, addresses: BTreeMap<IpAddr, ContainerId>) -> Result<(), OwnerError> {
+        self.ask(|answer| Request::SpokenFor(addresses, answer)).await
     }
 
     /// What there is, in numbers.

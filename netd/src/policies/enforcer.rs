@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 
 use netd_config::{Denied, LinkName};
+use netd_fleet::Needs;
 use netd_kernel::{ApplyError, Family, Flow, Kernel, KernelError, Key, Object, Objects, Step, fixed_ruleset, plan};
-use netd_policy::{Change, Compiler, Profile, ProfileId};
+use netd_policy::{Block, Change, Compiler, Profile, ProfileId, Sandbox, SandboxName};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
@@ -24,6 +25,7 @@ use super::files::PolicyFiles;
 use super::filters::Filters;
 use super::members::Members;
 use super::objects::{self, Changes};
+use super::others;
 use super::verdict;
 use crate::attachment::{Attachment, AttachmentKey};
 use crate::executor::{Executor, ExecutorError};
@@ -67,6 +69,8 @@ pub(super) enum Request {
     Files(Arc<PolicyFiles>, Vec<Attachment>, Done),
     /// The node's own addresses are these now.
     Node(BTreeSet<IpAddr>),
+    /// Sandboxes of other nodes are these now, and at these places may be more.
+    Others(BTreeMap<SandboxName, Sandbox>, BTreeSet<Block>, Done),
     /// Steps of a resync; where they make the ruleset anew, it is never without its policies.
     Repair(Vec<Step>, Done),
     /// The ruleset may be gone: makes it again where it is, with its policies and nothing else.
@@ -89,6 +93,7 @@ pub(super) struct Enforcer<K> {
     filters: Filters,
     in_force: Arc<AtomicBool>,
     changes: watch::Sender<()>,
+    needs: watch::Sender<Needs>,
     cutter: Sender<Errand>,
     node: String,
     denied: Denied,
@@ -102,6 +107,8 @@ pub(super) struct Told {
     pub(super) in_force: Arc<AtomicBool>,
     /// What was allowed may not be any more.
     pub(super) changes: watch::Sender<()>,
+    /// What the policies in force ask of others' sandboxes.
+    pub(super) needs: watch::Sender<Needs>,
     /// Whose flows are to be read.
     pub(super) cutter: Sender<Errand>,
 }
@@ -127,7 +134,7 @@ struct Round {
 impl<K: Kernel> Enforcer<K> {
     /// Without policies.
     pub(super) fn new(executor: Arc<Executor<K>>, settings: Settings, told: Told) -> Self {
-        let Told { in_force, changes, cutter } = told;
+        let Told { in_force, changes, needs, cutter } = told;
         let Settings { node, namespaces, denied } = settings;
         let compiler = Compiler::new(&node);
         let force = Force { files: Arc::default(), compiler, members: Members::new(&node, namespaces) };
@@ -139,6 +146,7 @@ impl<K: Kernel> Enforcer<K> {
             filters: Filters::default(),
             in_force,
             changes,
+            needs,
             cutter,
             node,
             denied,
@@ -182,6 +190,10 @@ impl<K: Kernel> Enforcer<K> {
                     self.update(vec![Change::Nodes(nodes)], round);
                 }
             }
+            Request::Others(others, strangers, done) => {
+                self.meet(others, strangers, round);
+                round.errand.waiting.push(done);
+            }
             Request::Repair(steps, done) => {
                 if steps.iter().any(makes_ruleset) {
                     // Nothing was asked about meanwhile.
@@ -211,6 +223,12 @@ impl<K: Kernel> Enforcer<K> {
     fn load(&mut self, files: Arc<PolicyFiles>, attachments: &[Attachment], round: &mut Round) {
         let policies: Vec<_> = files.policies().cloned().collect();
         let (was, is) = (self.in_force.load(Ordering::SeqCst), !policies.is_empty());
+        let needs = others::needs(policies.iter());
+        self.needs.send_if_modified(|known| {
+            let is_news = *known != needs;
+            *known = needs;
+            is_news
+        });
         self.force.files = files;
         if !was && is {
             let joined = attachments.iter().flat_map(|one| self.force.members.join(one)).collect();
@@ -222,6 +240,31 @@ impl<K: Kernel> Enforcer<K> {
             self.update(gone, round);
         }
         self.in_force.store(is, Ordering::SeqCst);
+    }
+
+    /// Who is no more, or somebody else now, may have flows that nobody would let begin.
+    fn meet(&mut self, others: BTreeMap<SandboxName, Sandbox>, strangers: BTreeSet<Block>, round: &mut Round) {
+        let world = self.force.compiler.world();
+        let before = world.sandboxes.values().filter(|sandbox| sandbox.known.is_some());
+        let changed: Vec<&Sandbox> = before.filter(|sandbox| others.get(&sandbox.name) != Some(*sandbox)).collect();
+        let moved = changed.iter().flat_map(|sandbox| sandbox.addresses.keys().copied());
+        let judged: BTreeSet<IpAddr> = moved.collect();
+        let gone = changed.iter().map(|sandbox| &sandbox.name).filter(|name| !others.contains_key(*name));
+        let gone: Vec<Change> = gone.cloned().map(Change::Gone).collect();
+        let are_strangers_new = world.strangers != strangers;
+        let new = others.into_values().filter(|sandbox| world.sandboxes.get(&sandbox.name) != Some(sandbox));
+        let new: Vec<Change> = new.map(Change::Sandbox).collect();
+        self.update(gone, round);
+        self.update(new, round);
+        if are_strangers_new {
+            self.update(vec![Change::Strangers(strangers)], round);
+        }
+        if self.in_force.load(Ordering::SeqCst) {
+            round.errand.judged.extend(judged);
+            if are_strangers_new {
+                self.judge_all(round);
+            }
+        }
     }
 
     fn update(&mut self, changes: Vec<Change>, round: &mut Round) {
@@ -249,7 +292,7 @@ impl<K: Kernel> Enforcer<K> {
         let before = changes.iter().filter_map(|change| match change {
             Change::Sandbox(sandbox) => sandboxes.get(&sandbox.name),
             Change::Gone(name) => sandboxes.get(name),
-            Change::Policies(_) | Change::Nodes(_) => None,
+            Change::Policies(_) | Change::Nodes(_) | Change::Strangers(_) => None,
         });
         before.flat_map(|sandbox| sandbox.addresses.keys().copied()).collect()
     }

@@ -86,7 +86,15 @@ impl End {
             return Ok(Self::Node(here.to_owned()));
         }
         let is = |name: &&SandboxName| name.name == text || name.to_string() == text;
-        let found: Vec<&SandboxName> = world.sandboxes.keys().filter(is).collect();
+        let mut found: Vec<&SandboxName> = world.sandboxes.keys().filter(is).collect();
+        if found.is_empty() {
+            // Of another node, without saying of which.
+            let others = world.sandboxes.values().filter(|sandbox| sandbox.known.is_some());
+            let bare =
+                |sandbox: &Sandbox| short(&sandbox.name).trim_end_matches(&format!("@{}", sandbox.node)).to_owned();
+            let is = |sandbox: &&Sandbox| bare(sandbox) == text || bare(sandbox).split('/').next_back() == Some(text);
+            found = others.filter(is).map(|sandbox| &sandbox.name).collect();
+        }
         match found.as_slice() {
             [] => Err(ExplainError::Nobody(text.to_owned())),
             [one] => Ok(Self::Sandbox((*one).clone())),
@@ -148,15 +156,38 @@ pub fn explain(
     let apart = || ExplainError::Apart { from: name(from), to: name(to) };
     let (source, destination) = pair(true).or_else(|| pair(false)).ok_or_else(apart)?;
     let flow = Flow { from: source, to: destination, traffic: of_family(traffic, destination) };
-    let verdict = verdict(world, policies, flow);
+    let verdict = here(world, policies, flow);
     let (from, to) = (from.told(source), format!("{}, {}", to.told(destination), spoken(flow.traffic)));
-    Ok(Explanation {
-        allowed: verdict.allowed(),
-        remedy: remedy(world, &verdict, flow),
-        reasons: reasons(&verdict),
-        from,
-        to,
-    })
+    let mut reasons = reasons(&verdict);
+    let ends = [(Direction::Egress, flow.from), (Direction::Ingress, flow.to)];
+    reasons
+        .extend(ends.into_iter().filter_map(|(direction, address)| Some(elsewhere(direction, other(world, address)?))));
+    Ok(Explanation { allowed: verdict.allowed(), remedy: remedy(world, &verdict, flow), reasons, from, to })
+}
+
+/// What this node says. What is about a sandbox of another is that node's to say.
+fn here(world: &World, policies: &[Policy], flow: Flow) -> Verdict {
+    let mut verdict = verdict(world, policies, flow);
+    for (ruling, address) in [(&mut verdict.egress, flow.from), (&mut verdict.ingress, flow.to)] {
+        if other(world, address).is_some() {
+            *ruling = Ruling { allowed: true, by: Decider::NoSubject, log: false, audit: None };
+        }
+    }
+    verdict
+}
+
+/// The sandbox of another node that has this address.
+fn other(world: &World, address: IpAddr) -> Option<&Sandbox> {
+    match world.owner(address) {
+        netd_policy::Owner::Sandbox(sandbox) => Some(sandbox).filter(|sandbox| sandbox.known.is_some()),
+        netd_policy::Owner::Node(..) | netd_policy::Owner::Outside => None,
+    }
+}
+
+fn elsewhere(direction: Direction, sandbox: &Sandbox) -> Reason {
+    let name = short(&sandbox.name);
+    let rule = format!("what is about {name} is node {}'s to say: ask there", sandbox.node);
+    Reason { direction, allowed: true, rule, place: String::new() }
 }
 
 fn name(end: &End) -> String {
@@ -265,7 +296,7 @@ pub fn traffic_of(packet: &LoggedPacket) -> Traffic {
 #[must_use]
 pub fn told_of(world: &World, policies: &[Policy], packet: &LoggedPacket) -> Told {
     let flow = Flow { from: packet.source, to: packet.destination, traffic: traffic_of(packet) };
-    let verdict = verdict(world, policies, flow);
+    let verdict = here(world, policies, flow);
     let rulings = [&verdict.egress, &verdict.ingress];
     // One that passes is told for who logs it, or would deny it.
     let by = rulings.iter().find(|one| !one.allowed).map(|one| &one.by);
@@ -306,7 +337,7 @@ pub fn spoken(traffic: Traffic) -> String {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use netd_policy::{Node, Protocol, Sandbox, SandboxName, Traffic, World};
+    use netd_policy::{Known, Node, Protocol, Sandbox, SandboxName, Traffic, World};
 
     use super::{End, ExplainError, explain, told};
 
@@ -320,6 +351,7 @@ mod tests {
                 addresses: BTreeMap::from([(address.parse().unwrap(), "net".to_owned())]),
                 ports: BTreeSet::new(),
                 node: "here".to_owned(),
+                known: None,
             };
             (name, sandbox)
         };
@@ -332,6 +364,7 @@ mod tests {
                 sandbox("", "lone", "fd00::5"),
             ]),
             nodes: BTreeMap::from([("here".to_owned(), node)]),
+            ..World::default()
         }
     }
 
@@ -381,5 +414,38 @@ mod tests {
         assert_eq!((allowed.allowed, allowed.remedy), (true, None));
         assert!(ask("cart", "lone").unwrap_err().to_string().contains("no address of the same family"));
         assert!(ask("192.0.2.9", "cart").unwrap().remedy.unwrap().contains("ipBlock 192.0.2.9/32"));
+    }
+
+    #[test]
+    fn one_of_another_node_is_named_with_it_and_judged_there() {
+        let mut world = world();
+        let far = Sandbox {
+            name: SandboxName { namespace: "shop".to_owned(), name: "till@n2".to_owned() },
+            labels: BTreeMap::from([("app".to_owned(), "till".to_owned())]),
+            namespace_labels: BTreeMap::new(),
+            addresses: BTreeMap::from([("10.4.9.2".parse().unwrap(), String::new())]),
+            ports: BTreeSet::new(),
+            node: "n2".to_owned(),
+            known: Some(Known { labels: BTreeSet::from(["app".to_owned()]), ..Known::default() }),
+        };
+        world.sandboxes.insert(far.name.clone(), far);
+        for text in ["till", "shop/till", "till@n2", "shop/till@n2"] {
+            assert!(
+                matches!(End::find(&world, "here", text), Ok(End::Sandbox(name)) if name.name == "till@n2"),
+                "{text}"
+            );
+        }
+        assert!(End::find(&world, "here", "till@n3").is_err());
+        let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: all, namespace: shop}\n\
+                    spec: {podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: till}}}]}]}\n";
+        let policies = netd_policy::parse("shop.yaml", text).unwrap();
+        let ask = |from: &str, to: &str| {
+            let [from, to] = [from, to].map(|text| End::find(&world, "here", text).unwrap());
+            explain(&world, &policies, (&from, &to), Traffic::to(Protocol::Tcp, 80)).unwrap()
+        };
+        let there = ask("cart", "till");
+        assert!(there.allowed, "{there:?}");
+        assert_eq!(there.reasons[1].rule, "what is about shop/till@n2 is node n2's to say: ask there");
+        assert!(ask("till", "cart").allowed && !ask("shop/login", "cart").allowed);
     }
 }

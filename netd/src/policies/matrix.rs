@@ -18,6 +18,8 @@ const OUTSIDE: [&str; 2] = ["203.0.113.1", "2001:db8:ffff::1"];
 struct End {
     name: String,
     addresses: BTreeSet<IpAddr>,
+    /// What is about it is this node's to say.
+    is_own: bool,
 }
 
 /// All ways between sandboxes, the node and the rest of the world; with `then`, also as they would be with these policies in
@@ -51,21 +53,21 @@ fn ends(world: &World, here: &str) -> Vec<End> {
     let sandbox = |sandbox: &netd_policy::Sandbox| End {
         name: short(&sandbox.name),
         addresses: sandbox.addresses.keys().copied().collect(),
+        is_own: sandbox.known.is_none(),
     };
     let node = world.nodes.get(here).map(|node| node.addresses.clone()).unwrap_or_default();
     let outside = OUTSIDE.iter().filter_map(|address| address.parse().ok()).collect();
     let others = [("node", node), ("outside", outside)];
-    let others = others.into_iter().map(|(name, addresses)| End { name: name.to_owned(), addresses });
+    let others = others.into_iter().map(|(name, addresses)| End { name: name.to_owned(), addresses, is_own: false });
     world.sandboxes.values().map(sandbox).chain(others).collect()
 }
 
-/// Every two ends of which a sandbox is one, with an address of each: by IPv4 where both have it.
+/// Every two ends of which a sandbox of this node is one, with an address of each: by IPv4 where both have it.
 fn pairs(ends: &[End]) -> Vec<(u32, u32, (IpAddr, IpAddr))> {
-    let sandboxes = ends.len().saturating_sub(2);
     let mut pairs = Vec::new();
     for (at, from) in ends.iter().enumerate() {
         for (to_at, to) in ends.iter().enumerate() {
-            if at == to_at || (at >= sandboxes && to_at >= sandboxes) {
+            if at == to_at || !(from.is_own || to.is_own) {
                 continue;
             }
             let numbers = u32::try_from(at).ok().zip(u32::try_from(to_at).ok());

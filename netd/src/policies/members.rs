@@ -92,6 +92,11 @@ impl Members {
         std::mem::take(&mut self.sandboxes).into_values().map(|sandbox| Change::Gone(sandbox.name)).collect()
     }
 
+    /// Whoever is somebody, by container.
+    pub(super) fn sandboxes(&self) -> impl Iterator<Item = (&ContainerId, &Sandbox)> {
+        self.sandboxes.iter()
+    }
+
     /// The bridge behind which an address of a sandbox lies.
     pub(super) fn bridge(&self, address: IpAddr) -> Option<&LinkName> {
         self.bridges.get(&address).map(|(_, bridge)| bridge)
@@ -173,6 +178,7 @@ fn sandbox(name: SandboxName, identity: &Identity<'_>, addresses: BTreeMap<IpAdd
         addresses,
         ports: identity.ports.iter().map(|((name, protocol), number)| port(name, *protocol, *number)).collect(),
         node: node.to_owned(),
+        known: None,
     }
 }
 

@@ -6,7 +6,11 @@ use std::sync::Arc;
 use netd_config::Denied;
 use netd_kernel::{FakeKernel, Family, Flow, Kernel, Key, Scope, Step, fixed_ruleset};
 
+use netd_fleet::{NodeName, SandboxRecord};
+use netd_policy::{Sandbox, SandboxName};
+
 use super::files::{PolicyFiles, Source};
+use super::others::sandbox;
 use super::{Policies, Settings};
 use crate::executor::Executor;
 use crate::ports::tests::attachment;
@@ -92,4 +96,62 @@ async fn what_is_cut_is_decided_when_it_is_cut_and_nobody_else_waits() {
     assert_eq!(kernel.flows(&all).unwrap(), [denied, allowed]);
     enforced(CLOSED).await.unwrap().unwrap();
     assert_eq!(kernel.flows(&all).unwrap(), [allowed]);
+}
+
+const FROM_FAR: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: from-far, namespace: default}\n\
+                        spec: {podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: far}}}]}]}\n";
+
+fn far(app: &str, address: &str) -> (SandboxName, Sandbox) {
+    let record = SandboxRecord {
+        namespace: "default".to_owned(),
+        name: "far".to_owned(),
+        addresses: [(address.parse().unwrap(), None)].into(),
+        labels: [("app".to_owned(), Some(app.to_owned()))].into(),
+        ..SandboxRecord::default()
+    };
+    let sandbox = sandbox(&NodeName::new("n2").unwrap(), &record);
+    (sandbox.name.clone(), sandbox)
+}
+
+/// It is a peer, never a subject; what lost its permission with its label, its node or its address is cut, and nothing else.
+#[tokio::test]
+async fn sandboxes_of_other_nodes_come_change_and_go_by_elements() {
+    let kernel = Arc::new(FakeKernel::new());
+    let policies = policies(&kernel, Denied::Answered);
+    let mut own = attachment("web", &[]);
+    own.namespace = "default".to_owned();
+    policies.enforce(files(FROM_FAR), vec![own]).await.unwrap();
+    let needed = policies.needs().unwrap().borrow().clone();
+    assert!(needed.sandboxes && needed.labels.contains("app"));
+    let before = keys(&kernel);
+    let meet = async |all: &[(SandboxName, Sandbox)]| {
+        policies.meet(all.iter().cloned().collect(), BTreeSet::new()).await.unwrap();
+        // Told by changes, the kernel holds what it would from the start.
+        let told = keys(&kernel);
+        policies.verify().await.unwrap();
+        assert_eq!(keys(&kernel), told);
+        told
+    };
+    let (one, other) = ("10.4.9.2", "10.4.9.3");
+    let with = meet(&[far("far", one)]).await;
+    let new: Vec<&Key> = with.difference(&before).collect();
+    assert!(new.iter().any(|key| matches!(key, Key::Class(at) if at.to_string() == one)), "{new:?}");
+    assert!(!new.iter().any(|key| matches!(key, Key::Isolated(..))), "{new:?}");
+    let (mine, theirs) = (flow(one), flow(other));
+    let at_ends = BTreeSet::from([mine.opener.0, theirs.opener.0]);
+    for (next, kept) in
+        [(vec![far("near", one)], vec![]), (vec![far("far", other)], vec![theirs]), (Vec::new(), vec![])]
+    {
+        if kernel.flows(&at_ends).unwrap().is_empty() {
+            kernel.open(mine);
+            kernel.open(theirs);
+        }
+        meet(&next).await;
+        let left: Vec<_> = kernel.flows(&BTreeSet::from([mine.opener.0])).unwrap();
+        assert!(left.is_empty(), "{next:?}: goes on: {left:?}");
+        let left = kernel.flows(&BTreeSet::from([theirs.opener.0])).unwrap();
+        assert!(kept.iter().all(|flow| left.contains(flow)), "{next:?}: cut: {left:?}");
+    }
+    assert_eq!(keys(&kernel), before);
+    assert_eq!(kernel.flows(&at_ends).unwrap(), []);
 }

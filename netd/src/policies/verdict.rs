@@ -46,6 +46,7 @@ mod tests {
             addresses: BTreeMap::from([(address(SERVER), "web".to_owned())]),
             ports: BTreeSet::new(),
             node: "here".to_owned(),
+            known: None,
         };
         compiler.update(Change::Sandbox(sandbox));
         compiler.update(Change::Policies(netd_policy::parse("a.yaml", PORTS).unwrap()));

@@ -95,7 +95,7 @@ fn keep(kept: &Path, texts: &BTreeMap<String, String>) -> io::Result<()> {
 }
 
 /// Writes a file so that it is never seen, or left, half.
-pub(super) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     fs::create_dir_all(folder)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -153,7 +153,8 @@ fn listed(
     for direction in [Direction::Ingress, Direction::Egress] {
         listed.directions.extend(policy.rules(direction).map(|_| spell(direction).to_owned()));
     }
-    let selected = force.compiler.world().sandboxes.values().filter(|sandbox| oracle::is_for(policy, sandbox));
+    let own = force.compiler.world().sandboxes.values().filter(|sandbox| sandbox.known.is_none());
+    let selected = own.filter(|sandbox| oracle::is_for(policy, sandbox));
     listed.sandboxes = u32::try_from(selected.count()).unwrap_or(u32::MAX);
     listed.text = force.files.text_of(&policy.name);
     listed.applied = std::path::Path::new(&listed.file).starts_with(applied);

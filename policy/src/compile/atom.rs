@@ -17,6 +17,8 @@ enum Atom {
     Peer(Peer),
     /// A container port with a name that some rule uses.
     Port(NamedPort),
+    /// Whom a rule that denies sandboxes may mean, and nobody can say.
+    Doubt(SandboxSelector),
 }
 
 /// Where a selector is looked for: the rarest thing that a sandbox must have to match it.
@@ -37,6 +39,7 @@ pub(super) struct Atoms {
     nodes: Vec<(AtomId, Selector)>,
     used_names: BTreeSet<String>,
     ports: BTreeMap<AtomId, NamedPort>,
+    doubts: BTreeMap<AtomId, SandboxSelector>,
 }
 
 impl Atoms {
@@ -57,16 +60,31 @@ impl Atoms {
         id
     }
 
+    /// The number of those who may be this peer, and nobody can say.
+    pub(super) fn doubt(&mut self, peer: &Peer) -> Option<AtomId> {
+        let Peer::Sandboxes(selector) = peer else { return None };
+        let (id, _) = self.number(Atom::Doubt(selector.clone()));
+        self.doubts.entry(id).or_insert_with(|| selector.clone());
+        Some(id)
+    }
+
+    /// Whether only one without a name is in it as an address of a range.
+    pub(super) fn is_doubt(&self, id: AtomId) -> bool {
+        self.doubts.contains_key(&id)
+    }
+
     /// Makes container ports named `name` tell classes apart.
     pub(super) fn use_name(&mut self, name: &str) {
         self.used_names.insert(name.to_owned());
     }
 
-    pub(super) fn blocks(&self) -> impl Iterator<Item = (AtomId, &Block)> {
-        self.ids.iter().filter_map(|(atom, id)| match atom {
+    /// All ranges that rules can tell apart; in those of `strangers` anybody may be.
+    pub(super) fn blocks<'a>(&'a self, strangers: &'a BTreeSet<Block>) -> impl Iterator<Item = (AtomId, &'a Block)> {
+        let named = self.ids.iter().filter_map(|(atom, id)| match atom {
             Atom::Peer(Peer::Block(block)) => Some((*id, block)),
-            Atom::Peer(Peer::Sandboxes(_) | Peer::Nodes(_)) | Atom::Port(_) => None,
-        })
+            Atom::Peer(Peer::Sandboxes(_) | Peer::Nodes(_)) | Atom::Port(_) | Atom::Doubt(_) => None,
+        });
+        named.chain(strangers.iter().flat_map(|block| self.doubts.keys().map(move |id| (*id, block))))
     }
 
     pub(super) fn port(&self, id: AtomId) -> Option<&NamedPort> {
@@ -95,6 +113,9 @@ impl Atoms {
             look(&Bucket::NamespaceLabel(key.clone(), value.clone()));
         }
         look(&Bucket::Everything);
+        if sandbox.known.is_some() {
+            found.extend(self.doubts.iter().filter(|(_, selector)| sandbox.is_in_doubt(selector)).map(|(id, _)| *id));
+        }
         let mut new = Vec::new();
         for port in
             sandbox.ports.iter().filter(|port| self.used_names.contains(&port.name)).cloned().collect::<Vec<_>>()
@@ -125,7 +146,9 @@ pub(super) fn selects_node(selector: &Selector, node: &Node) -> bool {
 }
 
 fn selects(selector: &SandboxSelector, sandbox: &Sandbox, address: IpAddr) -> bool {
-    (selector.networks.is_empty() || sandbox.addresses.get(&address).is_some_and(|on| selector.networks.contains(on)))
+    sandbox.is_known_to(selector)
+        && (selector.networks.is_empty()
+            || sandbox.addresses.get(&address).is_some_and(|on| selector.networks.contains(on)))
         && selector.labels.matches(|key| sandbox.label(key))
         && match &selector.namespaces {
             Namespaces::Named(name) => *name == sandbox.name.namespace,

@@ -94,7 +94,11 @@ impl CompactRule {
         };
         let peers = match &rule.peers {
             Peers::Any => None,
-            Peers::Of(peers) => Some(peers.iter().map(|peer| atoms.peer(peer)).collect()),
+            Peers::Of(peers) => {
+                let denies = rule.action == Action::Deny;
+                let mut of = |peer| [Some(atoms.peer(peer)), denies.then(|| atoms.doubt(peer)).flatten()];
+                Some(peers.iter().flat_map(|peer| of(peer).into_iter().flatten()).collect())
+            }
         };
         let ports = match &rule.ports {
             Ports::Any => None,

@@ -110,6 +110,7 @@ pub(crate) fn world() -> World {
         addresses: addresses(network, last).map(|address| (address, network.to_owned())).into(),
         ports: ports.split_whitespace().map(named_port).collect(),
         node: node.to_owned(),
+        known: None,
     };
     World {
         sandboxes: SANDBOXES.map(sandbox).into_iter().map(|sandbox| (sandbox.name.clone(), sandbox)).collect(),
@@ -118,6 +119,7 @@ pub(crate) fn world() -> World {
                 (name.to_owned(), Node { labels: map(labels), addresses: addresses("", last).into() })
             })
             .into(),
+        ..World::default()
     }
 }
 

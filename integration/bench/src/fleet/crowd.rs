@@ -126,5 +126,6 @@ fn record(name: &str, address: Ipv4Addr) -> Result<NodeRecord> {
         mtu: Some(1_500),
         labels: BTreeMap::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        needs: None,
     })
 }

@@ -83,6 +83,7 @@ fn world() -> World {
         addresses: at.parse().map(|address: IpAddr| (address, text("blue"))).into_iter().collect(),
         ports: [NamedPort { name: text("http"), protocol: Protocol::Tcp, number: port }].into(),
         node: text(node),
+        known: None,
     };
     let sandboxes = [
         sandbox("shop", "web", NODE, ENDS[0], 8080),
@@ -90,7 +91,11 @@ fn world() -> World {
         sandbox("lab", "web", "n2", ENDS[2], 80),
     ];
     let node = Node { labels: [(text("zone"), text("a"))].into(), addresses: ENDS[3].parse().into_iter().collect() };
-    World { sandboxes: sandboxes.map(|one| (one.name.clone(), one)).into(), nodes: [(text(NODE), node)].into() }
+    World {
+        sandboxes: sandboxes.map(|one| (one.name.clone(), one)).into(),
+        nodes: [(text(NODE), node)].into(),
+        ..World::default()
+    }
 }
 
 pub(super) fn file(input: &[u8]) -> Verdict {

@@ -103,7 +103,7 @@ fn of_many_routes_those_that_are_refused_are_named() {
 fn a_tunnel_whose_guard_is_refused_is_not_made() {
     let executor = Executor::new(Arc::new(FakeKernel::new()), BTreeSet::new());
     let refused = settle(&executor, &wanted(), &Objects::new()).unwrap();
-    let by_none = |object: &Object| matches!(object, Object::Hop(hop) if hop.encapsulation().is_none());
+    let by_none = |object: &Object| matches!(object, Object::Lead(lead) if lead.hop.encapsulation().is_none());
     let expected: Objects = wanted().into_iter().filter(|(_, object)| by_none(object)).collect();
     assert_eq!(standing(&executor), expected);
     let tunnels = [Encapsulation::Ipip, Encapsulation::Vxlan].map(Key::Tunnel);

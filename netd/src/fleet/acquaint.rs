@@ -1,0 +1,332 @@
+//! Sandboxes of one node, as policies of others select them: this node's are told, others' are heard, and an address is not
+//! given to somebody else while anybody may take it for the one who had it.
+//!
+//! ```text
+//! owner: attachments ─┐                        ┌─▶ disk, owner: not for others ─▶ store
+//! peers: their needs ─┴▶ records (pure) ───────┘
+//! store, peers ─▶ believe (pure) ─▶ policies: in the kernel, flows cut ─▶ store: forgotten what was before
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use netd_config::ContainerId;
+use netd_fleet::{Discovery, InstanceId, Needs, Peers, SandboxRecord, Told};
+use netd_kernel::Kernel;
+use serde::de::DeserializeOwned;
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::believe::{Believed, believe, strangers};
+use super::source::Source;
+use super::{Fleet, Inner};
+use crate::lifecycle::Lifecycle;
+use crate::owner::OwnerError;
+use crate::policies::others::records;
+use crate::policies::watched::write_whole;
+
+/// What comes within this is told, or heard, at once.
+const TOGETHER: Duration = Duration::from_millis(20);
+/// What did not succeed is tried again after this.
+const AGAIN: Duration = Duration::from_secs(1);
+/// What a node needs is told for so long after it was heard of last: it comes back, as a rule, and nothing of its is cut then.
+const NEEDED_FOR: Duration = Duration::from_mins(10);
+
+/// Addresses that others were told of, each with the container and the telling that it was last in.
+type Spoken = BTreeMap<IpAddr, (ContainerId, u64)>;
+
+impl Fleet {
+    /// What was known before netd's last end holds again, as far as it is not known better: ahead of policies and attaches.
+    pub async fn recall<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) {
+        let Some(inner) = &self.0 else { return };
+        let Source::Store { .. } = &inner.source else { return };
+        let believed: Believed = recalled(&inner.heard_file());
+        let spoken: BTreeMap<IpAddr, ContainerId> = recalled(&inner.spoken_file());
+        if let Err(error) = lifecycle.owner.spoken_for(spoken).await {
+            warn!(error = &error as &dyn std::error::Error, "addresses that others know may be given to somebody else");
+        }
+        if let Err(error) = inner.meet(lifecycle, &believed).await {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "other nodes' sandboxes are nobody until the store is heard"
+            );
+        }
+    }
+
+    /// What this node's sandboxes are may have changed.
+    pub fn relabelled(&self) {
+        if let Some(inner) = &self.0 {
+            inner.relabelled.notify_one();
+        }
+    }
+
+    /// Tells and hears for ever.
+    pub async fn acquaint<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) {
+        let Some(inner) = &self.0 else { return };
+        match &inner.source {
+            Source::List(_) => inner.say_what_a_list_lacks(lifecycle).await,
+            Source::Store { fleet, .. } => {
+                tokio::join!(
+                    inner.tell_others(fleet, lifecycle),
+                    inner.hear_others(fleet, lifecycle),
+                    need(fleet, lifecycle)
+                );
+            }
+        }
+    }
+}
+
+async fn need<K: Kernel + 'static>(fleet: &netd_fleet::Fleet, lifecycle: &Lifecycle<K>) {
+    let Some(mut needs) = lifecycle.policies.needs() else { return };
+    loop {
+        fleet.need(needs.borrow_and_update().clone());
+        if needs.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What others need of this node.
+#[derive(Default)]
+struct Asked(BTreeMap<InstanceId, (Needs, Instant)>);
+
+impl Asked {
+    fn of(&mut self, peers: &Peers, now: Instant) -> Needs {
+        let present = peers.values().filter_map(|peer| Some((peer.instance?, (peer.needs.clone()?, now))));
+        self.0.extend(present);
+        self.0.retain(|_, (_, seen)| now.duration_since(*seen) < NEEDED_FOR);
+        self.0.values().fold(Needs::default(), |all, (needs, _)| all.and(needs))
+    }
+}
+
+impl Inner {
+    fn heard_file(&self) -> PathBuf {
+        self.run_dir.join("others.json")
+    }
+
+    /// In `state_dir`: others may believe it still when this host has been booted.
+    fn spoken_file(&self) -> PathBuf {
+        self.state_dir.join("spoken.json")
+    }
+
+    async fn say_what_a_list_lacks<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) {
+        let Some(mut needs) = lifecycle.policies.needs() else { return };
+        loop {
+            self.state().is_unheard = needs.borrow_and_update().sandboxes;
+            if needs.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn hear_others<K: Kernel + 'static>(&self, fleet: &netd_fleet::Fleet, lifecycle: &Lifecycle<K>) {
+        let (mut heard, mut peers, mut usable) = (fleet.heard(), fleet.follow(), fleet.usable());
+        let mut last: Option<Believed> = None;
+        loop {
+            let (now, there) = (heard.borrow_and_update().clone(), peers.borrow_and_update().clone());
+            usable.mark_unchanged();
+            // Before the store is heard, what was recalled holds.
+            if now.is_known {
+                let believed = believe(&there, &now);
+                if let Err(error) = self.meet(lifecycle, &believed).await {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(error, "what other nodes tell of their sandboxes does not hold; netd tries again");
+                    sleep(AGAIN).await;
+                    continue;
+                }
+                // Nor is the old believed again by the next netd.
+                if self.keep(&believed, last.as_ref()) {
+                    fleet.applied(now.asked);
+                    last = Some(believed);
+                }
+            }
+            let ended = tokio::select! {
+                done = heard.changed() => done.is_err(),
+                done = peers.changed() => done.is_err(),
+                done = usable.changed() => done.is_err(),
+            };
+            if ended {
+                return;
+            }
+            sleep(TOGETHER).await;
+        }
+    }
+
+    /// It holds when this returns, and what lost its permission is cut.
+    async fn meet<K: Kernel + 'static>(
+        &self,
+        lifecycle: &Lifecycle<K>,
+        believed: &Believed,
+    ) -> Result<(), crate::policies::PolicyError> {
+        let strangers = strangers(&self.config.borrow(), &self.source.blocks());
+        lifecycle.policies.meet(believed.sandboxes(), strangers).await
+    }
+
+    /// For the next netd of this boot. Says whether nothing older is left there.
+    fn keep(&self, believed: &Believed, before: Option<&Believed>) -> bool {
+        if before == Some(believed) {
+            return true;
+        }
+        self.tell_disbelieved(&believed.refused);
+        let path = self.heard_file();
+        let written = serde_json::to_vec(believed).map_err(io::Error::other);
+        let Err(error) = written.and_then(|text| write_whole(&path, &text)) else { return true };
+        warn!(%error, path = %path.display(), "cannot write it: other nodes' sandboxes are nobody for a moment when netd starts again");
+        match fs::remove_file(&path) {
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(()) => true,
+        }
+    }
+
+    fn tell_disbelieved(&self, refused: &[String]) {
+        let mut state = self.state();
+        for text in refused.iter().filter(|text| !state.disbelieved.contains(text)) {
+            warn!(text, "fleet");
+        }
+        state.disbelieved = refused.to_vec();
+    }
+
+    async fn tell_others<K: Kernel + 'static>(&self, fleet: &netd_fleet::Fleet, lifecycle: &Lifecycle<K>) {
+        let (mut told, mut peers, mut share) = (fleet.told(), fleet.follow(), self.share.subscribe());
+        let mut suspects: BTreeMap<IpAddr, ContainerId> = recalled(&self.spoken_file());
+        let mut spoken: Spoken = suspects.iter().map(|(at, container)| (*at, (container.clone(), 0))).collect();
+        let (mut asked, mut last, mut number) = (Asked::default(), None, 0);
+        loop {
+            let needs = asked.of(&peers.borrow_and_update(), Instant::now());
+            share.mark_unchanged();
+            let now = told.borrow_and_update().clone();
+            match self.own(lifecycle, &needs).await {
+                Ok(records) => {
+                    number += u64::from(last.as_ref() != Some(&records));
+                    if !self.speak(lifecycle, (&records, number), &mut spoken, now.as_ref()).await {
+                        number -= u64::from(last.as_ref() != Some(&records));
+                        sleep(AGAIN).await;
+                        continue;
+                    }
+                    let by_text = records.iter().map(|(container, record)| (container.to_string(), record.clone()));
+                    fleet.tell(number, by_text.collect(), std::mem::take(&mut suspects).into_keys().collect());
+                    last = Some(records);
+                }
+                // netd is going down.
+                Err(_) => return,
+            }
+            let ended = tokio::select! {
+                () = self.relabelled.notified() => false,
+                done = told.changed() => done.is_err(),
+                done = peers.changed() => done.is_err(),
+                done = share.changed() => done.is_err(),
+            };
+            if ended {
+                return;
+            }
+            sleep(TOGETHER).await;
+        }
+    }
+
+    async fn own<K: Kernel + 'static>(
+        &self,
+        lifecycle: &Lifecycle<K>,
+        needs: &Needs,
+    ) -> Result<BTreeMap<ContainerId, SandboxRecord>, OwnerError> {
+        if !needs.sandboxes {
+            return Ok(BTreeMap::new());
+        }
+        let attachments = lifecycle.owner.snapshot().await?.attachments;
+        let blocks = self.source.blocks();
+        let is_own = |address| blocks.iter().any(|block| block.contains(&address));
+        Ok(records(&attachments, &self.namespaces, (needs, is_own)))
+    }
+
+    /// Nobody else gets these addresses from before the first is told to when all have forgotten it. False: that cannot be made
+    /// sure of, and nothing may be told.
+    async fn speak<K: Kernel + 'static>(
+        &self,
+        lifecycle: &Lifecycle<K>,
+        (records, number): (&BTreeMap<ContainerId, SandboxRecord>, u64),
+        spoken: &mut Spoken,
+        told: Option<&Told>,
+    ) -> bool {
+        let before: BTreeMap<IpAddr, ContainerId> = holders(spoken);
+        for (container, record) in records {
+            spoken.extend(record.addresses.keys().map(|address| (*address, (container.clone(), number))));
+        }
+        if let Some(told) = told {
+            spoken.retain(|address, (_, last)| told.number <= *last || told.believed.contains(address));
+        }
+        let now = holders(spoken);
+        if now == before {
+            return true;
+        }
+        let (path, kept) = (self.spoken_file(), now.clone());
+        let written = tokio::task::spawn_blocking(move || write_whole(&path, &serde_json::to_vec(&kept)?)).await;
+        match written.map_err(io::Error::other).and_then(|done| done) {
+            Ok(()) => lifecycle.owner.spoken_for(now).await.is_ok(),
+            Err(error) => {
+                let path = self.spoken_file();
+                warn!(%error, path = %path.display(), "cannot write it: other nodes are told nothing new of this node's sandboxes; make it writable (state_dir in netd.toml)");
+                false
+            }
+        }
+    }
+}
+
+fn holders(spoken: &Spoken) -> BTreeMap<IpAddr, ContainerId> {
+    spoken.iter().map(|(address, (container, _))| (*address, container.clone())).collect()
+}
+
+/// Nothing where there is nothing, or nothing that can be read.
+fn recalled<T: DeserializeOwned + Default>(path: &Path) -> T {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return T::default(),
+        Err(error) => {
+            warn!(path = %path.display(), %error, "cannot read it");
+            return T::default();
+        }
+    };
+    serde_json::from_slice(&text).unwrap_or_else(|error| {
+        warn!(path = %path.display(), %error, "damaged, and left out");
+        T::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Instant;
+
+    use netd_fleet::{InstanceId, Needs, NodeName, NodeRecord, Peers};
+
+    use super::{Asked, NEEDED_FOR};
+
+    fn peer(name: &str, instance: u128, label: Option<&str>) -> (NodeName, NodeRecord) {
+        let needs = label.map(|label| Needs { sandboxes: true, labels: keys(&[label]), ..Needs::default() });
+        let text = serde_json::json!({
+            "instance": InstanceId::new(instance), "name": name, "addresses": ["192.0.2.1"], "needs": needs,
+        });
+        (NodeName::new(name).unwrap(), serde_json::from_value(text).unwrap())
+    }
+
+    fn keys(keys: &[&str]) -> BTreeSet<String> {
+        keys.iter().map(|key| (*key).to_owned()).collect()
+    }
+
+    #[test]
+    fn told_is_what_any_node_asks_for_and_for_a_while_what_one_did_that_is_silent() {
+        let (mut asked, begin) = (Asked::default(), Instant::now());
+        let (a, b, old) = (peer("a", 1, Some("app")), peer("b", 2, Some("tier")), peer("c", 3, None));
+        let both = Peers::from([a.clone(), b, old.clone()]);
+        assert_eq!(asked.of(&Peers::from([old]), begin), Needs::default());
+        assert_eq!(asked.of(&both, begin).labels, keys(&["app", "tier"]));
+        let without = Peers::from([a]);
+        assert_eq!(asked.of(&without, begin + NEEDED_FOR / 2).labels, keys(&["app", "tier"]));
+        assert_eq!(asked.of(&without, begin + NEEDED_FOR).labels, keys(&["app"]));
+        // Who is there and asks for nothing more is told nothing more.
+        let changed = Peers::from([peer("a", 1, Some("team"))]);
+        assert_eq!(asked.of(&changed, begin + NEEDED_FOR).labels, keys(&["team"]));
+    }
+}
