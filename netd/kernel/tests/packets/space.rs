@@ -261,9 +261,13 @@ fn echo(stream: &mut TcpStream) {
     while stream.write_all(&byte).is_ok() && stream.read_exact(&mut byte).is_ok() {}
 }
 
+/// Each by a port of its own: the kernel may choose one a second time, and the question would be one more packet of a known flow.
 fn open_udp(address: IpAddr, port: u16) -> UdpSocket {
-    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any).unwrap();
+    // Below those that the kernel chooses from.
+    static OWN: AtomicU16 = AtomicU16::new(20_000);
+    let own = OWN.fetch_add(1, Ordering::Relaxed);
+    let any = if address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, own)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect((address, port)).unwrap();
     socket
