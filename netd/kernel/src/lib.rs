@@ -24,7 +24,7 @@ pub use netd_netlink::{LoggedPacket, NetlinkError, Notice, Notices, PacketLog};
 pub use object::{
     Bridge, Class, DEFAULT_VLAN, Decision, Direction, Encapsulation, Entrance, Family, Flow, GatewayLink, Hop,
     Interface, Key, LAST_VLAN, Lead, LinkSettings, Mac, NetnsId, Object, Objects, Port, Profile, Publication, Reach,
-    Route, Service, Span, Step, Tunnel, Veth, VlanRange, Vlans, mac_of_end, profile,
+    Route, Service, Span, Step, Tunnel, VXLAN_PORT, Veth, VlanRange, Vlans, mac_of_end, profile,
 };
 pub use plan::plan;
 pub use seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};

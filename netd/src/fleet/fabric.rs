@@ -8,12 +8,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use netd_config::{Encapsulation as Mode, FleetConfig, PoolConfig};
 use netd_fleet::{NodeName, NodeRecord, Peers};
-use netd_kernel::{Encapsulation, Entrance, Hop, Key, Lead, Object, Objects, Path, Tunnel};
+use netd_kernel::{Encapsulation, Entrance, Hop, Key, Lead, Object, Objects, Path, Tunnel, VXLAN_PORT};
 
 pub use size::mtu_of;
-
-/// UDP port of VXLAN (IANA).
-pub(super) const VXLAN_PORT: u16 = 4_789;
 
 /// This node, as the fabric begins at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

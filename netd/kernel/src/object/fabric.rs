@@ -28,6 +28,9 @@ impl Encapsulation {
     }
 }
 
+/// UDP port of VXLAN (IANA). To it, no sandbox sends a peer anything.
+pub const VXLAN_PORT: u16 = 4_789;
+
 /// Where encapsulated packets come to: an address of the node and, for VXLAN, its UDP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Entrance {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use netd_kernel::{Entrance, Family, Key, Mac, Object, Objects, Step, fixed_ruleset, mac_of_end, plan};
+use netd_kernel::{Entrance, Family, Key, Mac, Object, Objects, Step, Tunnel, fixed_ruleset, mac_of_end, plan};
 
 use crate::fleet::{MTU, NOBODY, PORT, Path, Wire, addresses, underlay};
 use crate::frames::{IPIP, datagram, framed, ip, message, opening, segment_of, vxlan};
@@ -321,6 +321,52 @@ fn a_sandbox_sends_nothing_encapsulated_to_a_peer() {
         heard.sort();
         expected.sort();
         assert_eq!(heard, expected, "no rules: {is_open}");
+        town.open();
+    }
+}
+
+/// Each node has the tunnels that lead from it; a peer may have one that this node lacks.
+#[test]
+fn a_sandbox_of_a_node_without_tunnels_sends_nothing_encapsulated_to_a_peer() {
+    let town = Town::new(Path::Direct);
+    let sandbox = town.node.sandbox(0, 2);
+    let ears = town.peers[0].listen();
+    for is_open in [false, true] {
+        let mut markers = Vec::new();
+        for (from, family) in sandbox.addresses().into_iter().zip([Family::V4, Family::V6]) {
+            let marker = format!("<{is_open} {from}>").into_bytes();
+            sandbox.space.say((underlay(family, 2), PORT), &vxlan(NETWORK, &marker));
+            markers.push(marker);
+        }
+        assert_eq!(all_heard(&ears, &markers), [is_open; 2], "no rules: {is_open}");
+        town.open();
+    }
+}
+
+/// The node's address has changed: its entrance is another.
+#[test]
+fn a_tunnel_that_has_moved_is_guarded_as_before() {
+    let town = Town::new(Path::Vxlan(Family::V4));
+    let receiver = town.node.sandbox(0, 2);
+    let ears = receiver.space.listen();
+    let moved: IpAddr = [192, 0, 2, 11].into();
+    town.node.space.output("ip addr add 192.0.2.11/24 dev eth0");
+    let at = |address| {
+        let entrance = Entrance::Vxlan(address, PORT);
+        let tunnel = Object::Tunnel(Tunnel { entrance, mtu: MTU, addresses: Vec::new() });
+        Objects::from([(Key::PeersOnly(entrance), Object::Set), (Key::Tunnel(entrance.encapsulation()), tunnel)])
+    };
+    town.node.apply(plan(&at(moved), &at(town.entrance())));
+    for is_open in [false, true] {
+        let mut markers = Vec::new();
+        for (from, number) in [(&town.peers[0], 2), (&town.stranger, 9)] {
+            let marker = format!("<{is_open} from {number}>").into_bytes();
+            let inner = message(addresses(2, 7)[0], receiver.v4, &marker);
+            let ends = [moved, underlay(Family::V4, 2)].map(mac_of_end);
+            from.say((moved, PORT), &vxlan(NETWORK, &framed(ends[0], ends[1], &inner)));
+            markers.push(marker);
+        }
+        assert_eq!(all_heard(&ears, &markers), [true, is_open], "no rules: {is_open}");
         town.open();
     }
 }

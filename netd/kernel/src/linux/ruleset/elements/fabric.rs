@@ -6,7 +6,7 @@ use netd_netlink::nft::Element;
 use super::super::skeleton::{ASKED, ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
 use super::range::{behind, range, ranges, read_addresses};
 use super::{index, octets, padded, plain, read_address};
-use crate::object::{Entrance, Key, Object};
+use crate::object::{Entrance, Key, Object, VXLAN_PORT};
 
 /// IP's number of what carries VXLAN.
 const UDP: u8 = 17;
@@ -17,7 +17,10 @@ const ASKED_OF: [u8; 2] = [TCP, UDP];
 /// The elements of an object of the fabric.
 pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
     match key {
-        Key::Connected => ASKED_OF.map(|protocol| (ASKED, plain(vec![protocol]))).into(),
+        Key::Connected => {
+            let asked = ASKED_OF.map(|protocol| (ASKED, plain(vec![protocol])));
+            asked.into_iter().chain([(TUNNEL_PORTS, tunnel_port())]).collect()
+        }
         Key::Peer(address) => vec![(PEERS[index(*address)], plain(octets(*address)))],
         Key::PeersOnly(entrance) => entrance_of(*entrance),
         Key::Inside(net) => range(INSIDE[index(net.addr())], plain(octets(net.network())), behind(net.broadcast())),
@@ -57,17 +60,26 @@ fn entrance_of(entrance: Entrance) -> Vec<(&'static str, Element)> {
     match entrance {
         Entrance::Ipip(_) => vec![(IPIP_ENTRANCES, plain(octets(address)))],
         Entrance::Vxlan(_, port) => {
-            let service = service(UDP, port).to_vec();
-            let at = plain([octets(address), service.clone()].concat());
-            vec![(ENTRANCES[index(address)], at), (TUNNEL_PORTS, plain(service))]
+            let at = plain([octets(address), service(UDP, port).to_vec()].concat());
+            vec![(ENTRANCES[index(address)], at)]
         }
     }
+}
+
+/// Of all nodes, whether they have a tunnel or not: what is sent there to a peer is asked about, and what comes there.
+fn tunnel_port() -> Element {
+    plain(service(UDP, VXLAN_PORT).to_vec())
 }
 
 /// Protocol and port as rules load them.
 fn service(protocol: u8, port: u16) -> [u8; 8] {
     let [high, low, ..] = padded(port);
     [protocol, 0, 0, 0, high, low, 0, 0]
+}
+
+/// Whether the set `set` lacks what keeps a node connected, though [`ASKED`] has it.
+pub(super) fn is_cut_off(set: &str, elements: &[Element]) -> bool {
+    set == TUNNEL_PORTS && !elements.contains(&tunnel_port())
 }
 
 /// The objects of the fabric that a set holds.
