@@ -4,11 +4,14 @@ use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use netd_kernel::{Entrance, Family, Key, Mac, Object, Objects, Step, Tunnel, fixed_ruleset, mac_of_end, plan};
+use netd_kernel::{
+    Direction, Entrance, Family, Key, Mac, Object, Objects, Reach, Step, Tunnel, fixed_ruleset, mac_of_end, plan,
+};
 
 use crate::fleet::{MTU, NOBODY, PORT, Path, Wire, addresses, underlay};
 use crate::frames::{IPIP, datagram, framed, ip, message, opening, segment_of, vxlan};
 use crate::node::{Node, Sandbox, link};
+use crate::policy::{filtered, isolated};
 use crate::space::{Space, all_heard, hear, hears_frame};
 
 /// Of netd's VXLAN.
@@ -341,6 +344,27 @@ fn a_sandbox_of_a_node_without_tunnels_sends_nothing_encapsulated_to_a_peer() {
         assert_eq!(all_heard(&ears, &markers), [is_open; 2], "no rules: {is_open}");
         town.open();
     }
+}
+
+/// What comes to an entrance is not tracked, and what is not tracked may go from port to port past all policy.
+#[test]
+fn a_frame_to_a_neighbour_is_asked_about_though_its_packet_is_for_the_tunnel() {
+    let town = Town::new(Path::Vxlan(Family::V4));
+    let (sandbox, neighbour) = (town.node.sandbox(0, 2), town.node.sandbox(0, 3));
+    let ears = neighbour.space.listen();
+    let mut policy = filtered();
+    let mut heard = Vec::new();
+    for name in ["filtered", "isolated"] {
+        town.node.enforce(&policy);
+        for port in [PORT, PORT - 1] {
+            let marker = format!("<{name} {port}>").into_bytes();
+            let packet = datagram((sandbox.v4, 9), (town.entrance(), port), &vxlan(5, &marker));
+            sandbox.space.send_frame(&framed(neighbour.mac, sandbox.mac, &packet));
+            heard.push(hears_frame(&ears, &marker));
+        }
+        policy.extend(isolated(Direction::Egress, Reach::Others, &sandbox));
+    }
+    assert_eq!(heard, [true, true, false, false]);
 }
 
 /// The node's address has changed: its entrance is another.

@@ -6,7 +6,7 @@
 //!                             the fleet's, and routed back past our links ─▶ on; drop
 //! raw, node_in, forward   of a protocol that is asked about, known or not ─▶ arriving, crossing; IP in IP is always,
 //!                    TCP and UDP while the node is connected with others
-//! entering     VXLAN, to an entrance ─▶ not tracked
+//! entering     VXLAN, to an entrance, by none of our bridges ─▶ not tracked
 //! arriving     VXLAN ─▶ to_entrance: to an address that is no entrance ─▶ drop; ─▶ from_peers
 //!              by a link of ours, IP in IP ─▶ drop; IP in IP, to an entrance ─▶ from_peers
 //! from_peers   of our links ─▶ drop; by a peer ─▶ on; drop
@@ -22,7 +22,7 @@
 use netd_netlink::nft::{Expression, Meta, Register, Verdict};
 
 use super::guard::{in_a_tunnel, is_in_a_tunnel};
-use super::sets::{ASKED, ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
+use super::sets::{ASKED, BRIDGES, ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
 use super::{FORWARD, INPUT, Links, POSTROUTING, RAW, Rule, VERSIONS, Version, is_version};
 use crate::linux::fabric::{NETWORK, tunnels_prefix};
 
@@ -127,9 +127,10 @@ fn ipip_arrives() -> Vec<Expression> {
 }
 
 /// What a sandbox sends from the tunnel's port may be masqueraded to it: then a peer's packets would be answers to that, and
-/// go to the sandbox.
+/// go to the sandbox. What comes by a bridge may be for another port of it, and policy asks only about what is tracked.
 fn untracked(version: &Version) -> Vec<Expression> {
     let mut rule = is_to_entrance(version);
+    rule.extend([Expression::meta(Meta::InputName, Register(0)), Expression::not_in_set(BRIDGES, Register(0))]);
     rule.push(Expression::untrack());
     rule
 }
