@@ -151,6 +151,7 @@ fn nft_can_show_it() {
             "elements = { ipencap, tcp, udp, ipv6 }",
             "meta l4proto @asked jump entering",
             "@entrances4 iifname != @bridges notrack",
+            "@ipip_entrances iifname != @bridges notrack",
             "meta l4proto @asked jump arriving",
             "meta l4proto @asked jump crossing",
             "@ipip_entrances goto from_peers",

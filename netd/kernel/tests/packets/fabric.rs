@@ -205,10 +205,13 @@ fn ip_in_ip_is_taken_from_peers_where_netds_tunnel_ends() {
     }
     space.output("nft add chain ip probe taken { type filter hook input priority 10 ; }");
     space.output("nft add rule ip probe taken ip protocol 4 counter");
-    let taken = || {
-        let text = space.output("nft list chain ip probe taken");
+    space.output("nft add chain ip probe untracked { type filter hook input priority 10 ; }");
+    space.output("nft add rule ip probe untracked ip protocol 4 ct state untracked counter");
+    let counted = |chain: &str| {
+        let text = space.output(&format!("nft list chain ip probe {chain}"));
         text.split_once("packets ").unwrap().1.split_once(' ').unwrap().0.parse::<u32>().unwrap()
     };
+    let taken = || counted("taken");
     let sandbox = town.node.sandbox(0, 2);
     let mut before = taken();
     let mut is_taken = |from: &Space, under: u8, to: IpAddr| {
@@ -220,6 +223,8 @@ fn ip_in_ip_is_taken_from_peers_where_netds_tunnel_ends() {
     };
     let [peer, stranger] = [&town.peers[0], &town.stranger];
     assert!(is_taken(peer, 2, entrance), "a peer");
+    // It is no answer to what a sandbox has sent.
+    assert_eq!(counted("untracked"), 1);
     assert!(!is_taken(stranger, 9, entrance), "a stranger");
     assert!(!is_taken(&sandbox.space, 0, entrance), "a sandbox");
     assert!(!is_taken(&sandbox.space, 2, entrance), "a sandbox as a peer");

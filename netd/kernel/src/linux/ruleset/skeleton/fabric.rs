@@ -6,7 +6,7 @@
 //!                             the fleet's, and routed back past our links ─▶ on; drop
 //! raw, node_in, forward   of a protocol that is asked about, known or not ─▶ arriving, crossing; IP in IP is always,
 //!                    TCP and UDP while the node is connected with others
-//! entering     VXLAN, to an entrance, by none of our bridges ─▶ not tracked
+//! entering     VXLAN or IP in IP, to an entrance, by none of our bridges ─▶ not tracked
 //! arriving     VXLAN ─▶ to_entrance: to an address that is no entrance ─▶ drop; ─▶ from_peers
 //!              by a link of ours, IP in IP ─▶ drop; IP in IP, to an entrance ─▶ from_peers
 //! from_peers   of our links ─▶ drop; by a peer ─▶ on; drop
@@ -51,7 +51,8 @@ pub(super) fn ahead_of_known() -> [Rule; 3] {
 
 /// The chains that [`ahead_of_known`] and those of links of ours lead to.
 pub(super) fn rules(link_prefix: &str) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = VERSIONS.iter().map(|version| (ENTERING, untracked(version))).collect();
+    let to_entrances = VERSIONS.iter().map(is_to_entrance).chain([is_ipip_to_entrance()]);
+    let mut rules: Vec<Rule> = to_entrances.map(|rule| (ENTERING, untracked(rule))).collect();
     rules.extend(arriving(link_prefix).map(|rule| (ARRIVING, rule)));
     rules.extend(VERSIONS.iter().map(|version| (TO_ENTRANCE, to_entrance(version))));
     rules.push((TO_ENTRANCE, vec![drop_it()]));
@@ -115,21 +116,23 @@ fn in_a_tunnel_of_ours(link_prefix: &str) -> Vec<Expression> {
 
 /// The kernel takes it at the tunnel's address only. What comes to another is of somebody else's tunnel.
 fn ipip_arrives() -> Vec<Expression> {
-    let version = &VERSIONS[0];
-    let mut rule = is_version(version);
-    rule.extend(is_protocol(IPIP));
-    rule.extend([
-        destination(version),
-        Expression::in_set(IPIP_ENTRANCES, Register(0)),
-        Expression::verdict(Verdict::Goto(FROM_PEERS)),
-    ]);
+    let mut rule = is_ipip_to_entrance();
+    rule.push(Expression::verdict(Verdict::Goto(FROM_PEERS)));
     rule
 }
 
-/// What a sandbox sends from the tunnel's port may be masqueraded to it: then a peer's packets would be answers to that, and
-/// go to the sandbox. What comes by a bridge may be for another port of it, and policy asks only about what is tracked.
-fn untracked(version: &Version) -> Vec<Expression> {
-    let mut rule = is_to_entrance(version);
+fn is_ipip_to_entrance() -> Vec<Expression> {
+    let version = &VERSIONS[0];
+    let mut rule = is_version(version);
+    rule.extend(is_protocol(IPIP));
+    rule.extend([destination(version), Expression::in_set(IPIP_ENTRANCES, Register(0))]);
+    rule
+}
+
+/// What a sandbox sends from the tunnel's port, or as IP in IP, may be masqueraded to the entrance: then a peer's packets would
+/// be answers to that, and go to the sandbox. What comes by a bridge may be for another port of it, and policy asks only about
+/// what is tracked.
+fn untracked(mut rule: Vec<Expression>) -> Vec<Expression> {
     rule.extend([Expression::meta(Meta::InputName, Register(0)), Expression::not_in_set(BRIDGES, Register(0))]);
     rule.push(Expression::untrack());
     rule
