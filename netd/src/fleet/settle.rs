@@ -86,7 +86,8 @@ fn is_alike(step: &Step, first: &Step) -> bool {
     std::mem::discriminant(step.key()) == std::mem::discriminant(first.key())
 }
 
-/// Without which there is no such object: the tunnel that it leads by, or what guards a tunnel.
+/// What has to be done first: without which there is no such object (the tunnel that it leads by, or what guards a tunnel), or
+/// what is guarded by it for as long as that stands.
 pub(super) fn rests_on(step: &Step) -> Vec<Key> {
     let by = |encapsulation: Option<Encapsulation>| encapsulation.map(Key::Tunnel).into_iter().collect();
     match step {
@@ -97,6 +98,8 @@ pub(super) fn rests_on(step: &Step) -> Vec<Key> {
         Step::Create(_, Object::Tunnel(tunnel)) | Step::Replace(_, Object::Tunnel(tunnel)) => {
             vec![Key::Connected, Key::PeersOnly(tunnel.entrance)]
         }
+        Step::Delete(Key::PeersOnly(entrance)) => by(Some(entrance.encapsulation())),
+        Step::Delete(Key::Connected) => [Encapsulation::Ipip, Encapsulation::Vxlan].map(Key::Tunnel).into(),
         Step::Create(..) | Step::Replace(..) | Step::Delete(_) => Vec::new(),
     }
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use netd_kernel::{Encapsulation, Entrance, FakeKernel, Hop, Key, Lead, Object, Objects, Tunnel, fixed_ruleset, plan};
+use netd_kernel::{
+    Encapsulation, Entrance, FakeKernel, Hop, Key, Lead, Object, Objects, Step, Tunnel, fixed_ruleset, plan,
+};
 
-use super::{UNGUARDED, fleets, settle};
+use super::{UNGUARDED, fleets, has_ground, settle};
 use crate::executor::Executor;
 
 fn tunnel(entrance: Entrance) -> Object {
@@ -112,6 +114,33 @@ fn a_tunnel_whose_guard_is_refused_is_not_made() {
     executor.enforce(&plan(&Objects::from([fixed_ruleset()]), &Objects::new())).unwrap();
     assert!(settle(&executor, &wanted(), &standing(&executor)).unwrap().is_empty());
     assert_eq!(standing(&executor), wanted());
+}
+
+/// It goes on taking what comes to where it was.
+#[test]
+fn a_tunnel_that_does_not_move_keeps_its_guard() {
+    let executor = executor();
+    assert!(settle(&executor, &wanted(), &standing(&executor)).unwrap().is_empty());
+    let mut ill = wanted();
+    // No kernel makes one of another kind's entrance.
+    ill.insert(Key::Tunnel(Encapsulation::Ipip), tunnel(vxlan()));
+    ill.remove(&Key::PeersOnly(ipip()));
+    let refused = settle(&executor, &ill, &standing(&executor)).unwrap();
+    assert!(refused.contains_key(&Key::Tunnel(Encapsulation::Ipip)), "{refused:?}");
+    assert!(standing(&executor).contains_key(&Key::PeersOnly(ipip())));
+}
+
+#[test]
+fn a_guard_does_not_go_while_its_tunnel_stands() {
+    let goes = |guard: Key, stuck: Encapsulation| {
+        let mut refused = [(Key::Tunnel(stuck), "busy".to_owned())].into();
+        has_ground(&Step::Delete(guard), &mut refused)
+    };
+    for (stuck, entrance, other) in [(Encapsulation::Ipip, ipip(), vxlan()), (Encapsulation::Vxlan, vxlan(), ipip())] {
+        assert!(!goes(Key::Connected, stuck));
+        assert!(!goes(Key::PeersOnly(entrance), stuck));
+        assert!(goes(Key::PeersOnly(other), stuck));
+    }
 }
 
 /// One that fails for once is tried again by itself.
