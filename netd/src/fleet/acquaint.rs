@@ -25,7 +25,7 @@ use super::believe::{Believed, believe, strangers};
 use super::source::Source;
 use super::{Fleet, Inner};
 use crate::lifecycle::Lifecycle;
-use crate::owner::OwnerError;
+use crate::owner::{OwnerError, OwnerHandle};
 use crate::policies::others::records;
 use crate::policies::watched::write_whole;
 
@@ -202,7 +202,8 @@ impl Inner {
             match self.own(lifecycle, &needs).await {
                 Ok(records) => {
                     number += u64::from(last.as_ref() != Some(&records));
-                    if !self.speak(lifecycle, (&records, number), &mut spoken, now.as_ref()).await {
+                    let next = spoken_with(&spoken, (&records, number), now.as_ref());
+                    if !speak(&lifecycle.owner, &self.spoken_file(), &mut spoken, next).await {
                         number -= u64::from(last.as_ref() != Some(&records));
                         sleep(AGAIN).await;
                         continue;
@@ -240,38 +241,41 @@ impl Inner {
         let is_own = |address| blocks.iter().any(|block| block.contains(&address));
         Ok(records(&attachments, &self.namespaces, (needs, is_own)))
     }
+}
 
-    /// Nobody else gets these addresses from before the first is told to when all have forgotten it. False: that cannot be made
-    /// sure of, and nothing may be told.
-    async fn speak<K: Kernel + 'static>(
-        &self,
-        lifecycle: &Lifecycle<K>,
-        (records, number): (&BTreeMap<ContainerId, SandboxRecord>, u64),
-        spoken: &mut Spoken,
-        told: Option<&Told>,
-    ) -> bool {
-        let before: BTreeMap<IpAddr, ContainerId> = holders(spoken);
-        for (container, record) in records {
-            spoken.extend(record.addresses.keys().map(|address| (*address, (container.clone(), number))));
+/// The addresses that others may know once they are told these records, of whom `told` says how far they are.
+fn spoken_with(
+    spoken: &Spoken,
+    (records, number): (&BTreeMap<ContainerId, SandboxRecord>, u64),
+    told: Option<&Told>,
+) -> Spoken {
+    let mut next = spoken.clone();
+    for (container, record) in records {
+        next.extend(record.addresses.keys().map(|address| (*address, (container.clone(), number))));
+    }
+    if let Some(told) = told {
+        next.retain(|address, (_, last)| told.number <= *last || told.believed.contains(address));
+    }
+    next
+}
+
+/// Nobody else gets these addresses from before the first is told to when all have forgotten it. False: that cannot be made
+/// sure of, nothing may be told, and `spoken` is what it was.
+async fn speak(owner: &OwnerHandle, path: &Path, spoken: &mut Spoken, next: Spoken) -> bool {
+    let now = holders(&next);
+    if now != holders(spoken) {
+        let (file, kept) = (path.to_owned(), now.clone());
+        let written = tokio::task::spawn_blocking(move || write_whole(&file, &serde_json::to_vec(&kept)?)).await;
+        if let Err(error) = written.map_err(io::Error::other).and_then(|done| done) {
+            warn!(%error, path = %path.display(), "cannot write it: other nodes are told nothing new of this node's sandboxes; make it writable (state_dir in netd.toml)");
+            return false;
         }
-        if let Some(told) = told {
-            spoken.retain(|address, (_, last)| told.number <= *last || told.believed.contains(address));
-        }
-        let now = holders(spoken);
-        if now == before {
-            return true;
-        }
-        let (path, kept) = (self.spoken_file(), now.clone());
-        let written = tokio::task::spawn_blocking(move || write_whole(&path, &serde_json::to_vec(&kept)?)).await;
-        match written.map_err(io::Error::other).and_then(|done| done) {
-            Ok(()) => lifecycle.owner.spoken_for(now).await.is_ok(),
-            Err(error) => {
-                let path = self.spoken_file();
-                warn!(%error, path = %path.display(), "cannot write it: other nodes are told nothing new of this node's sandboxes; make it writable (state_dir in netd.toml)");
-                false
-            }
+        if owner.spoken_for(now).await.is_err() {
+            return false;
         }
     }
+    *spoken = next;
+    true
 }
 
 fn holders(spoken: &Spoken) -> BTreeMap<IpAddr, ContainerId> {
@@ -296,12 +300,48 @@ fn recalled<T: DeserializeOwned + Default>(path: &Path) -> T {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::fs;
+    use std::net::IpAddr;
+    use std::path::Path;
     use std::time::Instant;
 
+    use netd_config::ContainerId;
     use netd_fleet::{InstanceId, Needs, NodeName, NodeRecord, Peers};
 
-    use super::{Asked, NEEDED_FOR};
+    use super::{Asked, NEEDED_FOR, Spoken, holders, recalled, speak};
+    use crate::journal::Journal;
+    use crate::node::Node;
+    use crate::owner::{self, OwnerHandle};
+
+    fn owner(folder: &Path) -> OwnerHandle {
+        let (journal, _) = Journal::open(&folder.join("journal"), "boot").unwrap();
+        owner::start(Node::new("nd"), journal)
+    }
+
+    fn spoken(of: &[(&str, &str)]) -> Spoken {
+        let one = |(at, of): &(&str, &str)| (at.parse().unwrap(), (ContainerId::new(*of).unwrap(), 1));
+        of.iter().map(one).collect()
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_written_before_anything_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (owner, path) = (owner(folder.path()), folder.path().join("spoken.json"));
+        let written = || recalled::<BTreeMap<IpAddr, ContainerId>>(&path);
+        let mut known = Spoken::new();
+        for next in [spoken(&[("10.4.0.2", "a"), ("10.4.0.3", "b")]), spoken(&[("10.4.0.3", "b")])] {
+            // Nothing takes the place of a directory.
+            drop(fs::remove_file(&path));
+            fs::create_dir(&path).unwrap();
+            for _ in 0..2 {
+                assert!(!speak(&owner, &path, &mut known, next.clone()).await, "told, with nothing on disk");
+            }
+            fs::remove_dir(&path).unwrap();
+            assert!(speak(&owner, &path, &mut known, next.clone()).await);
+            assert_eq!((written(), &known), (holders(&next), &next));
+        }
+    }
 
     fn peer(name: &str, instance: u128, label: Option<&str>) -> (NodeName, NodeRecord) {
         let needs = label.map(|label| Needs { sandboxes: true, labels: keys(&[label]), ..Needs::default() });
