@@ -123,9 +123,10 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     keeping.await.context("the keeper of leases died")
 }
 
-/// Ahead of the links and rules of the record: a ruleset that is made anew is made with its policies, and they with whom they
-/// select on other nodes.
+/// Ahead of the links and rules of the record: a ruleset that is made anew is made with what is the fleet's and with its
+/// policies, and they with whom they select on other nodes.
 async fn force(lifecycle: &Lifecycle<LinuxKernel>, config: &NodeConfig, watched: &Watched) -> Result<()> {
+    lifecycle.fleet.look().await.context("cannot look for the ways to other nodes")?;
     lifecycle.fleet.recall(lifecycle).await;
     let forced = put_in_force(lifecycle, config.quarantine, watched.snapshot()).await;
     forced.context("cannot put the policies in force; `netdctl policy validate` looks at their files")

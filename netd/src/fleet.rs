@@ -36,7 +36,7 @@ use tokio::time::timeout_at;
 use crate::node::{Share, ShareError};
 pub use fabric::{Fabric, Here, Trouble, fabric, mtu_of};
 pub use round::RoundError;
-pub use settle::is_fleets;
+pub use settle::{guards, is_fleets};
 pub use source::FleetStartError;
 use source::Source;
 pub use wishes::{Wishes, wishes};

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use crate::attachment::{Attachment, AttachmentKey, State};
 use crate::desired;
 use crate::executor::ExecutorError;
-use crate::fleet::{RoundError, is_fleets};
+use crate::fleet::{RoundError, guards, is_fleets};
 use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::owner::{OwnerError, Snapshot};
 use crate::policies::PolicyError;
@@ -75,7 +75,8 @@ pub struct Resync {
 /// its first step).
 ///
 /// `fleet`: what a fleet wants, if there is one. Of that, only what stands in the ruleset is made here, so that a ruleset is
-/// made with it; nothing is taken away. Without a fleet all of it goes.
+/// made with it, and with the guards of tunnels that stand, known to the fleet or not; nothing is taken away. Without a fleet
+/// all of it goes.
 #[must_use]
 pub fn compare(
     before: &Snapshot,
@@ -109,6 +110,10 @@ pub fn compare(
     let in_ruleset = |key: &Key| matches!(key, Key::Connected | Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_));
     let wanted = fleet.into_iter().flatten().filter(|(key, _)| in_ruleset(key));
     target.extend(wanted.map(|(key, object)| (key.clone(), object.clone())));
+    let (ruleset, made) = fixed_ruleset();
+    if fleet.is_some() && observed.get(&ruleset) != Some(&made) {
+        target.extend(guards(observed));
+    }
     let stays = |key: &Key| stays(key, snapshot, observed, watch) || (fleet.is_some() && is_fleets(key));
     for (key, object) in observed.iter().filter(|(key, _)| stays(key)) {
         // What somebody else added to a bridge stays: the two are united, never cut down. A guard stays too.

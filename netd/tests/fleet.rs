@@ -83,6 +83,26 @@ fn sandboxes_of_three_nodes_reach_each_other_in_vxlan() {
     assert_eq!(again.v4, "10.4.1.3");
 }
 
+/// While netd was away. A ruleset without the fleet's would let in whoever sends, and masquerade what goes to a peer.
+#[test]
+fn a_ruleset_that_was_lost_is_made_again_with_the_fleets() {
+    let mut nodes = Nodes::new(2);
+    nodes.start(&list("vxlan", &[1, 2]));
+    let node = &mut nodes.all[0];
+    node.kill();
+    let read = |node: &Member| std::fs::read_to_string(node.log()).unwrap();
+    let before = read(node).len();
+    node.space.command("nft delete table inet netd");
+    node.start();
+    let log = read(node).split_off(before);
+    let resynced: Vec<&str> = log.lines().filter(|line| line.contains("resync") && line.contains("step=")).collect();
+    let made = |what: &str| resynced.iter().any(|line| line.contains(&format!("Create({what}")));
+    for what in ["Connected", "Peer(192.0.2.2)", "PeersOnly(Vxlan(", "Inside(10.4.0.0/16)"] {
+        assert!(made(what), "{what}: {log}");
+    }
+    assert!(!made("Route") && !made("Tunnel"), "{log}");
+}
+
 #[test]
 fn sandboxes_reach_each_other_directly_and_a_list_that_changes_is_followed() {
     let (mut nodes, sandboxes) = three("direct");

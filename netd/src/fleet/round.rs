@@ -57,6 +57,21 @@ pub enum RoundError {
 }
 
 impl Fleet {
+    /// Looks at what is known by now, ahead of all that stands in the kernel: a ruleset that is made meanwhile is made with it.
+    ///
+    /// # Errors
+    /// See [`RoundError`].
+    pub async fn look(&self) -> Result<(), RoundError> {
+        let Some(inner) = self.0.clone() else { return Ok(()) };
+        tokio::task::spawn_blocking(move || {
+            inner.look()?;
+            // Nothing else is made of it before its time.
+            inner.state().is_known = false;
+            Ok(())
+        })
+        .await?
+    }
+
     /// What is known by now holds when this returns: addresses are given from own blocks, and routes stand.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netd_kernel::{Encapsulation, Kernel, Key, Lead, Object, Objects, Step, plan};
+use netd_kernel::{Encapsulation, Hop, Kernel, Key, Lead, Object, Objects, Step, plan};
 
 use crate::executor::{Executor, ExecutorError};
 use crate::reply::chain;
@@ -31,6 +31,19 @@ pub fn is_fleets(key: &Key) -> bool {
 /// The fleet's of all that was observed.
 pub(super) fn fleets(observed: &Objects) -> Objects {
     observed.iter().filter(|(key, _)| is_fleets(key)).map(|(key, object)| (key.clone(), object.clone())).collect()
+}
+
+/// What guards the tunnels that stand, and lets in those that they lead to: for a ruleset that is made before the fleet is
+/// heard of.
+#[must_use]
+pub fn guards(observed: &Objects) -> Objects {
+    let guarding = |(key, object): (&Key, &Object)| match (key, object) {
+        (_, Object::Tunnel(tunnel)) => vec![Key::Connected, Key::PeersOnly(tunnel.entrance)],
+        (Key::FarEnd(peer), _) => vec![Key::Peer(*peer)],
+        (_, Object::Lead(Lead { hop: Hop::Ipip(peer), .. })) => vec![Key::Peer((*peer).into())],
+        _ => Vec::new(),
+    };
+    observed.iter().flat_map(guarding).map(|key| (key, Object::Set)).collect()
 }
 
 /// Takes the steps from `observed` to `desired`. What comes back stays as it was.

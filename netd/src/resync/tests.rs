@@ -2,20 +2,23 @@
 
 mod crash;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use netd_config::{LinkName, PortMapping, Protocol};
-use netd_kernel::{FakeKernel, Kernel, Key, NetnsId, Object, Scope, Step};
+use netd_kernel::{
+    Entrance, FakeKernel, Hop, Kernel, Key, NetnsId, Object, Objects, Scope, Step, Tunnel, fixed_ruleset,
+};
 
-use super::{Watch, bury, run};
+use super::{Watch, bury, compare, run};
 use crate::attachment::{Attachment, State};
 use crate::executor::Executor;
 use crate::journal::Journal;
 use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::node::tests::wanted;
 use crate::node::{Attached, Extension, Follower, Node};
-use crate::owner;
+use crate::owner::{self, Snapshot};
 use crate::tombstones::Tombstones;
 
 const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,
@@ -248,6 +251,34 @@ async fn rules_that_somebody_took_away_come_back() {
     assert_eq!(rig.count(|key| matches!(key, Key::Published(_))), 0);
     run(&rig.lifecycle, Watch::Running, false).await.unwrap();
     rig.agrees(1, 1).await;
+}
+
+/// Their guards went with the ruleset, and nobody has said yet who the peers are.
+#[test]
+fn a_ruleset_that_is_made_again_guards_the_tunnels_that_stand() {
+    let entrances = [Entrance::Ipip([192, 0, 2, 1].into()), Entrance::Vxlan([192, 0, 2, 1].into(), 4_789)];
+    let tunnels = entrances.map(|entrance| {
+        let tunnel = Tunnel { entrance, mtu: 1_400, addresses: Vec::new() };
+        (Key::Tunnel(entrance.encapsulation()), Object::Tunnel(tunnel))
+    });
+    let mut observed: Objects = tunnels.into();
+    observed.insert(Key::FarEnd([192, 0, 2, 2].into()), Object::Set);
+    observed.insert(Key::Route("10.4.3.0/24".parse().unwrap()), Object::from(Hop::Ipip([192, 0, 2, 3].into())));
+    let nothing = Objects::new();
+    let made = |observed: &Objects, fleet: Option<&Objects>| -> BTreeSet<Key> {
+        let nobody = Snapshot::default();
+        let steps = compare(&nobody, &nobody, observed, Watch::Alone, fleet).steps;
+        steps.iter().filter(|step| !matches!(step, Step::Delete(_))).map(|step| step.key().clone()).collect()
+    };
+    let peers = [2, 3].map(|number| Key::Peer([192, 0, 2, number].into()));
+    let guards = peers.into_iter().chain([Key::Connected]).chain(entrances.map(Key::PeersOnly));
+    let anew: BTreeSet<Key> = guards.chain([Key::Ruleset]).collect();
+    assert_eq!(made(&observed, Some(&nothing)), anew);
+    observed.insert(Key::Ruleset, Object::Ruleset(0));
+    assert_eq!(made(&observed, Some(&nothing)), anew, "another netd's");
+    assert_eq!(made(&observed, None), [Key::Ruleset].into(), "no fleet");
+    observed.extend([fixed_ruleset()]);
+    assert_eq!(made(&observed, Some(&nothing)), [].into(), "the fleet sees to it");
 }
 
 #[tokio::test]
