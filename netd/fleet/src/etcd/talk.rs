@@ -34,8 +34,13 @@ impl Session<'_> {
     /// Does one thing, if there is one to do.
     pub(super) async fn talk(&mut self) -> Result<bool, SessionError> {
         if !self.talk.is_open {
-            // Nobody tells of a node that is not there.
-            return if self.said.is_some() { self.ask().await } else { Ok(false) };
+            if self.said.is_some() {
+                return self.ask().await;
+            }
+            // Nobody tells of a node that is not there. What netd says meanwhile is read whole then, and no reason to look again.
+            self.node.telling.mark_unchanged();
+            self.node.applied.mark_unchanged();
+            return Ok(false);
         }
         self.read()?;
         if self.answer().await? {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use cluster::{Cluster, copy};
 use ipnet::IpNet;
-use netd_fleet::{Discovery, EtcdSettings, Fleet, NodeName, NodeRecord, Peers, Plan, Pool, Status, Wish};
+use netd_fleet::{Discovery, EtcdSettings, Fleet, NodeName, NodeRecord, Peers, Plan, Pool, Status, TicketId, Wish};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -148,6 +148,14 @@ fn another_instance_of_a_name_waits_and_gets_other_blocks() {
         let new = node(&cluster, "new", "a", 1);
         until(new.status(), |status: &Status| status.is_namesake).await;
         assert!(blocks(&new, 1).await.is_disjoint(&held));
+        // It rests, also where its netd has something to say.
+        new.tell(1, BTreeMap::new(), BTreeSet::new());
+        new.applied(BTreeMap::from([(old.blocks().memory().borrow().instance, TicketId::new(1))]));
+        let runtime = tokio::runtime::Handle::current().metrics();
+        let before = runtime.worker_total_busy_duration(0);
+        sleep(LEASE / 2).await;
+        let busy = runtime.worker_total_busy_duration(0) - before;
+        assert!(busy < LEASE / 4, "busy for {busy:?}");
         drop(old);
         until(new.status(), |status: &Status| !status.is_namesake).await;
     });
