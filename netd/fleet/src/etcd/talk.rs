@@ -33,6 +33,10 @@ pub(super) struct Talk {
 impl Session<'_> {
     /// Does one thing, if there is one to do.
     pub(super) async fn talk(&mut self) -> Result<bool, SessionError> {
+        if self.hearsay.is_own_news {
+            // Before it asks: the first question of a session is about what was lost before, too.
+            self.node.ledger.miss(&self.own(), Instant::now());
+        }
         if !self.talk.is_open {
             if self.said.is_some() {
                 return self.ask().await;
@@ -117,6 +121,10 @@ impl Session<'_> {
         let withdrawn: BTreeSet<IpAddr> = changed.iter().flat_map(|container| self.withdrawn(container)).collect();
         let writes = changed.iter().map(|container| self.change(container)).collect();
         let seen = vec![self.ticket()];
+        // It may be done without its answer being heard.
+        self.node.ledger.withdraw(withdrawn.iter().copied(), Instant::now());
+        let put = changed.iter().filter_map(|container| self.talk.wanted.get(container));
+        self.node.ledger.say(put.flat_map(|value| addresses(value)));
         self.write(seen, writes).await?;
         self.node.ledger.withdraw(withdrawn, Instant::now());
         Ok(true)
@@ -142,12 +150,15 @@ impl Session<'_> {
 
     /// Addresses that the store no longer says to be this container's.
     fn withdrawn(&self, container: &str) -> BTreeSet<IpAddr> {
-        let addresses = |value: Option<&Vec<u8>>| {
-            let record = value.and_then(|value| serde_json::from_slice::<SandboxRecord>(value).ok());
-            record.into_iter().flat_map(|record| record.addresses.into_keys()).collect::<BTreeSet<_>>()
-        };
-        let kept = addresses(self.talk.wanted.get(container));
-        addresses(self.hearsay.own.get(container).map(|(value, _)| value)).difference(&kept).copied().collect()
+        let kept: BTreeSet<IpAddr> =
+            self.talk.wanted.get(container).into_iter().flat_map(|value| addresses(value)).collect();
+        let told = self.hearsay.own.get(container).into_iter().flat_map(|(value, _)| addresses(value));
+        told.filter(|address| !kept.contains(address)).collect()
+    }
+
+    /// Of what the store says of this node's sandboxes.
+    fn own(&self) -> BTreeSet<IpAddr> {
+        self.hearsay.own.values().flat_map(|(value, _)| addresses(value)).collect()
     }
 
     fn change(&self, container: &str) -> Write {
@@ -178,9 +189,7 @@ impl Session<'_> {
         let present = present.filter(|instance| *instance != self.node.memory.instance).collect();
         let patience = (self.silence(), Instant::now());
         self.node.ledger.settle(&self.hearsay.answers, &present, patience);
-        let own =
-            self.hearsay.own.values().filter_map(|(value, _)| serde_json::from_slice::<SandboxRecord>(value).ok());
-        let believed = own.flat_map(|record| record.addresses.into_keys()).chain(self.node.ledger.believed()).collect();
+        let believed = self.node.ledger.believed(self.own());
         let told = Told { number: self.talk.number, believed };
         self.node.told.send_if_modified(|known| {
             let is_news = known.as_ref() != Some(&told);
@@ -188,4 +197,10 @@ impl Session<'_> {
             is_news
         });
     }
+}
+
+/// None where it cannot be read.
+fn addresses(value: &[u8]) -> impl Iterator<Item = IpAddr> + use<> {
+    let record = serde_json::from_slice::<SandboxRecord>(value).ok();
+    record.into_iter().flat_map(|record| record.addresses.into_keys())
 }

@@ -21,11 +21,28 @@ pub(crate) struct Ledger {
     ticket: Option<(TicketId, Instant)>,
     asked: BTreeMap<IpAddr, Instant>,
     waiting: BTreeMap<IpAddr, Instant>,
+    /// What others may believe: of the store, also if it did not confirm it, and of what was withdrawn.
+    known: BTreeSet<IpAddr>,
     /// When other nodes were present last.
     seen: BTreeMap<InstanceId, Instant>,
 }
 
 impl Ledger {
+    /// The store may say from now on whose these are.
+    pub(crate) fn say(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.known.extend(addresses);
+    }
+
+    /// Of this node's addresses the store says `own`. What it lost otherwise, with a lease or by a write whose answer was not
+    /// heard, is withdrawn.
+    pub(crate) fn miss(&mut self, own: &BTreeSet<IpAddr>, now: Instant) {
+        let is_lost = |address: &IpAddr| {
+            !own.contains(address) && !self.asked.contains_key(address) && !self.waiting.contains_key(address)
+        };
+        let lost: Vec<IpAddr> = self.known.iter().copied().filter(is_lost).collect();
+        self.withdraw(lost, now);
+    }
+
     /// The store no longer says whose these are.
     pub(crate) fn withdraw(&mut self, addresses: impl IntoIterator<Item = IpAddr>, now: Instant) {
         for address in addresses {
@@ -68,9 +85,11 @@ impl Ledger {
         }
     }
 
-    /// What others may still believe.
-    pub(crate) fn believed(&self) -> impl Iterator<Item = IpAddr> {
-        self.asked.keys().chain(self.waiting.keys()).copied()
+    /// What others may still believe, where the store says `own`.
+    pub(crate) fn believed(&mut self, own: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        self.known = own;
+        self.known.extend(self.asked.keys().chain(self.waiting.keys()));
+        self.known.clone()
     }
 
     /// When to look again without being told.
@@ -101,8 +120,8 @@ mod tests {
         numbers.iter().copied().map(InstanceId::new).collect()
     }
 
-    fn believed(ledger: &Ledger) -> Vec<IpAddr> {
-        ledger.believed().collect::<BTreeSet<_>>().into_iter().collect()
+    fn believed(ledger: &mut Ledger) -> Vec<IpAddr> {
+        ledger.believed(BTreeSet::new()).into_iter().collect()
     }
 
     #[test]
@@ -119,7 +138,7 @@ mod tests {
             ledger.settle(answers, &nodes(&present[..1]), (PATIENCE, now + LINGER));
         };
         settle(&mut ledger, &answers, &[1, 2]);
-        assert_eq!(believed(&ledger), [address(1)], "an answer to what was asked before says nothing of it");
+        assert_eq!(believed(&mut ledger), [address(1)], "an answer to what was asked before says nothing of it");
         assert!(!ledger.wants_to_ask(now) && ledger.wants_to_ask(now + PERIOD));
         assert_eq!(ledger.next(now + PERIOD / 2), Some(now + PERIOD));
         ledger.ask(second, now + PERIOD);
@@ -127,9 +146,9 @@ mod tests {
         ledger.withdraw([address(2)], now + PERIOD);
         answers.insert(InstanceId::new(1), second);
         settle(&mut ledger, &answers, &[1, 2]);
-        assert_eq!(believed(&ledger), [address(1), address(2)], "one has not answered");
+        assert_eq!(believed(&mut ledger), [address(1), address(2)], "one has not answered");
         ledger.settle(&answers, &nodes(&[1]), (PATIENCE, now + PERIOD + LINGER));
-        assert_eq!(believed(&ledger), [address(2)], "who is gone is not waited for");
+        assert_eq!(believed(&mut ledger), [address(2)], "who is gone is not waited for");
     }
 
     #[test]
@@ -141,10 +160,34 @@ mod tests {
         let silent = nodes(&[1]);
         let mut after = |time| {
             ledger.settle(&BTreeMap::new(), &silent, (PATIENCE, now + time));
-            believed(&ledger)
+            believed(&mut ledger)
         };
         assert_eq!(after(PATIENCE / 2), [address(1), address(2)]);
         assert_eq!(after(PATIENCE), [address(2)]);
         assert_eq!(after(PATIENCE * 2), Vec::<IpAddr>::new());
+    }
+    #[test]
+    fn what_the_store_lost_is_withdrawn() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        let own = |numbers: &[u8]| numbers.iter().copied().map(address).collect::<BTreeSet<_>>();
+        ledger.say([address(1), address(2)]);
+        ledger.miss(&own(&[1, 2]), now);
+        assert_eq!(ledger.believed(own(&[1, 2])), own(&[1, 2]));
+        assert!(!ledger.wants_to_ask(now));
+        // One was put, and nobody heard whether it was; of one the lease ended.
+        ledger.say([address(3)]);
+        ledger.miss(&own(&[1]), now);
+        assert!(ledger.wants_to_ask(now));
+        assert_eq!(ledger.believed(own(&[1])), own(&[1, 2, 3]));
+        let silent = nodes(&[1]);
+        ledger.ask(TicketId::new(1), now);
+        ledger.settle(&BTreeMap::new(), &silent, (PATIENCE, now));
+        ledger.miss(&own(&[1]), now);
+        assert!(!ledger.wants_to_ask(now + PERIOD), "it is asked about once");
+        let answers = BTreeMap::from([(InstanceId::new(1), TicketId::new(1))]);
+        ledger.settle(&answers, &silent, (PATIENCE, now));
+        assert_eq!(ledger.believed(own(&[1])), own(&[1]));
+        ledger.miss(&own(&[1]), now);
+        assert!(!ledger.wants_to_ask(now + PERIOD));
     }
 }
