@@ -67,7 +67,7 @@ pub(super) struct Session<'a> {
     pub(super) hearsay: Hearsay,
     pub(super) talk: Talk,
     watches: Watches,
-    late: Late,
+    pub(super) late: Late,
     pub(super) lease: i64,
     renew: Instant,
     pulse: Instant,
@@ -105,6 +105,7 @@ impl<'a> Session<'a> {
         let (talk, renew, pulse, lease, said) = (Talk::default(), now, now + PULSE, 0, None);
         let mut session = Self { node, client, mirror, hearsay, talk, watches, late, lease, renew, pulse, said };
         session.keep_alive().await?;
+        session.node.ledger.resume(Instant::now().into());
         Ok(session)
     }
 

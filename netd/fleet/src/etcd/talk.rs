@@ -11,6 +11,7 @@ use super::client::{Seen, Words, Write};
 use super::session::{Session, SessionError};
 use crate::disk::random;
 use crate::identity::{InstanceId, TicketId};
+use crate::peers::NodeRecord;
 use crate::sandboxes::{SandboxRecord, Told};
 
 /// etcd takes 128 operations a transaction.
@@ -184,9 +185,11 @@ impl Session<'_> {
     }
 
     fn settle(&mut self) {
-        let hears = |record: &&crate::peers::NodeRecord| record.needs.is_some();
-        let present = self.mirror.peers.values().filter(hears).filter_map(|record| record.instance);
-        let present = present.filter(|instance| *instance != self.node.memory.instance).collect();
+        let me = self.node.memory.instance;
+        let present = waited_for(
+            self.mirror.peers.values().chain(self.late.awaited(&self.mirror.peers, tokio::time::Instant::now())),
+            me,
+        );
         let patience = (self.silence(), Instant::now());
         self.node.ledger.settle(&self.hearsay.answers, &present, patience);
         let believed = self.node.ledger.believed(self.own());
@@ -197,6 +200,12 @@ impl Session<'_> {
             is_news
         });
     }
+}
+
+/// Who may believe what was told once. What leads to those who come late stays, and so does what they believe.
+fn waited_for<'a>(nodes: impl Iterator<Item = &'a NodeRecord>, me: InstanceId) -> BTreeSet<InstanceId> {
+    let hears = nodes.filter(|record| record.needs.is_some());
+    hears.filter_map(|record| record.instance).filter(|instance| *instance != me).collect()
 }
 
 /// None where it cannot be read.

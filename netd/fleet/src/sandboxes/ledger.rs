@@ -57,6 +57,12 @@ impl Ledger {
         self.asked.append(&mut self.waiting);
     }
 
+    /// The store was away: nobody could answer. What was asked is asked again.
+    pub(crate) fn resume(&mut self, now: Instant) {
+        self.waiting.append(&mut self.asked);
+        self.waiting.values_mut().for_each(|since| *since = now);
+    }
+
     /// The ticket that the store has.
     pub(crate) fn ticket(&self) -> Option<TicketId> {
         self.ticket.map(|(ticket, _)| ticket)
@@ -166,6 +172,24 @@ mod tests {
         assert_eq!(after(PATIENCE), [address(2)]);
         assert_eq!(after(PATIENCE * 2), Vec::<IpAddr>::new());
     }
+    #[test]
+    fn nobodys_patience_ends_while_the_store_is_away() {
+        let (mut ledger, now) = (Ledger::default(), Instant::now());
+        ledger.withdraw([address(1)], now);
+        ledger.ask(TicketId::new(1), now);
+        ledger.withdraw([address(2)], now);
+        let back = now + PATIENCE;
+        ledger.resume(back);
+        assert!(ledger.wants_to_ask(back));
+        let silent = nodes(&[1]);
+        // An answer from before says nothing: what was not asked again is not settled by it.
+        let answers = BTreeMap::from([(InstanceId::new(1), TicketId::new(1))]);
+        ledger.settle(&answers, &silent, (PATIENCE, back));
+        assert_eq!(believed(&mut ledger), [address(1), address(2)]);
+        ledger.settle(&answers, &silent, (PATIENCE, back + PATIENCE));
+        assert_eq!(believed(&mut ledger), Vec::<IpAddr>::new());
+    }
+
     #[test]
     fn what_the_store_lost_is_withdrawn() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());

@@ -2,13 +2,14 @@
 //! have forgotten whose it was.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::IpAddr;
 
 use netd_fleet::{Fleet, Heard, InstanceId, Needs, Records, SandboxRecord, Told};
 use tokio::time::sleep;
 
-use super::cluster::Cluster;
-use super::{LEASE, blocks, name, node, peers, play, until};
+use super::cluster::{Cluster, copy};
+use super::{LEASE, blocks, name, node, peers, play, settled, until};
 
 fn address(last: u8) -> IpAddr {
     IpAddr::from([10, 20, 2, last])
@@ -113,4 +114,40 @@ fn what_is_told_outlives_the_stores_absence_and_goes_with_its_node() {
         drop(a);
         heard(&b, of, BTreeMap::is_empty).await;
     });
+}
+
+#[test]
+fn what_a_store_forgot_is_believed_while_one_who_heard_it_may_come_back() {
+    let mut cluster = Cluster::start(1);
+    let (data, copied) = (cluster.data(0), cluster.folder.path().join("copy"));
+    play(&cluster, async || {
+        settled(&node(&cluster, "a", "a", 0), 1).await;
+    });
+    cluster.kill(0);
+    copy(&data, &copied);
+    cluster.launch(0);
+    cluster.wait();
+    // The nodes outlive the store.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let prepare = async {
+        let (a, b) = two(&cluster).await;
+        a.tell(1, one(record("login", 1)), BTreeSet::new());
+        heard(&b, me(&a), |records| records.len() == 1).await;
+        told(&a, 1, &[1]).await;
+        a
+    };
+    let a = cluster.place.run(|| runtime.block_on(prepare)).unwrap();
+    cluster.kill(0);
+    // Longer than who left just now is waited for.
+    std::thread::sleep(LEASE);
+    fs::remove_dir_all(&data).unwrap();
+    copy(&copied, &data);
+    cluster.launch(0);
+    cluster.wait();
+    let check = async {
+        a.tell(2, BTreeMap::new(), BTreeSet::new());
+        told(&a, 2, &[1]).await;
+        told(&a, 2, &[]).await;
+    };
+    cluster.place.run(|| runtime.block_on(check)).unwrap();
 }
