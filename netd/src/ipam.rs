@@ -143,9 +143,14 @@ impl Leases {
         self.sticky.iter()
     }
 
-    /// Other nodes may take these addresses for these containers': nobody else gets them.
-    pub fn speak(&mut self, addresses: BTreeMap<IpAddr, ContainerId>) {
+    /// Other nodes may take these addresses for these containers': nobody else gets them. What is returned somebody else has
+    /// already.
+    pub fn speak(&mut self, addresses: BTreeMap<IpAddr, ContainerId>) -> BTreeSet<IpAddr> {
         self.spoken = addresses;
+        let is_anothers = |key: &AttachmentKey, address: &IpAddr| {
+            self.spoken.get(address).is_some_and(|container| *container != key.container)
+        };
+        self.holders().filter(|(key, address)| is_anothers(key, address)).map(|(_, address)| address).collect()
     }
 
     /// Addresses that nobody holds, and not everybody may have.

@@ -123,7 +123,7 @@ enum Request {
     Usage(Answer<Vec<BlockUse>>),
     Retire(IpNet, Answer<bool>),
     Unretire(IpNet, Answer<()>),
-    SpokenFor(BTreeMap<IpAddr, ContainerId>, Answer<()>),
+    SpokenFor(BTreeMap<IpAddr, ContainerId>, Answer<BTreeSet<IpAddr>>),
 }
 
 /// Starts the owner of a node as the journal left it.
@@ -189,8 +189,7 @@ impl Owner {
             Request::Usage(answer) => drop(answer.send(Ok(self.node.usage()))),
             Request::Retire(block, answer) => drop(answer.send(self.retire(block))),
             Request::SpokenFor(addresses, answer) => {
-                self.node.spoken_for(addresses);
-                drop(answer.send(Ok(())));
+                drop(answer.send(Ok(self.node.spoken_for(addresses))));
             }
             Request::Unretire(block, answer) => {
                 self.node.unretire(block);

@@ -7,7 +7,7 @@
 //! store, peers ─▶ believe (pure) ─▶ policies: in the kernel, flows cut ─▶ store: forgotten what was before
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -200,14 +200,15 @@ impl Inner {
             share.mark_unchanged();
             let now = told.borrow_and_update().clone();
             match self.own(lifecycle, &needs).await {
-                Ok(records) => {
+                Ok(mut records) => {
                     number += u64::from(last.as_ref() != Some(&records));
                     let next = spoken_with(&spoken, (&records, number), now.as_ref());
-                    if !speak(&lifecycle.owner, &self.spoken_file(), &mut spoken, next).await {
+                    let Some(anothers) = speak(&lifecycle.owner, &self.spoken_file(), &mut spoken, next).await else {
                         number -= u64::from(last.as_ref() != Some(&records));
                         sleep(AGAIN).await;
                         continue;
-                    }
+                    };
+                    leave_out(&mut records, &anothers);
                     let by_text = records.iter().map(|(container, record)| (container.to_string(), record.clone()));
                     fleet.tell(number, by_text.collect(), std::mem::take(&mut suspects).into_keys().collect());
                     last = Some(records);
@@ -259,23 +260,29 @@ fn spoken_with(
     next
 }
 
-/// Nobody else gets these addresses from before the first is told to when all have forgotten it. False: that cannot be made
-/// sure of, nothing may be told, and `spoken` is what it was.
-async fn speak(owner: &OwnerHandle, path: &Path, spoken: &mut Spoken, next: Spoken) -> bool {
-    let now = holders(&next);
+/// Nobody else gets these addresses from before the first is told to when all have forgotten it, but who has one already:
+/// those are returned. `None`: that cannot be made sure of, nothing may be told, and `spoken` is what it was.
+async fn speak(owner: &OwnerHandle, path: &Path, spoken: &mut Spoken, next: Spoken) -> Option<BTreeSet<IpAddr>> {
+    let (now, mut anothers) = (holders(&next), BTreeSet::new());
     if now != holders(spoken) {
         let (file, kept) = (path.to_owned(), now.clone());
         let written = tokio::task::spawn_blocking(move || write_whole(&file, &serde_json::to_vec(&kept)?)).await;
         if let Err(error) = written.map_err(io::Error::other).and_then(|done| done) {
             warn!(%error, path = %path.display(), "cannot write it: other nodes are told nothing new of this node's sandboxes; make it writable (state_dir in netd.toml)");
-            return false;
+            return None;
         }
-        if owner.spoken_for(now).await.is_err() {
-            return false;
-        }
+        anothers = owner.spoken_for(now).await.ok()?;
     }
     *spoken = next;
-    true
+    Some(anothers)
+}
+
+/// Since the records were made, these addresses were given to somebody else.
+fn leave_out(records: &mut BTreeMap<ContainerId, SandboxRecord>, anothers: &BTreeSet<IpAddr>) {
+    for record in records.values_mut() {
+        record.addresses.retain(|address, _| !anothers.contains(address));
+    }
+    records.retain(|_, record| !record.addresses.is_empty());
 }
 
 fn holders(spoken: &Spoken) -> BTreeMap<IpAddr, ContainerId> {
@@ -307,11 +314,12 @@ mod tests {
     use std::time::Instant;
 
     use netd_config::ContainerId;
-    use netd_fleet::{InstanceId, Needs, NodeName, NodeRecord, Peers};
+    use netd_fleet::{InstanceId, Needs, NodeName, NodeRecord, Peers, SandboxRecord};
 
-    use super::{Asked, NEEDED_FOR, Spoken, holders, recalled, speak};
+    use super::{Asked, NEEDED_FOR, Spoken, holders, leave_out, recalled, speak};
     use crate::journal::Journal;
-    use crate::node::Node;
+    use crate::node::tests::{WEB, wanted};
+    use crate::node::{Attached, Node};
     use crate::owner::{self, OwnerHandle};
 
     fn owner(folder: &Path) -> OwnerHandle {
@@ -335,12 +343,41 @@ mod tests {
             drop(fs::remove_file(&path));
             fs::create_dir(&path).unwrap();
             for _ in 0..2 {
-                assert!(!speak(&owner, &path, &mut known, next.clone()).await, "told, with nothing on disk");
+                assert!(speak(&owner, &path, &mut known, next.clone()).await.is_none(), "told, with nothing on disk");
             }
             fs::remove_dir(&path).unwrap();
-            assert!(speak(&owner, &path, &mut known, next.clone()).await);
+            assert_eq!(speak(&owner, &path, &mut known, next.clone()).await, Some(BTreeSet::new()));
             assert_eq!((written(), &known), (holders(&next), &next));
         }
+    }
+
+    /// What was gathered may be old when it is told.
+    #[tokio::test]
+    async fn an_address_that_another_has_by_now_is_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let (owner, path) = (owner(folder.path()), folder.path().join("spoken.json"));
+        let heir = wanted(WEB, "heir", 1);
+        let Attached::New { attachment, .. } = owner.attach(heir.clone()).await.unwrap() else {
+            panic!("already there")
+        };
+        let address = attachment.leases[0].address.addr();
+        let (text, free) = (address.to_string(), "10.4.0.77".parse().unwrap());
+        let (mut known, mut records) = (Spoken::new(), BTreeMap::new());
+        for (container, addresses) in [("old", vec![address]), ("other", vec![address, free])] {
+            let addresses = addresses.into_iter().map(|address| (address, None)).collect();
+            let record = SandboxRecord { addresses, ..SandboxRecord::default() };
+            records.insert(ContainerId::new(container).unwrap(), record);
+        }
+        let old = spoken(&[(&text, "old")]);
+        let anothers = speak(&owner, &path, &mut known, old.clone()).await.unwrap();
+        leave_out(&mut records, &anothers);
+        let left: Vec<_> =
+            records.iter().map(|(of, record)| (of.as_str(), record.addresses.keys().collect())).collect();
+        assert_eq!(left, [("other", vec![&free])]);
+        assert_eq!(speak(&owner, &path, &mut known, spoken(&[(&text, "heir")])).await, Some(BTreeSet::new()));
+        // Neither while it is about to be deleted.
+        owner.drain(heir.key).await.unwrap();
+        assert_eq!(speak(&owner, &path, &mut known, old).await, Some(BTreeSet::from([address])));
     }
 
     fn peer(name: &str, instance: u128, label: Option<&str>) -> (NodeName, NodeRecord) {

@@ -1,6 +1,6 @@
 //! What the fleet tells the node, and what the node tells it. Blocks come and go by records, like everything that lasts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -41,9 +41,10 @@ impl Node {
         self.blocks.stay(block);
     }
 
-    /// Other nodes may take these addresses for these containers': nobody else gets them until this is said again.
-    pub fn spoken_for(&mut self, addresses: BTreeMap<IpAddr, ContainerId>) {
-        self.leases.speak(addresses);
+    /// Other nodes may take these addresses for these containers': nobody else gets them until this is said again. What
+    /// is returned another container holds or drains: nobody may be told that it is theirs.
+    pub fn spoken_for(&mut self, addresses: BTreeMap<IpAddr, ContainerId>) -> BTreeSet<IpAddr> {
+        self.leases.speak(addresses)
     }
 
     /// Attachments with addresses of a pool that are not of this node's blocks: no other node sends there.

@@ -1,6 +1,6 @@
 //! The way to the owner: a method a request. What is decided is the owner's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -220,11 +220,11 @@ impl OwnerHandle {
     }
 
     /// Other nodes may take these addresses for these containers', from now on and until this is said again: nobody else gets
-    /// them.
+    /// them. What is returned another container holds or drains already: nobody may be told that it is theirs.
     ///
     /// # Errors
     /// [`OwnerError::Stopping`].
-    pub async fn spoken_for(&self, addresses: BTreeMap<IpAddr, ContainerId>) -> Result<(), OwnerError> {
+    pub async fn spoken_for(&self, addresses: BTreeMap<IpAddr, ContainerId>) -> Result<BTreeSet<IpAddr>, OwnerError> {
         self.ask(|answer| Request::SpokenFor(addresses, answer)).await
     }
 
