@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -99,6 +100,15 @@ pub(super) struct Enforcer<K> {
     denied: Denied,
     /// What the kernel holds may not be what was meant: the next round compares.
     is_dirty: bool,
+    /// What rounds that were not written have left to the next that is.
+    owed: Owed,
+}
+
+/// Who was to be judged by what was not written: nothing tells of them a second time.
+#[derive(Default)]
+struct Owed {
+    judged: BTreeSet<IpAddr>,
+    flows: Vec<Flow>,
 }
 
 /// Whom the thread tells.
@@ -151,6 +161,7 @@ impl<K: Kernel> Enforcer<K> {
             node,
             denied,
             is_dirty: true,
+            owed: Owed::default(),
         }
     }
 
@@ -313,13 +324,17 @@ impl<K: Kernel> Enforcer<K> {
             warn!(error, "policies not written; the kernel holds what it held, and the next round tries again");
         }
         answer(round.waiting, &outcome);
-        if outcome.is_ok() && !round.flows.is_empty() {
-            self.cut(round.flows);
+        self.owed.judged.append(&mut round.errand.judged);
+        self.owed.flows.append(&mut round.flows);
+        if outcome.is_ok() {
+            let owed = mem::take(&mut self.owed);
+            round.errand.judged = owed.judged;
+            if !owed.flows.is_empty() {
+                self.cut(owed.flows);
+            }
         }
-        answer(round.cut, &Ok(()));
-        if outcome.is_err() {
-            answer(round.errand.waiting, &outcome);
-        } else if !round.errand.judged.is_empty() {
+        answer(round.cut, &outcome);
+        if !round.errand.judged.is_empty() {
             self.changes.send_replace(());
             // A thread that is gone drops the errand, and whoever waits hears of that.
             drop(self.cutter.send(round.errand));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use netd_config::Denied;
 use netd_kernel::{FakeKernel, Family, Flow, Kernel, Key, Scope, Step, fixed_ruleset};
@@ -9,9 +10,10 @@ use netd_kernel::{FakeKernel, Family, Flow, Kernel, Key, Scope, Step, fixed_rule
 use netd_fleet::{NodeName, SandboxRecord};
 use netd_policy::{Sandbox, SandboxName};
 
+use super::enforcer::{Force, Request};
 use super::files::{PolicyFiles, Source};
 use super::others::sandbox;
-use super::{Policies, Settings};
+use super::{Policies, Settings, heard};
 use crate::executor::Executor;
 use crate::ports::tests::attachment;
 
@@ -96,6 +98,52 @@ async fn what_is_cut_is_decided_when_it_is_cut_and_nobody_else_waits() {
     assert_eq!(kernel.flows(&all).unwrap(), [denied, allowed]);
     enforced(CLOSED).await.unwrap().unwrap();
     assert_eq!(kernel.flows(&all).unwrap(), [allowed]);
+}
+
+/// The one who was to be judged is not told of again, nor are the flows that were read.
+#[tokio::test]
+async fn what_a_failed_round_was_to_cut_the_next_one_cuts() {
+    let kernel = Arc::new(FakeKernel::new());
+    let policies = policies(&kernel, Denied::Answered);
+    let mut own = attachment("web", &[]);
+    own.namespace = "default".to_owned();
+    policies.enforce(files(FROM_FAR), vec![own]).await.unwrap();
+    let address = "10.4.9.2";
+    let (mine, ends) = (flow(address), BTreeSet::from([address.parse().unwrap()]));
+    let meet = |app: &str| policies.meet([far(app, address)].into(), BTreeSet::new());
+    meet("far").await.unwrap();
+    kernel.open(mine);
+    kernel.fail_at(0);
+    assert!(meet("near").await.is_err());
+    assert_eq!(kernel.flows(&ends).unwrap(), [mine]);
+    meet("near").await.unwrap();
+    assert_eq!(kernel.flows(&ends).unwrap(), [], "goes on, and nobody is told");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_cut_hears_that_its_round_failed_and_the_next_one_cuts() {
+    let kernel = Arc::new(FakeKernel::new());
+    let policies = policies(&kernel, Denied::Answered);
+    let mut own = attachment("web", &[]);
+    own.namespace = "default".to_owned();
+    policies.enforce(files(FROM_FAR), vec![own]).await.unwrap();
+    let (stray, ends) = (flow("10.4.9.9"), BTreeSet::from(["10.4.9.9".parse().unwrap()]));
+    kernel.open(stray);
+    // What comes meanwhile is one round.
+    let (release, held) = channel::<()>();
+    let wait = move |_: &Force| held.recv().unwrap_or_default();
+    drop(policies.requests.as_ref().unwrap().send(Request::Ask(Box::new(wait))));
+    let changed =
+        policies.send(|done| Request::Others([far("far", "10.4.9.2")].into(), BTreeSet::new(), done)).unwrap();
+    let cut = policies.send(|done| Request::Cut(vec![stray], vec![done])).unwrap();
+    kernel.fail_at(0);
+    drop(release);
+    assert!(heard(changed).await.is_err());
+    assert!(heard(cut).await.is_err(), "answered, and nothing cut");
+    assert_eq!(kernel.flows(&ends).unwrap(), [stray]);
+    policies.verify().await.unwrap();
+    policies.ask(|_| ()).await.unwrap();
+    assert_eq!(kernel.flows(&ends).unwrap(), []);
 }
 
 const FROM_FAR: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: from-far, namespace: default}\n\
