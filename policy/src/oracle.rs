@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 pub use remedy::{Remedy, Step, remedies};
 
-use crate::flow::{Direction, Flow, Traffic};
+use crate::flow::{Direction, Flow, Protocol, Traffic};
 use crate::model::{
     Action, Namespaces, Peer, Peers, Policy, PolicyName, Port, Ports, Rule, SandboxSelector, Source, Tier,
 };
@@ -208,8 +208,24 @@ impl End<'_> {
     fn has_port(&self, rule: &Rule) -> bool {
         match &rule.ports {
             Ports::Any => true,
-            Ports::Of(ports) => ports.iter().any(|port| self.is_port(port)),
+            Ports::Of(ports) => {
+                let denies = rule.action == Action::Deny;
+                ports.iter().any(|port| self.is_port(port) || (denies && self.may_be_port(port)))
+            }
         }
+    }
+
+    /// Nobody can say whether it is one: all ports of a protocol with ports may be.
+    fn may_be_port(&self, port: &Port) -> bool {
+        let Port::Named(protocol, name) = port else { return false };
+        let is_in_doubt = match (self.direction, self.owner) {
+            (Direction::Ingress, _) | (Direction::Egress, Owner::Node(..)) => false,
+            (Direction::Egress, Owner::Sandbox(sandbox)) => sandbox.may_name(name),
+            (Direction::Egress, Owner::Outside) => self.is_stranger,
+        };
+        let mut all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter();
+        is_in_doubt
+            && all.any(|one| one.number() == self.traffic.protocol && protocol.is_none_or(|protocol| protocol == one))
     }
 
     /// Between a sandbox and its own node only rules that name nodes count.

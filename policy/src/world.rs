@@ -48,6 +48,8 @@ pub struct Known {
     pub namespace_labels: BTreeSet<String>,
     /// Which networks its addresses are on.
     pub networks: bool,
+    /// Names of container ports: with the numbers that it has, or without any.
+    pub ports: BTreeSet<String>,
 }
 
 /// A container port with a name.
@@ -78,7 +80,7 @@ pub struct World {
     /// All nodes by name.
     pub nodes: BTreeMap<String, Node>,
     /// Where other nodes' sandboxes are: who has such an address and no name here may be any of them. No rule lets it pass for
-    /// what it might be, and each that denies sandboxes denies it.
+    /// what it might be, and each that denies sandboxes denies it; one that denies a port by its name denies all ports there.
     pub strangers: BTreeSet<Block>,
 }
 
@@ -112,6 +114,11 @@ impl Sandbox {
     pub(crate) fn is_in_doubt(&self, selector: &SandboxSelector) -> bool {
         let elsewhere = matches!(&selector.namespaces, Namespaces::Named(name) if *name != self.name.namespace);
         !elsewhere && !self.is_known_to(selector)
+    }
+
+    /// Whether it may have a port of this name, and nobody can say at which number.
+    pub(crate) fn may_name(&self, port: &str) -> bool {
+        self.known.as_ref().is_some_and(|known| !known.ports.contains(port))
     }
 
     /// A label of its own.

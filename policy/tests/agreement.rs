@@ -167,10 +167,12 @@ fn sandbox() -> impl Strategy<Value = Sandbox> {
 
 fn known() -> impl Strategy<Value = Known> {
     let keys = || labels().prop_map(|labels| labels.into_keys().collect());
-    (keys(), keys(), any::<bool>()).prop_map(|(labels, namespace_labels, networks)| Known {
+    let ports = btree_set(select(&NAMES[..]).prop_map(str::to_owned), 0..3);
+    (keys(), keys(), any::<bool>(), ports).prop_map(|(labels, namespace_labels, networks, ports)| Known {
         labels,
         namespace_labels,
         networks,
+        ports,
     })
 }
 

@@ -194,6 +194,42 @@ fn a_rule_that_denies_sandboxes_denies_who_may_be_one() {
     assert!(!passes(&compiler, 2, 1, 80));
 }
 
+const NO_METRICS: &str = "
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: metrics}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: web}}}}
+  egress:
+  - {action: Deny, to: [{namespaces: {}}], protocols: [{destinationNamedPort: metrics}]}
+  - {action: Deny, to: [{networks: [198.51.100.0/24]}], protocols: [{destinationNamedPort: metrics}]}
+";
+
+#[test]
+fn a_rule_that_denies_a_port_by_name_denies_all_where_its_number_is_not_known() {
+    let mut compiler = compiler(&[NO_METRICS], vec![sandbox("shop", "web", 1)]);
+    assert!(passes(&compiler, 1, 2, 9100), "the outside has no names");
+    compiler.update(Change::Strangers([Block { cidr: "10.4.0.0/24".parse().unwrap(), except: [].into() }].into()));
+    assert!(!passes(&compiler, 1, 2, 9100) && !passes(&compiler, 1, 2, 80));
+    let known = |names: &[&str], numbers: &[u16]| {
+        let mut one = elsewhere("api", 2, &["app"]);
+        let known = one.known.as_mut().unwrap();
+        known.ports = names.iter().map(|name| (*name).to_owned()).collect();
+        let port = |number: &u16| NamedPort { name: "metrics".to_owned(), protocol: Protocol::Tcp, number: *number };
+        one.ports = numbers.iter().map(port).collect();
+        Change::Sandbox(one)
+    };
+    // Its node has not heard yet that somebody asks for that name.
+    compiler.update(known(&["http"], &[]));
+    assert!(!passes(&compiler, 1, 2, 9100) && !passes(&compiler, 1, 2, 80));
+    compiler.update(known(&["metrics"], &[9100]));
+    assert!(!passes(&compiler, 1, 2, 9100) && passes(&compiler, 1, 2, 80));
+    compiler.update(known(&["metrics"], &[]));
+    assert!(passes(&compiler, 1, 2, 9100));
+}
+
 /// Somebody of this node had the address before it was a peer's.
 #[test]
 fn an_address_of_this_node_stays_a_subject_whatever_others_say() {

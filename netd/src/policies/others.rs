@@ -113,6 +113,7 @@ pub(crate) fn sandbox(node: &NodeName, record: &SandboxRecord) -> Sandbox {
         labels: record.labels.keys().cloned().collect(),
         namespace_labels: record.namespace_labels.keys().cloned().collect(),
         networks: record.addresses.values().all(Option::is_some),
+        ports: record.ports.keys().cloned().collect(),
     };
     Sandbox {
         name: SandboxName { namespace: record.namespace.clone(), name: format!("{}@{node}", record.name) },

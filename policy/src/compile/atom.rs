@@ -19,6 +19,8 @@ enum Atom {
     Port(NamedPort),
     /// Whom a rule that denies sandboxes may mean, and nobody can say.
     Doubt(SandboxSelector),
+    /// Who may have a port of this name, and nobody can say at which number.
+    PortDoubt(String),
 }
 
 /// Where a selector is looked for: the rarest thing that a sandbox must have to match it.
@@ -40,6 +42,7 @@ pub(super) struct Atoms {
     used_names: BTreeSet<String>,
     ports: BTreeMap<AtomId, NamedPort>,
     doubts: BTreeMap<AtomId, SandboxSelector>,
+    port_doubts: BTreeMap<AtomId, String>,
 }
 
 impl Atoms {
@@ -68,9 +71,16 @@ impl Atoms {
         Some(id)
     }
 
+    /// The number of those who may have a port of this name, and nobody can say at which number.
+    pub(super) fn port_doubt(&mut self, name: &str) -> AtomId {
+        let (id, _) = self.number(Atom::PortDoubt(name.to_owned()));
+        self.port_doubts.entry(id).or_insert_with(|| name.to_owned());
+        id
+    }
+
     /// Whether only one without a name is in it as an address of a range.
     pub(super) fn is_doubt(&self, id: AtomId) -> bool {
-        self.doubts.contains_key(&id)
+        self.doubts.contains_key(&id) || self.port_doubts.contains_key(&id)
     }
 
     /// Makes container ports named `name` tell classes apart.
@@ -82,9 +92,12 @@ impl Atoms {
     pub(super) fn blocks<'a>(&'a self, strangers: &'a BTreeSet<Block>) -> impl Iterator<Item = (AtomId, &'a Block)> {
         let named = self.ids.iter().filter_map(|(atom, id)| match atom {
             Atom::Peer(Peer::Block(block)) => Some((*id, block)),
-            Atom::Peer(Peer::Sandboxes(_) | Peer::Nodes(_)) | Atom::Port(_) | Atom::Doubt(_) => None,
+            Atom::Peer(Peer::Sandboxes(_) | Peer::Nodes(_)) | Atom::Port(_) | Atom::Doubt(_) | Atom::PortDoubt(_) => {
+                None
+            }
         });
-        named.chain(strangers.iter().flat_map(|block| self.doubts.keys().map(move |id| (*id, block))))
+        let doubts = || self.doubts.keys().chain(self.port_doubts.keys());
+        named.chain(strangers.iter().flat_map(move |block| doubts().map(move |id| (*id, block))))
     }
 
     pub(super) fn port(&self, id: AtomId) -> Option<&NamedPort> {
@@ -115,6 +128,7 @@ impl Atoms {
         look(&Bucket::Everything);
         if sandbox.known.is_some() {
             found.extend(self.doubts.iter().filter(|(_, selector)| sandbox.is_in_doubt(selector)).map(|(id, _)| *id));
+            found.extend(self.port_doubts.iter().filter(|(_, name)| sandbox.may_name(name)).map(|(id, _)| *id));
         }
         let mut new = Vec::new();
         for port in

@@ -1,6 +1,6 @@
 //! A subject's rules in the order in which they are asked, and the profile they make for one kind of peer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::flow::{Direction, Protocol};
 use crate::model::{Action, Peer, Peers, Policy, Port, PortRange, Ports, Rule, Tier};
@@ -30,6 +30,8 @@ struct CompactRule {
     own_node: bool,
     /// `None` is all traffic.
     ports: Option<Vec<Port>>,
+    /// By the names of its ports, where it denies what goes there: who may have such a port at any number.
+    port_doubts: BTreeMap<String, AtomId>,
 }
 
 /// The other end, as far as rules can tell.
@@ -46,7 +48,7 @@ impl CompactPolicy {
         let subject = atoms.peer(&Peer::Sandboxes(policy.subject.clone()));
         let mut rules = |direction| {
             let rules: Option<&[Rule]> = policy.rules(direction);
-            rules.map(|rules| rules.iter().map(|rule| CompactRule::new(rule, own, atoms)).collect())
+            rules.map(|rules| rules.iter().map(|rule| CompactRule::new(rule, direction, own, atoms)).collect())
         };
         let (ingress, egress) = (rules(Direction::Ingress), rules(Direction::Egress));
         Self { subject, id, tier: policy.tier, log: policy.log, audit: policy.audit, ingress, egress }
@@ -68,9 +70,11 @@ impl CompactPolicy {
         self.rules(direction).is_some_and(|rules| rules.iter().any(|rule| rule.own_node))
     }
 
-    /// The atoms of its peers.
+    /// The atoms of its peers, and those that its peers' ports are in doubt by.
     pub(super) fn peers(&self, direction: Direction) -> impl Iterator<Item = AtomId> {
-        self.rules(direction).into_iter().flatten().filter_map(|rule| rule.peers.as_ref()).flatten().copied()
+        let rules = || self.rules(direction).into_iter().flatten();
+        let doubts = rules().flat_map(|rule| rule.port_doubts.values());
+        rules().filter_map(|rule| rule.peers.as_ref()).flatten().chain(doubts).copied()
     }
 
     /// The names of ports in its rules.
@@ -84,7 +88,7 @@ impl CompactPolicy {
 }
 
 impl CompactRule {
-    fn new(rule: &Rule, own: Option<&Node>, atoms: &mut Atoms) -> Self {
+    fn new(rule: &Rule, direction: Direction, own: Option<&Node>, atoms: &mut Atoms) -> Self {
         let own_node = match &rule.peers {
             Peers::Any => false,
             Peers::Of(peers) => peers.iter().any(|peer| match peer {
@@ -104,12 +108,27 @@ impl CompactRule {
             Ports::Any => None,
             Ports::Of(ports) => Some(ports.clone()),
         };
+        let mut port_doubts = BTreeMap::new();
         for port in ports.iter().flatten() {
             if let Port::Named(_, name) = port {
                 atoms.use_name(name);
+                // A port's name is its destination's, and this node knows all of its own.
+                if rule.action == Action::Deny && direction == Direction::Egress {
+                    port_doubts.insert(name.clone(), atoms.port_doubt(name));
+                }
             }
         }
-        Self { action: rule.action, peers, own_node, ports }
+        Self { action: rule.action, peers, own_node, ports, port_doubts }
+    }
+
+    /// Whether the other end may have the port, and nobody can say at which number.
+    fn is_in_doubt(&self, port: &Port, other: Other<'_>) -> bool {
+        match (port, other) {
+            (Port::Named(_, name), Other::Peer(atoms)) => {
+                self.port_doubts.get(name).is_some_and(|doubt| atoms.binary_search(doubt).is_ok())
+            }
+            (Port::Named(..), Other::OwnNode) | (Port::Range(_), _) => false,
+        }
     }
 
     fn matches(&self, other: Other<'_>) -> bool {
@@ -138,8 +157,8 @@ pub(super) fn profile(
     let mut steps = Vec::new();
     for (number, policy) in policies.iter().enumerate() {
         for rule in policy.rules(direction).into_iter().flatten().filter(|rule| rule.matches(other)) {
-            let ranges =
-                rule.ports.as_ref().map(|wanted| wanted.iter().flat_map(|port| numbers(port, ports)).collect());
+            let of = |port| if rule.is_in_doubt(port, other) { all_numbers(port) } else { numbers(port, ports) };
+            let ranges = rule.ports.as_ref().map(|wanted| wanted.iter().flat_map(of).collect());
             steps.push(Step { policy: number, action: rule.action, ranges });
         }
     }
@@ -156,6 +175,18 @@ fn numbers(port: &Port, named: &[&NamedPort]) -> Vec<PortRange> {
             .filter(|port| port.name == *name && protocol.is_none_or(|protocol: Protocol| protocol == port.protocol))
             .map(|port| PortRange::of(port.protocol, port.number, port.number))
             .collect(),
+    }
+}
+
+/// All that a port may be.
+fn all_numbers(port: &Port) -> Vec<PortRange> {
+    match port {
+        Port::Range(range) => vec![*range],
+        Port::Named(protocol, _) => {
+            let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter();
+            let may = all.filter(|one| protocol.is_none_or(|protocol| protocol == *one));
+            may.map(|one| PortRange::of(one, 0, u16::MAX)).collect()
+        }
     }
 }
 
