@@ -227,6 +227,20 @@ fn what_is_known_outlives_the_store_and_goes_with_its_node() {
     reaches(&late, &shop.web, 80, true);
 }
 
+#[test]
+fn what_is_known_is_kept_for_the_next_netd_as_soon_as_it_can_be_written() {
+    let shop = Shop::new(10, &[FROM_LOGIN]);
+    let file = shop.nodes.all[0].folder.path().join("run/others.json");
+    // Nothing takes the place of a directory.
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    label(&shop.nodes.all[1], "login", "guest");
+    soon("it is heard of", || shop.login.space.hears(&format!("{}:80", shop.web.v4)).is_err());
+    std::thread::sleep(Duration::from_millis(300));
+    fs::remove_dir(&file).unwrap();
+    soon("it is kept", || fs::read_to_string(&file).is_ok_and(|text| text.contains("guest")));
+}
+
 fn signal(node: &Member, signal: &str) {
     let pid = node.pid().to_string();
     assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());

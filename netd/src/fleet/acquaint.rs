@@ -139,10 +139,12 @@ impl Inner {
                     continue;
                 }
                 // Nor is the old believed again by the next netd.
-                if self.keep(&believed, last.as_ref()) {
-                    fleet.applied(now.asked);
-                    last = Some(believed);
+                if !self.keep(&believed, last.as_ref()) {
+                    sleep(AGAIN).await;
+                    continue;
                 }
+                fleet.applied(now.asked);
+                last = Some(believed);
             }
             let ended = tokio::select! {
                 done = heard.changed() => done.is_err(),
