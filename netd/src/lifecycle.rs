@@ -215,6 +215,14 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                 }
                 Err(OwnerError::Attach(AttachError::Share(error))) => {
                     drop(turn);
+                    if error.unforgotten() > 0 && self.waits(since) {
+                        let more = self.fleet.more(&network, &error, (seen, since));
+                        tokio::select! {
+                            true = more => {}
+                            () = sleep(LOOK_AGAIN) => {}
+                        }
+                        continue;
+                    }
                     if !self.fleet.more(&network, &error, (seen, since)).await {
                         return Err(OwnerError::from(AttachError::from(error)).into());
                     }

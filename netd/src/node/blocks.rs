@@ -138,7 +138,7 @@ impl Blocks {
         }
         match self.free_for(asked, pool) {
             Some(block) => Ok((self.set_of(own.into_iter().chain([block])), Some(block))),
-            None => Err(self.none_left(asked.key, pool, &own)),
+            None => Err(self.none_left(asked, pool, &own)),
         }
     }
 
@@ -208,13 +208,16 @@ impl Blocks {
         blocks.flat_map(|block| self.share.ranges(block)).collect()
     }
 
-    fn none_left(&self, key: &AttachmentKey, pool: &SharedPool, own: &BTreeSet<IpNet>) -> ShareError {
-        let (key, is_transient, remedy) = (Box::new(key.clone()), pool.grows, pool.remedy.clone());
+    fn none_left(&self, asked: Asked<'_>, pool: &SharedPool, own: &BTreeSet<IpNet>) -> ShareError {
+        let (key, is_transient, remedy) = (Box::new(asked.key.clone()), pool.grows, pool.remedy.clone());
+        let blocks: BTreeSet<IpNet> = own.iter().copied().chain(self.unassigned(pool)).collect();
+        let is_here = |address: &IpAddr| blocks.iter().any(|block| block.contains(address));
+        let unforgotten = asked.leases.spoken().filter(is_here).count();
         let pool = pool.name.clone();
         if own.is_empty() {
-            return ShareError::NoBlock { key, pool, remedy, is_transient };
+            return ShareError::NoBlock { key, pool, remedy, unforgotten, is_transient };
         }
-        ShareError::Full { key, pool, blocks: share::listed(own), remedy, is_transient }
+        ShareError::Full { key, pool, blocks: share::listed(own), remedy, unforgotten, is_transient }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::attachment::{AttachmentKey, Lease};
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ShareError {
     /// There is no block yet.
-    #[error("cannot lease an address for {key}: this node has no block of pool {pool} for its network yet: {remedy}")]
+    #[error("cannot lease an address for {key}: this node has no block of pool {pool} for its network yet{}: {remedy}", waiting(*unforgotten))]
     NoBlock {
         /// Who asked.
         key: Box<AttachmentKey>,
@@ -22,13 +22,16 @@ pub enum ShareError {
         pool: String,
         /// What to do.
         remedy: String,
+        /// Addresses of blocks that nobody holds, and that other nodes may take for somebody else's for a moment.
+        unforgotten: usize,
         /// More may come without anybody's doing.
         is_transient: bool,
     },
     /// All addresses of the blocks are held.
     #[error(
         "cannot lease an address for {key}: this node's blocks of pool {pool} have none left ({blocks}; `netdctl lease ls` \
-         names the holders): {remedy}"
+         names the holders){}: {remedy}",
+        waiting(*unforgotten)
     )]
     Full {
         /// Who asked.
@@ -39,6 +42,8 @@ pub enum ShareError {
         blocks: String,
         /// What to do.
         remedy: String,
+        /// Addresses of blocks that nobody holds, and that other nodes may take for somebody else's for a moment.
+        unforgotten: usize,
         /// More may come without anybody's doing.
         is_transient: bool,
     },
@@ -70,6 +75,27 @@ pub enum ShareError {
         /// What the network declares.
         ranges: String,
     },
+}
+
+impl ShareError {
+    /// Addresses that nobody holds, and that may be given when other nodes have forgotten whose they were.
+    #[must_use]
+    pub fn unforgotten(&self) -> usize {
+        match self {
+            Self::NoBlock { unforgotten, .. } | Self::Full { unforgotten, .. } => *unforgotten,
+            Self::Beyond { .. } | Self::Mixed { .. } => 0,
+        }
+    }
+}
+
+fn waiting(unforgotten: usize) -> String {
+    match unforgotten {
+        0 => String::new(),
+        number => format!(
+            "; {number} that nobody holds other nodes may still take for somebody else's, and they are free in a moment, \
+             while the fleet's store answers"
+        ),
+    }
 }
 
 /// Ranges that nodes share, and what of them is this node's.

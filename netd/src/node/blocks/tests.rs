@@ -77,6 +77,23 @@ fn blocks_are_used_one_after_the_other_each_by_one_network() {
     assert_eq!(attach(&mut again, WEB, "c"), "10.4.9.3/29 by 10.4.9.1");
 }
 
+/// Whoever asks waits for it, and hears of it in the end.
+#[test]
+fn an_address_that_others_still_know_is_counted_and_not_given() {
+    let mut node = node(&["10.4.7.0/30"]);
+    let spoken = [("10.4.7.2".parse().unwrap(), wanted(WEB, "old", 1).key.container)];
+    node.spoken_for(spoken.clone().into());
+    let none = try_attach(&mut node, WEB, "a").unwrap_err();
+    let count = |error: &AttachError| if let AttachError::Share(error) = error { error.unforgotten() } else { 0 };
+    assert_eq!(count(&none), 1, "{none}");
+    assert!(none.to_string().contains("network yet; 1 that nobody holds"), "{none}");
+    node.spoken_for(BTreeMap::new());
+    assert_eq!(attach(&mut node, WEB, "a"), "10.4.7.2/30 by 10.4.7.1");
+    node.spoken_for(spoken.into());
+    let full = try_attach(&mut node, WEB, "b").unwrap_err();
+    assert_eq!(count(&full), 0, "somebody holds it: {full}");
+}
+
 #[test]
 fn what_the_fleet_reserves_is_not_given_out() {
     let mut node = Node::new("nd");
