@@ -7,6 +7,7 @@ use netd_kernel::Mac;
 pub(crate) const IPIP: u8 = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+pub(crate) const ICMPV6: u8 = 58;
 
 pub(crate) fn ethernet(to: Mac, from: Mac, protocol: u16, payload: &[u8]) -> Vec<u8> {
     [&to[..], &from[..], &protocol.to_be_bytes()[..], payload].concat()
@@ -52,6 +53,14 @@ pub(crate) fn datagram(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -
     let sum = checksum(&[pseudo_header(from.0, to.0, UDP, body.len()), body.clone()].concat());
     body[6..8].copy_from_slice(&sum);
     ip(from.0, to.0, UDP, &body)
+}
+
+/// A packet of ICMPv6, with its checksum.
+pub(crate) fn icmpv6(from: IpAddr, to: IpAddr, body: &[u8]) -> Vec<u8> {
+    let mut body = body.to_vec();
+    let sum = checksum(&[pseudo_header(from, to, ICMPV6, body.len()), body.clone()].concat());
+    body[2..4].copy_from_slice(&sum);
+    ip(from, to, ICMPV6, &body)
 }
 
 /// A packet with a text.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 mod carried;
+mod discovery;
 mod ends;
 mod fabric;
 mod fleet;

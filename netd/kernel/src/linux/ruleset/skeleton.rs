@@ -107,7 +107,7 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
         }
     }
     rules.extend([INPUT, FORWARD, NODE_OUT].map(|chain| (chain.name, policy::known())));
-    rules.push(vlan::forward(FORWARD.name));
+    rules.extend(vlan::forward(FORWARD.name));
     rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));
     rules.extend(fabric::behind_policy(link_prefix));
     rules.extend(forward(link_prefix));
@@ -172,7 +172,8 @@ fn by_a_link_of_ours(routed: Links<'_>) -> Vec<Expression> {
 }
 
 /// A sandbox sends under its own addresses only, and nothing once its way is gone; the node takes no router's word from
-/// it. Neighbours are found all the same: a solicitation may come from a link-local address, which has no way. Every packet
+/// it. Neighbours are found all the same: a solicitation may come from a link-local address, which has no way, or from none at
+/// all. From such, nothing is routed (`ip6_forward`, net/ipv6). Every packet
 /// of a routed link or a tunnel comes here, known or not: what is as it should be is through with one rule.
 fn from_a_link_of_ours(link_prefix: &str) -> Vec<Rule> {
     let rule = |mut rule: Vec<Expression>, verdict| {
@@ -182,10 +183,39 @@ fn from_a_link_of_ours(link_prefix: &str) -> Vec<Rule> {
     vec![
         rule(Expression::way_back(Register(0)).into(), Verdict::Accept),
         rule(Links::Tunnels(link_prefix).by(Meta::InputName), Verdict::Goto(fabric::BY_TUNNEL)),
-        rule(of_icmpv6(NEIGHBOUR_SOLICITATION).into(), Verdict::Accept),
-        rule(of_icmpv6(NEIGHBOUR_ADVERTISEMENT).into(), Verdict::Accept),
+        rule(finds_neighbours(from_link_local()), Verdict::Accept),
+        rule(finds_neighbours(from_nobody()), Verdict::Accept),
         rule(Vec::new(), Verdict::Drop),
     ]
+}
+
+fn finds_neighbours(from: Vec<Expression>) -> Vec<Expression> {
+    let mut rule = is_version(&VERSIONS[1]);
+    rule.extend(is_icmpv6());
+    rule.push(Expression::transport(0, 1, Register(0)));
+    rule.push(Expression::in_range(Register(0), &[NEIGHBOUR_SOLICITATION], &[NEIGHBOUR_ADVERTISEMENT]));
+    rule.extend(is_of_the_link());
+    rule.extend(from);
+    rule
+}
+
+/// fe80::/10.
+fn from_link_local() -> Vec<Expression> {
+    vec![
+        Expression::network(VERSIONS[1].source.0, 4, Register(0)),
+        Expression::mask(Register(0), [0xff, 0xc0, 0, 0]),
+        Expression::is(Register(0), &[0xfe, 0x80, 0, 0]),
+    ]
+}
+
+fn from_nobody() -> Vec<Expression> {
+    vec![Expression::network(VERSIONS[1].source.0, 16, Register(0)), Expression::is(Register(0), &[0; 16])]
+}
+
+/// Of IPv6: no router has passed it on (RFC 4861, 7.1).
+fn is_of_the_link() -> [Expression; 2] {
+    const HOP_LIMIT: u32 = 7;
+    [Expression::network(HOP_LIMIT, 1, Register(0)), Expression::is(Register(0), &[255])]
 }
 
 /// The octet that nearly no packet has there.
@@ -323,13 +353,14 @@ const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const LISTENER_REPORT: u8 = 143;
 
+const ICMPV6: u8 = 58;
+
 fn of_icmpv6(kind: u8) -> [Expression; 4] {
     let [transport, is_icmpv6] = is_icmpv6();
     [transport, is_icmpv6, Expression::transport(0, 1, Register(0)), Expression::is(Register(0), &[kind])]
 }
 
 fn is_icmpv6() -> [Expression; 2] {
-    const ICMPV6: u8 = 58;
     [Expression::meta(Meta::Transport, Register(0)), Expression::is(Register(0), &[ICMPV6])]
 }
 
@@ -345,8 +376,7 @@ fn unflooded(link_prefix: &str) -> Vec<Vec<Expression>> {
             Expression::is(Register(0), link_prefix.as_bytes()),
         ]);
         if unspecified {
-            rule.push(Expression::network(VERSIONS[1].source.0, 16, Register(0)));
-            rule.push(Expression::is(Register(0), &[0; 16]));
+            rule.extend(from_nobody());
         }
         rule.push(Expression::verdict(Verdict::Drop));
         rule

@@ -21,7 +21,7 @@ use super::sets::{
     ANY, BLOCK, CLASS, CUT, DECISIONS, EGRESS, INGRESS, ITSELF, NODE_EGRESS, NODE_INGRESS, PAIRS, PORTED, PROFILES,
     SILENT,
 };
-use super::{Rule, VERSIONS, Version, is_version};
+use super::{LISTENER_REPORT, ROUTER_SOLICITATION, Rule, VERSIONS, Version, is_of_the_link, is_version};
 use crate::object::Class;
 
 /// Whoever wants to hear of refused packets listens to this group (NFLOG).
@@ -40,6 +40,10 @@ const AUDITED: &str = "audited";
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const ICMPV6: u8 = 58;
+/// Types of ICMPv6 (RFC 2710, RFC 4861).
+const LISTENER_QUERY: u8 = 130;
+const LISTENER_DONE: u8 = 132;
+const REDIRECT: u8 = 137;
 /// TCP, UDP, DCCP, SCTP, UDP-Lite.
 pub(in crate::linux::ruleset) const WITH_PORTS: [u8; 5] = [TCP, 17, 33, 132, 136];
 /// The flag of a packet that opens a connection, without ACK.
@@ -257,7 +261,7 @@ fn peer(way: &Way, to: Register) -> Expression {
 fn asked(way: &Way) -> Vec<Rule> {
     let mut rules = vec![(way.chain, to_itself(&VERSIONS[way.version]))];
     if way.version == 1 {
-        rules.push((way.chain, discovery()));
+        rules.extend(discovery().map(|rule| (way.chain, rule)));
     }
     for (chain, kind) in way.kinds {
         let mut rule = is_kind(way, kind);
@@ -281,16 +285,25 @@ fn to_itself(version: &Version) -> Vec<Expression> {
 }
 
 /// Neighbours must find each other, on a bridge through this very chain: discovery and listener messages. Whoever gets one
-/// from beyond its link passes it over (RFC 4861, 7.1; RFC 3810, 5).
-fn discovery() -> Vec<Expression> {
-    const QUERY: u8 = 130;
-    const REPORT: u8 = 143;
-    vec![
-        Expression::meta(Meta::Transport, Register(0)),
-        Expression::is(Register(0), &[ICMPV6]),
-        Expression::transport(0, 1, Register(0)),
-        Expression::in_range(Register(0), &[QUERY], &[REPORT]),
-        Expression::verdict(Verdict::Return),
+/// from beyond its link passes it over (RFC 4861, 7.1; RFC 3810, 5): what is routed is none, whatever it looks like.
+fn discovery() -> [Vec<Expression>; 3] {
+    let of_kinds = |first: u8, last: u8, more: Vec<Expression>| {
+        let mut rule = vec![
+            Expression::meta(Meta::Transport, Register(0)),
+            Expression::is(Register(0), &[ICMPV6]),
+            Expression::transport(0, 1, Register(0)),
+            Expression::in_range(Register(0), &[first], &[last]),
+        ];
+        rule.extend(more);
+        rule.push(Expression::verdict(Verdict::Return));
+        rule
+    };
+    let to_group =
+        || vec![Expression::network(VERSIONS[1].destination.0, 1, Register(0)), Expression::is(Register(0), &[0xff])];
+    [
+        of_kinds(ROUTER_SOLICITATION, REDIRECT, is_of_the_link().into()),
+        of_kinds(LISTENER_QUERY, LISTENER_DONE, to_group()),
+        of_kinds(LISTENER_REPORT, LISTENER_REPORT, to_group()),
     ]
 }
 
@@ -315,7 +328,10 @@ fn decided(way: &Way, kind: Kind) -> [Vec<Expression>; 4] {
 
 /// The chain of one way between a sandbox and its node. What has no pair finds none in all three rules.
 fn asked_of_node(way: &Way) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = (way.version == 1).then(|| (way.node_chain, discovery())).into_iter().collect();
+    let mut rules = Vec::new();
+    if way.version == 1 {
+        rules.extend(discovery().map(|rule| (way.node_chain, rule)));
+    }
     rules.extend(way.kinds.map(|(_, kind)| {
         let mut rule = is_kind(way, kind);
         rule.push(Expression::load(&Class::NODE.0.to_ne_bytes(), Register(2)));

@@ -6,7 +6,7 @@
 use netd_netlink::nft::{Expression, Meta, Register, Status, Verdict};
 
 use super::sets::BRIDGES;
-use super::{Rule, in_names};
+use super::{ICMPV6, Rule, in_names, is_icmpv6};
 use crate::linux::vlan::{GATEWAY_MACS, PORT_MARK};
 
 /// What is let pass untracked gets to a gateway and nowhere else: the bridge floods to all ports what it knows no port of.
@@ -37,11 +37,20 @@ fn to_a_gateway() -> Vec<Expression> {
     ]
 }
 
-/// Others may have their own reasons not to track; what is bridged here comes by a bridge of ours and goes by it.
-pub(super) fn forward(chain: &'static str) -> Rule {
-    let mut rule = in_names(Meta::InputName, BRIDGES);
-    rule.extend(in_names(Meta::OutputName, BRIDGES));
-    rule.extend(Expression::connection(Status::Untracked, Register(0)));
-    rule.push(Expression::verdict(Verdict::Accept));
-    (chain, rule)
+/// Others may have their own reasons not to track; what is bridged here comes by a bridge of ours and goes by it. The kernel
+/// itself tracks no discovery of neighbours (`icmpv6_error`, nf_conntrack_proto_icmpv6.c), routed or bridged: policy is asked.
+pub(super) fn forward(chain: &'static str) -> [Rule; 2] {
+    const LAST_OF_OTHERS: u8 = 129;
+    let [transport, is_icmpv6] = is_icmpv6();
+    let others = vec![transport.clone(), Expression::is_not(Register(0), &[ICMPV6])];
+    let kind = Expression::transport(0, 1, Register(0));
+    let of_icmpv6 = vec![transport, is_icmpv6, kind, Expression::in_range(Register(0), &[0], &[LAST_OF_OTHERS])];
+    [others, of_icmpv6].map(|kinds| {
+        let mut rule = in_names(Meta::InputName, BRIDGES);
+        rule.extend(in_names(Meta::OutputName, BRIDGES));
+        rule.extend(Expression::connection(Status::Untracked, Register(0)));
+        rule.extend(kinds);
+        rule.push(Expression::verdict(Verdict::Accept));
+        (chain, rule)
+    })
 }
