@@ -128,7 +128,8 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
 async fn force(lifecycle: &Lifecycle<LinuxKernel>, config: &NodeConfig, watched: &Watched) -> Result<()> {
     lifecycle.fleet.look().await.context("cannot look for the ways to other nodes")?;
     lifecycle.fleet.recall(lifecycle).await;
-    let forced = put_in_force(lifecycle, config.quarantine, watched.snapshot()).await;
+    let files = watched.snapshot();
+    let forced = put_in_force(lifecycle, config.quarantine, move || files).await;
     forced.context("cannot put the policies in force; `netdctl policy validate` looks at their files")
 }
 

@@ -38,7 +38,7 @@ use netd_fleet::Needs;
 use netd_kernel::{Kernel, Step};
 use netd_policy::{Block, Flow, Hook, Protocol, Sandbox, SandboxName, Traffic};
 use thiserror::Error;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
 
 use crate::attachment::{Attachment, AttachmentKey};
 use crate::executor::{Executor, ExecutorError};
@@ -75,9 +75,16 @@ pub struct Policies {
     in_force: Arc<AtomicBool>,
     changes: Option<watch::Receiver<()>>,
     needs: Option<watch::Receiver<Needs>>,
+    /// Whose files are being put in force.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Policies {
+    /// For one who reads the files and puts them in force; others wait.
+    pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.turn).lock_owned().await
+    }
+
     /// Starts the threads, without policies. They end with the last of this.
     ///
     /// # Errors
@@ -91,7 +98,8 @@ impl Policies {
         let told = Told { in_force: Arc::clone(&in_force), changes: told, needs: needing, cutter };
         let enforcer = Enforcer::new(executor, settings, told);
         thread::Builder::new().name("policies".to_owned()).spawn(move || enforcer.run(&receiver))?;
-        Ok(Self { requests: Some(requests), in_force, changes: Some(changes), needs: Some(needs) })
+        let turn = Arc::default();
+        Ok(Self { requests: Some(requests), in_force, changes: Some(changes), needs: Some(needs), turn })
     }
 
     /// What the policies in force ask of other nodes' sandboxes, and every change of it.

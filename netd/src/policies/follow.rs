@@ -9,6 +9,7 @@ use std::time::Duration;
 use netd_config::Quarantine;
 use netd_kernel::Kernel;
 use thiserror::Error;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -30,18 +31,24 @@ pub enum ForceError {
     /// The kernel said no.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The reading ended before it was done.
+    #[error("the policy files were not read to their end")]
+    Reading(#[from] JoinError),
 }
 
-/// These files are in force when this returns.
+/// What `read` reads is in force when this returns. It reads when it is its turn: what was read before somebody else's turn would
+/// take back what is in force since.
 ///
 /// # Errors
 /// See [`ForceError`]; what was in force before stays.
 pub async fn put_in_force<K: Kernel + 'static>(
     lifecycle: &Lifecycle<K>,
     quarantine: Quarantine,
-    files: Arc<PolicyFiles>,
+    read: impl FnOnce() -> Arc<PolicyFiles> + Send + 'static,
 ) -> Result<(), ForceError> {
     let policies = &lifecycle.policies;
+    let _turn = policies.turn().await;
+    let files = spawn_blocking(read).await?;
     policies.live_at(own_addresses());
     let is_any = files.policies().next().is_some();
     lifecycle.quarantine(quarantine.holds(is_any || policies.is_any_in_force())).await?;
@@ -58,9 +65,9 @@ pub async fn follow<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, quarantine: Q
     let mut files = watched.subscribe();
     while files.changed().await.is_ok() {
         loop {
-            let now = Arc::clone(&files.borrow_and_update());
-            let count = now.policies().count();
-            match put_in_force(lifecycle, quarantine, now).await {
+            let count = files.borrow_and_update().policies().count();
+            let watched = watched.clone();
+            match put_in_force(lifecycle, quarantine, move || Arc::new(watched.read_now())).await {
                 Ok(()) => {
                     info!(policies = count, "in force");
                     break;

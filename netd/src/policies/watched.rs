@@ -17,6 +17,7 @@ use crate::directories;
 #[derive(Debug, Clone)]
 pub struct Watched {
     current: Receiver<Arc<PolicyFiles>>,
+    paths: Arc<[PathBuf]>,
     _watching: Arc<io::PipeWriter>,
 }
 
@@ -28,8 +29,16 @@ impl Watched {
     /// No thread or pipe is to be had.
     pub fn start(paths: Vec<PathBuf>, kept: PathBuf) -> io::Result<Self> {
         let (publish, current) = channel(Arc::new(PolicyFiles::remembered(recall(&kept))));
+        let all = paths.as_slice().into();
         let watching = directories::watch("policies", paths, move |paths| read(paths, &kept, &publish))?;
-        Ok(Self { current, _watching: Arc::new(watching) })
+        Ok(Self { current, paths: all, _watching: Arc::new(watching) })
+    }
+
+    /// The files as they are at this moment, though nobody has noticed it yet.
+    #[must_use]
+    pub fn read_now(&self) -> PolicyFiles {
+        let before = self.snapshot();
+        before.next(&sources(&self.paths, &before))
     }
 
     /// The files as they were last read.

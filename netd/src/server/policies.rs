@@ -90,9 +90,8 @@ impl<K: Kernel + 'static> Service<K> {
     /// As the watch will do in a moment, and without harm again.
     async fn enforce_files(&self) -> Answer<()> {
         let (directories, before) = (self.desk.directories.clone(), self.files().await?);
-        let read = tokio::task::spawn_blocking(move || before.next(&sources(&directories, &before))).await;
-        let files = Arc::new(read.map_err(|error| failure(FailureCode::INTERNAL, &error))?);
-        let forced = put_in_force(&self.lifecycle, self.desk.quarantine, files).await;
+        let read = move || Arc::new(before.next(&sources(&directories, &before)));
+        let forced = put_in_force(&self.lifecycle, self.desk.quarantine, read).await;
         forced.map_err(|error| failure(FailureCode::INTERNAL, &error))
     }
 

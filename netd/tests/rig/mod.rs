@@ -416,7 +416,7 @@ async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
     let directory = socket.with_file_name("policies");
     let before = PolicyFiles::default();
     let files = Arc::new(before.next(&sources(std::slice::from_ref(&directory), &before)));
-    put_in_force(&lifecycle, Quarantine::Policies, files).await.unwrap();
+    put_in_force(&lifecycle, Quarantine::Policies, move || files).await.unwrap();
     resync::run(&lifecycle, Watch::Alone, false).await.unwrap();
     for attachment in lifecycle.owner.snapshot().await.unwrap().attachments {
         lifecycle.ports.hold(&attachment).await.unwrap();
