@@ -165,9 +165,17 @@ impl Space {
         self.hears_within(address, PATIENCE)
     }
 
-    /// As [`Space::hears`], with more time to hear it.
+    /// As [`Space::hears`], with more time to hear it. A neighbour that did not answer while its link was down is given up for a
+    /// moment by the kernel, also when the link is up again: it is asked anew.
     pub(crate) fn hears_in_the_end(&self, address: &str) -> Result<String, String> {
-        self.hears_within(address, MORE_PATIENCE)
+        let start = std::time::Instant::now();
+        loop {
+            let heard = self.hears_within(address, MORE_PATIENCE);
+            if heard != Err("host unreachable".to_owned()) || start.elapsed() > MORE_PATIENCE {
+                return heard;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn hears_within(&self, address: &str, patience: Duration) -> Result<String, String> {
