@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use netd_kernel::{Bridge, Family, GatewayLink, Interface, Key, Object, Objects, Port, Veth, fixed_ruleset};
+use netd_kernel::{Bridge, Family, GatewayLink, Interface, Key, Object, Objects, Part, Port, Veth, fixed_ruleset};
 
 use crate::attachment::{Attachment, Lease, Wiring};
 
@@ -36,40 +36,8 @@ pub fn shared(attachment: &Attachment, guarded: &BTreeSet<Family>) -> Objects {
 /// Whether several attachments share this object.
 #[must_use]
 pub fn is_shared(key: &Key) -> bool {
-    match key {
-        Key::Ruleset
-        | Key::Forwarding(_)
-        | Key::Bridge(_)
-        | Key::GatewayLink(_)
-        | Key::Admitted(_)
-        | Key::Fenced(_) => true,
-        Key::Filtered(_)
-        | Key::Silent(_)
-        | Key::Isolated(..)
-        | Key::Itself(..)
-        | Key::Deaf(_)
-        | Key::Guarded(_)
-        | Key::Trunk(_)
-        | Key::Class(_)
-        | Key::Block(..)
-        | Key::Span(_)
-        | Key::Pair(..)
-        | Key::Station(..)
-        | Key::Leased(..)
-        | Key::Connected
-        | Key::Peer(_)
-        | Key::PeersOnly(_)
-        | Key::Inside(_)
-        | Key::Masquerade(..)
-        | Key::Published(_)
-        | Key::Tunnel(_)
-        | Key::FarEnd(_)
-        | Key::Route(_)
-        | Key::Veth(_)
-        | Key::Gateway(..)
-        | Key::Way(..)
-        | Key::Interface(..) => false,
-    }
+    key.part() == Part::Skeleton
+        || matches!(key, Key::Bridge(_) | Key::GatewayLink(_) | Key::Admitted(_) | Key::Fenced(_))
 }
 
 /// Families that are to be forwarded for this attachment.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use netd_config::LinkName;
-use netd_kernel::{Kernel, Key, Object, Objects, Port, Step, Veth, fixed_ruleset};
+use netd_kernel::{Kernel, Key, Object, Objects, Part, Port, Step, Veth, fixed_ruleset};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -107,8 +107,7 @@ pub fn compare(
             resync.loose.extend(Some(attachment).filter(|one| is_loose(one, observed)).cloned());
         }
     }
-    let in_ruleset = |key: &Key| matches!(key, Key::Connected | Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_));
-    let wanted = fleet.into_iter().flatten().filter(|(key, _)| in_ruleset(key));
+    let wanted = fleet.into_iter().flatten().filter(|(key, _)| key.part() == Part::Fleet);
     target.extend(wanted.map(|(key, object)| (key.clone(), object.clone())));
     let (ruleset, made) = fixed_ruleset();
     if fleet.is_some() && observed.get(&ruleset) != Some(&made) {

@@ -2,6 +2,7 @@
 
 mod bridges;
 mod fabric;
+mod veths;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,7 +15,7 @@ use netd_config::LinkName;
 use ipnet::IpNet;
 
 use crate::object::{
-    Bridge, Flow, GatewayLink, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Step, Veth,
+    Bridge, Flow, GatewayLink, Interface, Key, LinkSettings, NetnsId, Object, Objects, Part, Step, Veth,
 };
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
 
@@ -289,11 +290,11 @@ impl State {
             Step::Replace(key @ (Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_)), object) => {
                 self.fabric(key, object, false)
             }
-            Step::Create(key, object) if is_element(key) => match self.objects.get(key) {
+            Step::Create(key, object) if key.part().is_elements() => match self.objects.get(key) {
                 Some(found) if found != object => Err(KernelError::Exists(format!("{key:?}"))),
                 _ => self.element(key, object),
             },
-            Step::Replace(key, object) if is_element(key) => self.element(key, object),
+            Step::Replace(key, object) if key.part().is_elements() => self.element(key, object),
             Step::Create(..) | Step::Replace(..) => {
                 let source = std::io::ErrorKind::Unsupported.into();
                 Err(KernelError::Refused { action: format!("take the step {step:?}"), source })
@@ -341,124 +342,9 @@ impl State {
         Ok(())
     }
 
-    /// What stands on a host end, or leads by it. To an address there is one way.
-    fn beside(&mut self, link: &LinkName, key: &Key) -> Result<(), KernelError> {
-        if !self.objects.contains_key(&Key::Veth(link.clone())) {
-            return Err(KernelError::NotFound(format!("link {link}")));
-        }
-        if let Key::Way(_, to) = key
-            && self.objects.keys().any(|found| matches!(found, Key::Way(by, other) if other == to && by != link))
-        {
-            return Err(KernelError::Exists(format!("a route to {to}")));
-        }
-        self.objects.insert(key.clone(), Object::Set);
-        Ok(())
-    }
-
-    /// Gateways and ways go with their links.
-    fn close_ways(&mut self) {
-        let veths: BTreeSet<LinkName> = self
-            .objects
-            .keys()
-            .filter_map(|key| if let Key::Veth(name) = key { Some(name.clone()) } else { None })
-            .collect();
-        let is_lost = |key: &Key| matches!(key, Key::Gateway(link, _) | Key::Way(link, _) if !veths.contains(link));
-        self.objects.retain(|key, _| !is_lost(key));
-    }
-
-    /// IPv4 routes die with the last IPv4 address of a link (`fib_inetaddr_event`, net/ipv4/fib_frontend.c).
-    fn disable_ipv4(&mut self, link: &LinkName) {
-        let is_left = |key: &Key| matches!(key, Key::Gateway(on, address) if on == link && address.is_ipv4());
-        if !self.objects.keys().any(is_left) {
-            let dies = |key: &Key| matches!(key, Key::Way(by, to) if by == link && to.is_ipv4());
-            self.objects.retain(|key, _| !dies(key));
-        }
-    }
-
     fn needs_ruleset(&self) -> Result<(), KernelError> {
         let stands = self.objects.contains_key(&Key::Ruleset);
         stands.then_some(()).ok_or_else(|| KernelError::NotFound("the ruleset".to_owned()))
-    }
-
-    /// The sandbox end comes with the host end, without addresses.
-    fn veth(&mut self, name: &LinkName, veth: &Veth, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
-        self.admit(name, veth, sandbox)?;
-        let (netns, inside) = veth.peer.clone();
-        self.objects.insert(Key::Veth(name.clone()), Object::Veth(veth.clone()));
-        self.objects.insert(Key::Interface(netns, inside), Object::Interface(with_addresses(Vec::new())));
-        self.fit_bridges();
-        Ok(())
-    }
-
-    fn admit(&self, name: &LinkName, veth: &Veth, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
-        let (netns, inside) = &veth.peer;
-        if sandbox.is_none_or(|sandbox| sandbox.id != *netns) || self.dead.contains(netns) {
-            return Err(KernelError::NotFound("the sandbox's namespace".to_owned()));
-        }
-        if let Some(bridge) = &veth.bridge
-            && !self.objects.contains_key(&Key::Bridge(bridge.clone()))
-        {
-            return Err(KernelError::NotFound(format!("bridge {bridge}")));
-        }
-        let node = [Key::Veth(name.clone()), Key::Bridge(name.clone()), Key::GatewayLink(name.clone())];
-        let taken = node.into_iter().chain([Key::Interface(*netns, inside.clone())]);
-        if taken.into_iter().any(|key| self.objects.contains_key(&key)) {
-            return Err(KernelError::Exists(format!("link {name} or interface {inside}")));
-        }
-        let is_port = |object: &&Object| {
-            matches!(object, Object::Veth(port) if port.bridge == veth.bridge)
-                || matches!(object, Object::GatewayLink(link) if link.bridge == veth.bridge)
-        };
-        if let Some(bridge) = &veth.bridge
-            && self.objects.values().filter(is_port).count() >= PORTS
-        {
-            return Err(KernelError::Full(bridge.clone()));
-        }
-        Ok(())
-    }
-
-    /// Of a veth only its bridge port changes; of one that is shut, nothing but that.
-    fn port(&mut self, key: &Key, wanted: &Veth) -> Result<(), KernelError> {
-        let Some(Object::Veth(veth)) = self.objects.get_mut(key) else {
-            return Err(KernelError::NotFound(format!("{key:?}")));
-        };
-        veth.port = wanted.port;
-        if wanted.port == Port::Open {
-            (veth.hairpin, veth.isolated) = (wanted.hairpin, wanted.isolated);
-            if veth.bridge.is_some() && wanted.vlans.is_some() {
-                veth.vlans.clone_from(&wanted.vlans);
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds what is missing, takes nothing away. `anew`: none of it may be there.
-    fn interface(
-        &mut self,
-        key: &Key,
-        wanted: &Interface,
-        sandbox: Option<&Sandbox>,
-        anew: bool,
-    ) -> Result<(), KernelError> {
-        let Key::Interface(netns, name) = key else { return Ok(()) };
-        if sandbox.is_none_or(|sandbox| sandbox.id != *netns) || self.dead.contains(netns) {
-            return Err(KernelError::NotFound("the sandbox's namespace".to_owned()));
-        }
-        let found = match self.objects.get(key) {
-            Some(Object::Interface(found)) => found.clone(),
-            _ if name.as_str() == "lo" => with_addresses(Vec::new()),
-            _ => return Err(KernelError::NotFound(format!("interface {name}"))),
-        };
-        if anew && wanted.addresses.iter().any(|address| found.addresses.contains(address)) {
-            return Err(KernelError::Exists(format!("an address of interface {name}")));
-        }
-        let mut interface = wanted.clone();
-        interface.addresses.extend(found.addresses.iter().filter(|one| !wanted.addresses.contains(one)));
-        interface.addresses.sort();
-        interface.settings.mac = wanted.settings.mac.or(found.settings.mac);
-        interface.settings.mtu = wanted.settings.mtu.or(found.settings.mtu);
-        self.objects.insert(key.clone(), Object::Interface(interface));
-        Ok(())
     }
 
     fn delete(&mut self, key: &Key) {
@@ -515,7 +401,7 @@ impl State {
 
     /// Elements go with the ruleset, and so do the guards.
     fn demolish(&mut self) {
-        self.objects.retain(|key, _| *key != Key::Ruleset && !is_element(key));
+        self.objects.retain(|key, _| *key != Key::Ruleset && !key.part().is_elements());
         for object in self.objects.values_mut() {
             if let Object::Forwarding { guarded } = object {
                 *guarded = false;
@@ -526,45 +412,8 @@ impl State {
 
 /// A step of the ruleset: taken in one transaction with its neighbours.
 fn is_ruled(step: &Step) -> bool {
-    is_element(step.key()) || matches!(step.key(), Key::Ruleset | Key::Forwarding(_))
-}
-
-/// An element of the ruleset's sets.
-fn is_element(key: &Key) -> bool {
-    match key {
-        Key::Silent(_)
-        | Key::Isolated(..)
-        | Key::Deaf(_)
-        | Key::Guarded(_)
-        | Key::Trunk(_)
-        | Key::Itself(..)
-        | Key::Class(_)
-        | Key::Block(..)
-        | Key::Span(_)
-        | Key::Pair(..)
-        | Key::Station(..)
-        | Key::Leased(..)
-        | Key::Admitted(_)
-        | Key::Fenced(_)
-        | Key::Connected
-        | Key::Peer(_)
-        | Key::PeersOnly(_)
-        | Key::Inside(_)
-        | Key::Masquerade(..)
-        | Key::Published(_) => true,
-        Key::Bridge(_)
-        | Key::GatewayLink(_)
-        | Key::Filtered(_)
-        | Key::Ruleset
-        | Key::Forwarding(_)
-        | Key::Tunnel(_)
-        | Key::FarEnd(_)
-        | Key::Route(_)
-        | Key::Veth(_)
-        | Key::Gateway(..)
-        | Key::Way(..)
-        | Key::Interface(..) => false,
-    }
+    let part = step.key().part();
+    part == Part::Skeleton || part.is_elements()
 }
 
 impl fmt::Display for FakeKernel {

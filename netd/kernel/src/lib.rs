@@ -23,8 +23,8 @@ pub use netd_netlink::nft::{Change, Changes, Others};
 pub use netd_netlink::{LoggedPacket, NetlinkError, Notice, Notices, PacketLog};
 pub use object::{
     Bridge, Class, DEFAULT_VLAN, Decision, Direction, Encapsulation, Entrance, Family, Flow, GatewayLink, Hop,
-    Interface, Key, LAST_VLAN, Lead, LinkSettings, Mac, NetnsId, Object, Objects, Port, Profile, Publication, Reach,
-    Route, Service, Span, Step, Tunnel, VXLAN_PORT, Veth, VlanRange, Vlans, mac_of_end, profile,
+    Interface, Key, LAST_VLAN, Lead, LinkSettings, Mac, NetnsId, Object, Objects, Part, Port, Profile, Publication,
+    Reach, Route, Service, Span, Step, Tunnel, VXLAN_PORT, Veth, VlanRange, Vlans, mac_of_end, profile,
 };
 pub use plan::plan;
 pub use seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};

@@ -9,10 +9,12 @@ use netd_config::{LinkName, Protocol};
 use serde::{Deserialize, Serialize};
 
 mod fabric;
+mod part;
 mod policy;
 mod vlan;
 
 pub use fabric::{Encapsulation, Entrance, Hop, Lead, Tunnel, VXLAN_PORT, mac_of_end};
+pub use part::Part;
 pub use policy::{Class, Decision, Direction, Flow, Profile, Reach, Service, Span, profile};
 pub use vlan::{DEFAULT_VLAN, GatewayLink, LAST_VLAN, VlanRange, Vlans};
 

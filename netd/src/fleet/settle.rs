@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netd_kernel::{Encapsulation, Hop, Kernel, Key, Lead, Object, Objects, Step, plan};
+use netd_kernel::{Encapsulation, Hop, Kernel, Key, Lead, Object, Objects, Part, Step, plan};
 
 use crate::executor::{Executor, ExecutorError};
 use crate::reply::chain;
@@ -16,16 +16,7 @@ const UNGUARDED: &str = "not made: the rules that let in peers only could not be
 /// Whether the fleet says if this object is to be.
 #[must_use]
 pub fn is_fleets(key: &Key) -> bool {
-    matches!(
-        key,
-        Key::Connected
-            | Key::Peer(_)
-            | Key::PeersOnly(_)
-            | Key::Inside(_)
-            | Key::Tunnel(_)
-            | Key::FarEnd(_)
-            | Key::Route(_)
-    )
+    matches!(key.part(), Part::Fleet | Part::Ways)
 }
 
 /// The fleet's of all that was observed.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netd_kernel::{Class, Decision, Direction, Key, Object, Objects, Profile, Reach, Service, Span};
+use netd_kernel::{Class, Decision, Direction, Key, Object, Objects, Part, Profile, Reach, Service, Span};
 use netd_policy::{AddressRange, Answer, ClassId, Compiled, Delta, Entry, PolicyName, ProfileId, TableChange};
 
 /// Changes of objects: `None` is one that is no more.
@@ -11,40 +11,7 @@ pub type Changes = BTreeMap<Key, Option<Object>>;
 /// Whether only this module and what follows from it makes such objects.
 #[must_use]
 pub fn is_policy(key: &Key) -> bool {
-    match key {
-        Key::Filtered(_)
-        | Key::Silent(_)
-        | Key::Isolated(..)
-        | Key::Itself(..)
-        | Key::Class(_)
-        | Key::Block(..)
-        | Key::Span(_)
-        | Key::Pair(..) => true,
-        Key::Bridge(_)
-        | Key::Ruleset
-        | Key::Forwarding(_)
-        | Key::Deaf(_)
-        | Key::Guarded(_)
-        | Key::Trunk(_)
-        | Key::Station(..)
-        | Key::Leased(..)
-        | Key::GatewayLink(_)
-        | Key::Admitted(_)
-        | Key::Fenced(_)
-        | Key::Connected
-        | Key::Peer(_)
-        | Key::PeersOnly(_)
-        | Key::Inside(_)
-        | Key::Masquerade(..)
-        | Key::Published(_)
-        | Key::Tunnel(_)
-        | Key::FarEnd(_)
-        | Key::Route(_)
-        | Key::Veth(_)
-        | Key::Gateway(..)
-        | Key::Way(..)
-        | Key::Interface(..) => false,
-    }
+    key.part() == Part::Policy || matches!(key, Key::Filtered(_))
 }
 
 /// Everything that the kernel is to hold.

@@ -13,7 +13,7 @@ use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 
 use super::refused;
-use crate::object::{Encapsulation, Key, Object, Step};
+use crate::object::{Encapsulation, Key, Object, Part, Step};
 use crate::seam::KernelError;
 pub(super) use device::is_known;
 pub(super) use messages::NETWORK;
@@ -58,7 +58,7 @@ pub(super) fn tunnels_prefix(link_prefix: &str) -> String {
 
 /// Whether [`apply`] takes the step.
 pub(super) fn is_ours(step: &Step) -> bool {
-    matches!(step.key(), Key::Tunnel(_) | Key::FarEnd(_) | Key::Route(_))
+    step.key().part() == Part::Ways
 }
 
 /// Takes the steps; routes that stand together, with one send.

@@ -25,7 +25,7 @@ use netd_netlink::conntrack::{self, Tuple};
 use netd_netlink::nft::{self, Element, Family, Request};
 use netd_netlink::{NetlinkError, Socket};
 
-use crate::object::{Flow, Key, Object, Objects, Step};
+use crate::object::{Flow, Key, Object, Objects, Part, Step};
 use crate::seam::KernelError;
 use batch::Batch;
 use group::Group;
@@ -303,40 +303,8 @@ fn touches(flow: &Flow, addresses: &BTreeSet<IpAddr>) -> bool {
 
 /// Whether this key's objects are made by [`Ruleset::apply`]. Forwarding is, as far as its guard goes.
 pub(super) fn is_ours(step: &Step) -> bool {
-    match step.key() {
-        Key::Ruleset
-        | Key::Forwarding(_)
-        | Key::Silent(_)
-        | Key::Isolated(..)
-        | Key::Deaf(_)
-        | Key::Guarded(_)
-        | Key::Trunk(_)
-        | Key::Itself(..)
-        | Key::Class(_)
-        | Key::Block(..)
-        | Key::Span(_)
-        | Key::Pair(..)
-        | Key::Station(..)
-        | Key::Leased(..)
-        | Key::Admitted(_)
-        | Key::Fenced(_)
-        | Key::Connected
-        | Key::Peer(_)
-        | Key::PeersOnly(_)
-        | Key::Inside(_)
-        | Key::Masquerade(..)
-        | Key::Published(_) => true,
-        Key::Bridge(_)
-        | Key::GatewayLink(_)
-        | Key::Filtered(_)
-        | Key::Tunnel(_)
-        | Key::FarEnd(_)
-        | Key::Route(_)
-        | Key::Veth(_)
-        | Key::Gateway(..)
-        | Key::Way(..)
-        | Key::Interface(..) => false,
-    }
+    let part = step.key().part();
+    part == Part::Skeleton || part.is_elements()
 }
 
 /// A kernel that does not drop by a filter is asked for the connections, and told each.

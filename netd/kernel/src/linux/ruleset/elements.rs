@@ -10,7 +10,7 @@ mod guard;
 mod policy;
 mod range;
 
-use super::skeleton::{BRIDGES, FENCED, GUARDED, HOME, HOST_PORTS, MASQ, NAME, PORTS, SAME};
+use super::skeleton::{BRIDGES, DEAF, FENCED, GUARDED, HOME, HOST_PORTS, MASQ, NAME, PORT, PORTS, SAME, TRUNKS};
 use crate::object::{Family, Key, Object, Objects, Publication};
 pub(super) use policy::{counts, cut};
 
@@ -29,15 +29,22 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
         Key::Forwarding(family) if *object == (Object::Forwarding { guarded: true }) => {
             vec![(GUARDED, plain(vec![number(*family)]))]
         }
-        Key::Silent(_)
-        | Key::Isolated(..)
-        | Key::Itself(..)
-        | Key::Class(_)
-        | Key::Block(..)
-        | Key::Span(_)
-        | Key::Pair(..) => policy::of(key, object),
-        Key::Deaf(_) | Key::Guarded(_) | Key::Trunk(_) | Key::Station(..) | Key::Leased(..) => guard::of(key),
-        Key::Connected | Key::Peer(_) | Key::PeersOnly(_) | Key::Inside(_) => fabric::of(key),
+        Key::Deaf(port) => vec![(DEAF, plain(name(port)))],
+        Key::Guarded(port) => vec![(PORT, plain(name(port)))],
+        Key::Trunk(port) => vec![(TRUNKS, plain(name(port)))],
+        Key::Station(port, mac) => guard::station(port, *mac),
+        Key::Leased(port, mac, address) => guard::leased(port, *mac, *address),
+        Key::Silent(family) => policy::silent(*family),
+        Key::Isolated(direction, reach, address) => policy::isolated(*direction, *reach, *address),
+        Key::Itself(from, to) => policy::itself(*from, *to),
+        Key::Class(address) => policy::class(*address, object),
+        Key::Block(first, last) => policy::block(*first, *last, object),
+        Key::Span(span) => policy::span(*span, object),
+        Key::Pair(direction, subject, peer) => policy::pair(*direction, *subject, *peer, object),
+        Key::Connected => fabric::connected(),
+        Key::Peer(address) => fabric::peer(*address),
+        Key::PeersOnly(entrance) => fabric::entrance(*entrance),
+        Key::Inside(net) => fabric::inside(*net),
         Key::Ruleset
         | Key::Forwarding(_)
         | Key::Bridge(_)

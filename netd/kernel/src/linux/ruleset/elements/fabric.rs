@@ -1,5 +1,7 @@
 //! Objects of the fabric that the ruleset knows, as elements, and back.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netd_netlink::nft::Element;
 
@@ -14,48 +16,20 @@ const TCP: u8 = 6;
 /// Protocols of which packets are asked about tunnels while there are other nodes.
 const ASKED_OF: [u8; 2] = [TCP, UDP];
 
-/// The elements of an object of the fabric.
-pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
-    match key {
-        Key::Connected => {
-            let asked = ASKED_OF.map(|protocol| (ASKED, plain(vec![protocol])));
-            asked.into_iter().chain([(TUNNEL_PORTS, tunnel_port())]).collect()
-        }
-        Key::Peer(address) => vec![(PEERS[index(*address)], plain(octets(*address)))],
-        Key::PeersOnly(entrance) => entrance_of(*entrance),
-        Key::Inside(net) => range(INSIDE[index(net.addr())], plain(octets(net.network())), behind(net.broadcast())),
-        Key::Bridge(_)
-        | Key::GatewayLink(_)
-        | Key::Filtered(_)
-        | Key::Ruleset
-        | Key::Forwarding(_)
-        | Key::Silent(_)
-        | Key::Isolated(..)
-        | Key::Deaf(_)
-        | Key::Guarded(_)
-        | Key::Trunk(_)
-        | Key::Itself(..)
-        | Key::Class(_)
-        | Key::Block(..)
-        | Key::Span(_)
-        | Key::Pair(..)
-        | Key::Station(..)
-        | Key::Leased(..)
-        | Key::Admitted(_)
-        | Key::Fenced(_)
-        | Key::Masquerade(..)
-        | Key::Published(_)
-        | Key::Tunnel(_)
-        | Key::FarEnd(_)
-        | Key::Route(_)
-        | Key::Veth(_)
-        | Key::Gateway(..)
-        | Key::Way(..)
-        | Key::Interface(..) => Vec::new(),
-    }
+pub(super) fn connected() -> Vec<(&'static str, Element)> {
+    let asked = ASKED_OF.map(|protocol| (ASKED, plain(vec![protocol])));
+    asked.into_iter().chain([(TUNNEL_PORTS, tunnel_port())]).collect()
 }
 
-fn entrance_of(entrance: Entrance) -> Vec<(&'static str, Element)> {
+pub(super) fn peer(address: IpAddr) -> Vec<(&'static str, Element)> {
+    vec![(PEERS[index(address)], plain(octets(address)))]
+}
+
+pub(super) fn inside(net: IpNet) -> Vec<(&'static str, Element)> {
+    range(INSIDE[index(net.addr())], plain(octets(net.network())), behind(net.broadcast()))
+}
+
+pub(super) fn entrance(entrance: Entrance) -> Vec<(&'static str, Element)> {
     let address = entrance.address();
     match entrance {
         Entrance::Ipip(_) => vec![(IPIP_ENTRANCES, plain(octets(address)))],

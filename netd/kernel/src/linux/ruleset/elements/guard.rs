@@ -1,5 +1,8 @@
 //! The spoof guard's objects as elements, and back.
 
+use std::net::IpAddr;
+
+use netd_config::LinkName;
 use netd_netlink::nft::Element;
 
 use super::super::skeleton::{DEAF, LEASED, NAME, PORT, PORT_MAC, TRUNKS};
@@ -10,48 +13,15 @@ use crate::object::{Key, Mac, Object};
 /// A MAC address fills 8 octets in a concatenation.
 const MAC: usize = 8;
 
-/// The elements of an object of the guard.
-pub(super) fn of(key: &Key) -> Vec<(&'static str, Element)> {
-    match key {
-        Key::Deaf(port) => vec![(DEAF, plain(name(port)))],
-        Key::Guarded(port) => vec![(PORT, plain(name(port)))],
-        Key::Trunk(port) => vec![(TRUNKS, plain(name(port)))],
-        Key::Station(port, mac) => {
-            let station = [name(port), filled(*mac)].concat();
-            let own = [station.clone(), octets(link_local_of(*mac))].concat();
-            vec![(PORT_MAC, plain(station)), (LEASED[1], plain(own))]
-        }
-        Key::Leased(port, mac, address) => {
-            vec![(LEASED[index(*address)], plain([name(port), filled(*mac), octets(*address)].concat()))]
-        }
-        Key::Bridge(_)
-        | Key::GatewayLink(_)
-        | Key::Filtered(_)
-        | Key::Ruleset
-        | Key::Forwarding(_)
-        | Key::Silent(_)
-        | Key::Isolated(..)
-        | Key::Itself(..)
-        | Key::Class(_)
-        | Key::Block(..)
-        | Key::Span(_)
-        | Key::Pair(..)
-        | Key::Admitted(_)
-        | Key::Fenced(_)
-        | Key::Connected
-        | Key::Peer(_)
-        | Key::PeersOnly(_)
-        | Key::Inside(_)
-        | Key::Masquerade(..)
-        | Key::Published(_)
-        | Key::Tunnel(_)
-        | Key::FarEnd(_)
-        | Key::Route(_)
-        | Key::Veth(_)
-        | Key::Gateway(..)
-        | Key::Way(..)
-        | Key::Interface(..) => Vec::new(),
-    }
+/// By the MAC comes the link-local address that the kernel makes of it.
+pub(super) fn station(port: &LinkName, mac: Mac) -> Vec<(&'static str, Element)> {
+    let station = [name(port), filled(mac)].concat();
+    let own = [station.clone(), octets(link_local_of(mac))].concat();
+    vec![(PORT_MAC, plain(station)), (LEASED[1], plain(own))]
+}
+
+pub(super) fn leased(port: &LinkName, mac: Mac, address: IpAddr) -> Vec<(&'static str, Element)> {
+    vec![(LEASED[index(address)], plain([name(port), filled(mac), octets(address)].concat()))]
 }
 
 /// The object of the guard that an element stands for.
@@ -85,7 +55,7 @@ fn filled(mac: Mac) -> Vec<u8> {
 /// One of each, for tests.
 #[cfg(test)]
 pub(super) fn samples() -> crate::object::Objects {
-    let link = netd_config::LinkName::new("nd1").unwrap();
+    let link = LinkName::new("nd1").unwrap();
     let mac = [2, 0x6e, 10, 4, 0, 2];
     let keys = [
         Key::Deaf(link.clone()),

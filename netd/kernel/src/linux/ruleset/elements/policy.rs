@@ -12,58 +12,41 @@ use super::super::skeleton::{
 };
 use super::range::{behind, range, ranges, read_addresses};
 use super::{index, number, octets, padded, plain, read_address, read_number};
-use crate::object::{Class, Decision, Direction, Flow, Key, Object, Profile, Reach, Service, Span};
+use crate::object::{Class, Decision, Direction, Family, Flow, Key, Object, Profile, Reach, Service, Span};
 
 type Elements = Vec<(&'static str, Element)>;
 
-/// The elements of an object of policy.
-pub(super) fn of(key: &Key, object: &Object) -> Elements {
-    match key {
-        Key::Silent(family) => vec![(SILENT, plain(vec![number(*family)]))],
-        Key::Isolated(direction, reach, address) => {
-            vec![(subjects(*direction, *reach)[index(*address)], plain(octets(*address)))]
-        }
-        Key::Itself(from, to) => vec![(ITSELF[index(*from)], plain([octets(*from), octets(*to)].concat()))],
-        Key::Class(address) => vec![(CLASS[index(*address)], valued(octets(*address), object))],
-        Key::Block(first, last) => range(BLOCK[index(*first)], valued(octets(*first), object), behind(*last)),
-        Key::Span(span) => range(
-            PROFILES,
-            valued(service(span.profile, span.first, false), object),
-            Some(service(span.profile, span.last, true)),
-        ),
-        Key::Pair(direction, subject, Some(peer)) => {
-            let key = [subject.0.to_ne_bytes(), peer.0.to_ne_bytes()].concat();
-            vec![(PAIRS[way(*direction)], valued(key, object))]
-        }
-        Key::Pair(direction, subject, None) => {
-            vec![(ANY[way(*direction)], valued(subject.0.to_ne_bytes().into(), object))]
-        }
-        Key::Bridge(_)
-        | Key::GatewayLink(_)
-        | Key::Filtered(_)
-        | Key::Ruleset
-        | Key::Forwarding(_)
-        | Key::Deaf(_)
-        | Key::Guarded(_)
-        | Key::Trunk(_)
-        | Key::Station(..)
-        | Key::Leased(..)
-        | Key::Admitted(_)
-        | Key::Fenced(_)
-        | Key::Connected
-        | Key::Peer(_)
-        | Key::PeersOnly(_)
-        | Key::Inside(_)
-        | Key::Masquerade(..)
-        | Key::Published(_)
-        | Key::Tunnel(_)
-        | Key::FarEnd(_)
-        | Key::Route(_)
-        | Key::Veth(_)
-        | Key::Gateway(..)
-        | Key::Way(..)
-        | Key::Interface(..) => Vec::new(),
-    }
+pub(super) fn silent(family: Family) -> Elements {
+    vec![(SILENT, plain(vec![number(family)]))]
+}
+
+pub(super) fn isolated(direction: Direction, reach: Reach, address: IpAddr) -> Elements {
+    vec![(subjects(direction, reach)[index(address)], plain(octets(address)))]
+}
+
+pub(super) fn itself(from: IpAddr, to: IpAddr) -> Elements {
+    vec![(ITSELF[index(from)], plain([octets(from), octets(to)].concat()))]
+}
+
+pub(super) fn class(address: IpAddr, object: &Object) -> Elements {
+    vec![(CLASS[index(address)], valued(octets(address), object))]
+}
+
+pub(super) fn block(first: IpAddr, last: IpAddr, object: &Object) -> Elements {
+    range(BLOCK[index(first)], valued(octets(first), object), behind(last))
+}
+
+pub(super) fn span(span: Span, object: &Object) -> Elements {
+    let first = valued(service(span.profile, span.first, false), object);
+    range(PROFILES, first, Some(service(span.profile, span.last, true)))
+}
+
+pub(super) fn pair(direction: Direction, subject: Class, peer: Option<Class>, object: &Object) -> Elements {
+    let subject = subject.0.to_ne_bytes();
+    let Some(peer) = peer else {
+        return vec![(ANY[way(direction)], valued(subject.into(), object))];
+    };
+    vec![(PAIRS[way(direction)], valued([subject, peer.0.to_ne_bytes()].concat(), object))]
 }
 
 /// The objects of policy that a set holds.
@@ -113,7 +96,7 @@ pub(in crate::linux::ruleset) fn counts(set: &str, counted: &[(Element, u64)]) -
         .map(|(element, count)| (&element.key[..], *count))
         .collect();
     let count = |(key, object): (Key, Object)| {
-        let (_, element) = of(&key, &object).into_iter().next()?;
+        let (_, element) = super::of(&key, &object).into_iter().next()?;
         Some((key, *starts.get(&element.key[..])?))
     };
     read(set, &elements).into_iter().filter_map(count).collect()
