@@ -17,9 +17,9 @@ use thiserror::Error;
 use crate::attachment::{Attachment, AttachmentKey};
 use crate::frames;
 
-/// Version that this netd writes; it reads this one and the one before.
+/// Version that this netd writes, and the only one that it reads.
 pub const VERSION: u16 = 1;
-/// The journal is rewritten when it has grown this far beyond what is alive.
+/// The journal is worth a rewrite when it has grown by so many records and by as many as it had after the last.
 const COMPACT_RECORDS: usize = 4_096;
 
 /// One entry.
@@ -76,6 +76,18 @@ pub enum JournalError {
         /// Its place, from 1.
         number: usize,
     },
+    /// A record is not as it was written, and no crash of netd leaves it like this.
+    #[error(
+        "the journal {path} is damaged at octet {octet} (record {number}), and what follows cannot be left out: stop all containers and remove the file"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where the record begins.
+        octet: usize,
+        /// Its place, from 1.
+        number: usize,
+    },
 }
 
 /// The open journal.
@@ -86,12 +98,16 @@ pub struct Journal {
     header: String,
     records: usize,
     bytes: u64,
+    /// Records after the last rewrite, or attempt at one.
+    compacted: usize,
+    /// Part of a record may stand behind `bytes`.
+    is_torn: bool,
 }
 
 impl Journal {
     /// Opens the journal, and returns what it holds for this boot: nothing if it is from another.
     ///
-    /// A torn last record (a crash while writing) is cut off; nobody was answered on its ground.
+    /// A torn last record (a crash while writing) is cut off; nobody was answered on its ground. Other damage is left as it is.
     ///
     /// # Errors
     /// See [`JournalError`].
@@ -103,38 +119,58 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed(error)),
         };
-        let records = match classify(path, &content, &header)? {
-            Content::Ours => {
-                let (records, is_foreign) = read(&content[header.len()..]);
-                if is_foreign {
-                    return Err(JournalError::Foreign { path: path.to_owned(), number: records.len() + 1 });
-                }
-                records
-            }
-            Content::OtherBoot => Vec::new(),
+        let mut journal = Self {
+            path: path.to_owned(),
+            file: File::open("/dev/null").map_err(failed)?,
+            header,
+            records: 0,
+            bytes: 0,
+            compacted: 0,
+            is_torn: false,
         };
-        let file = File::open("/dev/null").map_err(failed)?;
-        let mut journal = Self { path: path.to_owned(), file, header, records: 0, bytes: 0 };
-        journal.rewrite(&records)?;
-        Ok((journal, records))
+        match classify(path, &content, &journal.header)? {
+            Content::OtherBoot => journal.rewrite(&[]).map(|()| (journal, Vec::new())),
+            Content::Ours => {
+                let (records, whole) = read_all(path, &content, journal.header.len())?;
+                journal.file = OpenOptions::new().append(true).open(path).map_err(failed)?;
+                (journal.records, journal.bytes, journal.is_torn) = (records.len(), whole as u64, true);
+                journal.cut_back()?;
+                Ok((journal, records))
+            }
+        }
     }
 
     /// Appends a record; it is in the kernel's hands when this returns.
     ///
     /// # Errors
-    /// [`JournalError::Io`]; the request must then be refused.
+    /// [`JournalError::Io`]; the request must then be refused. Nothing of the record stays.
     pub fn append(&mut self, record: &Record) -> Result<(), JournalError> {
         let frame = frames::encode(record).map_err(|source| self.failed(source))?;
-        self.file.write_all(&frame).map_err(|source| self.failed(source))?;
+        self.cut_back()?;
+        if let Err(source) = self.file.write_all(&frame) {
+            self.is_torn = true;
+            // What cannot be cut off now is before the next record.
+            let _torn = self.cut_back();
+            return Err(self.failed(source));
+        }
         self.records += 1;
         self.bytes += frame.len() as u64;
         Ok(())
     }
 
-    /// Whether [`Journal::rewrite`] is worth it with `alive` live records.
+    /// Takes away what a write that failed has left.
+    fn cut_back(&mut self) -> Result<(), JournalError> {
+        if self.is_torn {
+            self.file.set_len(self.bytes).map_err(|source| self.failed(source))?;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Journal::rewrite`] is worth it.
     #[must_use]
-    pub fn is_bloated(&self, alive: usize) -> bool {
-        self.records > COMPACT_RECORDS + 4 * alive
+    pub fn is_bloated(&self) -> bool {
+        self.records > COMPACT_RECORDS + 2 * self.compacted
     }
 
     /// Size in octets.
@@ -146,24 +182,41 @@ impl Journal {
     /// Replaces the file by one that holds just `records`, atomically.
     ///
     /// # Errors
-    /// [`JournalError::Io`]; the old file stays.
+    /// [`JournalError::Io`]; the old file stays, and is appended to.
     pub fn rewrite(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        self.compacted = self.records;
         let next = self.path.with_extension("next");
         let mut content = self.header.clone().into_bytes();
         for record in records {
             content.extend(frames::encode(record).map_err(|source| self.failed(source))?);
         }
-        fs::write(&next, &content).map_err(|source| self.failed(source))?;
-        fs::rename(&next, &self.path).map_err(|source| self.failed(source))?;
-        self.file = OpenOptions::new().append(true).open(&self.path).map_err(|source| self.failed(source))?;
-        self.records = records.len();
-        self.bytes = content.len() as u64;
+        let replaced = replace(&self.path, &next, &content);
+        self.file = replaced.map_err(|source| {
+            // It may be what fills the file system.
+            let _gone = fs::remove_file(&next);
+            self.failed(source)
+        })?;
+        (self.records, self.compacted) = (records.len(), records.len());
+        (self.bytes, self.is_torn) = (content.len() as u64, false);
         Ok(())
     }
 
     fn failed(&self, source: io::Error) -> JournalError {
         JournalError::Io { path: self.path.clone(), source }
     }
+}
+
+/// The new file, open to be appended to: nothing can fail once it stands at its name.
+fn replace(path: &Path, next: &Path, content: &[u8]) -> io::Result<File> {
+    if let Err(error) = fs::remove_file(next)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut file = OpenOptions::new().append(true).create_new(true).open(next)?;
+    file.write_all(content)?;
+    fs::rename(next, path)?;
+    Ok(file)
 }
 
 enum Content {
@@ -195,15 +248,28 @@ pub fn read_records(bytes: &[u8]) -> Vec<Record> {
     read(bytes).0
 }
 
-/// The records, and whether they end at one that is whole and not understood.
-fn read(mut bytes: &[u8]) -> (Vec<Record>, bool) {
+/// All records behind the header, and where the last of them ends.
+fn read_all(path: &Path, content: &[u8], header: usize) -> Result<(Vec<Record>, usize), JournalError> {
+    let (records, rest) = read(&content[header..]);
+    let (path, number, octet) = (path.to_owned(), records.len() + 1, content.len() - rest.len());
+    if frames::split(rest).is_some() {
+        return Err(JournalError::Foreign { path, number });
+    }
+    if !frames::is_torn(rest) {
+        return Err(JournalError::Damaged { path, octet, number });
+    }
+    Ok((records, octet))
+}
+
+/// The records, and what follows the last that is whole and understood.
+fn read(mut bytes: &[u8]) -> (Vec<Record>, &[u8]) {
     let mut records = Vec::new();
     while let Some((payload, rest)) = frames::split(bytes) {
-        let Ok(record) = serde_json::from_slice(payload) else { return (records, true) };
+        let Ok(record) = serde_json::from_slice(payload) else { break };
         records.push(record);
         bytes = rest;
     }
-    (records, false)
+    (records, bytes)
 }
 
 #[cfg(test)]

@@ -248,7 +248,7 @@ impl Node {
         Ok(Extended::Changed { before: Box::new(before), after: Box::new(after) })
     }
 
-    /// Takes a record in. This is the only way the node changes, when it is replayed and when it is decided.
+    /// Takes a record in: when it is replayed, and when it is decided. What is to outlive a crash changes in no other way.
     pub fn take(&mut self, record: Record) {
         match record {
             Record::Counter(counter) => self.counter = self.counter.max(counter),
@@ -291,24 +291,22 @@ impl Node {
         if let Some(wiring) = &attachment.wiring {
             self.counter = self.counter.max(self.number(&wiring.host_link));
         }
-        let bridge = attachment.wiring.as_ref().and_then(|wiring| wiring.bridge.clone());
         if let Some(wiring) = attachment.wiring.as_ref().filter(|wiring| wiring.bridge.is_some()) {
             if wiring.tuned.mac.or(wiring.mac) != mac_of(&attachment.leases) {
                 self.estranged.extend(attachment.leases.iter().map(|lease| lease.address.addr()));
             }
-            let known = self.gateways.entry(wiring.home().clone()).or_default();
-            known
-                .extend(wiring.gateways.iter().filter(|gateway| !known.contains(gateway)).copied().collect::<Vec<_>>());
+            self.open_gateways(wiring);
         }
         if attachment.extra {
             self.extra.insert(attachment.key.clone());
         } else {
             self.extra.remove(&attachment.key);
         }
+        let wiring = attachment.wiring.clone();
         if self.attachments.insert(attachment.key.clone(), attachment).is_none()
-            && let Some(bridge) = bridge
+            && let Some(wiring) = wiring
         {
-            *self.ports.entry(bridge).or_default() += 1;
+            self.occupy(&wiring);
         }
     }
 
@@ -319,13 +317,33 @@ impl Node {
             return;
         };
         let current = self.attachments.get(&attachment.key).and_then(|found| found.wiring.as_ref());
-        if current.is_some_and(|current| current.host_link == wiring.host_link) {
+        let is_current = current.is_some_and(|current| current.host_link == wiring.host_link);
+        if is_current {
             self.remove(&attachment.key);
         }
         for lease in &attachment.leases {
             self.leases.hold(&attachment.key, lease.address.addr());
         }
-        self.draining.insert(wiring.host_link.clone(), attachment);
+        let (link, wiring) = (wiring.host_link.clone(), wiring.clone());
+        let is_known = is_current || self.draining.contains_key(&link);
+        self.draining.insert(link, attachment);
+        // Nothing but this record speaks of it in a journal that was rewritten.
+        if !is_known {
+            self.occupy(&wiring);
+        }
+    }
+
+    /// A port of its bridge, with the bridge's gateways.
+    fn occupy(&mut self, wiring: &Wiring) {
+        let Some(bridge) = &wiring.bridge else { return };
+        *self.ports.entry(bridge.clone()).or_default() += 1;
+        self.open_gateways(wiring);
+    }
+
+    fn open_gateways(&mut self, wiring: &Wiring) {
+        let known = self.gateways.entry(wiring.home().clone()).or_default();
+        let new: Vec<IpNet> = wiring.gateways.iter().filter(|gateway| !known.contains(gateway)).copied().collect();
+        known.extend(new);
     }
 
     fn remove(&mut self, key: &AttachmentKey) {

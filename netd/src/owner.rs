@@ -204,17 +204,11 @@ impl Owner {
         if let Attached::New { attachment, replaces, taken } = &mut attached {
             self.judge(attachment);
             debug!(%key, leases = ?attachment.leases, "reserved");
-            for block in taken.iter() {
-                info!(%block, network = %key.network, "a block is the network's");
-                self.record(Record::Assigned(*block, key.network.clone()))?;
-            }
-            if let Some(replaced) = replaces {
-                self.record(Record::Drain(replaced.clone()))?;
-            }
-            if let Err(error) = self.record(Record::Put(attachment.clone())) {
-                self.node.forget(attachment);
-                return Err(error);
-            }
+            let blocks = taken.iter().map(|block| Record::Assigned(*block, key.network.clone()));
+            let replaced = replaces.iter().cloned().map(Record::Drain);
+            let decided = blocks.chain(replaced).chain([Record::Put(attachment.clone())]).collect();
+            self.record_all(decided).inspect_err(|_| self.node.forget(attachment))?;
+            taken.iter().for_each(|block| info!(%block, network = %key.network, "a block is the network's"));
         }
         Ok(attached)
     }
@@ -265,7 +259,10 @@ impl Owner {
     fn extend(&mut self, follower: Follower, extension: &Extension) -> Result<Extended, OwnerError> {
         let extended = self.node.extend(follower, extension)?;
         if let Extended::Changed { after, .. } = &extended {
-            self.record(Record::Put(after.clone()))?;
+            // Of an earlier sandbox under this key, which nobody detached. A resync takes its link away.
+            let left = self.node.attachment(&after.key).filter(|left| left.netns != after.netns).cloned();
+            let decided = left.map(Box::new).map(Record::Drain).into_iter().chain([Record::Put(after.clone())]);
+            self.record_all(decided.collect())?;
         }
         Ok(extended)
     }
@@ -323,12 +320,12 @@ impl Owner {
 
     fn share(&mut self, share: Share) -> Result<(), OwnerError> {
         let records = self.node.share(share);
-        records.into_iter().try_for_each(|record| self.record(record))
+        self.record_all(records)
     }
 
     fn retire(&mut self, block: IpNet) -> Result<bool, OwnerError> {
         let Some(records) = self.node.retire(block) else { return Ok(false) };
-        records.into_iter().try_for_each(|record| self.record(record)).map(|()| true)
+        self.record_all(records).map(|()| true)
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -363,12 +360,15 @@ impl Owner {
         Ok(())
     }
 
+    fn record_all(&mut self, records: Vec<Record>) -> Result<(), OwnerError> {
+        records.into_iter().try_for_each(|record| self.record(record))
+    }
+
     fn compact(&mut self) {
-        let alive = self.node.attachments().len() + self.node.draining().len();
-        if self.journal.is_bloated(alive)
+        if self.journal.is_bloated()
             && let Err(error) = self.journal.rewrite(&self.node.records())
         {
-            error!(%error, "cannot compact the journal; it goes on growing");
+            error!(%error, "cannot compact the journal; it is tried again when it has grown on");
         }
     }
 }

@@ -1,7 +1,13 @@
 //! The journal survives what it must and forgets what it must.
 
 use std::fs;
+use std::path::Path;
+use std::thread;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::attachment::Attachment;
 use crate::frames;
 use crate::node::tests::{WEB, wanted};
 use crate::node::{Attached, Node};
@@ -21,6 +27,12 @@ fn counters(records: &[Record]) -> Vec<u64> {
         | Record::Unassigned(_) => None,
     };
     records.iter().filter_map(counter).collect()
+}
+
+fn labelled(octets: usize) -> Record {
+    let Attached::New { attachment, .. } = Node::new("nd").attach(wanted(WEB, "a", 1)).unwrap() else { panic!() };
+    let labels = [("label".to_owned(), "x".repeat(octets))].into();
+    Record::Put(Box::new(Attachment { labels, ..*attachment }))
 }
 
 #[test]
@@ -64,7 +76,7 @@ fn a_cut_at_every_byte_loses_only_what_was_not_whole() {
 }
 
 #[test]
-fn a_flipped_bit_ends_the_reading_there() {
+fn a_flipped_bit_stops_the_start_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let (mut journal, _) = Journal::open(&path, "b").unwrap();
@@ -72,10 +84,72 @@ fn a_flipped_bit_ends_the_reading_there() {
         journal.append(&Record::Counter(counter)).unwrap();
     }
     let mut bytes = fs::read(&path).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    fs::write(&path, bytes).unwrap();
-    assert_eq!(counters(&Journal::open(&path, "b").unwrap().1), [1, 2]);
+    let (header, frame) = ("netd-journal 1 b\n".len(), (bytes.len() - "netd-journal 1 b\n".len()) / 3);
+    bytes[header + 2 * frame - 1] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let error = Journal::open(&path, "b").unwrap_err().to_string();
+    let at = format!("is damaged at octet {} (record 2), and what follows cannot be left out", header + frame);
+    assert!(error.contains(&at), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn what_could_not_be_read_back_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let (mut journal, _) = Journal::open(&path, "b").unwrap();
+    // As many published ports as an API request can name.
+    journal.append(&labelled(4 << 20)).unwrap();
+    let error = format!("{:?}", journal.append(&labelled(16 << 20)).unwrap_err());
+    assert!(error.contains("is too large: at most 16777216"), "{error}");
+    journal.append(&Record::Counter(1)).unwrap();
+    drop(journal);
+    let (_, records) = Journal::open(&path, "b").unwrap();
+    assert_eq!(records, [labelled(4 << 20), Record::Counter(1)]);
+}
+
+/// Runs `work` where a file system of 64 KiB is mounted at `folder`.
+fn where_room_is_scarce(folder: &Path, work: impl FnOnce() + Send) {
+    let run = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+        mount(none, "/", none, private, none).unwrap();
+        mount(Some("scarce"), folder, Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
+        work();
+    };
+    thread::scope(|scope| scope.spawn(run).join().unwrap());
+}
+
+#[test]
+fn a_write_that_failed_half_way_spoils_no_later_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    where_room_is_scarce(folder.path(), || {
+        let (mut journal, _) = Journal::open(&path, "b").unwrap();
+        journal.append(&Record::Counter(1)).unwrap();
+        let other = folder.path().join("other");
+        fs::write(&other, vec![0; 48 << 10]).unwrap();
+        let before = fs::metadata(&path).unwrap().len();
+        journal.append(&labelled(20 << 10)).unwrap_err();
+        assert_eq!(fs::metadata(&path).unwrap().len(), before);
+        journal.rewrite(&[labelled(20 << 10)]).unwrap_err();
+        assert!(!path.with_extension("next").exists(), "it would keep the file system full");
+        fs::remove_file(&other).unwrap();
+        journal.append(&Record::Counter(2)).unwrap();
+        drop(journal);
+        assert_eq!(counters(&Journal::open(&path, "b").unwrap().1), [1, 2]);
+    });
+}
+
+#[test]
+fn what_cannot_be_made_smaller_is_not_rewritten_at_every_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut journal, _) = Journal::open(&folder.path().join("journal"), "b").unwrap();
+    let alive: Vec<Record> = (0..10_000).map(Record::Counter).collect();
+    alive.iter().for_each(|record| journal.append(record).unwrap());
+    journal.rewrite(&alive).unwrap();
+    journal.append(&Record::Counter(1)).unwrap();
+    assert!(!journal.is_bloated());
 }
 
 #[test]
@@ -125,8 +199,9 @@ fn compaction_keeps_exactly_what_it_is_given() {
     for counter in 0..5_000 {
         journal.append(&Record::Counter(counter)).unwrap();
     }
-    assert!(journal.is_bloated(10));
+    assert!(journal.is_bloated());
     journal.rewrite(&[Record::Counter(5_000)]).unwrap();
+    assert!(!journal.is_bloated());
     journal.append(&Record::Counter(5_001)).unwrap();
     assert_eq!(counters(&Journal::open(&path, "b").unwrap().1), [5_000, 5_001]);
 }

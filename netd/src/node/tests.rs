@@ -216,6 +216,8 @@ fn replaying_the_records_gives_the_same_node_at_every_point() {
         let replayed = Node::replay("nd", node.records());
         assert_eq!(replayed.records(), node.records());
         assert_eq!(replayed.lease_count(), node.lease_count());
+        assert_eq!(replayed.ports, node.ports);
+        assert_eq!(replayed.gateways, node.gateways);
     }
 }
 
