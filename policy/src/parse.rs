@@ -47,30 +47,19 @@ pub fn parse(file_name: &str, text: &str) -> Result<Vec<Policy>, Errors> {
     if faults.is_empty() { Ok(policies) } else { Err(Errors { file: file_name.to_owned(), faults }) }
 }
 
-/// Reads files by name and text, and takes what is good: a file with mistakes gives no policy, and hides none of
-/// another file. A policy that an earlier file has is a mistake of the later one.
-pub fn gather<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> (Vec<Policy>, Vec<Errors>) {
-    let mut taken: BTreeMap<PolicyName, Source> = BTreeMap::new();
-    let (mut good, mut broken) = (Vec::new(), Vec::new());
-    for (name, text) in files {
-        let read = parse(name, text).and_then(|policies| match clashes(&policies, &taken) {
-            faults if faults.is_empty() => Ok(policies),
-            faults => Err(Errors { file: name.to_owned(), faults }),
-        });
-        match read {
-            Ok(policies) => {
-                taken.extend(policies.iter().map(|policy| (policy.name.clone(), policy.source.clone())));
-                good.extend(policies);
-            }
-            Err(errors) => broken.push(errors),
-        }
-    }
-    (good, broken)
-}
+/// Octets of a policy file; a policy has some hundred.
+pub const LONGEST: usize = 4 << 20;
 
-fn clashes(policies: &[Policy], taken: &BTreeMap<PolicyName, Source>) -> Vec<Fault> {
-    let clash = |policy: &Policy| taken.get(&policy.name).map(|first| again(policy, &format!("at {first}")));
-    policies.iter().filter_map(clash).collect()
+/// The text of a policy file.
+///
+/// # Errors
+/// Why it is none, and what to do.
+pub fn text(octets: &[u8]) -> Result<&str, String> {
+    if octets.len() > LONGEST {
+        return Err(format!("longer than {LONGEST} octets; part the policies into several files"));
+    }
+    std::str::from_utf8(octets)
+        .map_err(|error| format!("not UTF-8 after octet {}; save it as UTF-8", error.valid_up_to()))
 }
 
 fn again(policy: &Policy, first: &str) -> Fault {

@@ -53,6 +53,35 @@ fn no_two_files_have_the_same_kind_of_mistake() {
 }
 
 #[test]
+fn of_very_many_mistakes_the_first_are_told() {
+    let keys: String = (0..5_000).map(|number| format!("k{number}: 1\n")).collect();
+    let text = format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: a}}\nspec: {{podSelector: {{}}}}\n{keys}"
+    );
+    let errors = parse("many.yaml", &text).unwrap_err().to_string();
+    assert_eq!(errors.lines().count(), 51);
+    assert!(errors.lines().next().unwrap().contains("k0"), "{errors}");
+    assert!(errors.ends_with("many.yaml: 950 or more other mistakes; mend these first"), "{errors}");
+}
+
+#[test]
+fn an_image_is_selected_as_containerd_calls_it() {
+    let policy = |key: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: a}}\n\
+             spec: {{podSelector: {{matchLabels: {{{key}: docker.io/library/nginx:1.29}}}}}}\n"
+        )
+    };
+    assert_eq!(parse("a.yaml", &policy("netd/image")).unwrap().len(), 1);
+    let listed = policy("netd/image").replace("matchLabels", "matchExpressions").replace(
+        "{netd/image: docker.io/library/nginx:1.29}",
+        "[{key: netd/image, operator: NotIn, values: [\"localhost:5000/a@sha256:00\"]}]",
+    );
+    assert_eq!(parse("a.yaml", &listed).unwrap().len(), 1);
+    assert!(parse("a.yaml", &policy("app")).unwrap_err().to_string().contains("is no label's value"));
+}
+
+#[test]
 fn a_broken_text_anywhere_never_panics() {
     for text in files().into_values() {
         for (end, _) in text.char_indices() {

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use netd_policy::oracle::{Decider, Step, remedies, verdict};
-use netd_policy::{Direction, Flow, Policy, Protocol, Sandbox, SandboxName, Traffic, World, gather, parse};
+use netd_policy::{Direction, Flow, Policy, Protocol, Sandbox, SandboxName, Traffic, World, parse};
 
 const WEB: &str = "\
 apiVersion: networking.k8s.io/v1
@@ -89,16 +89,4 @@ fn what_would_allow_a_flow_is_the_nearest_change() {
     let egress = (Direction::Egress, Step::ChangeRule, "guard.yaml:9".to_owned());
     assert_eq!(told(2, 3, 23), std::slice::from_ref(&egress));
     assert_eq!(told(3, 1, 23), [egress, ingress(Step::AddPort, "web.yaml:9")]);
-}
-
-#[test]
-fn a_broken_file_hides_no_other() {
-    let (good, broken) = gather([("a.yaml", WEB), ("b.yaml", "kind: 7\n"), ("c.yaml", GUARD), ("d.yaml", WEB)]);
-    assert_eq!(good.iter().map(|policy| policy.name.name.as_str()).collect::<Vec<_>>(), ["web", "guard"]);
-    let broken: Vec<String> = broken.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        broken[1],
-        "d.yaml:1:1: metadata.name: NetworkPolicy default/web stands here again; rename one; the first is at a.yaml:1"
-    );
-    assert_eq!(broken.len(), 2);
 }

@@ -4,10 +4,12 @@ mod model;
 mod render;
 mod target;
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use netd_api::blocking as api;
+use netd_policy::PolicyName;
 use thiserror::Error;
 
 use crate::arguments::{Arguments, Drops, Policy, Which};
@@ -140,20 +142,32 @@ fn find(all: model::Policies, which: &Which) -> Result<model::Policy, PolicyErro
     }
 }
 
-/// All files' mistakes at once.
+/// All files' mistakes at once, and those of the files together: as netd reads them, the first file holds a name.
 fn validate(files: &[PathBuf]) -> Result<Answer, Failed> {
     let (mut told, mut ill) = (String::new(), false);
+    let mut holders: BTreeMap<PolicyName, String> = BTreeMap::new();
     for file in files {
-        let text = text(file)?;
-        match netd_policy::parse(&name(file), &String::from_utf8_lossy(&text)) {
-            Ok(policies) => {
-                told.push_str(&format!("{}: good, {} policies\n", name(file), policies.len()));
-            }
-            Err(errors) => {
-                ill = true;
-                told.push_str(&format!("{errors}\n"));
-            }
+        let (name, octets) = (name(file), text(file)?);
+        let read = netd_policy::text(&octets).map_err(|error| format!("{name}: {error}"));
+        let read = read.and_then(|text| netd_policy::parse(&name, text).map_err(|errors| errors.to_string()));
+        let mistakes = match &read {
+            Ok(policies) => policies.iter().filter_map(|policy| twice(policy, &holders)).collect(),
+            Err(error) => vec![error.clone()],
+        };
+        let policies = read.unwrap_or_default();
+        if mistakes.is_empty() {
+            told.push_str(&format!("{name}: good, {} policies\n", policies.len()));
+        }
+        ill |= !mistakes.is_empty();
+        mistakes.iter().for_each(|mistake| told.push_str(&format!("{mistake}\n")));
+        for policy in policies {
+            holders.entry(policy.name).or_insert_with(|| policy.source.to_string());
         }
     }
     Ok(Answer { text: told, ill })
+}
+
+fn twice(policy: &netd_policy::Policy, holders: &BTreeMap<PolicyName, String>) -> Option<String> {
+    let holder = holders.get(&policy.name)?;
+    Some(format!("{}: {} stands in {holder} already; remove one of the two", policy.source, policy.name))
 }

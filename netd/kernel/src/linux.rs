@@ -38,7 +38,7 @@ use ruleset::Ruleset;
 
 pub use coexist::{Coexistence, Firewall, Obstacle, OurLink, Passage};
 pub use echo::{Asker, Echo};
-pub use ruleset::LOG_GROUP;
+pub use ruleset::{LOG_GROUP, LOGGED_ALLOW, LOGGED_AUDIT, LOGGED_DENY};
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 

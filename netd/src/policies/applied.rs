@@ -21,7 +21,7 @@ pub(crate) struct ApplyError {
 
 /// The policies of a text, at least one.
 pub(crate) fn parse(file: &str, text: &[u8]) -> Result<Vec<Policy>, String> {
-    let text = std::str::from_utf8(text).map_err(|_| format!("{file}: not UTF-8; save it as UTF-8"))?;
+    let text = netd_policy::text(text).map_err(|error| format!("{file}: {error}"))?;
     let policies = netd_policy::parse(file, text).map_err(|errors| errors.to_string())?;
     if policies.is_empty() { Err(format!("{file}: no policy in it; nothing is changed")) } else { Ok(policies) }
 }
@@ -69,19 +69,22 @@ pub(crate) fn path_of(files: &PolicyFiles, wanted: &v1::PolicyName, folder: &Pat
     }
 }
 
-/// Writes each policy into its own file.
-pub(crate) fn write(folder: &Path, policies: &[(PolicyName, String)]) -> Result<(), ApplyError> {
+/// Writes each policy into its own file: the one that it has, if it has one.
+pub(crate) fn write(folder: &Path, files: &PolicyFiles, policies: &[(PolicyName, String)]) -> Result<(), ApplyError> {
     for (name, text) in policies {
-        let path = folder.join(file_name(name));
+        let own =
+            files.holder(name).filter(|holder| holder.policies.len() == 1).map(|holder| PathBuf::from(&holder.file));
+        let path = own.filter(|path| path.starts_with(folder)).unwrap_or_else(|| folder.join(file_name(name)));
         write_whole(&path, text.as_bytes()).map_err(|source| ApplyError { path, source })?;
     }
     Ok(())
 }
 
+/// Names have dots, and no underscores.
 fn file_name(name: &PolicyName) -> String {
     let PolicyName { kind, namespace, name } = name;
     let kind = kind.as_str().to_ascii_lowercase();
-    if namespace.is_empty() { format!("{kind}.{name}.yaml") } else { format!("{kind}.{namespace}.{name}.yaml") }
+    if namespace.is_empty() { format!("{kind}_{name}.yaml") } else { format!("{kind}_{namespace}_{name}.yaml") }
 }
 
 #[cfg(test)]
@@ -108,8 +111,8 @@ mod tests {
         let policies = parse("x.yaml", text.as_bytes()).unwrap();
         let parts = apart("x.yaml", text.as_bytes(), &policies).unwrap();
         assert_eq!(parts.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>(), [policy("one"), policy("two")]);
-        write(folder.path(), &parts).unwrap();
-        let file = folder.path().join("networkpolicy.shop.two.yaml");
+        write(folder.path(), &PolicyFiles::default(), &parts).unwrap();
+        let file = folder.path().join("networkpolicy_shop_two.yaml");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), policy("two"));
         let texts = BTreeMap::from([(file.display().to_string(), policy("two"))]);
         let files = PolicyFiles::remembered(texts);
@@ -120,6 +123,25 @@ mod tests {
         assert!(elsewhere.contains("NetworkPolicy shop/two stands in") && elsewhere.contains("remove it there"));
         wanted.name = "three".to_owned();
         assert!(path_of(&files, &wanted, folder.path()).unwrap_err().contains("there is no networkpolicy shop/three"));
+    }
+
+    #[test]
+    fn no_two_policies_share_a_file_and_one_that_has_a_file_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let named = |namespace: &str, name: &str| {
+            let text = policy(name).replace("namespace: shop", &format!("namespace: {namespace}"));
+            let name = PolicyFiles::default().next(&[Source { file: "x".to_owned(), text: Ok(text.clone()) }]);
+            (name.policies().next().unwrap().name.clone(), text)
+        };
+        let two = [named("k8s", "io.x"), named("k8s.io", "x")];
+        write(folder.path(), &PolicyFiles::default(), &two).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        let old = folder.path().join("networkpolicy.shop.one.yaml").display().to_string();
+        let files = PolicyFiles::default().next(&[Source { file: old.clone(), text: Ok(policy("one")) }]);
+        let (name, text) = named("shop", "one");
+        write(folder.path(), &files, &[(name, text.clone() + "# again\n")]).unwrap();
+        assert_eq!(std::fs::read_to_string(old).unwrap(), text + "# again\n");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use netd_kernel::LoggedPacket;
+use netd_kernel::{LOGGED_ALLOW, LOGGED_AUDIT, LoggedPacket};
 use netd_policy::oracle::{Decider, Ruling, Verdict, verdict};
 use netd_policy::{Direction, Flow, ICMP, ICMPV6, Kind, Policy, Sandbox, SandboxName, Traffic, World};
 use thiserror::Error;
@@ -85,8 +85,17 @@ impl End {
         if text == "node" {
             return Ok(Self::Node(here.to_owned()));
         }
-        let is = |name: &&SandboxName| name.name == text || name.to_string() == text;
+        let called = |name: &str, full: &str| name == text || full == text;
+        let is = |name: &&SandboxName| called(&name.name, &name.to_string());
         let mut found: Vec<&SandboxName> = world.sandboxes.keys().filter(is).collect();
+        if found.is_empty() {
+            // Made again while the one before it ended.
+            let again = |name: &&SandboxName| {
+                let plain = |text: &str| text.split('~').next().unwrap_or_default().to_owned();
+                called(&plain(&name.name), &plain(&name.to_string()))
+            };
+            found = world.sandboxes.keys().filter(again).collect();
+        }
         if found.is_empty() {
             // Of another node, without saying of which.
             let others = world.sandboxes.values().filter(|sandbox| sandbox.known.is_some());
@@ -297,22 +306,19 @@ pub fn traffic_of(packet: &LoggedPacket) -> Traffic {
 pub fn told_of(world: &World, policies: &[Policy], packet: &LoggedPacket) -> Told {
     let flow = Flow { from: packet.source, to: packet.destination, traffic: traffic_of(packet) };
     let verdict = here(world, policies, flow);
-    let rulings = [&verdict.egress, &verdict.ingress];
-    // One that passes is told for who logs it, or would deny it.
-    let by = rulings.iter().find(|one| !one.allowed).map(|one| &one.by);
-    let audit = || rulings.iter().find_map(|one| one.audit.as_ref());
-    let logged = || rulings.iter().find(|one| one.log).map(|one| &one.by);
-    let (rule, place) = match (by, audit(), logged()) {
-        (Some(by), _, _) => decided(by),
-        (None, Some(by), _) => {
+    // The order in which the kernel asks.
+    let rulings = [&verdict.ingress, &verdict.egress];
+    let found = match packet.prefix.as_str() {
+        LOGGED_AUDIT => ("would be denied (audit): ", rulings.iter().find_map(|one| one.audit.as_ref())),
+        LOGGED_ALLOW => ("allowed (log): ", rulings.iter().find(|one| one.allowed && one.log).map(|one| &one.by)),
+        _ => ("", rulings.iter().find(|one| !one.allowed).map(|one| &one.by)),
+    };
+    let (rule, place) = match found {
+        (word, Some(by)) => {
             let (rule, place) = decided(by);
-            (format!("would be denied (audit): {rule}"), place)
+            (format!("{word}{rule}"), place)
         }
-        (None, None, Some(by)) => {
-            let (rule, place) = decided(by);
-            (format!("allowed (log): {rule}"), place)
-        }
-        (None, None, None) => ("policies have changed since".to_owned(), String::new()),
+        (_, None) => ("policies have changed since".to_owned(), String::new()),
     };
     Told { from: told(world, packet.source), to: told(world, packet.destination), by: rule, place }
 }
@@ -339,7 +345,9 @@ mod tests {
 
     use netd_policy::{Known, Node, Protocol, Sandbox, SandboxName, Traffic, World};
 
-    use super::{End, ExplainError, explain, told};
+    use netd_kernel::{LOGGED_ALLOW, LOGGED_AUDIT, LOGGED_DENY, LoggedPacket};
+
+    use super::{End, ExplainError, explain, told, told_of};
 
     fn world() -> World {
         let sandbox = |namespace: &str, name: &str, address: &str| {
@@ -362,6 +370,7 @@ mod tests {
                 sandbox("shop", "login", "10.4.0.3"),
                 sandbox("other", "login", "10.4.0.4"),
                 sandbox("", "lone", "fd00::5"),
+                sandbox("pods", "web~4f", "10.4.0.6"),
             ]),
             nodes: BTreeMap::from([("here".to_owned(), node)]),
             ..World::default()
@@ -381,6 +390,8 @@ mod tests {
         assert_eq!(find("other/login"), sandbox("other", "login"));
         assert_eq!(find("10.4.0.2"), Ok(End::Address("10.4.0.2".parse().unwrap())));
         assert_eq!(find("node"), Ok(End::Node("here".to_owned())));
+        assert_eq!(find("web"), sandbox("pods", "web~4f"));
+        assert_eq!(find("pods/web"), sandbox("pods", "web~4f"));
         assert_eq!(find("nobody"), Err(ExplainError::Nobody("nobody".to_owned())));
         assert!(find("login").unwrap_err().to_string().contains("other/login, shop/login"));
         assert_eq!(told(&world(), "10.4.0.2".parse().unwrap()), "shop/cart (10.4.0.2)");
@@ -414,6 +425,37 @@ mod tests {
         assert_eq!((allowed.allowed, allowed.remedy), (true, None));
         assert!(ask("cart", "lone").unwrap_err().to_string().contains("no address of the same family"));
         assert!(ask("192.0.2.9", "cart").unwrap().remedy.unwrap().contains("ipBlock 192.0.2.9/32"));
+    }
+
+    #[test]
+    fn a_logged_packet_is_told_by_what_the_kernel_said_of_it() {
+        let policy = |name: &str, annotations: &str, spec: &str| {
+            format!(
+                "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                 metadata: {{name: {name}, namespace: shop, annotations: {{{annotations}}}}}\nspec: {spec}\n"
+            )
+        };
+        let cart = "{podSelector: {matchLabels: {app: cart}}, policyTypes: [Ingress]}";
+        let login = "{podSelector: {matchLabels: {app: login}}, policyTypes: [Egress]}";
+        let by = |texts: &[String], prefix: &str| {
+            let policies = netd_policy::parse("shop.yaml", &texts.join("---\n")).unwrap();
+            let packet = LoggedPacket {
+                prefix: prefix.to_owned(),
+                input: 0,
+                source: "10.4.0.3".parse().unwrap(),
+                destination: "10.4.0.2".parse().unwrap(),
+                protocol: 6,
+                ports: Some((1, 80)),
+            };
+            told_of(&world(), &policies, &packet).by
+        };
+        let both = [policy("in", "", cart), policy("out", "", login)];
+        assert!(by(&both, LOGGED_DENY).starts_with("NetworkPolicy shop/in "), "the one that counted it");
+        // One end would deny, the other denies: two packets of the log, each of its own.
+        let staged = [policy("in", "netd/audit: \"true\"", cart), policy("out", "", login)];
+        assert!(by(&staged, LOGGED_AUDIT).starts_with("would be denied (audit): NetworkPolicy shop/in "));
+        assert!(by(&staged, LOGGED_DENY).starts_with("NetworkPolicy shop/out "));
+        assert_eq!(by(&both, LOGGED_ALLOW), "policies have changed since");
     }
 
     #[test]

@@ -9,8 +9,6 @@ use netd_policy::{Policy, PolicyName};
 
 use crate::directories;
 
-/// Octets; a policy has some hundred.
-const LONGEST: u64 = 4 << 20;
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// A file as it was found.
@@ -99,9 +97,20 @@ pub(super) fn document_of(text: &str, line: usize) -> String {
 fn read(source: &Source, before: Option<&PolicyFile>) -> PolicyFile {
     let file = source.file.clone();
     match source.text.as_ref().map_err(|error| format!("{file}: {error}")).and_then(|text| parsed(&file, text)) {
+        Ok((_, text)) if is_cut_off(&text) && before.is_some_and(|before| !is_cut_off(&before.good)) => {
+            let error =
+                format!("{file}: nothing is in it any more; write it anew, or remove it to take its policies back");
+            kept(file, before, error)
+        }
         Ok((policies, good)) => PolicyFile { file, policies, error: None, good },
         Err(error) => kept(file, before, error),
     }
+}
+
+/// As a disk that is full, or an editor that has just begun to write, leaves a file.
+fn is_cut_off(text: &str) -> bool {
+    let says = |line: &str| !(line.is_empty() || line.starts_with('#') || line == "---" || line == "...");
+    !text.lines().any(|line| says(line.trim()))
 }
 
 fn parsed(file: &str, text: &str) -> Result<(Vec<Policy>, String), String> {
@@ -170,9 +179,8 @@ fn unlisted(directory: &Path, error: &std::io::Error, before: &PolicyFiles) -> V
 }
 
 fn text(path: &Path) -> Result<String, String> {
-    let bytes = directories::text(path, LONGEST, "policy file")?;
-    String::from_utf8(bytes)
-        .map_err(|error| format!("not UTF-8 after octet {}; save it as UTF-8", error.utf8_error().valid_up_to()))
+    let octets = directories::text(path, netd_policy::LONGEST as u64, "policy file")?;
+    netd_policy::text(&octets).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -207,6 +215,26 @@ mod tests {
         assert_eq!(names(&next), ["one", "three"]);
         let fixed = next.next(&[source("a", &policy("four"))]);
         assert_eq!((names(&fixed), fixed.files[0].error.clone()), (vec!["four".to_owned()], None));
+    }
+
+    #[test]
+    fn a_file_that_is_emptied_takes_no_policy_back() {
+        let good = PolicyFiles::default().next(&[source("a", &policy("one"))]);
+        for empty in ["", "\n", "---\n", "# shop\n---\n"] {
+            let emptied = good.next(&[source("a", empty)]);
+            assert_eq!(names(&emptied), ["one"], "{empty:?}");
+            assert_eq!(
+                emptied.files[0].error.as_deref(),
+                Some(
+                    "a: nothing is in it any more; write it anew, or remove it to take its policies back; its last good text stays in force"
+                )
+            );
+            assert_eq!(names(&emptied.next(&[source("a", empty)])), ["one"], "{empty:?} again");
+        }
+        let list = r#"{"apiVersion": "v1", "kind": "List", "items": []}"#;
+        assert!(names(&good.next(&[source("a", list)])).is_empty(), "that is said");
+        assert!(names(&good.next(&[])).is_empty());
+        assert_eq!(PolicyFiles::default().next(&[source("a", "")]).files[0].error, None);
     }
 
     #[test]

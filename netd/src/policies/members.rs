@@ -167,6 +167,8 @@ impl Members {
 
 fn sandbox(name: SandboxName, identity: &Identity<'_>, addresses: BTreeMap<IpAddr, String>, node: &str) -> Sandbox {
     let mut labels = identity.labels.clone();
+    // Nobody else's word on these counts.
+    labels.remove(IMAGE);
     labels.insert(NAME.to_owned(), identity.name.to_owned());
     if !identity.image.is_empty() {
         labels.insert(IMAGE.to_owned(), identity.image.to_owned());

@@ -65,7 +65,7 @@ impl<K: Kernel + 'static> Service<K> {
         let names: Vec<_> = policies.into_iter().map(|policy| policy.name).collect();
         let files = self.files().await?;
         applied::refuse_others(&files, &names, &folder).map_err(|error| refusal(FailureCode::CONFLICT, error))?;
-        let written = tokio::task::spawn_blocking(move || applied::write(&folder, &parts)).await;
+        let written = tokio::task::spawn_blocking(move || applied::write(&folder, &files, &parts)).await;
         let written = written.map_err(|error| failure(FailureCode::INTERNAL, &error))?;
         written.map_err(|error| failure(FailureCode::INPUT_OUTPUT, &error))?;
         self.enforce_files().await?;

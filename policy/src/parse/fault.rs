@@ -29,13 +29,21 @@ pub struct Errors {
     pub faults: Vec<Fault>,
 }
 
+/// So many are told; whoever has more has a file of another kind.
+const TOLD: usize = 50;
+/// So many are kept, until all are told apart by their place.
+const KEPT: usize = 1_000;
+
 /// Collects faults while a file is read.
 #[derive(Debug, Default)]
 pub(crate) struct Faults(RefCell<Vec<Fault>>);
 
 impl Faults {
     pub(crate) fn add(&self, fault: Fault) {
-        self.0.borrow_mut().push(fault);
+        let mut faults = self.0.borrow_mut();
+        if faults.len() < KEPT {
+            faults.push(fault);
+        }
     }
 
     pub(crate) fn take(self) -> Vec<Fault> {
@@ -58,7 +66,7 @@ pub(super) fn join(path: &str, key: &str) -> String {
 
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, fault) in self.faults.iter().enumerate() {
+        for (number, fault) in self.faults.iter().take(TOLD).enumerate() {
             let separator = if number == 0 { "" } else { "\n" };
             write!(f, "{separator}{}:{}:{}: ", self.file, fault.line, fault.column)?;
             if !fault.path.is_empty() {
@@ -69,7 +77,10 @@ impl fmt::Display for Errors {
             }
             write!(f, "{}; {}", fault.problem, fault.remedy)?;
         }
-        Ok(())
+        match self.faults.len().saturating_sub(TOLD) {
+            0 => Ok(()),
+            more => write!(f, "\n{}: {more} or more other mistakes; mend these first", self.file),
+        }
     }
 }
 

@@ -29,6 +29,12 @@ pub(super) fn is_label_value(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
+/// Checks the name of an image as containerd records it: `docker.io/library/nginx:1.29`, or with a digest behind `@`.
+pub(super) fn is_image(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | ':' | '@');
+    text.len() <= 512 && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(good)
+}
+
 /// Checks a port's name (`IANA_SVC_NAME`).
 pub(super) fn port_name(field: &Field<'_>) -> Option<String> {
     let text = field.text()?;

@@ -26,9 +26,12 @@ pub(super) fn selector(field: &Field<'_>) -> Selector {
     Selector { requirements }
 }
 
+/// The label of a container's image, which netd adds. No label of Kubernetes' has such values.
+const IMAGE: &str = "netd/image";
+
 fn equals(key: &str, value: &Field<'_>) -> Option<Requirement> {
     let good_key = label_key(value, key);
-    let text = label_value(value)?;
+    let text = label_value(key, value)?;
     good_key.then(|| Requirement { key: key.to_owned(), test: Test::In(BTreeSet::from([text])) })
 }
 
@@ -56,9 +59,10 @@ fn expression(field: &Field<'_>) -> Option<Requirement> {
     let operator =
         object.require("operator", "use In, NotIn, Exists or DoesNotExist").and_then(|field| field.word(&OPERATORS));
     let listed = object.find("values");
+    let named = key.as_deref().unwrap_or_default();
     let test = operator.and_then(|operator| match operator {
-        Operator::In => values(&object, listed.as_ref()).map(Test::In),
-        Operator::NotIn => values(&object, listed.as_ref()).map(Test::NotIn),
+        Operator::In => values(&object, named, listed.as_ref()).map(Test::In),
+        Operator::NotIn => values(&object, named, listed.as_ref()).map(Test::NotIn),
         Operator::Exists => no_values(listed.as_ref()).then_some(Test::Exists),
         Operator::Absent => no_values(listed.as_ref()).then_some(Test::Absent),
     });
@@ -66,13 +70,13 @@ fn expression(field: &Field<'_>) -> Option<Requirement> {
     Some(Requirement { key: key?, test: test? })
 }
 
-fn values(object: &Object<'_>, listed: Option<&Field<'_>>) -> Option<BTreeSet<String>> {
+fn values(object: &Object<'_>, key: &str, listed: Option<&Field<'_>>) -> Option<BTreeSet<String>> {
     let items = listed.map_or(Some(Vec::new()), Field::list)?;
     if items.is_empty() {
         object.field.lacks("In and NotIn need values", "list at least one under values");
         return None;
     }
-    Some(items.iter().filter_map(label_value).collect())
+    Some(items.iter().filter_map(|item| label_value(key, item)).collect())
 }
 
 fn no_values(listed: Option<&Field<'_>>) -> bool {
@@ -94,9 +98,9 @@ fn label_key(field: &Field<'_>, key: &str) -> bool {
     good
 }
 
-fn label_value(field: &Field<'_>) -> Option<String> {
+fn label_value(key: &str, field: &Field<'_>) -> Option<String> {
     let text = field.text()?;
-    if names::is_label_value(text) {
+    if names::is_label_value(text) || (key == IMAGE && names::is_image(text)) {
         return Some(text.to_owned());
     }
     field.wrong(

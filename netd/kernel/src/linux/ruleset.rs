@@ -30,7 +30,7 @@ use crate::seam::KernelError;
 use batch::Batch;
 use group::Group;
 pub(crate) use skeleton::MARK;
-pub use skeleton::policy::LOG_GROUP;
+pub use skeleton::policy::{LOG_GROUP, LOGGED_ALLOW, LOGGED_AUDIT, LOGGED_DENY};
 
 /// The tables of one instance, and the socket that owns them.
 #[derive(Debug)]

@@ -26,6 +26,12 @@ use crate::object::Class;
 
 /// Whoever wants to hear of refused packets listens to this group (NFLOG).
 pub const LOG_GROUP: u16 = 0x6e64;
+/// What the log says of a packet that was denied.
+pub const LOGGED_DENY: &str = "netd deny";
+/// Of one that opened what a policy with `netd/log` allows.
+pub const LOGGED_ALLOW: &str = "netd allow";
+/// Of one that a policy in audit mode would have denied.
+pub const LOGGED_AUDIT: &str = "netd audit";
 /// Packets a second that are told, beyond the first so many.
 const TOLD_A_SECOND: u64 = 50;
 const TOLD_AT_ONCE: u32 = 200;
@@ -393,7 +399,7 @@ fn refusals() -> Vec<Rule> {
     reset.push(Expression::refuse(Refusal::Reset));
     let [untranslated4, untranslated6] = VERSIONS.each_ref().map(untranslated);
     vec![
-        (DENY, told("netd deny")),
+        (DENY, told(LOGGED_DENY)),
         (DENY, vec![Expression::counter(), goto_refuse()]),
         (LOST, opens),
         (LOST, vec![Expression::counter(), goto_refuse()]),
@@ -402,9 +408,9 @@ fn refusals() -> Vec<Rule> {
         (REFUSE, untranslated6),
         (REFUSE, reset),
         (REFUSE, vec![Expression::refuse(Refusal::Prohibited)]),
-        (LOGGED, told("netd allow")),
+        (LOGGED, told(LOGGED_ALLOW)),
         (AUDITED, vec![Expression::counter()]),
-        (AUDITED, told("netd audit")),
+        (AUDITED, told(LOGGED_AUDIT)),
     ]
 }
 
