@@ -8,7 +8,7 @@ use netd_api::v1;
 use netd_policy::{Policy, PolicyName};
 use thiserror::Error;
 
-use super::files::{PolicyFiles, document_of};
+use super::files::{Documents, PolicyFiles};
 use super::watched::write_whole;
 
 /// The policies could not be written down. Those before the one named are.
@@ -29,7 +29,8 @@ pub(crate) fn parse(file: &str, text: &[u8]) -> Result<Vec<Policy>, String> {
 /// Each policy with its own document of the text: it will stand in a file of its own.
 pub(crate) fn apart(file: &str, text: &[u8], policies: &[Policy]) -> Result<Vec<(PolicyName, String)>, String> {
     let text = String::from_utf8_lossy(text);
-    let documents: Vec<String> = policies.iter().map(|policy| document_of(&text, policy.source.line)).collect();
+    let documents = Documents::of(&text);
+    let documents: Vec<String> = policies.iter().map(|policy| documents.at(policy.source.line)).collect();
     if let Some(twice) = (1..documents.len()).find(|at| documents[..*at].contains(&documents[*at])) {
         let policy = &policies[twice];
         return Err(format!(

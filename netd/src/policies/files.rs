@@ -66,14 +66,6 @@ impl PolicyFiles {
         self.files.iter().find(|file| file.policies.iter().any(|policy| policy.name == *name))
     }
 
-    /// A policy as its file has it.
-    #[must_use]
-    pub fn text_of(&self, name: &PolicyName) -> String {
-        let Some(file) = self.holder(name) else { return String::new() };
-        let line = file.policies.iter().find(|policy| policy.name == *name).map(|policy| policy.source.line);
-        line.map(|line| document_of(&file.good, line)).unwrap_or_default()
-    }
-
     /// These files after a change, when `sources` are all there are.
     #[must_use]
     pub fn next(&self, sources: &[Source]) -> Self {
@@ -84,14 +76,29 @@ impl PolicyFiles {
     }
 }
 
-/// The document of `text` that has this line, from 1.
-pub(super) fn document_of(text: &str, line: usize) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    let parts = |line: &&str| line.starts_with("---");
-    let (before, behind) = lines.split_at(line.saturating_sub(1).min(lines.len()));
-    let first = before.iter().rposition(&parts).map_or(0, |at| at + 1);
-    let last = behind.iter().position(parts).map_or(lines.len(), |at| before.len() + at);
-    lines[first..last].iter().flat_map(|line| [line, "\n"]).collect()
+/// The documents of a text, by their lines.
+pub(crate) struct Documents<'a> {
+    lines: Vec<&'a str>,
+    /// Lines, from 0, that part one from the next.
+    partings: Vec<usize>,
+}
+
+impl<'a> Documents<'a> {
+    pub(crate) fn of(text: &'a str) -> Self {
+        let lines: Vec<&str> = text.lines().collect();
+        let parts = lines.iter().enumerate().filter(|(_, line)| line.starts_with("---"));
+        let partings = parts.map(|(at, _)| at).collect();
+        Self { lines, partings }
+    }
+
+    /// The document that has this line, from 1.
+    pub(crate) fn at(&self, line: usize) -> String {
+        let at = line.saturating_sub(1).min(self.lines.len());
+        let next = self.partings.partition_point(|parting| *parting < at);
+        let first = next.checked_sub(1).map_or(0, |before| self.partings[before] + 1);
+        let last = self.partings.get(next).copied().unwrap_or(self.lines.len());
+        self.lines[first..last].iter().flat_map(|line| [line, "\n"]).collect()
+    }
 }
 
 fn read(source: &Source, before: Option<&PolicyFile>) -> PolicyFile {

@@ -149,17 +149,77 @@ fn decision(answer: Answer) -> Decision {
     }
 }
 
-/// New flows that each policy allowed and denied, since its rules stand as they do.
-pub(crate) fn counted(compiled: &Compiled, counts: &BTreeMap<Key, u64>) -> BTreeMap<PolicyName, (u64, u64)> {
-    let mut counted: BTreeMap<PolicyName, (u64, u64)> = BTreeMap::new();
+/// New flows that a policy decided, since its rules stand as they do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) allowed: u64,
+    pub(crate) denied: u64,
+    /// That passed, and would not but for its audit mode.
+    pub(crate) would_deny: u64,
+}
+
+/// What each policy has decided.
+pub(crate) fn counted(compiled: &Compiled, counts: &BTreeMap<Key, u64>) -> BTreeMap<PolicyName, Counted> {
+    let mut counted: BTreeMap<PolicyName, Counted> = BTreeMap::new();
     for (id, profile) in compiled.profiles.iter() {
         for entry in &profile.0 {
-            let Some(name) = entry.answer.by.and_then(|by| compiled.policies.get(&by)) else { continue };
+            let Answer { allowed, by, audit, .. } = entry.answer;
+            let [by, audit] = [by, audit].map(|by| by.and_then(|by| compiled.policies.get(&by)));
             let spans = spans(*id, std::slice::from_ref(entry));
             let flows: u64 = spans.keys().filter_map(|key| counts.get(key)).sum();
-            let (allowed, denied) = counted.entry(name.clone()).or_default();
-            *(if entry.answer.allowed { allowed } else { denied }) += flows;
+            if let Some(name) = by {
+                let counted = counted.entry(name.clone()).or_default();
+                *(if allowed { &mut counted.allowed } else { &mut counted.denied }) += flows;
+            }
+            if let Some(name) = audit {
+                counted.entry(name.clone()).or_default().would_deny += flows;
+            }
         }
     }
     counted
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use netd_kernel::Key;
+    use netd_policy::{Change, Compiler, PolicyName, Sandbox, SandboxName};
+
+    use super::{Counted, all, counted};
+
+    #[test]
+    fn what_a_policy_in_audit_mode_would_deny_is_counted_as_its_own() {
+        let policy = |name: &str, annotations: &str, spec: &str| {
+            format!(
+                "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                 metadata: {{name: {name}, namespace: shop, annotations: {{{annotations}}}}}\nspec: {{podSelector: {{}}{spec}}}\n"
+            )
+        };
+        let told = |text: &str| -> BTreeMap<String, Counted> {
+            let mut compiler = Compiler::new("here");
+            let name = SandboxName { namespace: "shop".to_owned(), name: "cart".to_owned() };
+            let sandbox = Sandbox {
+                name,
+                labels: BTreeMap::new(),
+                namespace_labels: BTreeMap::new(),
+                addresses: BTreeMap::from([("10.4.0.2".parse().unwrap(), "net".to_owned())]),
+                ports: BTreeSet::new(),
+                node: "here".to_owned(),
+                known: None,
+            };
+            let policies = netd_policy::parse("shop.yaml", text).unwrap();
+            compiler.update(Change::Sandbox(sandbox));
+            compiler.update(Change::Policies(policies));
+            let spans = all(compiler.compiled()).into_keys().filter(|key| matches!(key, Key::Span(_)));
+            let each_once: BTreeMap<Key, u64> = spans.map(|key| (key, 1)).collect();
+            let counted = counted(compiler.compiled(), &each_once);
+            counted.into_iter().map(|(PolicyName { name, .. }, counted)| (name, counted)).collect()
+        };
+        let staged = policy("staged", "netd/audit: \"true\"", "");
+        let alone = told(&staged);
+        assert!(alone["staged"].would_deny > 0 && alone.len() == 1, "{alone:?}");
+        let open = told(&policy("open", "", ", ingress: [{ports: [{port: 80}]}]"));
+        assert!(open["open"].allowed > 0 && open["open"].denied > 0 && open["open"].would_deny == 0, "{open:?}");
+    }
 }

@@ -18,9 +18,10 @@ use super::attach::Answer;
 use crate::policies::drops::{Denied, Drops};
 use crate::policies::enforcer::Force;
 use crate::policies::explain::{End, ExplainError, Explanation, explain, spoken};
-use crate::policies::files::{PolicyFiles, sources};
+use crate::policies::files::{Documents, PolicyFiles, sources};
 use crate::policies::follow::put_in_force;
-use crate::policies::{applied, matrix, objects};
+use crate::policies::objects::{self, Counted};
+use crate::policies::{applied, matrix};
 use crate::reply::{failure, refusal};
 
 /// A client asks again after this.
@@ -47,8 +48,11 @@ impl<K: Kernel + 'static> Service<K> {
         let answer = self.lifecycle.policies.ask(move |force| {
             let counted = objects::counted(force.compiler.compiled(), &counts);
             let mut response = PoliciesResponse::new();
-            response.policies =
-                force.files.policies().map(|policy| listed(force, policy, &counted, &applied)).collect();
+            for file in &force.files.files {
+                let documents = Documents::of(&file.good);
+                let listed = |policy| listed(force, policy, &documents, &counted, &applied);
+                response.policies.extend(file.policies.iter().map(listed));
+            }
             response.files = force.files.files.iter().map(file).collect();
             response
         });
@@ -142,7 +146,8 @@ fn stopped() -> Failure {
 fn listed(
     force: &Force,
     policy: &Policy,
-    counted: &BTreeMap<netd_policy::PolicyName, (u64, u64)>,
+    documents: &Documents<'_>,
+    counted: &BTreeMap<netd_policy::PolicyName, Counted>,
     applied: &std::path::Path,
 ) -> v1::Policy {
     let mut listed = v1::Policy::new();
@@ -155,9 +160,10 @@ fn listed(
     let own = force.compiler.world().sandboxes.values().filter(|sandbox| sandbox.known.is_none());
     let selected = own.filter(|sandbox| oracle::is_for(policy, sandbox));
     listed.sandboxes = u32::try_from(selected.count()).unwrap_or(u32::MAX);
-    listed.text = force.files.text_of(&policy.name);
+    listed.text = documents.at(policy.source.line);
     listed.applied = std::path::Path::new(&listed.file).starts_with(applied);
-    (listed.allowed, listed.denied) = counted.get(&policy.name).copied().unwrap_or_default();
+    let Counted { allowed, denied, would_deny } = counted.get(&policy.name).copied().unwrap_or_default();
+    (listed.allowed, listed.denied, listed.would_deny) = (allowed, denied, would_deny);
     listed
 }
 

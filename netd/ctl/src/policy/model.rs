@@ -26,6 +26,8 @@ pub(crate) struct Policy {
     /// New connections, counted since the rules stand as they do.
     pub(crate) allowed: u64,
     pub(crate) denied: u64,
+    /// That passed, and that it would have denied, were it not in audit mode.
+    pub(crate) would_deny: u64,
     /// `netdctl policy delete` takes it back.
     pub(crate) applied: bool,
     /// Only `get` shows it.
@@ -116,6 +118,7 @@ impl From<api::Policy> for Policy {
             sandboxes: answer.sandboxes,
             allowed: answer.allowed,
             denied: answer.denied,
+            would_deny: answer.would_deny,
             applied: answer.applied,
             text: Some(answer.text),
         }

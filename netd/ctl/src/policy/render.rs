@@ -1,6 +1,6 @@
 //! Policies, verdicts and denied packets to text. Pure.
 
-use super::model::{Dropped, Name, Policies, Reason, Verdict, Way};
+use super::model::{Dropped, Name, Policies, Policy, Reason, Verdict, Way};
 use crate::render::{Look, line};
 use crate::table::Table;
 
@@ -26,11 +26,19 @@ fn listed(policies: &Policies) -> String {
             policy.directions.join(","),
             policy.sandboxes.to_string(),
             policy.allowed.to_string(),
-            policy.denied.to_string(),
+            denied(policy),
             format!("{}:{}", policy.file, policy.line),
         ]);
     }
     table.render()
+}
+
+/// One in audit mode denies nothing, and is there for what it would.
+fn denied(policy: &Policy) -> String {
+    match policy.would_deny {
+        0 => policy.denied.to_string(),
+        would => format!("{} (audit: {would})", policy.denied),
+    }
 }
 
 pub(crate) fn applied(names: &[Name]) -> String {
@@ -140,6 +148,9 @@ NAMESPACE  NAME  KIND           DIRECTIONS      SANDBOXES  ALLOWED  DENIED  PLAC
 shop       cart  NetworkPolicy  ingress,egress  3          41       2       /etc/netd/policies/shop.yaml:12
 ";
         assert_eq!(policies(&all), expected);
+        all.policies[0].would_deny = 7;
+        assert!(policies(&all).contains("  2 (audit: 7)  "), "{}", policies(&all));
+        all.policies[0].would_deny = 0;
         all.files.push(File { file: "b.yaml".to_owned(), error: "b.yaml:1:2: it is wrong".to_owned(), policies: 0 });
         assert_eq!(policies(&all), format!("{expected}not taken: b.yaml:1:2: it is wrong\n"));
         assert!(policies(&Policies::default()).starts_with("No policies: "));
