@@ -1,6 +1,9 @@
 //! Names that are valid by construction. Which of them exist is the node's business.
+//!
+//! A clone shares the text: an attachment's name is a key of many maps.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -19,17 +22,17 @@ pub enum NameError {
 /// The name of a network interface.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct LinkName(String);
+pub struct LinkName(Arc<str>);
 
 /// The name of a network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct NetworkName(String);
+pub struct NetworkName(Arc<str>);
 
 /// `CNI_CONTAINERID`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ContainerId(String);
+pub struct ContainerId(Arc<str>);
 
 fn is_link(text: &str) -> bool {
     let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
@@ -50,7 +53,7 @@ macro_rules! name {
             /// [`NameError`] says what it should look like.
             pub fn new(text: impl Into<String>) -> Result<Self, NameError> {
                 let text = text.into();
-                if $is(&text) { Ok(Self(text)) } else { Err(NameError::$error(text)) }
+                if $is(&text) { Ok(Self(text.into())) } else { Err(NameError::$error(text)) }
             }
 
             /// The name as text.
@@ -76,7 +79,7 @@ macro_rules! name {
 
         impl From<$type> for String {
             fn from(name: $type) -> Self {
-                name.0
+                name.as_str().to_owned()
             }
         }
     };
