@@ -64,7 +64,6 @@ const NF_TABLES: u16 = 10;
 pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
-    buffer: Vec<u8>,
 }
 
 impl AsFd for Socket {
@@ -106,7 +105,7 @@ impl Socket {
         // Without CAP_NET_ADMIN over the first namespace: as much as `net.core.wmem_max` allows.
         setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)
             .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER))?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; LARGEST_ANSWER] })
+        Ok(Self { socket, sequence: 0 })
     }
 
     /// From now on, [`Socket::datagram`] does not wait.
@@ -306,8 +305,9 @@ impl Socket {
 
     /// One datagram that is no larger than an acknowledgement or an object can be.
     fn receive(&mut self) -> io::Result<Vec<Answer>> {
-        let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC)?;
-        let datagram = self.buffer.get(..length).ok_or_else(|| io::Error::from_raw_os_error(Errno::EMSGSIZE as i32))?;
+        let mut buffer = [0; LARGEST_ANSWER];
+        let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
+        let datagram = buffer.get(..length).ok_or_else(|| io::Error::from_raw_os_error(Errno::EMSGSIZE as i32))?;
         Ok(answers(datagram))
     }
 
