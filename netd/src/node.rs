@@ -32,8 +32,8 @@ pub const BRIDGE_PORTS: usize = 1_023;
 pub struct Node {
     link_prefix: String,
     counter: u64,
-    attachments: BTreeMap<AttachmentKey, Attachment>,
-    draining: BTreeMap<LinkName, Attachment>,
+    attachments: BTreeMap<AttachmentKey, Box<Attachment>>,
+    draining: BTreeMap<LinkName, Box<Attachment>>,
     leases: Leases,
     ports: BTreeMap<LinkName, usize>,
     gateways: BTreeMap<LinkName, Vec<IpNet>>,
@@ -72,7 +72,7 @@ impl Node {
         let mut node = Self::new(link_prefix);
         records.into_iter().for_each(|record| node.take(record));
         node.publications.clear();
-        let claims: Vec<_> = node.attachments.values().map(claims).collect();
+        let claims: Vec<_> = node.attachments.values().map(|one| claims(one)).collect();
         node.publications.extend(claims.into_iter().flatten());
         node
     }
@@ -85,18 +85,18 @@ impl Node {
 
     /// All attachments.
     pub fn attachments(&self) -> impl ExactSizeIterator<Item = &Attachment> {
-        self.attachments.values()
+        self.attachments.values().map(Box::as_ref)
     }
 
     /// Attachments whose link is still to be deleted.
     pub fn draining(&self) -> impl ExactSizeIterator<Item = &Attachment> {
-        self.draining.values()
+        self.draining.values().map(Box::as_ref)
     }
 
     /// One attachment.
     #[must_use]
     pub fn attachment(&self, key: &AttachmentKey) -> Option<&Attachment> {
-        self.attachments.get(key)
+        self.attachments.get(key).map(Box::as_ref)
     }
 
     /// Families whose forwarding netd switched on.
@@ -143,8 +143,8 @@ impl Node {
         }
         let assigned = self.blocks.assigned();
         records.extend(assigned.map(|(block, network)| Record::Assigned(block, network.clone())));
-        records.extend(self.draining.values().cloned().map(Box::new).map(Record::Drain));
-        records.extend(self.attachments.values().cloned().map(Box::new).map(Record::Put));
+        records.extend(self.draining.values().cloned().map(Record::Drain));
+        records.extend(self.attachments.values().cloned().map(Record::Put));
         records
     }
 
@@ -156,9 +156,9 @@ impl Node {
         let replaces = match self.attachments.get(&wanted.key) {
             // One that is being wired was left by a request that was cut off: requests for one key take turns.
             Some(found) if found.netns == wanted.netns && found.state == State::Attached => {
-                return Ok(Attached::Already(Box::new(found.clone())));
+                return Ok(Attached::Already(found.clone()));
             }
-            found => found.cloned().map(Box::new),
+            found => found.cloned(),
         };
         let link = self.next_link(&wanted.key)?;
         let (leases, taken) = self.lease(&wanted)?;
@@ -175,7 +175,7 @@ impl Node {
     ///
     /// # Errors
     /// See [`AttachError`].
-    pub fn renew(&mut self, key: &AttachmentKey) -> Result<Option<Attachment>, AttachError> {
+    pub fn renew(&mut self, key: &AttachmentKey) -> Result<Option<Box<Attachment>>, AttachError> {
         let Some(mut anew) = self.attachments.get(key).cloned() else { return Ok(None) };
         let link = self.next_link(key)?;
         let Some(wiring) = anew.wiring.as_mut() else { return Ok(None) };
@@ -191,7 +191,7 @@ impl Node {
         let is = |attachment: &&Attachment| {
             attachment.wiring.as_ref().is_some_and(|wiring| wiring.host_link.as_str() == link)
         };
-        self.attachments.values().find(is)
+        self.attachments().find(is)
     }
 
     /// Whether an attachment is, or was until its link is deleted, a port of this bridge.
@@ -223,7 +223,7 @@ impl Node {
     /// See [`AttachError`].
     pub fn extend(&self, wanted: Follower, extension: &Extension) -> Result<Extended, AttachError> {
         let known = self.attachments.get(&wanted.key).filter(|found| found.netns == wanted.netns);
-        let before = known.cloned().unwrap_or_else(|| wanted.blank());
+        let before = known.cloned().unwrap_or_else(|| Box::new(wanted.blank()));
         let mut after = before.clone();
         let foreign = |what| AttachError::Foreign { key: Box::new(before.key.clone()), what };
         match extension {
@@ -243,17 +243,17 @@ impl Node {
         }
         self.unclaimed(&after)?;
         if after == before && known.is_some() {
-            return Ok(Extended::Already(Box::new(after)));
+            return Ok(Extended::Already(after));
         }
-        Ok(Extended::Changed { before: Box::new(before), after: Box::new(after) })
+        Ok(Extended::Changed { before, after })
     }
 
     /// Takes a record in: when it is replayed, and when it is decided. What is to outlive a crash changes in no other way.
     pub fn take(&mut self, record: Record) {
         match record {
             Record::Counter(counter) => self.counter = self.counter.max(counter),
-            Record::Put(attachment) => self.put(*attachment),
-            Record::Drain(attachment) => self.drain(*attachment),
+            Record::Put(attachment) => self.put(attachment),
+            Record::Drain(attachment) => self.drain(attachment),
             Record::Reaped(key, link) => self.reaped(&key, &link),
             Record::Guard(family) => {
                 self.guarded.insert(family);
@@ -270,7 +270,7 @@ impl Node {
     /// The ruleset leads no port to a drained attachment any more: others may publish them.
     pub fn closed(&mut self, gone: &Attachment) {
         let kept: Vec<Publication> =
-            self.attachments.get(&gone.key).into_iter().flat_map(claims).map(|(publication, _)| publication).collect();
+            self.attachment(&gone.key).into_iter().flat_map(claims).map(|(publication, _)| publication).collect();
         for (publication, key) in claims(gone) {
             if self.publications.get(&publication) == Some(&key) && !kept.contains(&publication) {
                 self.publications.remove(&publication);
@@ -283,7 +283,7 @@ impl Node {
         self.release(&attachment.key, &attachment.leases);
     }
 
-    fn put(&mut self, attachment: Attachment) {
+    fn put(&mut self, attachment: Box<Attachment>) {
         for lease in &attachment.leases {
             self.leases.hold(&attachment.key, lease.address.addr());
         }
@@ -310,7 +310,7 @@ impl Node {
         }
     }
 
-    fn drain(&mut self, attachment: Attachment) {
+    fn drain(&mut self, attachment: Box<Attachment>) {
         let Some(wiring) = &attachment.wiring else {
             self.remove(&attachment.key);
             self.release(&attachment.key, &attachment.leases);

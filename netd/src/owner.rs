@@ -244,7 +244,7 @@ impl Owner {
 
     fn renew(&mut self, key: &AttachmentKey) -> Result<Option<Renewed>, OwnerError> {
         let Some(before) = self.node.attachment(key).cloned().map(Box::new) else { return Ok(None) };
-        let Some(after) = self.node.renew(key)?.map(Box::new) else { return Ok(None) };
+        let Some(after) = self.node.renew(key)? else { return Ok(None) };
         self.record(Record::Drain(before.clone()))?;
         self.record(Record::Put(after.clone()))?;
         Ok(Some(Renewed { before, after }))
