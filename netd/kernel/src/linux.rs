@@ -26,9 +26,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use netd_config::LinkName;
 use netd_netlink::conntrack::{self, End};
 use netd_netlink::nft::Changes;
-use netd_netlink::{NetlinkError, Socket};
+use netd_netlink::{Link, NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::object::{Bridge, Family, Flow, Interface, Key, Mac, Object, Objects, Port, Step, Veth};
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
@@ -177,8 +176,8 @@ impl LinuxKernel {
         let mac = a_mac();
         let mut socket = self.socket();
         let bridge = veth.bridge.as_ref().map(|bridge| existing(&mut socket, bridge)).transpose()?;
-        let bridge_mac = bridge.as_ref().map(observe::mac).unwrap_or_default();
-        let message = messages::veth(name, veth, mac, bridge.as_ref().map(observe::index), inside.namespace());
+        let bridge_mac = bridge.as_ref().map(|bridge| observe::in_words(&bridge.mac)).unwrap_or_default();
+        let message = messages::veth(name, veth, mac, bridge.map(|bridge| bridge.index), inside.namespace());
         let mark = messages::mark(name, veth, self.has_ipv6);
         let mut batch = vec![(message, CREATE), (mark, 0)];
         let raised = (veth.port != Port::Down).then(|| (messages::up_by_name(name), 0));
@@ -189,7 +188,7 @@ impl LinuxKernel {
         let exists = || KernelError::Exists(format!("link {name} or interface {}", veth.peer.1));
         // One send, so that no crash leaves a link without its mark. But the kernel goes on after a refusal, and a link of
         // that name that is somebody else's must not get the mark: nothing is sent where one stands.
-        if socket.fetch(messages::by_name(name)).is_ok() {
+        if existing(&mut socket, name).is_ok() {
             return Err(exists());
         }
         let made = socket.execute(batch);
@@ -372,24 +371,24 @@ impl Kernel for LinuxKernel {
         let mut here = |name: &LinkName| existing(&mut socket, name);
         let host_end = here(host_link)?;
         let mut bridge_mac = String::new();
-        if bridge.is_none() && observe::has_controller(&host_end) {
+        if bridge.is_none() && host_end.controller.is_some() {
             return Err(KernelError::NotFound(format!("link {host_link} outside of bridges")));
         }
         if let Some(bridge) = bridge {
             let controller = here(bridge)?;
-            if !observe::is_port(&host_end, &controller) {
+            if host_end.controller != Some(controller.index) {
                 return Err(KernelError::NotFound(format!("port {host_link} of bridge {bridge}")));
             }
-            bridge_mac = observe::mac(&controller);
+            bridge_mac = observe::in_words(&controller.mac);
         }
-        let host_mac = observe::mac(&host_end);
-        let link = inside.socket().fetch(messages::by_name(interface));
+        let host_mac = observe::in_words(&host_end.mac);
+        let link = inside.socket().link(messages::by_name(interface));
         let link = link.map_err(|_| KernelError::NotFound(format!("interface {interface}")))?;
-        Ok(LinkFacts { mac: observe::mac(&link), host_mac, bridge_mac, mtu: observe::mtu(&link) })
+        Ok(LinkFacts { mac: observe::in_words(&link.mac), host_mac, bridge_mac, mtu: link.mtu })
     }
 
     fn mac(&self, link: &LinkName) -> Result<String, KernelError> {
-        Ok(observe::mac(&existing(&mut self.socket(), link)?))
+        Ok(observe::in_words(&existing(&mut self.socket(), link)?.mac))
     }
 }
 
@@ -461,11 +460,11 @@ fn switch_forwarding(step: &Step) -> Result<(), KernelError> {
 /// A link's number. To ask for a name otherwise (`SIOCGIFINDEX`) has the kernel look for a module where there is none
 /// (`dev_load`, net/core/dev_ioctl.c): a program started for each look.
 fn index(socket: &mut Socket, name: &LinkName) -> Result<u32, KernelError> {
-    existing(socket, name).map(|link| observe::index(&link))
+    existing(socket, name).map(|link| link.index)
 }
 
-fn existing(socket: &mut Socket, name: &LinkName) -> Result<RouteNetlinkMessage, KernelError> {
-    socket.fetch(messages::by_name(name)).map_err(|_| KernelError::NotFound(format!("link {name}")))
+fn existing(socket: &mut Socket, name: &LinkName) -> Result<Link, KernelError> {
+    socket.link(messages::by_name(name)).map_err(|_| KernelError::NotFound(format!("link {name}")))
 }
 
 /// One that nobody else is likely to have, of the sort that everybody may give (IEEE 802, 8.4).

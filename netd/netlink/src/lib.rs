@@ -9,6 +9,7 @@ mod answer;
 mod attributes;
 pub mod conntrack;
 mod filter;
+mod link;
 pub mod nft;
 mod notices;
 mod packet_log;
@@ -16,6 +17,7 @@ mod socket;
 
 pub use answer::{Answer, answers};
 pub use attributes::{Attributes, attribute, attributes};
+pub use link::Link;
 pub use notices::{Notice, Notices};
 pub use packet_log::{LoggedPacket, PacketLog};
 pub use socket::{NetlinkError, Socket};

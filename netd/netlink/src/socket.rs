@@ -15,6 +15,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use thiserror::Error;
 
 use crate::answer::{Answer, answers};
+use crate::link::Link;
 use crate::nft::{BATCH_BEGIN, BATCH_END, Request};
 
 /// Room for the largest batch (octets); the default 212,992 ends a large one with `ENOBUFS`.
@@ -239,6 +240,18 @@ impl Socket {
         let mut decoded = Ok(None);
         self.each_object(&bytes, true, &mut |object| decoded = decode(object))?;
         decoded.map_err(failed)?.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Who the one link is that `request` asks for.
+    ///
+    /// # Errors
+    /// See [`NetlinkError`]; an absent link is a refusal (`ENODEV`).
+    pub fn link(&mut self, request: RouteNetlinkMessage) -> Result<Link, NetlinkError> {
+        let mut bytes = Vec::new();
+        self.append(&mut bytes, request, NLM_F_REQUEST);
+        let mut link = None;
+        self.each_object(&bytes, true, &mut |object| link = Link::read(object))?;
+        link.ok_or_else(|| NetlinkError::Socket { unanswered: 1, source: io::ErrorKind::InvalidData.into() })
     }
 
     /// What `keep` makes of all objects that `request` asks for. It gets them one at a time: an object takes ten times the room

@@ -22,14 +22,14 @@ pub(super) fn configure(
     flags: u16,
 ) -> Result<(), KernelError> {
     let mut socket = inside.socket();
-    let found = socket.fetch(messages::by_name(name));
+    let found = socket.link(messages::by_name(name));
     let link = found.map_err(|_| KernelError::NotFound(format!("interface {name}")))?;
-    let index = observe::index(&link);
+    let index = link.index;
     for (key, value) in &interface.sysctls {
         let action = || format!("set sysctl {key} of the sandbox to {value:?}");
         inside.write_sysctl(entrant, key, value).map_err(|source| KernelError::Refused { action: action(), source })?;
     }
-    let mac = interface.settings.mac.or_else(|| observe::mac_octets(&link).try_into().ok());
+    let mac = interface.settings.mac.or_else(|| link.mac.as_slice().try_into().ok());
     let quick = mac.filter(|_| interface.quick_link_local);
     let (batch, optional) = configuration(index, interface, quick, flags);
     match socket.execute(batch) {
@@ -37,8 +37,8 @@ pub(super) fn configure(
         Err(NetlinkError::Refused { index, .. }) if optional.contains(&index) => {}
         done => done.map_err(|error| refused(format!("configure interface {name}"), error))?,
     }
-    let mac = interface.settings.mac.map_or_else(|| observe::mac_octets(&link), Vec::from);
-    let mtu = interface.settings.mtu.unwrap_or_else(|| observe::mtu(&link));
+    let mac = interface.settings.mac.map_or_else(|| link.mac.clone(), Vec::from);
+    let mtu = interface.settings.mtu.unwrap_or(link.mtu);
     inside.made().interface = Some((name.clone(), observe::in_words(&mac), mtu));
     Ok(())
 }

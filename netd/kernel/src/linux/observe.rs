@@ -176,15 +176,6 @@ pub(super) fn is_bridge(object: &Message) -> bool {
     matches!(object, Message::NewLink(link) if kind(link) == Some(&InfoKind::Bridge))
 }
 
-pub(super) fn is_port(object: &Message, bridge: &Message) -> bool {
-    let (Message::NewLink(link), Message::NewLink(bridge)) = (object, bridge) else { return false };
-    link.attributes.contains(&LinkAttribute::Controller(bridge.header.index))
-}
-
-pub(super) fn has_controller(object: &Message) -> bool {
-    matches!(object, Message::NewLink(link) if controller(link).is_some())
-}
-
 /// The bridge that it is a port of.
 pub(super) fn controller(link: &LinkMessage) -> Option<u32> {
     let controller = |one: &LinkAttribute| if let LinkAttribute::Controller(index) = one { Some(*index) } else { None };
@@ -213,16 +204,8 @@ pub(super) fn mac_octets(object: &Message) -> Vec<u8> {
     link.attributes.iter().find_map(mac).unwrap_or_default()
 }
 
-pub(super) fn mac(object: &Message) -> String {
-    in_words(&mac_octets(object))
-}
-
 pub(super) fn in_words(mac: &[u8]) -> String {
     mac.iter().map(|octet| format!("{octet:02x}")).collect::<Vec<_>>().join(":")
-}
-
-pub(super) fn mtu(object: &Message) -> u32 {
-    if let Message::NewLink(link) = object { mtu_of(link) } else { 0 }
 }
 
 pub(super) fn addresses(socket: &mut Socket) -> Result<BTreeMap<u32, Vec<IpNet>>, NetlinkError> {

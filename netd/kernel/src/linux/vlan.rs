@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use netd_config::LinkName;
-use netd_netlink::{NetlinkError, Socket};
+use netd_netlink::{Link, NetlinkError, Socket};
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags as Flags, LinkAttribute, LinkExtentMask, LinkMessage,
@@ -124,7 +124,7 @@ impl LinuxKernel {
             Ok(_) => return Err(KernelError::NotOurGateway(name.clone())),
             Err(_) => self.new_gateway_link(&mut socket, name, wanted, &controller)?,
         };
-        let mut batch = vec![(messages::become_port(port, observe::index(&controller)), 0)];
+        let mut batch = vec![(messages::become_port(port, controller.index), 0)];
         batch.extend(self.has_ipv6.then(|| (messages::link_local_generation(port, false), 0)));
         batch.extend(self::port(port, &Vlans::only(wanted.vlan)));
         batch.push((messages::up(port), 0));
@@ -147,12 +147,12 @@ impl LinuxKernel {
         socket: &mut Socket,
         name: &LinkName,
         wanted: &GatewayLink,
-        controller: &Message,
+        controller: &Link,
     ) -> Result<u32, KernelError> {
         let failed = |error| refused(format!("create link {name}"), error);
         let port = port_name(&self.link_prefix, name).ok_or_else(|| KernelError::Exists(format!("link {name}")))?;
-        let mac = mac_in(wanted.vlan, &observe::mac_octets(controller));
-        let link = messages::gateway_link((name, mac), &port, wanted.mtu, observe::index(controller));
+        let mac = mac_in(wanted.vlan, &controller.mac);
+        let link = messages::gateway_link((name, mac), &port, wanted.mtu, controller.index);
         let made = (link, CREATE);
         let done = socket.execute(vec![made, (messages::mark_gateway(name), 0)]);
         done.map_err(|error| match &error {
