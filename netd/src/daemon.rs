@@ -210,16 +210,6 @@ async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime, is_s
             tracing::warn!(%error, "not freed; the next round tries again");
         }
         memory::give_back();
-        give_memory_back();
-    }
-}
-
-/// A look at the whole node takes memory that nothing needs afterwards.
-fn give_memory_back() {
-    #[expect(unsafe_code, reason = "malloc_trim has no safe wrapper")]
-    // SAFETY: it may be called at any time, from any thread.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 
