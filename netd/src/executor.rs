@@ -30,14 +30,31 @@ pub enum ExecutorError {
 #[derive(Debug)]
 pub struct Executor<K> {
     kernel: Arc<K>,
+    /// Held while the kernel works: to be waited for on the blocking pool only.
     standing: Mutex<Objects>,
     guarded: Mutex<BTreeSet<Family>>,
+    /// Whose link of a VLAN's gateway is being taken away: one at a time, or what one doubts another takes for doubted still.
+    retiring: tokio::sync::Mutex<()>,
 }
 
 impl<K: Kernel> Executor<K> {
     /// An executor that has not looked yet what stands. `guarded`: families whose forwarding netd switched on.
     pub fn new(kernel: Arc<K>, guarded: BTreeSet<Family>) -> Self {
-        Self { kernel, standing: Mutex::new(Objects::new()), guarded: Mutex::new(guarded) }
+        Self {
+            kernel,
+            standing: Mutex::new(Objects::new()),
+            guarded: Mutex::new(guarded),
+            retiring: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Whether all families that the attachment needs forwarded are believed to be. Never waits: while what stands is being
+    /// changed it says no, and [`Executor::unswitched`] knows.
+    #[must_use]
+    pub fn forwards(&self, attachment: &Attachment) -> bool {
+        let families = desired::families(attachment);
+        let is_on = |standing: &Objects| families.iter().all(|one| standing.contains_key(&Key::Forwarding(*one)));
+        families.is_empty() || self.standing.try_lock().is_ok_and(|standing| is_on(&standing))
     }
 
     /// Families that the attachment needs forwarded and that nobody has switched on.
@@ -81,7 +98,8 @@ impl<K: Kernel> Executor<K> {
     /// # Errors
     /// See [`ExecutorError`].
     pub fn make_shared(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
-        self.ensure(desired::shared(attachment, &lock(&self.guarded)))
+        let guarded = lock(&self.guarded).clone();
+        self.ensure(desired::shared(attachment, &guarded))
     }
 
     /// Makes all objects of an attachment. On an error nothing of its own is left.
@@ -106,7 +124,7 @@ impl<K: Kernel> Executor<K> {
     /// # Errors
     /// See [`ExecutorError`].
     pub fn extend(&self, before: &Attachment, after: &Attachment, sandbox: &Sandbox) -> Result<Facts, ExecutorError> {
-        self.ensure(desired::shared(after, &lock(&self.guarded)))?;
+        self.make_shared(after)?;
         self.forget_senders(after)?;
         self.kernel.apply(&plan(&desired::own(after), &desired::own(before)), Some(sandbox))?;
         self.facts(after, sandbox)
@@ -324,18 +342,33 @@ impl<K: Kernel> Executor<K> {
         Ok(self.kernel.counts()?)
     }
 
-    /// Takes the link of a VLAN's gateway away, and what the ruleset says of it, if nobody uses it. Who is attached is asked
-    /// while nobody can make it stand: whoever is recorded later makes it again.
+    /// To be held from [`Executor::doubt`] to [`Executor::retire`].
+    pub async fn retiring(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.retiring.lock().await
+    }
+
+    /// Believes no more that the link of a VLAN's gateway stands: whoever needs it from now on makes it again. The first half of
+    /// [`Executor::retire`].
     ///
     /// # Errors
     /// See [`ExecutorError`].
-    pub fn retire(&self, link: &LinkName, is_used: impl FnOnce() -> bool) -> Result<(), ExecutorError> {
+    pub fn doubt(&self, link: &LinkName) -> Result<(), ExecutorError> {
         let mut standing = self.standing()?;
-        if is_used() {
+        gateway_keys(link).iter().for_each(|key| drop(standing.remove(key)));
+        Ok(())
+    }
+
+    /// Takes the link of a VLAN's gateway away, and what the ruleset says of it. To be asked for when nobody used it after
+    /// [`Executor::doubt`]: whoever has made it stand since then keeps it.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn retire(&self, link: &LinkName) -> Result<(), ExecutorError> {
+        let standing = self.standing()?;
+        let keys = gateway_keys(link);
+        if keys.iter().any(|key| standing.contains_key(key)) {
             return Ok(());
         }
-        let keys = [Key::Fenced(link.clone()), Key::Admitted(link.clone()), Key::GatewayLink(link.clone())];
-        keys.iter().for_each(|key| drop(standing.remove(key)));
         Ok(self.kernel.apply(&keys.map(Step::Delete), None)?)
     }
 
@@ -361,6 +394,10 @@ impl<K: Kernel> Executor<K> {
         }
         Ok(standing)
     }
+}
+
+fn gateway_keys(link: &LinkName) -> [Key; 3] {
+    [Key::Fenced(link.clone()), Key::Admitted(link.clone()), Key::GatewayLink(link.clone())]
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

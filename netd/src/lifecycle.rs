@@ -287,10 +287,8 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     /// What has to be so before the first kernel step.
     async fn prepare(&self, attachment: &Attachment) -> Done<()> {
-        for family in self.executor.unswitched(attachment)? {
-            self.owner.guard(family).await?;
-            self.executor.guard(family);
-            info!(?family, "switching forwarding on, for what comes from or goes to a sandbox only");
+        if !self.executor.forwards(attachment) {
+            self.switch_forwarding(attachment).await?;
         }
         if self.policies.is_any_in_force() {
             // What is bridged is told to meet the rules before there is anything to bridge.
@@ -300,6 +298,16 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         }
         self.coexist.admit(attachment).await;
         Ok(self.ports.hold(attachment).await?)
+    }
+
+    async fn switch_forwarding(&self, attachment: &Attachment) -> Done<()> {
+        let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
+        for family in tokio::task::spawn_blocking(move || executor.unswitched(&wanted)).await?? {
+            self.owner.guard(family).await?;
+            self.executor.guard(family);
+            info!(?family, "switching forwarding on, for what comes from or goes to a sandbox only");
+        }
+        Ok(())
     }
 
     async fn wire(&self, attachment: &Attachment, sandbox: Sandbox) -> Done<Facts> {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netd_kernel::Kernel;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tracing::warn;
@@ -81,7 +80,8 @@ async fn free<K: Kernel + 'static>(owner: &OwnerHandle, executor: &Arc<Executor<
     }
 }
 
-/// The link of a VLAN's gateway goes with the VLAN's last attachment.
+/// The link of a VLAN's gateway goes with the VLAN's last attachment. The owner is asked while nobody waits for anything of the
+/// executor's: twice, since whoever is recorded after the first answer may have found the link standing.
 pub(crate) async fn retire<K: Kernel + 'static>(
     owner: &OwnerHandle,
     executor: &Arc<Executor<K>>,
@@ -89,10 +89,17 @@ pub(crate) async fn retire<K: Kernel + 'static>(
 ) -> Result<Result<(), ExecutorError>, JoinError> {
     let gateway = gone.wiring.as_ref().and_then(|wiring| wiring.gateway_link.clone());
     let Some(GatewayOf { link, .. }) = gateway else { return Ok(Ok(())) };
-    let (owner, executor, runtime) = (owner.clone(), Arc::clone(executor), Handle::current());
-    tokio::task::spawn_blocking(move || {
-        // Who cannot be asked may use it.
-        executor.retire(&link, || runtime.block_on(owner.uses_gateway(link.clone())).unwrap_or(true))
-    })
-    .await
+    // Who cannot be asked may use it.
+    let is_used = async || owner.uses_gateway(link.clone()).await.unwrap_or(true);
+    if is_used().await {
+        return Ok(Ok(()));
+    }
+    let _alone = executor.retiring().await;
+    let (worker, doubted) = (Arc::clone(executor), link.clone());
+    let done = tokio::task::spawn_blocking(move || worker.doubt(&doubted)).await?;
+    if done.is_err() || is_used().await {
+        return Ok(done);
+    }
+    let worker = Arc::clone(executor);
+    tokio::task::spawn_blocking(move || worker.retire(&link)).await
 }

@@ -1,6 +1,7 @@
 //! Owner, executor and resync together on the fake kernel: whatever fails wherever, record and kernel agree afterwards.
 
 mod crash;
+mod faults;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
