@@ -78,12 +78,19 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let watched =
         Watched::start(policy_directories(&config), kept).context("cannot watch the directory of policies")?;
     force(&lifecycle, &config, &watched).await?;
-    let resynced = resync::run(&lifecycle, Watch::Alone, false).await;
-    resynced.context("cannot make the rules and links of the record; `netdctl doctor` says what this kernel lacks")?;
+    match resync::run(&lifecycle, Watch::Alone, false).await {
+        // It is in the log, and the next resync tries again: the others are not kept waiting for it.
+        Err(error) if error.spares_the_rules() => {}
+        resynced => drop(
+            resynced.context("cannot make the rules of the record; `netdctl doctor` says what this kernel lacks")?,
+        ),
+    }
     policies.verify().await.context("cannot write the policies")?;
     // Ahead of who asks: no address is given that is not this node's.
     lifecycle.fleet.begin(&lifecycle).await.context("cannot begin with the fleet")?;
-    resync::bury(&lifecycle).await?;
+    if let Err(error) = resync::bury(&lifecycle).await {
+        tracing::warn!(%error, "tombstones remain");
+    }
     lifecycle.coexist.begin(&lifecycle.owner.snapshot().await?.attachments).await;
     hold_ports(&lifecycle).await?;
 

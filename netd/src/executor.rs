@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 use netd_config::{LinkName, Protocol};
 use netd_kernel::{
-    ApplyError, Family, Flow, Kernel, KernelError, Key, LinkFacts, Object, Objects, Sandbox, Scope, Step, plan,
+    ApplyError, Family, Flow, Kernel, KernelError, Key, LinkFacts, Object, Objects, Part, Sandbox, Scope, Step, plan,
 };
 use thiserror::Error;
 
@@ -21,9 +21,20 @@ pub enum ExecutorError {
     /// A step failed; what came before it was taken back.
     #[error("the kernel refused")]
     Apply(#[from] ApplyError),
+    /// Some links, or what is on them, could not be put right. All else was done.
+    #[error("the kernel refused links")]
+    Links(#[source] ApplyError),
     /// The kernel could not be read.
     #[error("cannot read the kernel's state")]
     Observe(#[from] KernelError),
+}
+
+impl ExecutorError {
+    /// Whether the rules are as they should be all the same.
+    #[must_use]
+    pub const fn is_of_links(&self) -> bool {
+        matches!(self, Self::Links(_))
+    }
 }
 
 /// Applies steps; knows which shared objects stand.
@@ -285,14 +296,23 @@ impl<K: Kernel> Executor<K> {
         Ok(!has_all || facts.bridge_mac != attachment.facts.bridge_mac)
     }
 
-    /// Takes steps of a resync, and forgets what is believed to stand.
+    /// Takes steps of a resync, and forgets what is believed to stand. A link that cannot be put right keeps nothing else from
+    /// it; what the ruleset refuses does.
     ///
     /// # Errors
-    /// See [`ExecutorError`].
+    /// See [`ExecutorError`]; of several links the first.
     pub fn repair(&self, steps: &[Step]) -> Result<(), ExecutorError> {
         let mut standing = lock(&self.standing);
         standing.clear();
-        Ok(self.kernel.apply(steps, None)?)
+        let (mut left, mut first) = (steps, None);
+        while let Err(error) = self.kernel.apply(left, None) {
+            let failed = left.get(error.number).filter(|step| is_of_links(step));
+            let Some(failed) = failed else { return Err(error.into()) };
+            tracing::warn!(step = ?failed, error = &error.source as &dyn std::error::Error, "not put right");
+            left = &left[error.number + 1..];
+            first = first.or(Some(error));
+        }
+        first.map_or(Ok(()), |error| Err(ExecutorError::Links(error)))
     }
 
     /// Whether there is a ruleset, whole or not.
@@ -394,6 +414,12 @@ impl<K: Kernel> Executor<K> {
         }
         Ok(standing)
     }
+}
+
+/// What passes the rules of a bridge's node is no link's affair, though it is set on one.
+fn is_of_links(step: &Step) -> bool {
+    let key = step.key();
+    matches!(key.part(), Part::Links | Part::Ways) && !matches!(key, Key::Filtered(_))
 }
 
 fn gateway_keys(link: &LinkName) -> [Key; 3] {

@@ -19,7 +19,7 @@ use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::owner::{OwnerError, Snapshot};
 use crate::policies::PolicyError;
 
-/// Why a resync ended early. What was done before it stays done; the next one goes on.
+/// Why a resync has not done all. What it could do is done; the next one tries the rest again.
 #[derive(Debug, Error)]
 pub enum ResyncError {
     /// The owner said no.
@@ -40,6 +40,41 @@ pub enum ResyncError {
     /// The worker died.
     #[error("resync was cut off")]
     Cut(#[from] tokio::task::JoinError),
+}
+
+impl ResyncError {
+    /// Whether the rules hold all the same: what failed is some attachment's or some link's, and the next resync tries again.
+    #[must_use]
+    pub fn spares_the_rules(&self) -> bool {
+        match self {
+            Self::Lifecycle(_) | Self::Fleet(_) => true,
+            Self::Executor(error) => error.is_of_links(),
+            Self::Policy(PolicyError::Kernel(error)) => error.is_of_links(),
+            Self::Owner(_) | Self::Policy(PolicyError::Stopped) | Self::Cut(_) => false,
+        }
+    }
+}
+
+/// What failed of many: the first, or the first that the rules depend on.
+#[derive(Debug, Default)]
+struct Failures(Option<ResyncError>);
+
+impl Failures {
+    fn note<T, E: Into<ResyncError>>(&mut self, done: Result<T, E>) -> Option<T> {
+        let error = match done {
+            Ok(done) => return Some(done),
+            Err(error) => error.into(),
+        };
+        warn!(error = &error as &dyn std::error::Error, "not done; the next resync tries again");
+        if self.0.as_ref().is_none_or(|first| first.spares_the_rules() && !error.spares_the_rules()) {
+            self.0 = Some(error);
+        }
+        None
+    }
+
+    fn told<T>(self, done: T) -> Result<T, ResyncError> {
+        self.0.map_or(Ok(done), Err)
+    }
 }
 
 /// Whether requests go on while kernel and record are compared.
@@ -221,20 +256,22 @@ pub async fn run<K: Kernel + 'static>(
         return Ok(told);
     }
     told.iter().for_each(|line| info!(step = line, "resync"));
+    let mut failures = Failures::default();
     for gone in resync.drained {
-        lifecycle.finish(gone).await?;
+        failures.note(lifecycle.finish(gone).await);
     }
     let (mut dead, mut lost) = (resync.dead, resync.lost);
-    if !resync.steps.is_empty() {
-        let found = repair(lifecycle).await?;
+    if !resync.steps.is_empty()
+        && let Some(found) = repair(lifecycle, &mut failures).await
+    {
         dead.extend(found.dead);
         lost.extend(found.lost);
     }
     if !resync.fabric.is_empty() {
-        lifecycle.fleet.mend(lifecycle).await?;
+        failures.note(lifecycle.fleet.mend(lifecycle).await);
     }
     for attachment in dead {
-        lifecycle.bury(attachment).await?;
+        failures.note(lifecycle.bury(attachment).await);
     }
     for attachment in lost.into_iter().chain(resync.loose) {
         // One sandbox that takes no link does not keep the others from theirs.
@@ -242,7 +279,7 @@ pub async fn run<K: Kernel + 'static>(
             warn!(error = &error as &dyn std::error::Error, "not settled; the next resync tries again");
         }
     }
-    Ok(told)
+    failures.told(told)
 }
 
 /// Of these, the attachments whose sandbox lives.
@@ -260,20 +297,23 @@ async fn living<K: Kernel + 'static>(
 }
 
 /// Looks again while nobody works on any attachment, and changes what still differs. Returns what it saw.
-async fn repair<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<Resync, ResyncError> {
+async fn repair<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, failures: &mut Failures) -> Option<Resync> {
     let _alone = lifecycle.turns.whole_node().await;
     let _still = lifecycle.fleet.still().await;
-    let mut resync = look(lifecycle, Watch::Alone).await?;
+    let mut resync = failures.note(look(lifecycle, Watch::Alone).await)?;
     if !resync.steps.is_empty() {
         let steps = std::mem::take(&mut resync.steps);
-        if lifecycle.policies.is_any_in_force() {
-            lifecycle.policies.repair(steps).await?;
-        } else {
-            let worker = Arc::clone(&lifecycle.executor);
-            tokio::task::spawn_blocking(move || worker.repair(&steps)).await??;
-        }
+        failures.note(change(lifecycle, steps).await);
     }
-    Ok(resync)
+    Some(resync)
+}
+
+async fn change<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, steps: Vec<Step>) -> Result<(), ResyncError> {
+    if lifecycle.policies.is_any_in_force() {
+        return Ok(lifecycle.policies.repair(steps).await?);
+    }
+    let worker = Arc::clone(&lifecycle.executor);
+    Ok(tokio::task::spawn_blocking(move || worker.repair(&steps)).await??)
 }
 
 async fn look<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, watch: Watch) -> Result<Resync, ResyncError> {
@@ -307,15 +347,16 @@ fn tell(resync: &Resync, living: &BTreeSet<AttachmentKey>) -> Vec<String> {
 }
 
 /// Carries out the detaches that `netd-cni` was asked for while netd was away. An unreadable tombstone is left for
-/// people to see, with a warning.
+/// people to see, with a warning; one that cannot be carried out keeps no other from it.
 ///
 /// # Errors
 /// See [`ResyncError`].
 pub async fn bury<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<(), ResyncError> {
+    let mut failures = Failures::default();
     for tombstone in lifecycle.tombstones.all() {
         match tombstone.key() {
             Ok(key) => {
-                if lifecycle.carry_out(key.clone(), tombstone).await? {
+                if failures.note(lifecycle.carry_out(key.clone(), tombstone).await) == Some(true) {
                     info!(%key, "detached by tombstone");
                 }
             }
@@ -327,7 +368,7 @@ pub async fn bury<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<(), R
             }
         }
     }
-    Ok(())
+    failures.told(())
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ struct State {
     ports: BTreeSet<LinkName>,
     fail_at: Option<usize>,
     die_at: Option<usize>,
+    refused: BTreeSet<Key>,
     lacks_vlan_filtering: bool,
     flows: BTreeSet<Flow>,
 }
@@ -74,10 +75,16 @@ impl FakeKernel {
         self.state().die_at = Some(step);
     }
 
+    /// Every step on this object fails from now on.
+    pub fn refuse(&self, key: Key) {
+        self.state().refused.insert(key);
+    }
+
     /// No step fails on demand any more.
     pub fn heal(&self) {
         let mut state = self.state();
         (state.fail_at, state.die_at) = (None, None);
+        state.refused.clear();
     }
 
     /// A flow is opened.
@@ -252,6 +259,9 @@ impl State {
 
     fn take(&mut self, step: &Step, sandbox: Option<&Sandbox>) -> Result<(), KernelError> {
         self.fault()?;
+        if self.refused.contains(step.key()) {
+            return Err(KernelError::Injected(0));
+        }
         match step {
             Step::Create(Key::Bridge(name), Object::Bridge(bridge))
             | Step::Replace(Key::Bridge(name), Object::Bridge(bridge)) => self.bridge(name, bridge),

@@ -79,7 +79,7 @@ fn one_by_one<K: Kernel>(executor: &Executor<K>, step: &Step, refused: &mut Refu
     if let Err(error) = executor.enforce(std::slice::from_ref(step)) {
         let text = match &error {
             // The step is of no use to people.
-            ExecutorError::Apply(error) => chain(&error.source),
+            ExecutorError::Apply(error) | ExecutorError::Links(error) => chain(&error.source),
             ExecutorError::Observe(error) => chain(error),
         };
         refused.insert(step.key().clone(), text);

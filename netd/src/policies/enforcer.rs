@@ -137,6 +137,7 @@ struct Round {
     flows: Vec<Flow>,
     cut: Vec<Done>,
     repairs: Vec<Step>,
+    repairing: Vec<Done>,
     must_compare: bool,
     must_restore: bool,
 }
@@ -211,7 +212,7 @@ impl<K: Kernel> Enforcer<K> {
                     self.judge_all(round);
                 }
                 round.repairs.extend(steps);
-                round.waiting.push(done);
+                round.repairing.push(done);
             }
             Request::Restore(done) => {
                 self.judge_all(round);
@@ -317,13 +318,17 @@ impl<K: Kernel> Enforcer<K> {
     fn commit(&mut self, mut round: Round) {
         round.isolated.extend(self.force.members.moved());
         self.follow_isolated(&round.isolated);
-        let outcome = self.write(&round).map_err(Arc::new);
+        let (outcome, links) = match self.write(&round) {
+            Ok(links) => (Ok(()), links),
+            Err(error) => (Err(Arc::new(error)), None),
+        };
         if let Err(error) = &outcome {
             self.is_dirty = true;
             let error = error.as_ref() as &dyn std::error::Error;
             warn!(error, "policies not written; the kernel holds what it held, and the next round tries again");
         }
         answer(round.waiting, &outcome);
+        answer(round.repairing, &links.map_or_else(|| outcome.clone(), |error| Err(Arc::new(error))));
         self.owed.judged.append(&mut round.errand.judged);
         self.owed.flows.append(&mut round.flows);
         if outcome.is_ok() {
@@ -351,15 +356,19 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    /// Filters come before what needs them, and go after it.
-    fn write(&mut self, round: &Round) -> Result<(), ExecutorError> {
+    /// Filters come before what needs them, and go after it. Links that could not be put right are none of policies' affair.
+    fn write(&mut self, round: &Round) -> Result<Option<ExecutorError>, ExecutorError> {
         let filtered = self.filters.wanted();
         if round.must_restore && !self.executor.has_ruleset()? {
             let (key, fixed) = fixed_ruleset();
             self.repair(&[Step::Create(key, fixed)])?;
         }
+        let mut links = None;
         if !round.repairs.is_empty() {
-            self.repair(&round.repairs)?;
+            match self.repair(&round.repairs) {
+                Err(error) if error.is_of_links() => links = Some(error),
+                done => done?,
+            }
         }
         for bridge in &filtered {
             self.filter(bridge)?;
@@ -372,7 +381,7 @@ impl<K: Kernel> Enforcer<K> {
         let old = self.filtered.difference(&filtered).map(|bridge| Step::Delete(Key::Filtered(bridge.clone())));
         self.executor.enforce(&old.collect::<Vec<_>>())?;
         self.filtered.retain(|bridge| filtered.contains(bridge));
-        Ok(())
+        Ok(links)
     }
 
     /// A bridge that is not there bridges nothing; the next round tries again.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::ResyncError;
 use super::*;
 use crate::reaper;
 
@@ -69,4 +70,109 @@ async fn a_gateway_that_is_needed_again_while_it_goes_stays() {
     rig.lifecycle.detach(wanted(VLAN, "b", 2).key, true).await.unwrap();
     reaper::retire(&rig.lifecycle.owner, &rig.lifecycle.executor, &gone).await.unwrap().unwrap();
     assert!(!rig.has(&Key::GatewayLink(link)), "{}", rig.kernel);
+}
+
+fn veth(attachment: &Attachment) -> Key {
+    Key::Veth(attachment.wiring.as_ref().unwrap().host_link.clone())
+}
+
+fn masquerade(attachment: &Attachment) -> Key {
+    Key::Masquerade(attachment.leases[0].address.addr(), LinkName::new("br0").unwrap())
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_finished_keeps_nothing_else_from_a_resync_or_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    let (stuck, stays) = (rig.attach("stuck", 1).await.unwrap(), rig.attach("stays", 2).await.unwrap());
+    let other = rig.attach("other", 3).await.unwrap();
+    for key in [&stuck.key, &other.key] {
+        rig.lifecycle.owner.drain(key.clone()).await.unwrap();
+    }
+    rig.kernel.refuse(veth(&stuck));
+    rig.kernel.apply(&[Step::Delete(masquerade(&stays))], None).unwrap();
+    let error = run(&rig.lifecycle, Watch::Running, false).await.unwrap_err();
+    assert!(matches!(error, ResyncError::Lifecycle(_)) && error.spares_the_rules(), "{error:?}");
+    assert!(rig.has(&masquerade(&stays)) && !rig.has(&veth(&other)), "{}", rig.kernel);
+    // At the start one more is given up.
+    let Attached::New { attachment: given_up, .. } =
+        rig.lifecycle.owner.attach(wanted(WEB, "given-up", 4)).await.unwrap()
+    else {
+        panic!()
+    };
+    rig.lifecycle.executor.wire(&given_up, &rig.kernel.sandbox(4)).unwrap();
+    drop(rig.lifecycle);
+    let again = start(folder.path(), &rig.kernel);
+    again.kernel.apply(&[Step::Delete(masquerade(&stays))], None).unwrap();
+    assert!(run(&again.lifecycle, Watch::Alone, false).await.unwrap_err().spares_the_rules());
+    assert!(again.has(&masquerade(&stays)) && !again.has(&veth(&given_up)), "{}", again.kernel);
+    again.kernel.heal();
+    run(&again.lifecycle, Watch::Running, false).await.unwrap();
+    again.agrees(1, 0).await;
+}
+
+#[tokio::test]
+async fn a_bridge_that_cannot_be_made_keeps_no_other_link_from_being_put_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    rig.attach("a", 1).await.unwrap();
+    let routed = rig.lifecycle.attach(wanted(ROUTED, "r", 2), rig.kernel.sandbox(2)).await.unwrap();
+    let (bridge, way) = (
+        Key::Bridge(LinkName::new("br0").unwrap()),
+        Key::Way(routed.wiring.unwrap().host_link, "10.6.0.2".parse().unwrap()),
+    );
+    rig.kernel.apply(&[Step::Delete(way.clone()), Step::Delete(bridge.clone())], None).unwrap();
+    rig.kernel.refuse(bridge);
+    assert!(run(&rig.lifecycle, Watch::Running, false).await.unwrap_err().spares_the_rules());
+    assert!(rig.has(&way), "{}", rig.kernel);
+    rig.kernel.refuse(Key::Ruleset);
+    rig.kernel.apply(&[Step::Delete(Key::Masquerade("10.6.0.2".parse().unwrap(), way_link(&way)))], None).unwrap();
+    rig.kernel.refuse(Key::Masquerade("10.6.0.2".parse().unwrap(), way_link(&way)));
+    assert!(!run(&rig.lifecycle, Watch::Running, false).await.unwrap_err().spares_the_rules());
+}
+
+fn way_link(key: &Key) -> LinkName {
+    let Key::Way(link, _) = key else { panic!("{key:?}") };
+    link.clone()
+}
+
+impl Rig {
+    /// Waits for what goes on behind the answers.
+    async fn drained_to(&self, left: &[&Attachment]) {
+        let draining = async || -> BTreeSet<_> {
+            self.lifecycle.owner.snapshot().await.unwrap().draining.into_iter().map(|one| one.key).collect()
+        };
+        let expected: BTreeSet<_> = left.iter().map(|one| one.key.clone()).collect();
+        let wait = async {
+            while draining().await != expected {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+            panic!("drains: {:?}, expected {expected:?}", draining().await);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tombstone_that_cannot_be_carried_out_keeps_no_other_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = fresh(folder.path()).await;
+    let stones = folder.path().join("tombstones");
+    rig.lifecycle = rig.lifecycle.minding(Tombstones::new(stones.clone()));
+    let first = rig.attach("a", 1).await.unwrap();
+    rig.attach("b", 2).await.unwrap();
+    std::fs::create_dir(&stones).unwrap();
+    for container in ["a", "b"] {
+        let text = format!(r#"{{"network":"web","container_id":"{container}","interface":"eth0"}}"#);
+        std::fs::write(stones.join(format!("web:{container}:eth0.json")), text).unwrap();
+    }
+    rig.kernel.refuse(veth(&first));
+    assert!(bury(&rig.lifecycle).await.unwrap_err().spares_the_rules());
+    assert!(stones.join("web:a:eth0.json").exists() && !stones.join("web:b:eth0.json").exists());
+    rig.kernel.heal();
+    bury(&rig.lifecycle).await.unwrap();
+    assert!(!stones.join("web:a:eth0.json").exists());
+    rig.drained_to(&[]).await;
+    rig.agrees(0, 0).await;
 }
