@@ -8,10 +8,11 @@
 
 mod leave;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use netd_kernel::{Kernel, Sandbox};
@@ -101,6 +102,8 @@ pub struct Lifecycle<K> {
     pub coexist: Coexist,
     /// Other nodes.
     pub fleet: Fleet,
+    /// What is gone from the record, has no link that would drain, and still has something in the ruleset.
+    unclosed: Arc<Mutex<BTreeMap<AttachmentKey, Attachment>>>,
 }
 
 impl<K> Clone for Lifecycle<K> {
@@ -115,6 +118,7 @@ impl<K> Clone for Lifecycle<K> {
             policies: self.policies.clone(),
             coexist: self.coexist.clone(),
             fleet: self.fleet.clone(),
+            unclosed: Arc::clone(&self.unclosed),
         }
     }
 }
@@ -126,7 +130,8 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         let reaper = Reaper::start(owner.clone(), Arc::clone(&executor));
         let (ports, turns, tombstones) = (Arc::default(), Arc::default(), Tombstones::default());
         let (policies, coexist, fleet) = (Policies::default(), Coexist::default(), Fleet::default());
-        Self { owner, executor, ports, turns, tombstones, reaper, policies, coexist, fleet }
+        let unclosed = Arc::default();
+        Self { owner, executor, ports, turns, tombstones, reaper, policies, coexist, fleet, unclosed }
     }
 
     /// The same, with tombstones to mind.

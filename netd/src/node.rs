@@ -93,6 +93,12 @@ impl Node {
         self.draining.values().map(Box::as_ref)
     }
 
+    /// What was under this key and has a link that is still to be deleted.
+    #[must_use]
+    pub fn draining_of(&self, key: &AttachmentKey) -> Vec<Attachment> {
+        self.draining.values().filter(|gone| gone.key == *key).cloned().collect()
+    }
+
     /// One attachment.
     #[must_use]
     pub fn attachment(&self, key: &AttachmentKey) -> Option<&Attachment> {

@@ -104,6 +104,7 @@ enum Request {
     Extend(Box<Follower>, Box<Extension>, Answer<Extended>),
     Put(Box<Attachment>, Answer<()>),
     One(AttachmentKey, Answer<Option<Attachment>>),
+    Draining(AttachmentKey, Answer<Vec<Attachment>>),
     Of(String, Answer<Vec<Attachment>>),
     AtLink(String, Answer<Option<Attachment>>),
     UsesBridge(String, Answer<bool>),
@@ -162,6 +163,7 @@ impl Owner {
             }
             Request::Put(attachment, answer) => drop(answer.send(self.put(*attachment))),
             Request::One(key, answer) => drop(answer.send(Ok(self.node.attachment(&key).cloned()))),
+            Request::Draining(key, answer) => drop(answer.send(Ok(self.node.draining_of(&key)))),
             Request::Of(container, answer) => drop(answer.send(Ok(self.of(&container)))),
             Request::AtLink(link, answer) => drop(answer.send(Ok(self.node.at_link(&link).cloned()))),
             Request::UsesBridge(bridge, answer) => drop(answer.send(Ok(self.node.uses_bridge(&bridge)))),

@@ -252,12 +252,13 @@ pub async fn run<K: Kernel + 'static>(
     // Without its sandbox's namespace nothing can be made again; a link that stands is not taken away either.
     resync.loose.retain(|one| living.contains(&one.key));
     let told = tell(&resync, &living);
-    if dry_run || told.is_empty() {
+    let unclosed = lifecycle.left_open();
+    if dry_run || (told.is_empty() && unclosed.is_empty()) {
         return Ok(told);
     }
     told.iter().for_each(|line| info!(step = line, "resync"));
     let mut failures = Failures::default();
-    for gone in resync.drained {
+    for gone in resync.drained.into_iter().chain(unclosed) {
         failures.note(lifecycle.finish(gone).await);
     }
     let (mut dead, mut lost) = (resync.dead, resync.lost);

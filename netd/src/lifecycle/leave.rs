@@ -1,7 +1,8 @@
 //! How attachments go: by a detach, a tombstone, or the death of their sandbox. The record goes first, then the rules, then the
 //! link, then the addresses.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use netd_config::ContainerId;
 use netd_kernel::Kernel;
@@ -15,7 +16,7 @@ use crate::tombstones::Tombstone;
 impl<K: Kernel + 'static> Lifecycle<K> {
     /// Detaches. With `wait`, the link is gone before the answer, as the specification wants where a namespace lives;
     /// without, its port is shut and its rules are gone (0.3 ms), and the deletion of the link (20 ms) goes on behind the
-    /// answer. Nothing to detach is success; says whether there was something.
+    /// answer. What an earlier detach could not finish is finished. Nothing to detach is success; says whether there was something.
     ///
     /// # Errors
     /// See [`LifecycleError`].
@@ -23,21 +24,53 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         let this = self.clone();
         tokio::spawn(async move {
             let turn = this.turns.take(&key).await;
-            let Some(gone) = this.owner.drain(key).await? else { return Ok(false) };
-            this.close(&gone).await?;
-            let container = gone.key.container.clone();
-            this.fleet.stir();
-            info!(key = %gone.key, "detached");
-            if wait {
-                this.reap(gone).await?;
-            } else {
-                this.reaper.take(gone);
+            let container = key.container.clone();
+            let all = this.drain(key).await?;
+            if all.is_empty() {
+                return Ok(false);
+            }
+            for gone in all {
+                this.close(&gone).await?;
+                this.fleet.stir();
+                info!(key = %gone.key, "detached");
+                if wait {
+                    this.reap(gone).await?;
+                } else {
+                    this.reaper.take(gone);
+                }
             }
             drop(turn);
             this.detach_left_behind(container).await?;
             Ok(true)
         })
         .await?
+    }
+
+    /// Takes what is attached from the record; where nothing is, what an earlier detach of the key has left to do is returned.
+    async fn drain(&self, key: AttachmentKey) -> Done<Vec<Attachment>> {
+        if let Some(gone) = self.owner.drain(key.clone()).await? {
+            return Ok(vec![gone]);
+        }
+        let unclosed = self.unclosed().get(&key).cloned();
+        let mut all = self.owner.draining(key).await?;
+        all.extend(unclosed);
+        Ok(all)
+    }
+
+    /// What no record speaks of and the ruleset still holds.
+    #[must_use]
+    pub fn left_open(&self) -> Vec<Attachment> {
+        self.unclosed().values().cloned().collect()
+    }
+
+    /// Whether that is so of what was under this key.
+    #[must_use]
+    pub fn is_left_open(&self, key: &AttachmentKey) -> bool {
+        self.unclosed().contains_key(key)
+    }
+
+    fn unclosed(&self) -> MutexGuard<'_, BTreeMap<AttachmentKey, Attachment>> {
+        self.unclosed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Extra networks go with the last of the container's others.
@@ -68,31 +101,31 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         if !tombstone.stands() {
             return Ok(false);
         }
-        let gone = self.bury_under(key, &tombstone).await?;
-        let was_there = gone.is_some();
-        if let Some(gone) = gone {
+        let all = self.bury_under(key, &tombstone).await?;
+        let was_there = !all.is_empty();
+        for gone in all {
             self.reap(gone).await?;
         }
         Ok(was_there)
     }
 
-    pub(super) async fn bury_own(&self, key: &AttachmentKey) -> Done<Option<Attachment>> {
+    pub(super) async fn bury_own(&self, key: &AttachmentKey) -> Done<Vec<Attachment>> {
         match self.tombstones.of(key) {
             Some(tombstone) => self.bury_under(key.clone(), &tombstone).await,
-            None => Ok(None),
+            None => Ok(Vec::new()),
         }
     }
 
     /// What is returned has no link any more and is still to be reaped. The tombstone goes last: what is cut off in
     /// between is done again.
-    async fn bury_under(&self, key: AttachmentKey, tombstone: &Tombstone) -> Done<Option<Attachment>> {
-        let gone = self.owner.drain(key).await?;
-        if let Some(gone) = &gone {
+    async fn bury_under(&self, key: AttachmentKey, tombstone: &Tombstone) -> Done<Vec<Attachment>> {
+        let all = self.drain(key).await?;
+        for gone in &all {
             self.clear(gone).await?;
         }
         let failed = |source| LifecycleError::Tombstone { path: tombstone.path().to_owned(), source };
         tombstone.remove().map_err(failed)?;
-        Ok(gone)
+        Ok(all)
     }
 
     /// Detaches an attachment whose sandbox is gone, unless it has been attached anew since.
@@ -117,12 +150,26 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     pub async fn finish(&self, gone: Attachment) -> Done<()> {
         let _turn = self.turns.take(&gone.key).await;
         self.close(&gone).await?;
-        self.reap(gone).await
+        if gone.wiring.is_some() { self.reap(gone).await } else { Ok(()) }
     }
 
-    /// No packet passes any more, and the ports are free.
+    /// No packet passes any more, and the ports are free. What fails of one that has no link to drain is remembered.
     pub(super) async fn close(&self, gone: &Attachment) -> Done<()> {
         let current = self.owner.one(gone.key.clone()).await?;
+        let closed = self.close_beside(gone, current).await;
+        if gone.wiring.is_none() {
+            let mut unclosed = self.unclosed();
+            if closed.is_err() {
+                unclosed.insert(gone.key.clone(), gone.clone());
+            } else if unclosed.get(&gone.key) == Some(gone) {
+                unclosed.remove(&gone.key);
+            }
+        }
+        closed
+    }
+
+    /// `current`: the attachment that has the key now.
+    async fn close_beside(&self, gone: &Attachment, current: Option<Attachment>) -> Done<()> {
         let is_replaced = current.is_some();
         let (executor, closing) = (Arc::clone(&self.executor), gone.clone());
         tokio::task::spawn_blocking(move || executor.close(&closing, current.as_ref())).await??;

@@ -129,6 +129,14 @@ impl OwnerHandle {
         self.ask(|answer| Request::Guard(family, answer)).await
     }
 
+    /// What was under this key and has a link that is still to be deleted.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn draining(&self, key: AttachmentKey) -> Result<Vec<Attachment>, OwnerError> {
+        self.ask(|answer| Request::Draining(key, answer)).await
+    }
+
     /// Takes the attachment away; what is returned has a link to close and to delete. `None`: there is no such one.
     ///
     /// # Errors

@@ -210,7 +210,10 @@ impl<K: Kernel + 'static> Service<K> {
             // What they asked for is part of the attachment and goes with it, unless another plugin made the interface.
             Stanza::Portmap(_) | Stanza::Firewall(_) | Stanza::Tuning(_) => {
                 let known = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
-                known.is_some_and(|known| known.wiring.is_none() && known.leases.is_empty())
+                known.map_or_else(
+                    || self.lifecycle.is_left_open(&key),
+                    |known| known.wiring.is_none() && known.leases.is_empty(),
+                )
             }
             Stanza::Loopback | Stanza::NotYet { .. } => false,
         };

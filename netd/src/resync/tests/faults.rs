@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use netd_kernel::Publication;
+
 use super::super::ResyncError;
 use super::*;
 use crate::reaper;
@@ -175,4 +177,54 @@ async fn a_tombstone_that_cannot_be_carried_out_keeps_no_other_from_it() {
     assert!(!stones.join("web:a:eth0.json").exists());
     rig.drained_to(&[]).await;
     rig.agrees(0, 0).await;
+}
+
+fn published(host: u16) -> Key {
+    Key::Published(Publication { address: [0, 0, 0, 0].into(), protocol: Protocol::Sctp, port: host })
+}
+
+impl Rig {
+    async fn detach(&self, container: &str, wait: bool) -> Result<bool, LifecycleError> {
+        self.lifecycle.detach(wanted(WEB, container, 0).key, wait).await
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_detach_finishes_what_the_first_could_not() {
+    for wait in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let rig = fresh(folder.path()).await;
+        rig.attach("a", 1).await.unwrap();
+        rig.publish("a", 1, 8080).await.unwrap();
+        rig.kernel.refuse(published(8080));
+        rig.detach("a", wait).await.unwrap_err();
+        rig.detach("a", wait).await.unwrap_err();
+        assert!(rig.has(&published(8080)));
+        rig.kernel.heal();
+        assert!(rig.detach("a", wait).await.unwrap());
+        assert!(!rig.has(&published(8080)), "it still leads to the dead sandbox: {}", rig.kernel);
+        rig.drained_to(&[]).await;
+        assert!(!rig.detach("a", wait).await.unwrap());
+        rig.agrees(0, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_detach_of_another_plugins_interface_takes_its_ports_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    let key = wanted(WEB, "foreign", 1).key;
+    let addresses = vec!["192.0.2.9".parse().unwrap()];
+    let follower = Follower { key: key.clone(), netns: NetnsId(1), netns_path: String::new(), addresses };
+    let port = PortMapping { host: 8080, container: 80, protocol: Protocol::Sctp, host_ip: None };
+    rig.lifecycle.extend(follower, Extension::Ports(vec![port]), rig.kernel.sandbox(1)).await.unwrap();
+    rig.kernel.refuse(published(8080));
+    rig.lifecycle.detach(key.clone(), false).await.unwrap_err();
+    assert!(rig.has(&published(8080)));
+    rig.kernel.heal();
+    assert!(rig.lifecycle.detach(key, false).await.unwrap());
+    assert!(!rig.has(&published(8080)), "{}", rig.kernel);
+    rig.attach("b", 2).await.unwrap();
+    rig.publish("b", 2, 8080).await.unwrap();
+    rig.agrees(1, 1).await;
 }
