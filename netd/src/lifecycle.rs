@@ -30,7 +30,7 @@ use crate::node::{AttachError, Attached, Extended, Extension, Follower, Wanted};
 use crate::owner::{OwnerError, OwnerHandle, Renewed};
 use crate::policies::{Policies, PolicyError};
 use crate::ports::{PortError, Ports};
-use crate::reaper::Reaper;
+use crate::reaper::{Reaper, ReaperError};
 use crate::tombstones::Tombstones;
 use crate::turns::{Turn, Turns};
 
@@ -77,6 +77,15 @@ pub enum LifecycleError {
     /// The worker died.
     #[error("the worker died")]
     Cut(#[from] JoinError),
+}
+
+impl From<ReaperError> for LifecycleError {
+    fn from(error: ReaperError) -> Self {
+        match error {
+            ReaperError::Executor(error) => error.into(),
+            ReaperError::Cut(error) => error.into(),
+        }
+    }
 }
 
 type Done<T> = Result<T, LifecycleError>;

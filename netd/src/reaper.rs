@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netd_kernel::Kernel;
+use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tracing::warn;
@@ -53,29 +54,53 @@ async fn run<K: Kernel + 'static>(
         {
             batch.push(next);
         }
-        let (worker, links) = (Arc::clone(&executor), batch.clone());
-        match tokio::task::spawn_blocking(move || delete(&worker, &links)).await {
-            Ok(Ok(())) => free(&owner, &executor, batch).await,
-            Ok(Err(error)) => warn!(%error, links = batch.len(), "cannot delete links; resync tries again"),
-            Err(error) => warn!(%error, "the worker that deletes links died; resync tries again"),
+        match delete(&executor, &batch).await {
+            Ok(()) => free_all(&owner, &executor, batch).await,
+            // The others are not kept waiting for the one.
+            Err(_) if batch.len() > 1 => {
+                for gone in batch {
+                    match delete(&executor, std::slice::from_ref(&gone)).await {
+                        Ok(()) => free_all(&owner, &executor, vec![gone]).await,
+                        Err(error) => not_deleted(&gone, &error),
+                    }
+                }
+            }
+            Err(error) => batch.iter().for_each(|gone| not_deleted(gone, &error)),
         }
     }
 }
 
-fn delete<K: Kernel>(executor: &Executor<K>, links: &[Attachment]) -> Result<(), ExecutorError> {
-    executor.unlink(links)?;
-    links.iter().try_for_each(|gone| executor.forget(gone))
+/// Why something was not done behind an answer.
+#[derive(Debug, Error)]
+pub(crate) enum ReaperError {
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    #[error("the worker that deletes links died")]
+    Cut(#[from] JoinError),
 }
 
-async fn free<K: Kernel + 'static>(owner: &OwnerHandle, executor: &Arc<Executor<K>>, batch: Vec<Attachment>) {
+fn not_deleted(gone: &Attachment, error: &ReaperError) {
+    let error = error as &dyn std::error::Error;
+    warn!(key = %gone.key, error, "cannot delete its link; resync tries again");
+}
+
+async fn delete<K: Kernel + 'static>(executor: &Arc<Executor<K>>, links: &[Attachment]) -> Result<(), ReaperError> {
+    let (worker, links) = (Arc::clone(executor), links.to_vec());
+    let done = tokio::task::spawn_blocking(move || {
+        worker.unlink(&links)?;
+        links.iter().try_for_each(|gone| worker.forget(gone))
+    });
+    Ok(done.await??)
+}
+
+async fn free_all<K: Kernel + 'static>(owner: &OwnerHandle, executor: &Arc<Executor<K>>, batch: Vec<Attachment>) {
     for gone in batch {
         if let Err(error) = owner.reaped(gone.clone()).await {
             warn!(%error, "cannot record that a link is gone; resync tries again");
         }
-        match retire(owner, executor, &gone).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "cannot take the link of a VLAN's gateway away; resync tries again"),
-            Err(error) => warn!(%error, "the worker that deletes links died; resync tries again"),
+        if let Err(error) = retire(owner, executor, &gone).await {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "cannot take the link of a VLAN's gateway away; resync tries again");
         }
     }
 }
@@ -86,20 +111,20 @@ pub(crate) async fn retire<K: Kernel + 'static>(
     owner: &OwnerHandle,
     executor: &Arc<Executor<K>>,
     gone: &Attachment,
-) -> Result<Result<(), ExecutorError>, JoinError> {
+) -> Result<(), ReaperError> {
     let gateway = gone.wiring.as_ref().and_then(|wiring| wiring.gateway_link.clone());
-    let Some(GatewayOf { link, .. }) = gateway else { return Ok(Ok(())) };
+    let Some(GatewayOf { link, .. }) = gateway else { return Ok(()) };
     // Who cannot be asked may use it.
     let is_used = async || owner.uses_gateway(link.clone()).await.unwrap_or(true);
     if is_used().await {
-        return Ok(Ok(()));
+        return Ok(());
     }
     let _alone = executor.retiring().await;
     let (worker, doubted) = (Arc::clone(executor), link.clone());
-    let done = tokio::task::spawn_blocking(move || worker.doubt(&doubted)).await?;
-    if done.is_err() || is_used().await {
-        return Ok(done);
+    tokio::task::spawn_blocking(move || worker.doubt(&doubted)).await??;
+    if is_used().await {
+        return Ok(());
     }
     let worker = Arc::clone(executor);
-    tokio::task::spawn_blocking(move || worker.retire(&link)).await
+    Ok(tokio::task::spawn_blocking(move || worker.retire(&link)).await??)
 }

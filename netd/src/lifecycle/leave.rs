@@ -195,6 +195,6 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         });
         done.await??;
         self.owner.reaped(gone.clone()).await?;
-        Ok(reaper::retire(&self.owner, &self.executor, &gone).await??)
+        Ok(reaper::retire(&self.owner, &self.executor, &gone).await?)
     }
 }

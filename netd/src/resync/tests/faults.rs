@@ -70,7 +70,7 @@ async fn a_gateway_that_is_needed_again_while_it_goes_stays() {
     rig.lifecycle.finish(gone.clone()).await.unwrap();
     assert!(rig.has(&Key::GatewayLink(link.clone())), "{}", rig.kernel);
     rig.lifecycle.detach(wanted(VLAN, "b", 2).key, true).await.unwrap();
-    reaper::retire(&rig.lifecycle.owner, &rig.lifecycle.executor, &gone).await.unwrap().unwrap();
+    reaper::retire(&rig.lifecycle.owner, &rig.lifecycle.executor, &gone).await.unwrap();
     assert!(!rig.has(&Key::GatewayLink(link)), "{}", rig.kernel);
 }
 
@@ -227,4 +227,22 @@ async fn a_repeated_detach_of_another_plugins_interface_takes_its_ports_away() {
     rig.attach("b", 2).await.unwrap();
     rig.publish("b", 2, 8080).await.unwrap();
     rig.agrees(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_link_that_cannot_be_deleted_keeps_only_its_own_addresses() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    let stuck = rig.attach("stuck", 1).await.unwrap();
+    for (number, container) in (2..).zip(["a", "b", "c"]) {
+        rig.attach(container, number).await.unwrap();
+    }
+    rig.kernel.refuse(veth(&stuck));
+    for container in ["a", "stuck", "b", "c"] {
+        rig.detach(container, false).await.unwrap();
+    }
+    rig.drained_to(&[&stuck]).await;
+    rig.kernel.heal();
+    run(&rig.lifecycle, Watch::Running, false).await.unwrap();
+    rig.agrees(0, 0).await;
 }
