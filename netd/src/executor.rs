@@ -12,7 +12,7 @@ use netd_kernel::{
 };
 use thiserror::Error;
 
-use crate::attachment::{Attachment, Facts, Wiring};
+use crate::attachment::{Attachment, Facts, Lease, Wiring};
 use crate::desired;
 
 /// Why kernel work failed.
@@ -206,13 +206,16 @@ impl<K: Kernel> Executor<K> {
         }
     }
 
-    /// Drops what the node remembers of an attachment's addresses: connections, and MACs.
+    /// Drops what the node remembers of an attachment's addresses: connections, and MACs. `but`: addresses that are in use
+    /// again.
     ///
     /// # Errors
     /// See [`ExecutorError`].
-    pub fn forget(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
+    pub fn forget(&self, attachment: &Attachment, but: &[Lease]) -> Result<(), ExecutorError> {
         let home = attachment.wiring.as_ref().and_then(Wiring::shared_home);
-        attachment.leases.iter().try_for_each(|lease| Ok(self.kernel.forget(lease.address.addr(), home)?))
+        let is_used = |address: IpAddr| but.iter().any(|lease| lease.address.addr() == address);
+        let mut unused = attachment.leases.iter().map(|lease| lease.address.addr()).filter(|one| !is_used(*one));
+        unused.try_for_each(|address| Ok(self.kernel.forget(address, home)?))
     }
 
     fn forget_senders(&self, attachment: &Attachment) -> Result<(), ExecutorError> {

@@ -93,6 +93,12 @@ impl Leases {
         self.held.get(network)?.get(&address)
     }
 
+    /// What `key` holds.
+    #[must_use]
+    pub fn held_by(&self, key: &AttachmentKey) -> BTreeSet<IpAddr> {
+        self.holdings.get(key).cloned().unwrap_or_default()
+    }
+
     /// Number of addresses held.
     #[must_use]
     pub fn count(&self) -> usize {

@@ -82,6 +82,7 @@ pub enum LifecycleError {
 impl From<ReaperError> for LifecycleError {
     fn from(error: ReaperError) -> Self {
         match error {
+            ReaperError::Owner(error) => error.into(),
             ReaperError::Executor(error) => error.into(),
             ReaperError::Cut(error) => error.into(),
         }
@@ -194,13 +195,17 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             let (_turn, attached) = this.reserve(wanted).await?;
             match attached {
                 Attached::Already(attachment) => Ok(*attachment),
-                Attached::New { attachment, replaces, taken: _ } => {
+                Attached::New { attachment, replaces, is_reused, taken: _ } => {
                     if let Some(replaced) = replaces {
                         if let Err(error) = this.close(&replaced).await {
                             this.give_up(attachment.key).await?;
                             return Err(error);
                         }
                         this.reaper.take(*replaced);
+                    }
+                    if is_reused && let Err(error) = this.forget(&attachment).await {
+                        this.give_up(attachment.key).await?;
+                        return Err(error);
                     }
                     this.make(*attachment, sandbox, asked).await
                 }
@@ -282,6 +287,14 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                 Err(error)
             }
         }
+    }
+
+    /// Its addresses were its own before, in another sandbox: what connections that one had, this one does not get. Whoever
+    /// forgets them behind an answer has either done so by now, or sees that they are in use again.
+    async fn forget(&self, attachment: &Attachment) -> Done<()> {
+        let _alone = self.reaper.rest().await;
+        let (executor, reused) = (Arc::clone(&self.executor), attachment.clone());
+        Ok(tokio::task::spawn_blocking(move || executor.forget(&reused, &[])).await??)
     }
 
     /// What is not wired yet would wait for somebody to wire it.

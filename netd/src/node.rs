@@ -167,13 +167,15 @@ impl Node {
             found => found.cloned(),
         };
         let link = self.next_link(&wanted.key)?;
+        let held = self.leases.held_by(&wanted.key);
         let (leases, taken) = self.lease(&wanted)?;
+        let is_reused = leases.iter().any(|lease| held.contains(&lease.address.addr()));
         self.reroute(&mut wanted.what, &leases);
         let key = wanted.key.clone();
         let drafted = self.draft(wanted, link, leases.clone());
         let drafted = drafted.and_then(|attachment| self.unclaimed(&attachment).map(|()| attachment));
         let attachment = drafted.inspect_err(|_| self.release(&key, &leases))?;
-        Ok(Attached::New { attachment: Box::new(attachment), replaces, taken })
+        Ok(Attached::New { attachment: Box::new(attachment), replaces, taken, is_reused })
     }
 
     /// Decides how a damaged attachment is made again: the same in all that its container knows, by a new link. `None`:

@@ -203,7 +203,7 @@ impl Owner {
     fn attach(&mut self, wanted: Wanted) -> Result<Attached, OwnerError> {
         let key = wanted.key.clone();
         let mut attached = self.node.attach(wanted)?;
-        if let Attached::New { attachment, replaces, taken } = &mut attached {
+        if let Attached::New { attachment, replaces, taken, .. } = &mut attached {
             self.judge(attachment);
             debug!(%key, leases = ?attachment.leases, "reserved");
             let blocks = taken.iter().map(|block| Record::Assigned(*block, key.network.clone()));

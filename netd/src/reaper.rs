@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use netd_kernel::Kernel;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::task::JoinError;
 use tracing::warn;
 
 use crate::attachment::{Attachment, GatewayOf};
 use crate::executor::{Executor, ExecutorError};
-use crate::owner::OwnerHandle;
+use crate::owner::{OwnerError, OwnerHandle};
 
 /// How long the first of a batch waits for others.
 const WINDOW: Duration = Duration::from_millis(50);
@@ -23,50 +23,75 @@ const BATCH: usize = 16;
 
 /// Where drained attachments go.
 #[derive(Debug, Clone)]
-pub struct Reaper(mpsc::UnboundedSender<Attachment>);
+pub struct Reaper {
+    inbox: mpsc::UnboundedSender<Attachment>,
+    /// Held while connections are forgotten, from the look at who has their addresses on.
+    forgetting: Arc<Mutex<()>>,
+}
 
 impl Reaper {
     /// Starts one; it ends when nobody can send to it any more.
     #[must_use]
     pub fn start<K: Kernel + 'static>(owner: OwnerHandle, executor: Arc<Executor<K>>) -> Self {
-        let (sender, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(run(inbox, owner, executor));
-        Self(sender)
+        let (inbox, received) = mpsc::unbounded_channel();
+        let forgetting = Arc::default();
+        tokio::spawn(Worker { owner, executor, forgetting: Arc::clone(&forgetting) }.run(received));
+        Self { inbox, forgetting }
+    }
+
+    /// While this is held, nobody's connections are forgotten behind an answer.
+    pub(crate) async fn rest(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.forgetting).lock_owned().await
     }
 
     /// Takes an attachment whose port is shut and whose rules are gone.
     pub fn take(&self, gone: Attachment) {
         // It ends only after the last sender.
-        drop(self.0.send(gone));
+        drop(self.inbox.send(gone));
     }
 }
 
-async fn run<K: Kernel + 'static>(
-    mut inbox: mpsc::UnboundedReceiver<Attachment>,
+struct Worker<K> {
     owner: OwnerHandle,
     executor: Arc<Executor<K>>,
-) {
-    while let Some(first) = inbox.recv().await {
-        let mut batch = vec![first];
-        tokio::time::sleep(WINDOW).await;
-        while batch.len() < BATCH
-            && let Ok(next) = inbox.try_recv()
-        {
-            batch.push(next);
-        }
-        match delete(&executor, &batch).await {
-            Ok(()) => free_all(&owner, &executor, batch).await,
-            // The others are not kept waiting for the one.
-            Err(_) if batch.len() > 1 => {
-                for gone in batch {
-                    match delete(&executor, std::slice::from_ref(&gone)).await {
-                        Ok(()) => free_all(&owner, &executor, vec![gone]).await,
-                        Err(error) => not_deleted(&gone, &error),
-                    }
+    forgetting: Arc<Mutex<()>>,
+}
+
+impl<K: Kernel + 'static> Worker<K> {
+    async fn run(self, mut inbox: mpsc::UnboundedReceiver<Attachment>) {
+        while let Some(first) = inbox.recv().await {
+            let mut batch = vec![first];
+            tokio::time::sleep(WINDOW).await;
+            while batch.len() < BATCH
+                && let Ok(next) = inbox.try_recv()
+            {
+                batch.push(next);
+            }
+            // The others are not kept waiting for one that cannot be deleted.
+            let are_gone = self.delete(batch.clone()).await.is_ok();
+            for gone in batch {
+                if let Err(error) = self.reap(&gone, are_gone).await {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(key = %gone.key, error, "not wholly taken away; resync tries again");
                 }
             }
-            Err(error) => batch.iter().for_each(|gone| not_deleted(gone, &error)),
         }
+    }
+
+    async fn delete(&self, links: Vec<Attachment>) -> Result<(), ReaperError> {
+        let worker = Arc::clone(&self.executor);
+        Ok(tokio::task::spawn_blocking(move || worker.unlink(&links)).await??)
+    }
+
+    async fn reap(&self, gone: &Attachment, is_gone: bool) -> Result<(), ReaperError> {
+        if !is_gone {
+            self.delete(vec![gone.clone()]).await?;
+        }
+        let alone = self.forgetting.lock().await;
+        forget(&self.owner, &self.executor, gone).await?;
+        drop(alone);
+        self.owner.reaped(gone.clone()).await?;
+        retire(&self.owner, &self.executor, gone).await
     }
 }
 
@@ -74,35 +99,23 @@ async fn run<K: Kernel + 'static>(
 #[derive(Debug, Error)]
 pub(crate) enum ReaperError {
     #[error(transparent)]
+    Owner(#[from] OwnerError),
+    #[error(transparent)]
     Executor(#[from] ExecutorError),
     #[error("the worker that deletes links died")]
     Cut(#[from] JoinError),
 }
 
-fn not_deleted(gone: &Attachment, error: &ReaperError) {
-    let error = error as &dyn std::error::Error;
-    warn!(key = %gone.key, error, "cannot delete its link; resync tries again");
-}
-
-async fn delete<K: Kernel + 'static>(executor: &Arc<Executor<K>>, links: &[Attachment]) -> Result<(), ReaperError> {
-    let (worker, links) = (Arc::clone(executor), links.to_vec());
-    let done = tokio::task::spawn_blocking(move || {
-        worker.unlink(&links)?;
-        links.iter().try_for_each(|gone| worker.forget(gone))
-    });
-    Ok(done.await??)
-}
-
-async fn free_all<K: Kernel + 'static>(owner: &OwnerHandle, executor: &Arc<Executor<K>>, batch: Vec<Attachment>) {
-    for gone in batch {
-        if let Err(error) = owner.reaped(gone.clone()).await {
-            warn!(%error, "cannot record that a link is gone; resync tries again");
-        }
-        if let Err(error) = retire(owner, executor, &gone).await {
-            let error = &error as &dyn std::error::Error;
-            warn!(error, "cannot take the link of a VLAN's gateway away; resync tries again");
-        }
-    }
+/// Drops what the node remembers of a gone attachment's addresses, but of those that its container has again: whoever attached
+/// it anew has done that.
+pub(crate) async fn forget<K: Kernel + 'static>(
+    owner: &OwnerHandle,
+    executor: &Arc<Executor<K>>,
+    gone: &Attachment,
+) -> Result<(), ReaperError> {
+    let now = owner.one(gone.key.clone()).await?.map(|now| now.leases).unwrap_or_default();
+    let (worker, gone) = (Arc::clone(executor), gone.clone());
+    Ok(tokio::task::spawn_blocking(move || worker.forget(&gone, &now)).await??)
 }
 
 /// The link of a VLAN's gateway goes with the VLAN's last attachment. The owner is asked while nobody waits for anything of the

@@ -189,11 +189,8 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// Deletes a drained attachment's link, then frees its addresses, and its VLAN's gateway where it was the last.
     pub(super) async fn reap(&self, gone: Attachment) -> Done<()> {
         let (executor, reaped) = (Arc::clone(&self.executor), gone.clone());
-        let done = tokio::task::spawn_blocking(move || {
-            executor.unlink(std::slice::from_ref(&reaped))?;
-            executor.forget(&reaped)
-        });
-        done.await??;
+        tokio::task::spawn_blocking(move || executor.unlink(std::slice::from_ref(&reaped))).await??;
+        reaper::forget(&self.owner, &self.executor, &gone).await?;
         self.owner.reaped(gone.clone()).await?;
         Ok(reaper::retire(&self.owner, &self.executor, &gone).await?)
     }

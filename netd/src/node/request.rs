@@ -192,6 +192,8 @@ pub enum Attached {
         replaces: Option<Box<Attachment>>,
         /// Blocks that are its network's from now on.
         taken: BTreeSet<IpNet>,
+        /// Some address was its own until now, in a sandbox that others may still have connections with.
+        is_reused: bool,
     },
     /// It stands.
     Already(Box<Attachment>),

@@ -1,8 +1,9 @@
 //! What one attachment cannot have done keeps nothing from the others, and what was not finished is finished later.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use netd_kernel::Publication;
+use netd_kernel::{Flow, Publication};
 
 use super::super::ResyncError;
 use super::*;
@@ -245,4 +246,49 @@ async fn a_link_that_cannot_be_deleted_keeps_only_its_own_addresses() {
     rig.kernel.heal();
     run(&rig.lifecycle, Watch::Running, false).await.unwrap();
     rig.agrees(0, 0).await;
+}
+
+impl Rig {
+    fn flows_of(&self, attachment: &Attachment) -> usize {
+        self.kernel.flows(&attachment.addresses().collect()).unwrap().len()
+    }
+
+    fn open_flow(&self, attachment: &Attachment, port: u16) {
+        let inside = (attachment.leases[0].address.addr(), port);
+        let outside = (IpAddr::from([192, 0, 2, 7]), 443);
+        self.kernel.open(Flow { protocol: 6, opener: inside, answerer: outside, asked: outside });
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_its_container_uses_again_loses_its_old_connections_first_and_no_new_ones() {
+    for is_detached in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let rig = fresh(folder.path()).await;
+        let before = rig.attach("a", 1).await.unwrap();
+        rig.open_flow(&before, 1);
+        if is_detached {
+            rig.detach("a", false).await.unwrap();
+        }
+        let again = rig.attach("a", 2).await.unwrap();
+        assert_eq!(again.leases, before.leases);
+        assert_eq!(rig.flows_of(&again), 0, "the old sandbox's");
+        rig.open_flow(&again, 2);
+        rig.drained_to(&[]).await;
+        assert_eq!(rig.flows_of(&again), 1, "it was used again by then");
+        rig.detach("a", true).await.unwrap();
+        assert_eq!(rig.flows_of(&again), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_mended_attachment_keeps_its_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    let damaged = rig.attach("a", 1).await.unwrap();
+    rig.open_flow(&damaged, 1);
+    rig.kernel.apply(&[Step::Delete(veth(&damaged))], None).unwrap();
+    assert!(rig.lifecycle.mend(damaged.key.clone(), rig.kernel.sandbox(1)).await.unwrap());
+    rig.drained_to(&[]).await;
+    assert_eq!(rig.flows_of(&damaged), 1);
 }
