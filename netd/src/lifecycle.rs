@@ -198,13 +198,13 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                 Attached::New { attachment, replaces, is_reused, taken: _ } => {
                     if let Some(replaced) = replaces {
                         if let Err(error) = this.close(&replaced).await {
-                            this.give_up(attachment.key).await?;
+                            this.give_up(&attachment).await;
                             return Err(error);
                         }
                         this.reaper.take(*replaced);
                     }
                     if is_reused && let Err(error) = this.forget(&attachment).await {
-                        this.give_up(attachment.key).await?;
+                        this.give_up(&attachment).await;
                         return Err(error);
                     }
                     this.make(*attachment, sandbox, asked).await
@@ -262,31 +262,34 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         sandbox: Sandbox,
         asked: impl Future<Output = Option<Description>> + Send,
     ) -> Done<Attachment> {
-        let made = match self.prepare(&attachment).await {
-            Ok(()) => self.wire(&attachment, sandbox).await,
-            Err(error) => Err(error),
-        };
-        match made {
-            Ok(facts) => {
-                let was_held_back = attachment.quarantined;
-                let attachment = self.owner.wired(attachment.key, facts, asked.await).await?;
-                if let Err(error) = self.admit(&attachment).await {
-                    self.give_up(attachment.key).await?;
-                    return Err(error);
-                }
-                if attachment.quarantined != was_held_back {
-                    self.set_port(&attachment).await?;
-                }
+        match self.make_whole(&attachment, sandbox, asked).await {
+            Ok(attachment) => {
                 self.fleet.stir();
                 self.fleet.relabelled();
                 info!(key = %attachment.key, leases = ?attachment.leases, "attached");
                 Ok(attachment)
             }
             Err(error) => {
-                self.give_up(attachment.key).await?;
+                self.give_up(&attachment).await;
                 Err(error)
             }
         }
+    }
+
+    async fn make_whole(
+        &self,
+        attachment: &Attachment,
+        sandbox: Sandbox,
+        asked: impl Future<Output = Option<Description>> + Send,
+    ) -> Done<Attachment> {
+        self.prepare(attachment).await?;
+        let facts = self.wire(attachment, sandbox).await?;
+        let made = self.owner.wired(attachment.key.clone(), facts, asked.await).await?;
+        self.admit(&made).await?;
+        if made.quarantined != attachment.quarantined {
+            self.set_port(&made).await?;
+        }
+        Ok(made)
     }
 
     /// Its addresses were its own before, in another sandbox: what connections that one had, this one does not get. Whoever
@@ -298,12 +301,19 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     }
 
     /// What is not wired yet would wait for somebody to wire it.
-    async fn give_up(&self, key: AttachmentKey) -> Done<()> {
-        if let Some(gone) = self.owner.drain(key).await? {
-            self.close(&gone).await?;
-            self.reap(gone).await?;
+    async fn give_up(&self, attachment: &Attachment) {
+        let done = match self.owner.drain(attachment.key.clone()).await {
+            Ok(None) => Ok(()),
+            Ok(Some(gone)) => match self.close(&gone).await {
+                Ok(()) => self.reap(gone).await,
+                failed => failed,
+            },
+            // Its record stays, with its addresses, until a detach; nothing passes, all the same.
+            Err(error) => self.clear_beside(attachment, None).await.and(Err(error.into())),
+        };
+        if let Err(error) = done {
+            warn!(key = %attachment.key, error = &error as &dyn std::error::Error, "not wholly taken back");
         }
-        Ok(())
     }
 
     /// What policies say of it is in the kernel when this returns. Without its labels it is nobody yet, and held back.
@@ -489,7 +499,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     async fn exchange(&self, renewed: Renewed, sandbox: Sandbox) -> Done<Attachment> {
         if let Err(error) = self.clear(&renewed.before).await {
-            self.give_up(renewed.after.key).await?;
+            self.give_up(&renewed.after).await;
             return Err(error);
         }
         self.reaper.take(*renewed.before);

@@ -88,6 +88,16 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// The new link needs the interface's name.
     pub(super) async fn clear(&self, gone: &Attachment) -> Done<()> {
         self.close(gone).await?;
+        self.unlink(gone).await
+    }
+
+    /// The same; `current`: the attachment that has the key now.
+    pub(super) async fn clear_beside(&self, gone: &Attachment, current: Option<Attachment>) -> Done<()> {
+        self.close_beside(gone, current).await?;
+        self.unlink(gone).await
+    }
+
+    async fn unlink(&self, gone: &Attachment) -> Done<()> {
         let (executor, unlinked) = (Arc::clone(&self.executor), gone.clone());
         Ok(tokio::task::spawn_blocking(move || executor.unlink(std::slice::from_ref(&unlinked))).await??)
     }
@@ -188,8 +198,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     /// Deletes a drained attachment's link, then frees its addresses, and its VLAN's gateway where it was the last.
     pub(super) async fn reap(&self, gone: Attachment) -> Done<()> {
-        let (executor, reaped) = (Arc::clone(&self.executor), gone.clone());
-        tokio::task::spawn_blocking(move || executor.unlink(std::slice::from_ref(&reaped))).await??;
+        self.unlink(&gone).await?;
         reaper::forget(&self.owner, &self.executor, &gone).await?;
         self.owner.reaped(gone.clone()).await?;
         Ok(reaper::retire(&self.owner, &self.executor, &gone).await?)

@@ -1,6 +1,8 @@
 //! What one attachment cannot have done keeps nothing from the others, and what was not finished is finished later.
 
+use std::fs::File;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use netd_kernel::{Flow, Publication};
@@ -291,4 +293,43 @@ async fn a_mended_attachment_keeps_its_connections() {
     assert!(rig.lifecycle.mend(damaged.key.clone(), rig.kernel.sandbox(1)).await.unwrap());
     rig.drained_to(&[]).await;
     assert_eq!(rig.flows_of(&damaged), 1);
+}
+
+/// Where this process has the file open.
+fn descriptor_of(file: &Path) -> RawFd {
+    let file = file.canonicalize().unwrap();
+    let all = std::fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    let mut found = all.filter(|link| std::fs::read_link(link).is_ok_and(|target| target == file));
+    found.next().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap()
+}
+
+/// Puts another file in a descriptor's place. Returns what was there.
+#[expect(unsafe_code, reason = "the descriptor is the journal's own: that is the point")]
+fn exchange(descriptor: RawFd, file: impl AsFd) -> OwnedFd {
+    // SAFETY: the journal is open for as long as its owner lives, and that is longer than the test.
+    unsafe {
+        let before = BorrowedFd::borrow_raw(descriptor).try_clone_to_owned().unwrap();
+        let _same = nix::unistd::dup2_raw(file, descriptor).unwrap().into_raw_fd();
+        before
+    }
+}
+
+#[tokio::test]
+async fn an_attach_that_cannot_be_recorded_as_wired_leaves_no_link_and_no_rules() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    rig.attach("stays", 1).await.unwrap();
+    let journal = descriptor_of(&folder.path().join("journal"));
+    let (keep, kept) = tokio::sync::oneshot::channel();
+    let disk_is_full = async move {
+        drop(keep.send(exchange(journal, File::options().write(true).open("/dev/full").unwrap())));
+        None
+    };
+    let attached = rig.lifecycle.attach_asking(wanted(WEB, "a", 2), rig.kernel.sandbox(2), disk_is_full).await;
+    assert!(matches!(attached, Err(LifecycleError::Owner(_))), "{attached:?}");
+    assert_eq!(rig.count(|key| matches!(key, Key::Veth(_) | Key::Masquerade(..))), 2, "{}", rig.kernel);
+    exchange(journal, kept.await.unwrap());
+    // Whoever asked takes it back, as the specification wants.
+    rig.detach("a", true).await.unwrap();
+    rig.agrees(1, 0).await;
 }
