@@ -370,27 +370,32 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         .await?
     }
 
-    async fn change(&self, before: Attachment, mut after: Attachment, sandbox: Sandbox) -> Done<Attachment> {
-        let is_new = before.wiring.is_none() && before.leases.is_empty() && before.ports.is_empty();
-        let made = match self.ports.hold(&after).await {
-            Ok(()) => self.extend_in_kernel(before.clone(), after.clone(), sandbox).await,
-            Err(error) => Err(error.into()),
-        };
-        match made {
-            Ok(facts) => {
-                if facts != after.facts && after.wiring.is_some() {
-                    after = self.owner.wired(after.key, facts, None).await?;
+    async fn change(&self, before: Attachment, after: Attachment, sandbox: Sandbox) -> Done<Attachment> {
+        match self.change_to(&before, after.clone(), sandbox).await {
+            Ok(after) => {
+                if before.ports != after.ports {
+                    // Those that it has no more may be another's.
+                    self.owner.closed(before).await?;
                 }
-                self.admit(&after).await?;
                 self.fleet.relabelled();
                 info!(key = %after.key, "extended");
                 Ok(after)
             }
             Err(error) => {
-                self.go_back(before, after, is_new).await?;
+                self.go_back(before, after).await?;
                 Err(error)
             }
         }
+    }
+
+    async fn change_to(&self, before: &Attachment, mut after: Attachment, sandbox: Sandbox) -> Done<Attachment> {
+        self.ports.hold(&after).await?;
+        let facts = self.extend_in_kernel(before.clone(), after.clone(), sandbox).await?;
+        if facts != after.facts && after.wiring.is_some() {
+            after = self.owner.wired(after.key, facts, None).await?;
+        }
+        self.admit(&after).await?;
+        Ok(after)
     }
 
     async fn extend_in_kernel(&self, before: Attachment, after: Attachment, sandbox: Sandbox) -> Done<Facts> {
@@ -400,13 +405,15 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     }
 
     /// An extension failed. The rules it made go; what it did inside the sandbox stays, and ends with the sandbox.
-    async fn go_back(&self, before: Attachment, after: Attachment, is_new: bool) -> Done<()> {
+    async fn go_back(&self, mut before: Attachment, after: Attachment) -> Done<()> {
+        let is_new = before.wiring.is_none() && before.leases.is_empty() && before.ports.is_empty();
         let (executor, old, new) = (Arc::clone(&self.executor), before.clone(), after.clone());
         tokio::task::spawn_blocking(move || executor.restore(&old, &new)).await??;
         if is_new {
             drop(self.owner.drain(after.key.clone()).await?);
             self.ports.release(&after.key).await;
         } else {
+            before.facts = self.owner.one(after.key.clone()).await?.map_or(before.facts, |now| now.facts);
             self.owner.put(before.clone()).await?;
             self.ports.hold(&before).await?;
         }

@@ -102,6 +102,13 @@ impl Policies {
         Ok(Self { requests: Some(requests), in_force, changes: Some(changes), needs: Some(needs), turn })
     }
 
+    /// Policies that are in force, and whose thread has ended.
+    #[cfg(test)]
+    pub(crate) fn stopped() -> Self {
+        let (requests, _) = channel();
+        Self { requests: Some(Arc::new(requests)), in_force: Arc::new(AtomicBool::new(true)), ..Self::default() }
+    }
+
     /// What the policies in force ask of other nodes' sandboxes, and every change of it.
     #[must_use]
     pub fn needs(&self) -> Option<watch::Receiver<Needs>> {

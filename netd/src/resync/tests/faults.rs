@@ -9,6 +9,7 @@ use netd_kernel::{Flow, Publication};
 
 use super::super::ResyncError;
 use super::*;
+use crate::policies::Policies;
 use crate::reaper;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -332,4 +333,35 @@ async fn an_attach_that_cannot_be_recorded_as_wired_leaves_no_link_and_no_rules(
     // Whoever asked takes it back, as the specification wants.
     rig.detach("a", true).await.unwrap();
     rig.agrees(1, 0).await;
+}
+
+#[tokio::test]
+async fn a_port_that_an_extension_takes_away_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    rig.attach("a", 1).await.unwrap();
+    rig.attach("b", 2).await.unwrap();
+    rig.publish("a", 1, 8080).await.unwrap();
+    rig.publish("a", 1, 8081).await.unwrap();
+    rig.publish("b", 2, 8080).await.unwrap();
+    rig.publish("b", 2, 8081).await.unwrap_err();
+    rig.agrees(2, 2).await;
+}
+
+#[tokio::test]
+async fn an_extension_that_policies_do_not_admit_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = fresh(folder.path()).await;
+    rig.attach("a", 1).await.unwrap();
+    rig.attach("b", 2).await.unwrap();
+    let before = rig.publish("a", 1, 8080).await.unwrap();
+    let sound = rig.lifecycle.clone();
+    rig.lifecycle = rig.lifecycle.obeying(Policies::stopped());
+    let error = rig.publish("a", 1, 8081).await.unwrap_err();
+    assert!(matches!(error, LifecycleError::Policy { .. }), "{error:?}");
+    rig.lifecycle = sound;
+    assert_eq!(rig.lifecycle.owner.one(before.key.clone()).await.unwrap(), Some(before));
+    assert!(rig.has(&published(8080)) && !rig.has(&published(8081)), "{}", rig.kernel);
+    rig.publish("b", 2, 8081).await.unwrap();
+    rig.agrees(2, 2).await;
 }
