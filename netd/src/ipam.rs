@@ -18,7 +18,8 @@ pub enum LeaseError {
     /// Every address of a range set is held.
     #[error(
         "cannot lease an address for {key}: no IP addresses available in range set: {ranges} ({held} leased by netd, \
-         {reserved} reserved in the host-local data directory; `netdctl lease ls` names the holders)"
+         {reserved} reserved in the host-local data directory or held for other networks of the same link; `netdctl lease ls` \
+         names the holders)"
     )]
     Exhausted {
         /// Who asked.
@@ -27,7 +28,7 @@ pub enum LeaseError {
         ranges: String,
         /// Addresses of this network leased by netd.
         held: usize,
-        /// Addresses that a host-local data directory reserves.
+        /// Addresses that a host-local data directory reserves, or that are held for other networks of the same link.
         reserved: usize,
     },
     /// The asked-for address is somebody else's.

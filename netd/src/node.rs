@@ -3,23 +3,26 @@
 mod blocks;
 mod draft;
 mod fleet;
+mod places;
 mod request;
 mod share;
 mod wiring;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netd_config::{ContainerId, HostLocal, Ipam, LinkName, StaticIpam};
+use netd_config::{ContainerId, HostLocal, Ipam, LinkName, Range, StaticIpam};
 use netd_kernel::{Family, Publication};
 
 use crate::attachment::{Attachment, AttachmentKey, Lease, State, Wiring};
-use crate::ipam::{LeaseError, Leases};
+use crate::ipam::{LeaseError, Leases, Reserved};
 use crate::journal::Record;
 use crate::lasting::{Kept, Last};
 use blocks::{Asked, Blocks};
 use draft::claims;
+use places::{Place, Places};
 pub use request::{AttachError, Attached, Extended, Extension, Follower, Wanted, What};
 pub use share::{BlockUse, Share, ShareError, SharedPool};
 pub use wiring::{mac_of, settings_of};
@@ -35,6 +38,7 @@ pub struct Node {
     attachments: BTreeMap<AttachmentKey, Box<Attachment>>,
     draining: BTreeMap<LinkName, Box<Attachment>>,
     leases: Leases,
+    places: Places,
     ports: BTreeMap<LinkName, usize>,
     gateways: BTreeMap<LinkName, Vec<IpNet>>,
     publications: BTreeMap<Publication, AttachmentKey>,
@@ -55,6 +59,7 @@ impl Node {
             attachments: BTreeMap::new(),
             draining: BTreeMap::new(),
             leases: Leases::default(),
+            places: Places::default(),
             ports: BTreeMap::new(),
             gateways: BTreeMap::new(),
             publications: BTreeMap::new(),
@@ -295,6 +300,7 @@ impl Node {
         for lease in &attachment.leases {
             self.leases.hold(&attachment.key, lease.address.addr());
         }
+        self.places.add(&attachment);
         self.publications.extend(claims(&attachment));
         if let Some(wiring) = &attachment.wiring {
             self.counter = self.counter.max(self.number(&wiring.host_link));
@@ -332,6 +338,7 @@ impl Node {
         for lease in &attachment.leases {
             self.leases.hold(&attachment.key, lease.address.addr());
         }
+        self.places.add(&attachment);
         let (link, wiring) = (wiring.host_link.clone(), wiring.clone());
         let is_known = is_current || self.draining.contains_key(&link);
         self.draining.insert(link, attachment);
@@ -362,6 +369,7 @@ impl Node {
     fn reaped(&mut self, key: &AttachmentKey, link: &str) {
         let Ok(link) = LinkName::new(link) else { return };
         let Some(gone) = self.draining.remove(&link) else { return };
+        self.places.remove(&gone);
         if let Some(bridge) = gone.wiring.as_ref().and_then(|wiring| wiring.bridge.as_ref())
             && let Some(ports) = self.ports.get_mut(bridge)
         {
@@ -419,11 +427,13 @@ impl Node {
         let (leases, taken) = match ipam {
             Ipam::None => (Vec::new(), BTreeSet::new()),
             Ipam::HostLocal(HostLocal { range_sets, requested, .. }) => {
-                let (key, leases, reserved) = (&wanted.key, &self.leases, &wanted.reserved);
+                requested.iter().try_for_each(|address| self.no_stranger(wanted, *address))?;
+                let reserved = &self.reserved(wanted, range_sets);
+                let (key, leases) = (&wanted.key, &self.leases);
                 let placed = self.blocks.place(Asked { key, leases, reserved, requested }, range_sets)?;
                 (self.leases.lease(key, &placed.sets, requested, reserved)?, placed.taken)
             }
-            Ipam::Static(fixed) => self.fixed(&wanted.key, fixed)?,
+            Ipam::Static(fixed) => self.fixed(wanted, fixed)?,
         };
         if leases.is_empty() && !matches!(ipam, Ipam::None) {
             return Err(AttachError::NoAddress(Box::new(wanted.key.clone())));
@@ -444,7 +454,29 @@ impl Node {
         }
     }
 
-    fn fixed(&mut self, key: &AttachmentKey, fixed: &StaticIpam) -> Result<(Vec<Lease>, BTreeSet<IpNet>), AttachError> {
+    /// An address has one holder where it leads to, whatever network it was given for.
+    fn no_stranger(&self, wanted: &Wanted, address: IpAddr) -> Result<(), LeaseError> {
+        let Some(place) = Place::of_wanted(&wanted.what) else { return Ok(()) };
+        match self.places.stranger(&place, &wanted.key.network, address) {
+            Some(holder) => Err(LeaseError::Held { key: wanted.key.to_string(), address, holder: holder.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    /// What others hold, also for other networks where this one leads to.
+    fn reserved<'a>(&self, wanted: &'a Wanted, sets: &[Vec<Range>]) -> Cow<'a, Reserved> {
+        let mut reserved = Cow::Borrowed(&wanted.reserved);
+        if let Some(place) = Place::of_wanted(&wanted.what) {
+            let mut strangers = self.places.strangers(&place, &wanted.key.network, sets.iter().flatten()).peekable();
+            if strangers.peek().is_some() {
+                reserved.to_mut().extend(strangers);
+            }
+        }
+        reserved
+    }
+
+    fn fixed(&mut self, wanted: &Wanted, fixed: &StaticIpam) -> Result<(Vec<Lease>, BTreeSet<IpNet>), AttachError> {
+        let key = &wanted.key;
         let (leases, taken) = self.blocks.place_fixed(key, fixed)?;
         for lease in &leases {
             let address = lease.address.addr();
@@ -452,6 +484,7 @@ impl Node {
                 let holder = holder.to_string();
                 return Err(LeaseError::Held { key: key.to_string(), address, holder }.into());
             }
+            self.no_stranger(wanted, address)?;
             self.leases.unspoken(key, address)?;
         }
         leases.iter().for_each(|lease| self.leases.hold(key, lease.address.addr()));

@@ -88,8 +88,8 @@ fn exhaustion_names_the_pool_and_where_to_look() {
     assert_eq!(
         lease(&mut leases, "f", &[]).unwrap_err(),
         "cannot lease an address for f/eth0 on network web: no IP addresses available in range set: \
-         10.4.0.1-10.4.0.6 (5 leased by netd, 0 reserved in the host-local data directory; `netdctl lease ls` names \
-         the holders)"
+         10.4.0.1-10.4.0.6 (5 leased by netd, 0 reserved in the host-local data directory or held for other networks of \
+         the same link; `netdctl lease ls` names the holders)"
     );
 }
 

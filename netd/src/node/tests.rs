@@ -368,3 +368,58 @@ fn a_routed_address_needs_a_gateway() {
     assert_eq!(node.lease_count(), 0, "a refused attach holds nothing");
     assert!(node.attach(wanted(fixed, "a", 1)).is_ok());
 }
+
+/// Attaches to any network; the address, or why there is none.
+fn address_on(node: &mut Node, network: &str, container: &str, netns: u64) -> Result<String, String> {
+    let attached = node.attach(wanted(network, container, netns)).map_err(|error| error.to_string())?;
+    let Attached::New { attachment, .. } = attached else { panic!("already there") };
+    node.take(Record::Put(attachment.clone()));
+    Ok(address(&attachment))
+}
+
+#[test]
+fn an_address_has_one_holder_on_a_bridge_and_among_routed_links_whatever_its_network_is_called() {
+    let renamed = |config: &str| config.replace("\"name\":\"", "\"name\":\"other-");
+    for (config, first, second) in [(WEB, "10.4.0.2/24", "10.4.0.3/24"), (ROUTED, "10.6.0.2/24", "10.6.0.3/24")] {
+        let mut node = Node::new("nd");
+        assert_eq!(address_on(&mut node, config, "a", 1).unwrap(), first);
+        assert_eq!(address_on(&mut node, &renamed(config), "b", 2).unwrap(), second);
+        // Asked for, it is refused by name, as long as its link is there.
+        let ip = first.split('/').next().unwrap();
+        let asked = renamed(config)
+            .replace("\"cniVersion\"", &format!("\"args\":{{\"cni\":{{\"ips\":[\"{ip}\"]}}}},\"cniVersion\""));
+        let gone = node.attachment(&wanted(config, "a", 1).key).unwrap().clone();
+        for _ in 0..2 {
+            let mut replayed = Node::replay("nd", node.records());
+            let error = address_on(&mut replayed, &asked, "c", 3).unwrap_err();
+            assert!(error.contains(&format!("{ip} for c/eth0")) && error.contains("held by a/eth0"), "{error}");
+            node.take(Record::Drain(Box::new(gone.clone())));
+        }
+        node.take(reaped(&gone));
+        assert_eq!(address_on(&mut node, &asked, "c", 3).unwrap(), first);
+    }
+}
+
+#[test]
+fn an_address_may_be_held_on_each_of_two_bridges_and_in_each_of_two_vlans() {
+    let mut node = Node::new("nd");
+    let of = |name: &str, bridge: &str| {
+        WEB.replace("\"web\"", &format!("\"{name}\"")).replace("\"br0\"", bridge).replace("isDefaultGateway", "x")
+    };
+    for (number, (name, bridge)) in
+        (1..).zip([("a", "\"br0\""), ("b", "\"br1\""), ("c", "\"br0\",\"vlan\":10"), ("d", "\"br0\",\"vlan\":11")])
+    {
+        assert_eq!(address_on(&mut node, &of(name, bridge), "one", number).unwrap(), "10.4.0.2/24", "{name}");
+    }
+}
+
+#[test]
+fn a_static_address_that_another_network_holds_on_the_bridge_is_refused() {
+    let mut node = Node::new("nd");
+    address_on(&mut node, WEB, "a", 1).unwrap();
+    let fixed = r#"{"cniVersion":"1.0.0","name":"fixed","type":"bridge","bridge":"br0",
+        "ipam":{"type":"static","addresses":[{"address":"10.4.0.2/24"}]}}"#;
+    let error = address_on(&mut node, fixed, "b", 2).unwrap_err();
+    assert!(error.contains("10.4.0.2 for b/eth0") && error.contains("a/eth0 on network web"), "{error}");
+    assert_eq!(address_on(&mut node, &fixed.replace("br0", "br1"), "b", 2).unwrap(), "10.4.0.2/24");
+}

@@ -119,7 +119,7 @@ fn vlans_of(vlans: &BridgeVlans) -> Option<Vlans> {
     if vlans.is_any() { Vlans::of(own, kept.as_slice(), &vlans.trunk) } else { None }
 }
 
-fn gateway_of(vlans: &BridgeVlans) -> Option<GatewayOf> {
+pub(super) fn gateway_of(vlans: &BridgeVlans) -> Option<GatewayOf> {
     Some(GatewayOf { vlan: vlans.own?, link: vlans.gateway_link.clone()? })
 }
 
