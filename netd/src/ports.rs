@@ -216,7 +216,7 @@ impl Ports {
                 let target = proxy_target(attachment, publication);
                 let twin = self.store.is_there().then(|| socket.try_clone().map(Arc::new));
                 let twin = twin.transpose().map_err(failed)?;
-                let task = proxy::accept(socket, target, self.gate.clone()).map_err(failed)?;
+                let task = proxy::accept(socket, target, self.gate.clone(), proxy::MOST).map_err(failed)?;
                 Ok(Held::Accepting(task, twin))
             }
             Ok(socket) => Ok(Held::Bound(Arc::new(socket))),

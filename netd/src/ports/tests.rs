@@ -239,3 +239,92 @@ fn who_may_not_any_more_is_cut_off_at_both_ends_and_nobody_else() {
         assert!(goes_on(&mut stays).await);
     });
 }
+
+/// A sandbox that says back what it hears.
+async fn echoing() {
+    let sandbox = tokio::net::TcpListener::bind("10.4.0.2:80").await.unwrap();
+    drop(tokio::spawn(async move {
+        while let Ok((stream, _)) = sandbox.accept().await {
+            drop(tokio::spawn(echo(stream)));
+        }
+    }));
+}
+
+/// A worker of the kernel makes the routes to addresses that have just come.
+async fn connected(to: &str) -> tokio::net::TcpStream {
+    let start = Instant::now();
+    loop {
+        match tokio::net::TcpStream::connect(to).await {
+            Err(error) if start.elapsed() > PATIENCE => panic!("{to}: {error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Ok(stream) => return stream,
+        }
+    }
+}
+
+async fn is_reset(stream: &mut tokio::net::TcpStream) -> bool {
+    let heard = tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap();
+    heard.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+#[test]
+fn what_came_by_a_port_ends_with_it() {
+    on_a_node(async || {
+        raise_loopback(&["10.4.0.2/32", "fd00::1/128"]);
+        echoing().await;
+        let ports = Ports::default();
+        let web = attachment("web", &[(8080, Protocol::Tcp)]);
+        ports.hold(&web).await.unwrap();
+        let mut stream = connected("[fd00::1]:8080").await;
+        assert!(goes_on(&mut stream).await);
+        ports.hold(&web).await.unwrap();
+        assert!(goes_on(&mut stream).await, "the port is held as before");
+        ports.release(&web.key).await;
+        assert!(is_reset(&mut stream).await);
+    });
+}
+
+#[test]
+fn a_port_takes_so_many_connections_at_a_time_and_asks_them_whether_they_are_there() {
+    on_a_node(async || {
+        raise_loopback(&["10.4.0.2/32", "fd00::1/128"]);
+        echoing().await;
+        let socket =
+            super::open(super::Publication { address: "::".parse().unwrap(), protocol: Protocol::Tcp, port: 8080 });
+        let target = Some("10.4.0.2:80".parse().unwrap());
+        let accepting = super::proxy::accept(socket.unwrap(), target, Gate::default(), 2).unwrap();
+        let (mut first, mut second) = (connected("[fd00::1]:8080").await, connected("[fd00::1]:8080").await);
+        assert!(goes_on(&mut first).await && goes_on(&mut second).await);
+        let mut third = connected("[fd00::1]:8080").await;
+        assert!(is_reset(&mut third).await);
+        assert!(goes_on(&mut first).await && goes_on(&mut second).await);
+        // Timer 2 is the one of keepalive (proc_net_tcp, Documentation/networking). The node's ends: of the client's
+        // connection, and of the sandbox's.
+        let has_timer = |table: &str, local: &str, remote: &str| {
+            let text = std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap();
+            let is_it =
+                |fields: &Vec<&str>| fields[1].ends_with(local) && fields[2].ends_with(remote) && fields[3] == "01";
+            let found: Vec<_> =
+                text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).filter(is_it).collect();
+            !found.is_empty() && found.iter().all(|fields| fields[5].starts_with("02:"))
+        };
+        // Until all that was sent is acknowledged, another timer runs.
+        let start = Instant::now();
+        while !(has_timer("tcp6", ":1F90", "") && has_timer("tcp", "", ":0050")) {
+            assert!(start.elapsed() < PATIENCE, "nobody asks");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(second);
+        // It has gone when the next may come.
+        let start = Instant::now();
+        loop {
+            let mut next = connected("[fd00::1]:8080").await;
+            if goes_on(&mut next).await {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "its place is not free");
+        }
+        accepting.abort();
+        assert!(is_reset(&mut first).await);
+    });
+}
