@@ -8,15 +8,28 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::SystemTime;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use crate::ipam::Reserved;
+
+/// A directory that was changed so shortly before a look may change again at the same time by its file system's clock, whose ticks
+/// are some milliseconds (and two seconds on the coarsest): what was seen is not remembered.
+const SETTLED: Duration = Duration::from_secs(3);
+/// What nobody has asked for so long is forgotten.
+const UNUSED: Duration = Duration::from_secs(600);
 
 /// Remembers each directory's content until its modification time moves, so that an attach costs one `stat`.
 #[derive(Debug, Default)]
 pub struct Reservations {
-    seen: Mutex<BTreeMap<Directory, (SystemTime, Reserved)>>,
+    seen: Mutex<BTreeMap<Directory, Seen>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    modified: SystemTime,
+    reserved: Reserved,
+    used: SystemTime,
 }
 
 /// A directory by device and inode: callers from other mount namespaces mean different ones by the same path.
@@ -27,11 +40,19 @@ impl Reservations {
     /// The addresses reserved for `network`: file names of `<data directory>/<network>/` that are addresses
     /// (containernetworking/plugins, host-local's disk store). A missing directory reserves nothing.
     ///
+    /// `now`: the time by the clock that file systems go by.
+    ///
     /// `directory` is the data directory as the caller's mount namespace has it; without it, `path` is opened here.
     ///
     /// # Errors
     /// The directory is there and cannot be read: nothing may be leased then, or an address could be given twice.
-    pub fn read(&self, directory: Option<&OwnedFd>, path: &str, network: &str) -> io::Result<Reserved> {
+    pub fn read(
+        &self,
+        directory: Option<&OwnedFd>,
+        path: &str,
+        network: &str,
+        now: SystemTime,
+    ) -> io::Result<Reserved> {
         let opened = match directory {
             Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())).join(network),
             None => Path::new(path).join(network),
@@ -41,18 +62,29 @@ impl Reservations {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reserved::new()),
             Err(error) => return Err(error),
         };
-        if let Ok(seen) = self.seen.lock()
-            && let Some((at, reserved)) = seen.get(&key)
-            && *at == modified
-        {
-            return Ok(reserved.clone());
+        if let Some(seen) = self.lock().get_mut(&key).filter(|seen| seen.modified == modified) {
+            seen.used = now;
+            return Ok(seen.reserved.clone());
         }
         let reserved = list(&opened)?;
-        if let Ok(mut seen) = self.seen.lock() {
-            seen.insert(key, (modified, reserved.clone()));
+        let mut all = self.lock();
+        all.retain(|_, seen| since(seen.used, now) < UNUSED);
+        if since(modified, now) > SETTLED {
+            all.insert(key, Seen { modified, reserved: reserved.clone(), used: now });
+        } else {
+            all.remove(&key);
         }
         Ok(reserved)
     }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Directory, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Zero of what is still to come.
+fn since(then: SystemTime, now: SystemTime) -> Duration {
+    now.duration_since(then).unwrap_or_default()
 }
 
 fn list(directory: &Path) -> io::Result<Reserved> {

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::Reservations;
 
@@ -19,7 +19,7 @@ fn file_names_that_are_addresses_count_and_others_do_not() {
     let path = folder.path().to_str().unwrap();
     let expected: Vec<IpAddr> = vec!["10.4.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
     for _ in 0..2 {
-        let read = reservations.read(None, path, "web").unwrap();
+        let read = reservations.read(None, path, "web", SystemTime::now()).unwrap();
         assert_eq!(read.into_iter().collect::<Vec<_>>(), expected);
     }
 }
@@ -28,9 +28,9 @@ fn file_names_that_are_addresses_count_and_others_do_not() {
 fn a_missing_directory_reserves_nothing_and_an_unreadable_one_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
-    assert!(Reservations::default().read(None, path, "none").unwrap().is_empty());
+    assert!(Reservations::default().read(None, path, "none", SystemTime::now()).unwrap().is_empty());
     fs::write(folder.path().join("file"), "").unwrap();
-    assert!(Reservations::default().read(None, path, "file").is_err());
+    assert!(Reservations::default().read(None, path, "file", SystemTime::now()).is_err());
 }
 
 #[test]
@@ -40,9 +40,9 @@ fn a_new_reservation_is_seen_at_the_next_read() {
     fs::create_dir(&network).unwrap();
     let reservations = Reservations::default();
     let path = folder.path().to_str().unwrap();
-    assert!(reservations.read(None, path, "web").unwrap().is_empty());
+    assert!(reservations.read(None, path, "web", SystemTime::now()).unwrap().is_empty());
     fs::write(network.join("10.4.0.9"), "cid").unwrap();
-    assert_eq!(reservations.read(None, path, "web").unwrap().len(), 1);
+    assert_eq!(reservations.read(None, path, "web", SystemTime::now()).unwrap().len(), 1);
 }
 
 #[test]
@@ -55,7 +55,39 @@ fn two_callers_mean_two_directories_by_one_path() {
         fs::write(network.join(address), "cid").unwrap();
         File::open(&network).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         let fd = OwnedFd::from(File::open(folder.path()).unwrap());
-        let read = reservations.read(Some(&fd), "/var/lib/cni/networks", "web").unwrap();
+        let read = reservations.read(Some(&fd), "/var/lib/cni/networks", "web", SystemTime::now()).unwrap();
         assert_eq!(read.into_iter().collect::<Vec<_>>(), [address.parse::<IpAddr>().unwrap()]);
     }
+}
+
+/// As two changes in one tick of the file system's clock are.
+#[test]
+fn a_change_at_the_time_of_the_last_look_is_seen_and_an_old_directory_is_not_listed_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let network = folder.path().join("web");
+    fs::create_dir(&network).unwrap();
+    let path = folder.path().to_str().unwrap();
+    let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    let reservations = Reservations::default();
+    let reserve = |address: &str| {
+        fs::write(network.join(address), "cid").unwrap();
+        File::open(&network).unwrap().set_modified(changed).unwrap();
+    };
+    let count = |now| reservations.read(None, path, "web", now).unwrap().len();
+    reserve("10.4.0.2");
+    assert_eq!(count(changed), 1);
+    reserve("10.4.0.3");
+    assert_eq!(count(changed), 2);
+    // The clock was set back.
+    assert_eq!(count(SystemTime::UNIX_EPOCH), 2);
+    let later = changed + Duration::from_secs(60);
+    assert_eq!(count(later), 2);
+    reserve("10.4.0.4");
+    assert_eq!(count(later), 2, "what has not moved for a minute is remembered");
+    // Nobody asked for an hour, and another directory is looked at.
+    let much_later = later + Duration::from_secs(3_600);
+    let other = folder.path().join("other");
+    fs::create_dir(&other).unwrap();
+    assert!(reservations.read(None, path, "other", much_later).unwrap().is_empty());
+    assert_eq!(count(much_later), 3, "it was forgotten");
 }

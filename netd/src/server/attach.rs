@@ -266,7 +266,9 @@ impl<K: Kernel + 'static> Service<K> {
     fn reserved(&self, key: &AttachmentKey, ipam: &Ipam, descriptors: &Descriptors) -> Answer<Reserved> {
         let Ipam::HostLocal(host_local) = ipam else { return Ok(Reserved::new()) };
         let path = host_local.data_dir.as_deref().unwrap_or("/var/lib/cni/networks");
-        self.reservations.read(descriptors.ipam_dir.as_ref(), path, key.network.as_str()).map_err(|error| {
+        let found =
+            self.reservations.read(descriptors.ipam_dir.as_ref(), path, key.network.as_str(), SystemTime::now());
+        found.map_err(|error| {
             refusal(
                 FailureCode::INPUT_OUTPUT,
                 format!(
