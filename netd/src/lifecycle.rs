@@ -11,6 +11,7 @@ mod leave;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -529,9 +530,18 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     pub async fn sandbox_of(&self, attachment: &Attachment) -> Option<Sandbox> {
         let (executor, path, id) = (Arc::clone(&self.executor), attachment.netns_path.clone(), attachment.netns);
         let look = tokio::task::spawn_blocking(move || {
-            let sandbox = executor.identify(File::open(path).ok()?.into()).ok()?;
+            let sandbox = executor.identify(open_namespace(&path).ok()?.into()).ok()?;
             (sandbox.id == id).then_some(sandbox)
         });
         look.await.ok().flatten()
     }
+}
+
+/// Opens what is to be a namespace. Blocks while its file system does, and is not for the async workers; nothing else at the
+/// path is waited for.
+///
+/// # Errors
+/// The file system's.
+pub fn open_namespace(path: &str) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }

@@ -8,14 +8,18 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
+
+use tokio::sync::Semaphore;
 
 use crate::ipam::Reserved;
 
 /// A directory that was changed so shortly before a look may change again at the same time by its file system's clock, whose ticks
 /// are some milliseconds (and two seconds on the coarsest): what was seen is not remembered.
 const SETTLED: Duration = Duration::from_secs(3);
+/// Readers of one path at a time: a file system that does not answer keeps no more of the blocking pool than this.
+const READERS: usize = 2;
 /// What nobody has asked for so long is forgotten.
 const UNUSED: Duration = Duration::from_secs(600);
 
@@ -23,6 +27,8 @@ const UNUSED: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub struct Reservations {
     seen: Mutex<BTreeMap<Directory, Seen>>,
+    /// Who may read at each path.
+    readers: Mutex<BTreeMap<String, Weak<Semaphore>>>,
 }
 
 #[derive(Debug)]
@@ -37,6 +43,37 @@ struct Seen {
 struct Directory(u64, u64);
 
 impl Reservations {
+    /// As [`Reservations::read`], on the blocking pool.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn find(
+        self: &Arc<Self>,
+        directory: Option<OwnedFd>,
+        path: &str,
+        network: &str,
+        now: SystemTime,
+    ) -> io::Result<Reserved> {
+        let turn = self.readers_of(path).acquire_owned().await.map_err(io::Error::other)?;
+        let (this, path, network) = (Arc::clone(self), path.to_owned(), network.to_owned());
+        let found = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            this.read(directory.as_ref(), &path, &network, now)
+        });
+        found.await.map_err(io::Error::other)?
+    }
+
+    fn readers_of(&self, path: &str) -> Arc<Semaphore> {
+        let mut all = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(readers) = all.get(path).and_then(Weak::upgrade) {
+            return readers;
+        }
+        all.retain(|_, readers| readers.strong_count() > 0);
+        let readers = Arc::new(Semaphore::new(READERS));
+        all.insert(path.to_owned(), Arc::downgrade(&readers));
+        readers
+    }
+
     /// The addresses reserved for `network`: file names of `<data directory>/<network>/` that are addresses
     /// (containernetworking/plugins, host-local's disk store). A missing directory reserves nothing.
     ///

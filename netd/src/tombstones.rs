@@ -3,8 +3,9 @@
 //! A tombstone was left before anything that is asked of its key now, so an attach carries out its own key's first: none
 //! outlives the attachment that it speaks of.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use netd_config::{ContainerId, LinkName, NetworkName};
@@ -23,6 +24,9 @@ pub struct Tombstones {
 pub struct Tombstone {
     path: PathBuf,
 }
+
+/// Larger than any that `netd-cni` writes (octets).
+const LARGEST: u64 = 64 << 10;
 
 #[derive(Debug, Deserialize)]
 struct Content {
@@ -68,14 +72,14 @@ impl Tombstone {
     /// # Errors
     /// The file cannot be read, or says something else.
     pub fn key(&self) -> io::Result<AttachmentKey> {
-        let content: Content = serde_json::from_slice(&fs::read(&self.path)?)?;
+        let content: Content = serde_json::from_slice(&read(&self.path)?)?;
         Ok(AttachmentKey { network: content.network, container: content.container_id, interface: content.interface })
     }
 
     /// Whether it is still there.
     #[must_use]
     pub fn stands(&self) -> bool {
-        self.path.exists()
+        self.path.symlink_metadata().is_ok()
     }
 
     /// Takes it away. Gone already is success.
@@ -87,5 +91,51 @@ impl Tombstone {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             done => done,
         }
+    }
+}
+
+/// A file, and nothing that it takes time to open or has no end.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
+    let metadata = file.metadata()?;
+    let mut content = Vec::new();
+    if metadata.is_file() && metadata.len() <= LARGEST {
+        file.take(LARGEST).read_to_end(&mut content)?;
+        return Ok(content);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is no file of at most {LARGEST} octets")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use nix::sys::stat::Mode;
+
+    use super::{LARGEST, Tombstones};
+
+    #[test]
+    fn what_is_no_file_of_a_tombstones_size_is_not_read_and_nobody_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let text = r#"{"network":"web","container_id":"a","interface":"eth0"}"#;
+        fs::write(at("0-whole.json"), text).unwrap();
+        fs::write(at("1-large.json"), format!("{text}{}", " ".repeat(usize::try_from(LARGEST).unwrap()))).unwrap();
+        fs::create_dir(at("2-directory.json")).unwrap();
+        symlink(at("0-whole.json"), at("3-link.json")).unwrap();
+        symlink(at("nowhere"), at("4-nowhere.json")).unwrap();
+        nix::unistd::mkfifo(&at("5-fifo.json"), Mode::S_IRWXU).unwrap();
+        let tombstones = Tombstones::new(folder.path().to_owned()).all();
+        assert!(tombstones.iter().all(super::Tombstone::stands));
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let read: Vec<bool> = tombstones.iter().map(|one| one.key().is_ok()).collect();
+            tell.send(read).unwrap();
+        });
+        let read = told.recv_timeout(Duration::from_secs(20)).expect("somebody waits for a writer");
+        assert_eq!(read, [true, false, false, false, false, false]);
     }
 }

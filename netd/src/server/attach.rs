@@ -1,6 +1,6 @@
 //! Attach, detach and check of one CNI stanza. The first stanza of a chain attaches; those that follow extend it.
 
-use std::fs::File;
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use netd_kernel::{Interface, Kernel, Key, LinkSettings, Object, Sandbox, Step};
 use super::Service;
 use crate::attachment::{Attachment, AttachmentKey, Description, LabelState, State};
 use crate::ipam::Reserved;
+use crate::lifecycle::open_namespace;
 use crate::node::{Extension, Follower, Wanted, What, settings_of};
 use crate::owner::OwnerError;
 use crate::reply::{config_failure, encode, failure, lifecycle_failure, refusal, result};
@@ -75,8 +76,8 @@ impl<K: Kernel + 'static> Service<K> {
         ipam: &Ipam,
         dns: Option<Dns>,
     ) -> Answer<CniResult> {
-        let sandbox = self.sandbox(asked)?;
-        let reserved = self.reserved(&key, ipam, asked.descriptors)?;
+        let sandbox = self.sandbox(asked).await?;
+        let reserved = self.reserved(&key, ipam, asked.descriptors).await?;
         let (label_state, answer) = self.ask_for_labels(asked);
         let netns_path = asked.call.netns_path.clone();
         let wanted =
@@ -102,7 +103,7 @@ impl<K: Kernel + 'static> Service<K> {
         extension: Extension,
     ) -> Answer<CniResult> {
         let mut result = previous(document)?;
-        let sandbox = self.sandbox(asked)?;
+        let sandbox = self.sandbox(asked).await?;
         let is_first = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?.is_none();
         let addresses = addresses_of(&result, asked.call.interface.as_str());
         let follower = Follower { key, netns: sandbox.id, netns_path: asked.call.netns_path.clone(), addresses };
@@ -192,7 +193,7 @@ impl<K: Kernel + 'static> Service<K> {
 
     /// Takes one step on an interface that is already in the sandbox.
     async fn within(&self, asked: Asked<'_>, name: LinkName, step: impl FnOnce(Key) -> Step) -> Answer<()> {
-        let sandbox = self.sandbox(asked)?;
+        let sandbox = self.sandbox(asked).await?;
         let steps = vec![step(Key::Interface(sandbox.id, name))];
         let executor = Arc::clone(&self.lifecycle.executor);
         match tokio::task::spawn_blocking(move || executor.within(&steps, &sandbox)).await {
@@ -227,7 +228,7 @@ impl<K: Kernel + 'static> Service<K> {
         let document = parse(asked.call)?;
         let key = key_of(asked.call, &document)?;
         let (Stanza::Bridge(_) | Stanza::Ptp(_)) = document.stanza else { return Ok(()) };
-        let sandbox = self.sandbox(asked)?;
+        let sandbox = self.sandbox(asked).await?;
         let found = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
         let found = found.filter(|found| found.state == State::Attached && found.netns == sandbox.id);
         let Some(attachment) = found else {
@@ -247,7 +248,7 @@ impl<K: Kernel + 'static> Service<K> {
     }
 
     /// The sandbox, by the descriptor that the door sent or by the path in netd's own mount namespace.
-    pub(super) fn sandbox(&self, asked: Asked<'_>) -> Answer<Sandbox> {
+    pub(super) async fn sandbox(&self, asked: Asked<'_>) -> Answer<Sandbox> {
         let invalid = |why: String| {
             refusal(
                 FailureCode::INVALID_NETNS,
@@ -256,18 +257,25 @@ impl<K: Kernel + 'static> Service<K> {
         };
         let fd = match &asked.descriptors.sandbox_netns {
             Some(fd) => fd.try_clone(),
-            None => File::open(&asked.call.netns_path).map(OwnedFd::from),
+            None => {
+                let path = asked.call.netns_path.clone();
+                let opened = tokio::task::spawn_blocking(move || open_namespace(&path)).await;
+                opened.map_err(io::Error::other).flatten().map(OwnedFd::from)
+            }
         };
         let fd = fd.map_err(|error| invalid(error.to_string()))?;
         let identified = self.lifecycle.executor.identify(fd);
         identified.map_err(|error| invalid(failure(FailureCode::INVALID_NETNS, &error).message))
     }
 
-    fn reserved(&self, key: &AttachmentKey, ipam: &Ipam, descriptors: &Descriptors) -> Answer<Reserved> {
+    async fn reserved(&self, key: &AttachmentKey, ipam: &Ipam, descriptors: &Descriptors) -> Answer<Reserved> {
         let Ipam::HostLocal(host_local) = ipam else { return Ok(Reserved::new()) };
         let path = host_local.data_dir.as_deref().unwrap_or("/var/lib/cni/networks");
-        let found =
-            self.reservations.read(descriptors.ipam_dir.as_ref(), path, key.network.as_str(), SystemTime::now());
+        let directory = descriptors.ipam_dir.as_ref().map(OwnedFd::try_clone).transpose();
+        let found = match directory {
+            Ok(directory) => self.reservations.find(directory, path, key.network.as_str(), SystemTime::now()).await,
+            Err(error) => Err(error),
+        };
         found.map_err(|error| {
             refusal(
                 FailureCode::INPUT_OUTPUT,

@@ -31,11 +31,11 @@ impl<K: Kernel + 'static> Service<K> {
         }
         let call = call_of(request);
         let asked = Asked { call: &call, descriptors, extra: Some(&said) };
-        let sandbox = self.sandbox(asked)?;
+        let sandbox = self.sandbox(asked).await?;
         let is_of = |one: &&Attachment| one.state == State::Attached && one.netns == sandbox.id;
         let ours: Vec<&Attachment> = attachments.iter().filter(is_of).collect();
         for attachment in &ours {
-            let mended = self.lifecycle.mend(attachment.key.clone(), self.sandbox(asked)?).await;
+            let mended = self.lifecycle.mend(attachment.key.clone(), self.sandbox(asked).await?).await;
             response.repaired += u32::from(mended.map_err(|error| lifecycle_failure(&error))?);
         }
         if ours.iter().any(|attachment| !attachment.extra) {

@@ -365,3 +365,16 @@ async fn an_extension_that_policies_do_not_admit_is_taken_back() {
     rig.publish("b", 2, 8081).await.unwrap();
     rig.agrees(2, 2).await;
 }
+
+#[tokio::test]
+async fn nobody_waits_for_what_is_no_namespace_at_a_namespaces_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    let fifo = folder.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let attached = Attachment { netns_path: fifo.to_str().unwrap().to_owned(), ..rig.attach("a", 1).await.unwrap() };
+    let looked = tokio::time::timeout(PATIENCE, rig.lifecycle.sandbox_of(&attached)).await;
+    // Whoever waits all the same waits for this.
+    drop(File::options().read(true).write(true).open(&fifo).unwrap());
+    assert!(looked.expect("it waits for a writer").is_none());
+}
