@@ -1,5 +1,6 @@
 //! Group commit: transactions that meet at the socket go as one. What a request means is not looked at.
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
 use netd_netlink::nft::Request;
@@ -30,6 +31,7 @@ impl Group {
         if requests.is_empty() {
             return Ok(());
         }
+        let count = requests.len();
         let (done, outcome) = mpsc::channel();
         lock(&self.queue).push(Job { requests, done });
         let mut socket = lock(&self.socket);
@@ -37,8 +39,14 @@ impl Group {
         carry_out(&mut socket, jobs);
         drop(socket);
         // Ours was in the queue, or another had taken it and answered before it gave the socket free.
-        outcome.recv().unwrap_or(Ok(()))
+        told(&outcome, count)
     }
+}
+
+/// Who carried the requests out may have died over it: then nobody knows what the kernel holds.
+fn told(outcome: &mpsc::Receiver<Outcome>, unanswered: usize) -> Outcome {
+    let died = || io::Error::other("the thread that committed them died");
+    outcome.recv().unwrap_or_else(|_| Err(NetlinkError::Socket { unanswered, source: died() }))
 }
 
 /// One refused request fails a whole transaction, so on a refusal each job is tried alone.
@@ -63,4 +71,29 @@ fn answer(job: Job, outcome: Outcome) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::{Job, answer, told};
+
+    #[test]
+    fn what_nobody_answers_is_no_success() {
+        let ask = || {
+            let (done, outcome) = mpsc::channel();
+            (Job { requests: Vec::new(), done }, outcome)
+        };
+        let (job, outcome) = ask();
+        answer(job, Ok(()));
+        told(&outcome, 1).unwrap();
+        let (job, outcome) = ask();
+        let died = std::thread::spawn(move || {
+            let _carried = job;
+            panic!("as somebody who commits");
+        });
+        died.join().unwrap_err();
+        assert!(told(&outcome, 3).unwrap_err().to_string().contains("3 messages unanswered"));
+    }
 }
