@@ -199,7 +199,7 @@ async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime, is_s
         if let Err(error) = resync::bury(lifecycle).await {
             tracing::warn!(%error, "tombstones remain");
         }
-        take_over_ports(lifecycle).await;
+        lifecycle.take_over_ports().await;
         if let Err(error) = resync::run(lifecycle, Watch::Running, false).await {
             tracing::warn!(%error, "resync failed; the next one tries again");
         }
@@ -230,17 +230,6 @@ async fn hold_ports(lifecycle: &Lifecycle<LinuxKernel>) -> Result<()> {
     }
     lifecycle.ports.leave_unclaimed().await;
     Ok(())
-}
-
-/// What a reserver of nerdctl's held becomes ours when it has died; while it lives, nothing changes.
-async fn take_over_ports(lifecycle: &Lifecycle<LinuxKernel>) {
-    for key in lifecycle.ports.borrowed() {
-        if let Ok(Some(attachment)) = lifecycle.owner.one(key).await
-            && let Err(error) = lifecycle.ports.hold(&attachment).await
-        {
-            tracing::warn!(%error, "port not reserved; packets still go to the sandbox");
-        }
-    }
 }
 
 /// One netd an instance.

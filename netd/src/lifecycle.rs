@@ -422,6 +422,18 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         Ok(())
     }
 
+    /// What a reserver of nerdctl's held becomes ours when it has died; while it lives, nothing changes.
+    pub async fn take_over_ports(&self) {
+        for key in self.ports.borrowed() {
+            let _turn = self.turns.take(&key).await;
+            if let Ok(Some(attachment)) = self.owner.one(key).await
+                && let Err(error) = self.ports.hold(&attachment).await
+            {
+                warn!(%error, "port not reserved; packets still go to the sandbox");
+            }
+        }
+    }
+
     /// Makes an attachment again if it is damaged: the same addresses and the same MAC, by a new link. Its rules are said
     /// again in any case. Says whether it was damaged.
     ///

@@ -49,7 +49,7 @@ pub(crate) fn attachment(container: &str, ports: &[(u16, Protocol)]) -> Attachme
 }
 
 /// Runs `test` on a runtime in a namespace of its own: its ports are all free.
-fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+pub(crate) fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

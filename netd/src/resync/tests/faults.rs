@@ -1,7 +1,7 @@
 //! What one attachment cannot have done keeps nothing from the others, and what was not finished is finished later.
 
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -10,6 +10,8 @@ use netd_kernel::{Flow, Publication};
 use super::super::ResyncError;
 use super::*;
 use crate::policies::Policies;
+use crate::ports::Ports;
+use crate::ports::tests::on_a_node;
 use crate::reaper;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -377,4 +379,30 @@ async fn nobody_waits_for_what_is_no_namespace_at_a_namespaces_path() {
     // Whoever waits all the same waits for this.
     drop(File::options().read(true).write(true).open(&fifo).unwrap());
     assert!(looked.expect("it waits for a writer").is_none());
+}
+
+#[test]
+fn a_port_is_taken_over_when_it_is_its_attachments_turn() {
+    on_a_node(async || {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rig = fresh(folder.path()).await;
+        let state = folder.path().join("nerdctl/default/abc");
+        std::fs::create_dir_all(&state).unwrap();
+        // This thread stands for the reserver.
+        std::fs::write(state.join("port-reserver.pid"), nix::unistd::gettid().to_string()).unwrap();
+        rig.lifecycle = rig.lifecycle.publishing(Ports::new(&folder.path().join("nerdctl")));
+        let reserver = TcpListener::bind("0.0.0.0:8080").unwrap();
+        let key = rig.attach("default-abc", 1).await.unwrap().key;
+        let follower =
+            Follower { key: key.clone(), netns: NetnsId(1), netns_path: String::new(), addresses: Vec::new() };
+        let port = PortMapping { host: 8080, container: 80, protocol: Protocol::Tcp, host_ip: None };
+        rig.lifecycle.extend(follower, Extension::Ports(vec![port]), rig.kernel.sandbox(1)).await.unwrap();
+        drop(reserver);
+        let turn = rig.lifecycle.turns.take(&key).await;
+        let early = tokio::time::timeout(Duration::from_millis(100), rig.lifecycle.take_over_ports()).await;
+        assert!(early.is_err() && TcpListener::bind("0.0.0.0:8080").is_ok(), "somebody else works on it");
+        drop(turn);
+        rig.lifecycle.take_over_ports().await;
+        assert!(TcpListener::bind("0.0.0.0:8080").is_err());
+    });
 }
