@@ -45,7 +45,7 @@ pub struct Executor<K> {
     standing: Mutex<Objects>,
     guarded: Mutex<BTreeSet<Family>>,
     /// Whose link of a VLAN's gateway is being taken away: one at a time, or what one doubts another takes for doubted still.
-    retiring: tokio::sync::Mutex<()>,
+    removing_gateway: tokio::sync::Mutex<()>,
 }
 
 impl<K: Kernel> Executor<K> {
@@ -55,7 +55,7 @@ impl<K: Kernel> Executor<K> {
             kernel,
             standing: Mutex::new(Objects::new()),
             guarded: Mutex::new(guarded),
-            retiring: tokio::sync::Mutex::default(),
+            removing_gateway: tokio::sync::Mutex::default(),
         }
     }
 
@@ -211,7 +211,7 @@ impl<K: Kernel> Executor<K> {
     ///
     /// # Errors
     /// See [`ExecutorError`].
-    pub fn forget(&self, attachment: &Attachment, but: &[Lease]) -> Result<(), ExecutorError> {
+    pub fn forget_flows(&self, attachment: &Attachment, but: &[Lease]) -> Result<(), ExecutorError> {
         let home = attachment.wiring.as_ref().and_then(Wiring::shared_home);
         let is_used = |address: IpAddr| but.iter().any(|lease| lease.address.addr() == address);
         let mut unused = attachment.leases.iter().map(|lease| lease.address.addr()).filter(|one| !is_used(*one));
@@ -365,28 +365,28 @@ impl<K: Kernel> Executor<K> {
         Ok(self.kernel.counts()?)
     }
 
-    /// To be held from [`Executor::doubt`] to [`Executor::retire`].
-    pub async fn retiring(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.retiring.lock().await
+    /// To be held from [`Executor::doubt_gateway`] to [`Executor::remove_gateway`].
+    pub async fn removing_gateway(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.removing_gateway.lock().await
     }
 
     /// Believes no more that the link of a VLAN's gateway stands: whoever needs it from now on makes it again. The first half of
-    /// [`Executor::retire`].
+    /// [`Executor::remove_gateway`].
     ///
     /// # Errors
     /// See [`ExecutorError`].
-    pub fn doubt(&self, link: &LinkName) -> Result<(), ExecutorError> {
+    pub fn doubt_gateway(&self, link: &LinkName) -> Result<(), ExecutorError> {
         let mut standing = self.standing()?;
         gateway_keys(link).iter().for_each(|key| drop(standing.remove(key)));
         Ok(())
     }
 
     /// Takes the link of a VLAN's gateway away, and what the ruleset says of it. To be asked for when nobody used it after
-    /// [`Executor::doubt`]: whoever has made it stand since then keeps it.
+    /// [`Executor::doubt_gateway`]: whoever has made it stand since then keeps it.
     ///
     /// # Errors
     /// See [`ExecutorError`].
-    pub fn retire(&self, link: &LinkName) -> Result<(), ExecutorError> {
+    pub fn remove_gateway(&self, link: &LinkName) -> Result<(), ExecutorError> {
         let standing = self.standing()?;
         let keys = gateway_keys(link);
         if keys.iter().any(|key| standing.contains_key(key)) {

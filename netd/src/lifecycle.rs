@@ -204,7 +204,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                         }
                         this.reaper.take(*replaced);
                     }
-                    if is_reused && let Err(error) = this.forget(&attachment).await {
+                    if is_reused && let Err(error) = this.forget_flows(&attachment).await {
                         this.give_up(&attachment).await;
                         return Err(error);
                     }
@@ -295,10 +295,10 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     /// Its addresses were its own before, in another sandbox: what connections that one had, this one does not get. Whoever
     /// forgets them behind an answer has either done so by now, or sees that they are in use again.
-    async fn forget(&self, attachment: &Attachment) -> Done<()> {
+    async fn forget_flows(&self, attachment: &Attachment) -> Done<()> {
         let _alone = self.reaper.rest().await;
         let (executor, reused) = (Arc::clone(&self.executor), attachment.clone());
-        Ok(tokio::task::spawn_blocking(move || executor.forget(&reused, &[])).await??)
+        Ok(tokio::task::spawn_blocking(move || executor.forget_flows(&reused, &[])).await??)
     }
 
     /// What is not wired yet would wait for somebody to wire it.

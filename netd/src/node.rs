@@ -292,7 +292,7 @@ impl Node {
     }
 
     /// Takes back a decision of [`Node::attach`] that could not be made durable.
-    pub fn forget(&mut self, attachment: &Attachment) {
+    pub fn undo(&mut self, attachment: &Attachment) {
         self.release(&attachment.key, &attachment.leases);
     }
 

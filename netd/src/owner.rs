@@ -209,7 +209,7 @@ impl Owner {
             let blocks = taken.iter().map(|block| Record::Assigned(*block, key.network.clone()));
             let replaced = replaces.iter().cloned().map(Record::Drain);
             let decided = blocks.chain(replaced).chain([Record::Put(attachment.clone())]).collect();
-            self.record_all(decided).inspect_err(|_| self.node.forget(attachment))?;
+            self.record_all(decided).inspect_err(|_| self.node.undo(attachment))?;
             taken.iter().for_each(|block| info!(%block, network = %key.network, "a block is the network's"));
         }
         Ok(attached)

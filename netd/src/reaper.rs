@@ -88,10 +88,10 @@ impl<K: Kernel + 'static> Worker<K> {
             self.delete(vec![gone.clone()]).await?;
         }
         let alone = self.forgetting.lock().await;
-        forget(&self.owner, &self.executor, gone).await?;
+        forget_flows(&self.owner, &self.executor, gone).await?;
         drop(alone);
         self.owner.reaped(gone.clone()).await?;
-        retire(&self.owner, &self.executor, gone).await
+        remove_gateway(&self.owner, &self.executor, gone).await
     }
 }
 
@@ -108,19 +108,19 @@ pub(crate) enum ReaperError {
 
 /// Drops what the node remembers of a gone attachment's addresses, but of those that its container has again: whoever attached
 /// it anew has done that.
-pub(crate) async fn forget<K: Kernel + 'static>(
+pub(crate) async fn forget_flows<K: Kernel + 'static>(
     owner: &OwnerHandle,
     executor: &Arc<Executor<K>>,
     gone: &Attachment,
 ) -> Result<(), ReaperError> {
     let now = owner.one(gone.key.clone()).await?.map(|now| now.leases).unwrap_or_default();
     let (worker, gone) = (Arc::clone(executor), gone.clone());
-    Ok(tokio::task::spawn_blocking(move || worker.forget(&gone, &now)).await??)
+    Ok(tokio::task::spawn_blocking(move || worker.forget_flows(&gone, &now)).await??)
 }
 
 /// The link of a VLAN's gateway goes with the VLAN's last attachment. The owner is asked while nobody waits for anything of the
 /// executor's: twice, since whoever is recorded after the first answer may have found the link standing.
-pub(crate) async fn retire<K: Kernel + 'static>(
+pub(crate) async fn remove_gateway<K: Kernel + 'static>(
     owner: &OwnerHandle,
     executor: &Arc<Executor<K>>,
     gone: &Attachment,
@@ -132,12 +132,12 @@ pub(crate) async fn retire<K: Kernel + 'static>(
     if is_used().await {
         return Ok(());
     }
-    let _alone = executor.retiring().await;
+    let _alone = executor.removing_gateway().await;
     let (worker, doubted) = (Arc::clone(executor), link.clone());
-    tokio::task::spawn_blocking(move || worker.doubt(&doubted)).await??;
+    tokio::task::spawn_blocking(move || worker.doubt_gateway(&doubted)).await??;
     if is_used().await {
         return Ok(());
     }
     let worker = Arc::clone(executor);
-    Ok(tokio::task::spawn_blocking(move || worker.retire(&link)).await??)
+    Ok(tokio::task::spawn_blocking(move || worker.remove_gateway(&link)).await??)
 }

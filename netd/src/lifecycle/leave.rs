@@ -199,8 +199,8 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// Deletes a drained attachment's link, then frees its addresses, and its VLAN's gateway where it was the last.
     pub(super) async fn reap(&self, gone: Attachment) -> Done<()> {
         self.unlink(&gone).await?;
-        reaper::forget(&self.owner, &self.executor, &gone).await?;
+        reaper::forget_flows(&self.owner, &self.executor, &gone).await?;
         self.owner.reaped(gone.clone()).await?;
-        Ok(reaper::retire(&self.owner, &self.executor, &gone).await?)
+        Ok(reaper::remove_gateway(&self.owner, &self.executor, &gone).await?)
     }
 }

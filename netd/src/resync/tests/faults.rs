@@ -69,14 +69,14 @@ async fn a_gateway_that_is_needed_again_while_it_goes_stays() {
     let link = LinkName::new("br0.10").unwrap();
     attach("a", 1).await.unwrap();
     let gone = rig.lifecycle.owner.drain(wanted(VLAN, "a", 1).key).await.unwrap().unwrap();
-    rig.lifecycle.executor.doubt(&link).unwrap();
+    rig.lifecycle.executor.doubt_gateway(&link).unwrap();
     attach("b", 2).await.unwrap();
-    rig.lifecycle.executor.retire(&link).unwrap();
+    rig.lifecycle.executor.remove_gateway(&link).unwrap();
     assert!(rig.has(&Key::GatewayLink(link.clone())), "{}", rig.kernel);
     rig.lifecycle.finish(gone.clone()).await.unwrap();
     assert!(rig.has(&Key::GatewayLink(link.clone())), "{}", rig.kernel);
     rig.lifecycle.detach(wanted(VLAN, "b", 2).key, true).await.unwrap();
-    reaper::retire(&rig.lifecycle.owner, &rig.lifecycle.executor, &gone).await.unwrap();
+    reaper::remove_gateway(&rig.lifecycle.owner, &rig.lifecycle.executor, &gone).await.unwrap();
     assert!(!rig.has(&Key::GatewayLink(link)), "{}", rig.kernel);
 }
 
