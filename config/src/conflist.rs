@@ -48,6 +48,8 @@ pub struct Conflist {
     pub types: Vec<String>,
     /// Paths of keys that netd does not know, such as `plugins[0].colour`.
     pub unknown_keys: Vec<String>,
+    /// Keys that have no effect with netd and take nothing away, each with its value and what that means.
+    pub unheeded_keys: Vec<String>,
     /// The network, or all mistakes at once.
     pub network: Result<Network, ConfigErrors>,
 }
@@ -64,6 +66,7 @@ impl Conflist {
             cni_version: reading.cni_version,
             types: reading.types,
             unknown_keys: reading.unknown_keys,
+            unheeded_keys: reading.unheeded_keys,
             network: network.filter(|_| found.is_empty()).ok_or_else(|| ConfigErrors::new(file, found)),
         }
     }
@@ -96,6 +99,7 @@ struct Reading {
     cni_version: Option<CniVersion>,
     types: Vec<String>,
     unknown_keys: Vec<String>,
+    unheeded_keys: Vec<String>,
 }
 
 impl Reading {
@@ -142,7 +146,8 @@ impl Reading {
 
     /// A plugin in a file of its own; mistakes and unknown keys name that file.
     fn in_folder(&mut self, one: &PluginFile) -> Option<Plugin> {
-        let (outer, seen) = (std::mem::take(&mut self.mistakes), self.unknown_keys.len());
+        let outer = std::mem::take(&mut self.mistakes);
+        let seen = (self.unknown_keys.len(), self.unheeded_keys.len());
         let text = one.text.as_ref().map_err(|error| self.mistakes.add("", 5, error)).ok();
         let plugin = text
             .and_then(|text| decode(text, &self.mistakes))
@@ -151,7 +156,8 @@ impl Reading {
         for mistake in std::mem::replace(&mut self.mistakes, outer).take() {
             self.mistakes.add(&place(&mistake.path), mistake.code, mistake.message);
         }
-        self.unknown_keys.iter_mut().skip(seen).for_each(|path| *path = place(path));
+        self.unknown_keys.iter_mut().skip(seen.0).for_each(|path| *path = place(path));
+        self.unheeded_keys.iter_mut().skip(seen.1).for_each(|path| *path = place(path));
         plugin
     }
 
@@ -163,6 +169,7 @@ impl Reading {
         self.types.extend(Some(kind).filter(|kind| !kind.is_empty()).map(str::to_owned));
         let stanza = if kind.is_empty() { None } else { executed(kind, entry) };
         self.unknown_keys.extend(keys::check(entry, place));
+        self.unheeded_keys.extend(stanza::unheeded(kind, entry));
         let capabilities = capabilities(entry);
         Some(Plugin { kind: kind.to_owned(), stanza: stanza?, capabilities, entry: entry.map().clone() })
     }

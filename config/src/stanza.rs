@@ -1,5 +1,6 @@
 //! One plugin entry of a chain, typed. Every official type is known; those that netd does not run say so.
 
+mod limits;
 mod vlan;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use crate::ipam::{self, HostLocal, Ipam, StaticIpam};
 use crate::json::Object;
 use crate::name::LinkName;
 use crate::result::{Dns, dns};
+pub(crate) use limits::unheeded;
 pub use vlan::BridgeVlans;
 
 /// One plugin entry.
@@ -244,8 +246,14 @@ pub(crate) fn parse(kind: &str, root: &Object<'_>, arguments: &Arguments) -> Opt
                 return None;
             }
         },
-        "portmap" => Stanza::Portmap(Portmap { ports: ports(root) }),
-        "firewall" => Stanza::Firewall(Firewall { ingress_policy: ingress_policy(root) }),
+        "portmap" => {
+            limits::of_portmap(root);
+            Stanza::Portmap(Portmap { ports: ports(root) })
+        }
+        "firewall" => {
+            limits::of_firewall(root);
+            Stanza::Firewall(Firewall { ingress_policy: ingress_policy(root) })
+        }
         "tuning" => Stanza::Tuning(tuning(root, arguments)),
         // What nerdctl up to 0.17 wrote before `firewall` had the policy.
         "isolation" => Stanza::Firewall(Firewall { ingress_policy: IngressPolicy::SameBridge }),

@@ -74,11 +74,12 @@ fn files_from_the_wild_are_understood() {
     for path in files {
         let conflist = read(&path);
         let network = conflist.network.as_ref().unwrap_or_else(|errors| panic!("{}: {errors}", path.display()));
-        same_as_golden(&path.with_extension("understood"), &understood(network, &conflist.unknown_keys));
+        same_as_golden(&path.with_extension("understood"), &understood(network, &conflist));
     }
 }
 
-fn understood(network: &Network, unknown_keys: &[String]) -> String {
+fn understood(network: &Network, conflist: &Conflist) -> String {
+    let unknown_keys = &conflist.unknown_keys;
     let mut text = format!(
         "network {} of {} in {}\ndisable check {}, gc {}\nnerdctl {:?} {:?}\nbridge {:?}, subnets {:?}\nunknown {unknown_keys:?}\n",
         network.name,
@@ -91,6 +92,9 @@ fn understood(network: &Network, unknown_keys: &[String]) -> String {
         network.bridge().map(crate::LinkName::as_str),
         network.subnets(),
     );
+    for unheeded in &conflist.unheeded_keys {
+        writeln!(text, "unheeded {unheeded}").unwrap();
+    }
     for (plugin, document) in network.plugins.iter().zip(network.documents()) {
         let document = String::from_utf8(document).unwrap();
         write!(text, "\n{} takes {:?}\n{:?}\n{document}\n", plugin.kind, plugin.capabilities, plugin.stanza).unwrap();
@@ -142,6 +146,8 @@ fn plugins_in_the_networks_folder_follow_those_in_its_file() {
         (good.types.join(" "), good.unknown_keys.join(" ")),
         ("bridge tuning".into(), "web/10-tune.conf: tone".into())
     );
+    let unheeded = read(&folder(r#"{"type":"portmap","markMasqBit":14}"#), text).unheeded_keys.join(" ");
+    assert!(unheeded.starts_with("web/10-tune.conf: markMasqBit 14: "), "{unheeded}");
     assert_eq!(good.network.unwrap().documents().len(), 2);
     let broken = read(&folder(r#"{"type":"tuning","sysctl":3}"#), text).network.unwrap_err();
     assert_eq!(broken.to_string(), "/etc/web.conflist: web/10-tune.conf: sysctl: 3 is not an object {...}");

@@ -82,6 +82,8 @@ pub(crate) struct Network {
     /// Empty where the file is good.
     pub(crate) error: String,
     pub(crate) unknown_keys: Vec<String>,
+    /// Each with its value and what it means that it has no effect.
+    pub(crate) unheeded_keys: Vec<String>,
     /// The file: JSON where it is, text where it is broken. Only `inspect` shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) config: Option<Value>,
@@ -102,6 +104,7 @@ impl From<api::Network> for Network {
             attachments: answer.attachments,
             error: answer.error,
             unknown_keys: answer.unknown_keys,
+            unheeded_keys: answer.unheeded_keys,
             config: Some(config),
         }
     }

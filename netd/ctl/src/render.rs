@@ -104,6 +104,9 @@ pub(crate) fn network(network: &Network, look: Look) -> String {
         let keys = network.unknown_keys.join(", ");
         line(&mut text, format_args!("{} netd does not know {keys}", look.paint(33, "warning:")));
     }
+    for unheeded in &network.unheeded_keys {
+        line(&mut text, format_args!("{} {unheeded}", look.paint(33, "without effect:")));
+    }
     match &network.config {
         None => {}
         Some(serde_json::Value::String(broken)) => line(&mut text, format_args!("\n{}", broken.trim_end())),

@@ -23,6 +23,8 @@ pub struct Entry {
     pub types: Vec<String>,
     /// Paths of keys that nobody reads.
     pub unknown_keys: Vec<String>,
+    /// Keys without effect, each with what that means.
+    pub unheeded_keys: Vec<String>,
     /// The network that this file holds. Beside an error: the one of the file's last good text.
     pub network: Option<Arc<Network>>,
     /// What is wrong, and what to do.
@@ -75,6 +77,7 @@ fn entry(source: &Source, before: Option<&Entry>) -> Entry {
         cni_version: conflist.cni_version.map_or_else(String::new, |version| version.to_string()),
         types: conflist.types,
         unknown_keys: conflist.unknown_keys,
+        unheeded_keys: conflist.unheeded_keys,
         ..Entry::default()
     };
     match conflist.network {

@@ -28,6 +28,7 @@ fn listed(entry: &Entry, attached: &BTreeMap<NetworkName, u32>) -> Network {
     entry.cni_version.clone_into(&mut listed.cni_version);
     entry.types.clone_into(&mut listed.types);
     entry.unknown_keys.clone_into(&mut listed.unknown_keys);
+    entry.unheeded_keys.clone_into(&mut listed.unheeded_keys);
     entry.text.clone_into(&mut listed.config);
     listed.error = entry.error.clone().unwrap_or_default();
     if let Some(network) = &entry.network {

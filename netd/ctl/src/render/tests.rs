@@ -70,6 +70,7 @@ fn some_networks() -> Vec<Network> {
         subnets: vec!["10.1.0.0/24".to_owned(), "fd00:1::/64".to_owned()],
         attachments: 12,
         unknown_keys: vec!["plugins[0].colour".to_owned()],
+        unheeded_keys: vec!["plugins[1].markMasqBit 14: netd masquerades without a mark".to_owned()],
         config: Some(json!({"name": "netd", "plugins": [{"type": "bridge"}]})),
         ..Network::default()
     };

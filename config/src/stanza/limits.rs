@@ -1,0 +1,66 @@
+//! Settings of `portmap` and `firewall` that limit or change who reaches a container, and that netd has no rules for. What
+//! would not be enforced is refused; what changes nothing is said where the file is shown.
+
+use serde_json::Value;
+
+use crate::json::{Object, quote};
+
+/// firewalld's zone that the reference takes where none is named: it lets everything pass.
+const OPEN_ZONE: &str = "trusted";
+/// CNI's code for a field that a plugin does not support.
+const UNSUPPORTED: u32 = 2;
+
+/// Refuses what `portmap` would have to limit published ports by.
+pub(super) fn of_portmap(root: &Object<'_>) {
+    for key in ["conditionsV4", "conditionsV6"] {
+        if !root.list(key).is_empty() {
+            let why = "netd leads every connection to a published port, whatever the condition; remove the key, and say in a \
+                       policy who may come in";
+            refuse(root, key, why);
+        }
+    }
+    if root.value("snat") == Some(&Value::Bool(false)) {
+        let why = "netd lets a container and the node itself reach published ports by the node's addresses, and masquerades \
+                   that; remove the key";
+        refuse(root, "snat", why);
+    }
+    if root.value("masqAll") == Some(&Value::Bool(true)) {
+        let why =
+            "netd shows a container who comes to its published ports, by which its policies judge; remove the key";
+        refuse(root, "masqAll", why);
+    }
+}
+
+/// Refuses a zone of firewalld's that does not let everything pass, where the reference would put the container into it.
+pub(super) fn of_firewall(root: &Object<'_>) {
+    let zone = root.string("firewalldZone").unwrap_or_default();
+    let is_used = root.string("backend") != Some("iptables");
+    if is_used && !zone.is_empty() && zone != OPEN_ZONE {
+        let why = format!(
+            "netd puts no container into firewalld's zone {zone:?}; remove the key, and say in a policy who may come in"
+        );
+        refuse(root, "firewalldZone", &why);
+    }
+}
+
+fn refuse(root: &Object<'_>, key: &str, why: &str) {
+    root.mistakes.add(&root.path(key), UNSUPPORTED, why);
+}
+
+/// The keys of a plugin that have no effect with netd, and take nothing away: each with what that means.
+pub(crate) fn unheeded(kind: &str, root: &Object<'_>) -> Vec<String> {
+    let keys: &[(&str, &str)] = match kind {
+        "portmap" => &[
+            ("markMasqBit", "netd masquerades what comes back to its own node without a mark"),
+            ("externalSetMarkChain", "netd masquerades what comes back to its own node without that chain"),
+        ],
+        "firewall" => &[(
+            "iptablesAdminChainName",
+            "netd's containers do not pass that chain: a rule that somebody writes there does nothing; write a policy",
+        )],
+        _ => &[],
+    };
+    let told =
+        |(key, meaning): &(&str, &str)| Some(format!("{} {}: {meaning}", root.path(key), quote(root.value(key)?)));
+    keys.iter().filter_map(told).collect()
+}
