@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use netd::allowlist::Allowlist;
 use netd::coexist::Coexist;
 use netd::executor::Executor;
 use netd::fleet::Fleet;
@@ -104,6 +105,7 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
         networks: networks.clone(),
         runtime: runtime.clone(),
         desk: PolicyDesk { directories: policy_directories(&config), quarantine: config.quarantine, drops },
+        sysctls: Allowlist::default(),
         instance: config.instance.clone(),
     });
     let _server = netd_api::listen(Path::new(&config.socket), service)

@@ -6,6 +6,7 @@
 //!
 //! Not here: parsing of configuration (netd-config), netlink (netd-kernel), the wire contract (netd-api).
 
+pub mod allowlist;
 pub mod attachment;
 pub mod census;
 pub mod coexist;

@@ -22,6 +22,7 @@ use netd_config::{Document, Mode, PortMapping};
 use netd_kernel::Kernel;
 use ttrpc::asynchronous::TtrpcContext;
 
+use crate::allowlist::Allowlist;
 use crate::attachment::{Attachment, AttachmentKey, State};
 use crate::lifecycle::Lifecycle;
 use crate::networks::Networks;
@@ -45,6 +46,8 @@ pub struct Service<K> {
     pub runtime: Runtime,
     /// Where policies come from and go to.
     pub desk: PolicyDesk,
+    /// Which sysctls containers may be given.
+    pub sysctls: Allowlist,
     /// This instance's name.
     pub instance: String,
 }

@@ -12,12 +12,13 @@ use netd_config::{CniResult, ConfigErrors, ContainerId, Dns, Document, IngressPo
 use netd_kernel::{Interface, Kernel, Key, LinkSettings, Object, Sandbox, Step};
 
 use super::Service;
+use crate::allowlist::AllowlistError;
 use crate::attachment::{Attachment, AttachmentKey, Description, LabelState, State};
 use crate::ipam::Reserved;
 use crate::lifecycle::open_namespace;
 use crate::node::{Extension, Follower, Wanted, What, settings_of};
 use crate::owner::OwnerError;
-use crate::reply::{config_failure, encode, failure, lifecycle_failure, refusal, result};
+use crate::reply::{chain, config_failure, encode, failure, lifecycle_failure, refusal, result};
 
 pub(super) type Answer<T> = Result<T, Failure>;
 
@@ -162,6 +163,7 @@ impl<K: Kernel + 'static> Service<K> {
         key: AttachmentKey,
         tuning: Tuning,
     ) -> Answer<CniResult> {
+        self.sysctls.permits(tuning.sysctl.keys()).map_err(|error| sysctl_failure(&key, &error))?;
         let known = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
         if known.is_some_and(|known| known.wiring.is_some()) {
             return self.follow(asked, document, key, Extension::Tuning(tuning)).await;
@@ -305,6 +307,14 @@ fn previous(document: &Document) -> Answer<CniResult> {
     document.prev_result.clone().ok_or_else(|| {
         refusal(FailureCode::INVALID_CONFIG, "Required prevResult missing: this plugin follows another in a chain")
     })
+}
+
+fn sysctl_failure(key: &AttachmentKey, error: &AllowlistError) -> Failure {
+    let code = match error {
+        AllowlistError::Denied { .. } => FailureCode::INVALID_CONFIG,
+        AllowlistError::Unreadable { .. } | AllowlistError::Pattern { .. } => FailureCode::INPUT_OUTPUT,
+    };
+    refusal(code, format!("cannot tune {key}: {}", chain(error)))
 }
 
 /// The addresses that a result gives to the sandbox's interface. One without an interface is taken to be its.

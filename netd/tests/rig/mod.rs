@@ -20,6 +20,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use netd::allowlist::Allowlist;
 use netd::executor::Executor;
 use netd::journal::Journal;
 use netd::lifecycle::Lifecycle;
@@ -435,6 +436,7 @@ async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
         runtime: Runtime::default(),
         networks: Networks::watch(vec![socket.with_file_name("net.d")]).unwrap(),
         desk: PolicyDesk { directories: vec![directory], ..PolicyDesk::default() },
+        sysctls: Allowlist::at(&socket.with_file_name("allowlist.conf")),
         instance: "test".to_owned(),
     };
     netd_api::listen(socket, Arc::new(service)).unwrap()
