@@ -6,6 +6,7 @@ use crate::json::Mistakes;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Arguments {
     pub(crate) addresses: Vec<String>,
+    pub(crate) gateways: Vec<String>,
     pub(crate) mac: Option<String>,
 }
 
@@ -19,10 +20,10 @@ pub(crate) fn parse(text: &str, mistakes: &Mistakes) -> Arguments {
             continue;
         };
         match key {
-            "IP" => arguments.addresses.extend(value.split(',').filter(|ip| !ip.is_empty()).map(str::to_owned)),
+            "IP" => arguments.addresses.extend(list(value)),
+            "GATEWAY" => arguments.gateways.extend(list(value)),
             "MAC" => arguments.mac = Some(value.to_owned()),
             "IgnoreUnknown" => ignore = value == "1" || value.eq_ignore_ascii_case("true"),
-            "GATEWAY" => {}
             _ => unknown.push(format!("{pair:?}")),
         }
     }
@@ -31,4 +32,8 @@ pub(crate) fn parse(text: &str, mistakes: &Mistakes) -> Arguments {
         mistakes.add("CNI_ARGS", 4, format!("ARGS: unknown args [{unknown}]; add IgnoreUnknown=1 to pass them over"));
     }
     arguments
+}
+
+fn list(value: &str) -> impl Iterator<Item = String> {
+    value.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned)
 }

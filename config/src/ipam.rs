@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use crate::arguments::Arguments;
 use crate::json::Object;
+use crate::result::{Dns, dns};
 
 /// Where addresses come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,15 @@ impl Ipam {
             Self::None => &[],
             Self::HostLocal(host_local) => &host_local.routes,
             Self::Static(fixed) => &fixed.routes,
+        }
+    }
+
+    /// Name servers that the section names.
+    #[must_use]
+    pub fn dns(&self) -> Dns {
+        match self {
+            Self::None | Self::HostLocal(_) => Dns::default(),
+            Self::Static(fixed) => fixed.dns.clone(),
         }
     }
 
@@ -64,6 +74,8 @@ pub struct StaticIpam {
     pub addresses: Vec<(IpNet, Option<IpAddr>)>,
     /// Copied to the result.
     pub routes: Vec<Route>,
+    /// Name servers.
+    pub dns: Dns,
 }
 
 impl StaticIpam {
@@ -228,28 +240,55 @@ fn requested(root: &Object<'_>, arguments: &Arguments) -> Vec<IpAddr> {
         let bare = text.split('/').next().unwrap_or_default();
         bare.parse().map_err(|_| root.wrong("ips", format!("{text:?} is no address to ask for"))).ok()
     };
-    texts.iter().filter_map(address).collect()
+    // Runtimes ask for one and the same address in several ways at once.
+    let mut asked = Vec::new();
+    for address in texts.iter().filter_map(address) {
+        if !asked.contains(&address) {
+            asked.push(address);
+        }
+    }
+    asked
 }
 
+/// Addresses of the section and of `CNI_ARGS`, unless a list of the caller's stands in for them all: the capability `ips`,
+/// else `args.cni.ips`.
 fn fixed(root: &Object<'_>, ipam: &Object<'_>, arguments: &Arguments) -> StaticIpam {
-    let cidr = |object: &Object<'_>, key: &str, text: &str| {
-        let parsed = text.parse::<IpNet>();
-        parsed.map_err(|_| object.wrong(key, format!("{text:?} is not in CIDR notation; write it as 10.4.0.5/24"))).ok()
+    let capability = root.object("runtimeConfig");
+    let cni = root.object("args").and_then(|args| args.object("cni"));
+    let instead = [capability, cni].into_iter().flatten().find(|object| !object.list("ips").is_empty());
+    let addresses = match instead {
+        Some(object) => {
+            let texts = object.strings("ips");
+            texts.iter().filter_map(|text| Some((cidr(root, &object.path("ips"), text)?, None))).collect()
+        }
+        None => listed(root, ipam, arguments),
     };
-    let mut wanted = arguments.addresses.clone();
-    if let Some(capability) = root.object("runtimeConfig") {
-        wanted.extend(capability.strings("ips"));
-    }
-    let addresses = if wanted.is_empty() {
-        let entry = |entry: &Object<'_>| {
-            let address = cidr(entry, "address", entry.string("address").unwrap_or_default())?;
-            Some((address, entry.parsed("gateway", "an address")))
+    let dns = ipam.object("dns").map(|object| dns(&object)).unwrap_or_default();
+    StaticIpam { addresses, routes: routes(ipam), dns }
+}
+
+fn listed(root: &Object<'_>, ipam: &Object<'_>, arguments: &Arguments) -> Vec<(IpNet, Option<IpAddr>)> {
+    let entry = |entry: &Object<'_>| {
+        let address = cidr(root, &entry.path("address"), entry.string("address").unwrap_or_default())?;
+        Some((address, entry.parsed("gateway", "an address")))
+    };
+    let mut addresses: Vec<(IpNet, Option<IpAddr>)> = ipam.objects("addresses").iter().filter_map(entry).collect();
+    addresses.extend(arguments.addresses.iter().filter_map(|text| Some((cidr(root, "CNI_ARGS", text)?, None))));
+    for text in &arguments.gateways {
+        let Ok(gateway) = text.parse::<IpAddr>() else {
+            root.mistakes.add("CNI_ARGS", 4, format!("invalid gateway address: {text}; write it as 10.4.0.1"));
+            continue;
         };
-        ipam.objects("addresses").iter().filter_map(entry).collect()
-    } else {
-        wanted.iter().filter_map(|text| Some((cidr(ipam, "addresses", text)?, None))).collect()
-    };
-    StaticIpam { addresses, routes: routes(ipam) }
+        let reached = addresses.iter_mut().filter(|(address, _)| address.contains(&gateway));
+        reached.for_each(|(_, known)| *known = Some(gateway));
+    }
+    addresses
+}
+
+fn cidr(root: &Object<'_>, path: &str, text: &str) -> Option<IpNet> {
+    let parsed = text.parse::<IpNet>();
+    let wrong = || root.mistakes.add(path, 7, format!("{text:?} is not in CIDR notation; write it as 10.4.0.5/24"));
+    parsed.map_err(|_| wrong()).ok()
 }
 
 pub(crate) fn routes(object: &Object<'_>) -> Vec<Route> {

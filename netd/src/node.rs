@@ -173,8 +173,9 @@ impl Node {
         };
         let link = self.next_link(&wanted.key)?;
         let held = self.leases.held_by(&wanted.key);
-        let (leases, taken) = self.lease(&wanted)?;
+        let (mut leases, taken) = self.lease(&wanted)?;
         let is_reused = leases.iter().any(|lease| held.contains(&lease.address.addr()));
+        draft::give_gateways(&wanted.what, &mut leases);
         self.reroute(&mut wanted.what, &leases);
         let key = wanted.key.clone();
         let drafted = self.draft(wanted, link, leases.clone());

@@ -23,3 +23,31 @@ fn a_sysctl_that_the_nodes_list_does_not_have_is_not_set() {
     std::fs::remove_file(list).unwrap();
     node.attach(&web, "web", &[PLAIN, &tuning("net.ipv4.tcp_max_syn_backlog")]).unwrap();
 }
+
+#[test]
+fn a_gateway_bridge_has_the_first_address_where_static_ipam_names_none() {
+    let node = Node::new();
+    let web = Space::new();
+    let stanza = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isGateway":true,"ipam":{"type":"static",
+        "addresses":[{"address":"10.4.0.5/24"},{"address":"fd00:4::5/64"}],"routes":[{"dst":"0.0.0.0/0"}],
+        "dns":{"nameservers":["192.0.2.53"]}}}"#;
+    let result = node.attach(&web, "web", &[stanza]).unwrap();
+    let gateways = [0, 1].map(|at| result["ips"][at]["gateway"].as_str().unwrap_or_default().to_owned());
+    assert_eq!(gateways, ["10.4.0.1", "fd00:4::1"]);
+    assert_eq!(result["dns"]["nameservers"][0], "192.0.2.53");
+    let carried = node.space.command("ip -o addr show dev br0");
+    assert!(carried.contains("10.4.0.1/24") && carried.contains("fd00:4::1/64"), "{carried}");
+    assert!(web.command("ip route").contains("default via 10.4.0.1 dev eth0"));
+    let other = Space::new();
+    let mut call = rig::call(stanza, "other", "/run/netns/other");
+    call.cni_args = "IP=10.4.0.6/24;GATEWAY=10.4.0.9".to_owned();
+    let config = stanza
+        .replace(r#"{"address":"10.4.0.5/24"},{"address":"fd00:4::5/64"}"#, "")
+        .replace(r#""isGateway":true,"#, "");
+    call.config = config.into_bytes();
+    let result = node.call(&other, call).unwrap();
+    assert_eq!(
+        (&result["ips"][0]["address"], &result["ips"][0]["gateway"]),
+        (&"10.4.0.6/24".into(), &"10.4.0.9".into())
+    );
+}

@@ -46,6 +46,58 @@ fn old_nerdctls_isolation_is_the_firewalls_same_bridge() {
     assert_eq!(firewall.ingress_policy, crate::IngressPolicy::SameBridge);
 }
 
+fn fixed(text: &str, arguments: &str) -> crate::StaticIpam {
+    let document = Document::parse(text.as_bytes(), arguments, "static").unwrap_or_else(|error| panic!("{error}"));
+    let Stanza::Static(fixed) = document.stanza else { panic!("not static") };
+    fixed
+}
+
+/// The capability stands in for `args.cni.ips`, and both for what the section and `CNI_ARGS` list.
+#[test]
+fn static_addresses_come_from_where_the_reference_takes_them() {
+    let text = |more: &str| {
+        format!(
+            r#"{{"cniVersion":"1.0.0","name":"web","type":"bridge","ipam":{{"type":"static","dns":{{"nameservers":["192.0.2.53"]}},
+                "addresses":[{{"address":"10.4.0.2/24"}},{{"address":"10.5.0.2/24","gateway":"10.5.0.9"}}]}}{more}}}"#
+        )
+    };
+    let show = |more: &str, arguments: &str| {
+        let found = fixed(&text(more), arguments).addresses;
+        let one = |(address, gateway): &(ipnet::IpNet, Option<std::net::IpAddr>)| {
+            format!("{address} {}", gateway.map_or_else(|| "-".to_owned(), |gateway| gateway.to_string()))
+        };
+        found.iter().map(one).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(show("", ""), "10.4.0.2/24 -, 10.5.0.2/24 10.5.0.9");
+    let args = "IP=10.6.0.2/24, 10.7.0.2/24;GATEWAY=10.6.0.1,10.5.0.1";
+    assert_eq!(show("", args), "10.4.0.2/24 -, 10.5.0.2/24 10.5.0.1, 10.6.0.2/24 10.6.0.1, 10.7.0.2/24 -");
+    let cni = r#","args":{"cni":{"ips":["10.8.0.2/24"]}}"#;
+    assert_eq!(show(cni, args), "10.8.0.2/24 -");
+    let both = format!(r#"{cni},"runtimeConfig":{{"ips":["10.9.0.2/24","fd00:9::2/64"]}}"#);
+    assert_eq!(show(&both, args), "10.9.0.2/24 -, fd00:9::2/64 -");
+    assert_eq!(fixed(&text(""), "").dns.nameservers, ["192.0.2.53"]);
+}
+
+#[test]
+fn a_gateway_argument_that_is_no_address_is_told() {
+    let text = r#"{"cniVersion":"1.0.0","name":"web","ipam":{"type":"static"}}"#;
+    let error = Document::parse(text.as_bytes(), "GATEWAY=10.4.0", "static").unwrap_err();
+    assert_eq!(
+        (error.code(), error.to_string().as_str()),
+        (4, "CNI configuration on standard input: CNI_ARGS: invalid gateway address: 10.4.0; write it as 10.4.0.1")
+    );
+}
+
+#[test]
+fn an_address_that_is_asked_for_twice_is_asked_for_once() {
+    let text = r#"{"cniVersion":"1.0.0","name":"web","ipam":{"type":"host-local","subnet":"10.4.0.0/24"},
+        "args":{"cni":{"ips":["10.4.0.6"]}},"runtimeConfig":{"ips":["10.4.0.5/24","10.4.0.7"]}}"#;
+    let document = Document::parse(text.as_bytes(), "IP=10.4.0.5", "host-local").unwrap();
+    let Stanza::HostLocal(ipam) = document.stanza else { panic!("not host-local") };
+    let asked: Vec<_> = ipam.requested.iter().map(ToString::to_string).collect();
+    assert_eq!(asked, ["10.4.0.5", "10.4.0.6", "10.4.0.7"]);
+}
+
 #[test]
 fn results_keep_the_official_key_order_in_every_version() {
     let previous = r#"{"interfaces":[{"name":"cni0","mac":"aa"},{"name":"eth0","sandbox":"/n"}],

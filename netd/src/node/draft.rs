@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use netd_config::{Bridge, LinkName};
 use netd_kernel::Publication;
 
-use super::{AttachError, BRIDGE_PORTS, Node, Wanted, What, wiring};
+use super::{AttachError, BRIDGE_PORTS, Node, Wanted, What, share, wiring};
 use crate::attachment::{Attachment, AttachmentKey, Facts, Lease, State, Wiring};
 
 impl Node {
@@ -93,6 +93,18 @@ impl Node {
             }
             Some(_) | None => Ok(()),
         }
+    }
+}
+
+/// Where IPAM names no gateway, a bridge that is one has the first address of the network (containernetworking/plugins,
+/// `calcGatewayIP`).
+pub(super) fn give_gateways(what: &What, leases: &mut [Lease]) {
+    match what {
+        What::Bridge(bridge) if bridge.is_gateway => {}
+        What::Bridge(_) | What::Routed(_) | What::Addresses(_) => return,
+    }
+    for lease in leases {
+        lease.gateway = lease.gateway.or_else(|| Some(share::offset(lease.address.network(), 1)));
     }
 }
 

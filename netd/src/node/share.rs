@@ -210,7 +210,7 @@ pub(super) fn meet(one: IpNet, other: IpNet) -> bool {
     one.contains(&other) || other.contains(&one)
 }
 
-fn offset(address: IpAddr, by: i8) -> IpAddr {
+pub(super) fn offset(address: IpAddr, by: i8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits().wrapping_add_signed(i32::from(by))).into(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits().wrapping_add_signed(i128::from(by))).into(),

@@ -92,7 +92,7 @@ impl<K: Kernel + 'static> Service<K> {
             Some(share) => share.borrow().routes(ipam.routes(), &attachment.leases),
             None => ipam.routes().to_vec(),
         };
-        Ok(result(&attachment, &routes, &dns.unwrap_or_default()))
+        Ok(result(&attachment, &routes, &dns.unwrap_or_else(|| ipam.dns())))
     }
 
     /// A later stanza of the chain. Its result is the one before it: what it adds is on the node.
