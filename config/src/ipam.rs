@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::arguments::Arguments;
 use crate::json::Object;
@@ -112,6 +112,15 @@ pub struct Route {
     pub dst: IpNet,
     /// Next hop; `None` takes the network's gateway.
     pub gw: Option<IpAddr>,
+}
+
+impl Route {
+    /// To everywhere, by this next hop.
+    #[must_use]
+    pub fn default_by(gateway: IpAddr) -> Self {
+        let dst = if gateway.is_ipv4() { IpNet::V4(Ipv4Net::default()) } else { IpNet::V6(Ipv6Net::default()) };
+        Self { dst, gw: Some(gateway) }
+    }
 }
 
 /// Reads the section of a main plugin, or the one at the top of a document for an IPAM plugin.

@@ -3,7 +3,7 @@
 use netd_api::v1::{Failure, FailureCode};
 use netd_config::{CniResult, CniVersion, ConfigErrors, Dns, ResultInterface, ResultIp, Route};
 
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, Lease};
 use crate::ipam::LeaseError;
 use crate::lifecycle::LifecycleError;
 use crate::node::{AttachError, ShareError};
@@ -38,6 +38,17 @@ pub fn result(attachment: &Attachment, routes: &[Route], dns: &Dns) -> CniResult
         .map(|lease| ResultIp { interface, address: lease.address, gateway: lease.gateway })
         .collect();
     CniResult { interfaces, ips, routes: routes.to_vec(), dns: dns.clone() }
+}
+
+/// Adds the default routes that a result of `isDefaultGateway` tells: one a family, by the first gateway of that family,
+/// where none that is listed names its next hop (containernetworking/plugins, `calcGateways`).
+pub fn add_defaults(routes: &mut Vec<Route>, leases: &[Lease]) {
+    for gateway in leases.iter().filter_map(|lease| lease.gateway) {
+        let default = Route::default_by(gateway);
+        if !routes.iter().any(|route| route.gw.is_some() && route.dst == default.dst) {
+            routes.push(default);
+        }
+    }
 }
 
 /// `result` as JSON text in the config's version.
@@ -119,4 +130,32 @@ pub fn config_failure(errors: &ConfigErrors) -> Failure {
         _ => FailureCode::INVALID_CONFIG,
     };
     failure(code, errors)
+}
+
+#[cfg(test)]
+mod tests {
+    use netd_config::Route;
+
+    use super::add_defaults;
+    use crate::attachment::Lease;
+
+    #[test]
+    fn each_family_has_one_default_route_with_a_next_hop() {
+        let lease = |address: &str, gateway: &str| Lease {
+            address: address.parse().unwrap(),
+            gateway: Some(gateway.parse().unwrap()),
+        };
+        let leases =
+            [lease("10.4.0.2/24", "10.4.0.1"), lease("10.5.0.2/24", "10.5.0.1"), lease("fd00:4::2/64", "fd00:4::1")];
+        let told = |mut routes: Vec<Route>| {
+            add_defaults(&mut routes, &leases);
+            let hop = |route: &Route| route.gw.map_or_else(|| "-".to_owned(), |gateway| gateway.to_string());
+            routes.iter().map(|route| format!("{} {}", route.dst, hop(route))).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(told(Vec::new()), "0.0.0.0/0 10.4.0.1, ::/0 fd00:4::1");
+        let listed = Route::default_by("10.4.0.7".parse().unwrap());
+        assert_eq!(told(vec![listed.clone()]), "0.0.0.0/0 10.4.0.7, ::/0 fd00:4::1");
+        let bare = Route { gw: None, ..listed };
+        assert_eq!(told(vec![bare]), "0.0.0.0/0 -, 0.0.0.0/0 10.4.0.1, ::/0 fd00:4::1");
+    }
 }

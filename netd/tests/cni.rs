@@ -51,3 +51,16 @@ fn a_gateway_bridge_has_the_first_address_where_static_ipam_names_none() {
         (&"10.4.0.6/24".into(), &"10.4.0.9".into())
     );
 }
+
+/// As flannel writes its files.
+#[test]
+fn the_result_tells_the_default_routes_of_a_default_gateway() {
+    let node = Node::new();
+    let web = Space::new();
+    let stanza = r#"{"name":"cbr0","type":"bridge","hairpinMode":true,"isDefaultGateway":true,"ipMasq":false,"isGateway":true,
+        "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.244.1.0/24"}]],
+        "routes":[{"dst":"10.244.0.0/16"}]}}"#;
+    let result = node.attach(&web, "web", &[stanza]).unwrap();
+    let routes = serde_json::json!([{"dst":"10.244.0.0/16"},{"dst":"0.0.0.0/0","gw":"10.244.1.1"}]);
+    assert_eq!(result["routes"], routes);
+}

@@ -18,7 +18,7 @@ use crate::ipam::Reserved;
 use crate::lifecycle::open_namespace;
 use crate::node::{Extension, Follower, Wanted, What, settings_of};
 use crate::owner::OwnerError;
-use crate::reply::{chain, config_failure, encode, failure, lifecycle_failure, refusal, result};
+use crate::reply::{add_defaults, chain, config_failure, encode, failure, lifecycle_failure, refusal, result};
 
 pub(super) type Answer<T> = Result<T, Failure>;
 
@@ -81,6 +81,7 @@ impl<K: Kernel + 'static> Service<K> {
         let reserved = self.reserved(&key, ipam, asked.descriptors).await?;
         let (label_state, answer) = self.ask_for_labels(asked);
         let netns_path = asked.call.netns_path.clone();
+        let is_default = matches!(&what, What::Bridge(bridge) if bridge.is_default_gateway);
         let wanted =
             Wanted { key, netns: sandbox.id, netns_path, what, reserved, label_state, extra: asked.extra.is_some() };
         let attached = self.lifecycle.attach_asking(wanted, sandbox, answer).await;
@@ -88,10 +89,13 @@ impl<K: Kernel + 'static> Service<K> {
         if attachment.is_pending() {
             self.runtime.ask_again(&self.lifecycle, &attachment.key.container);
         }
-        let routes = match self.lifecycle.fleet.share() {
+        let mut routes = match self.lifecycle.fleet.share() {
             Some(share) => share.borrow().routes(ipam.routes(), &attachment.leases),
             None => ipam.routes().to_vec(),
         };
+        if is_default {
+            add_defaults(&mut routes, &attachment.leases);
+        }
         Ok(result(&attachment, &routes, &dns.unwrap_or_else(|| ipam.dns())))
     }
 
