@@ -39,6 +39,15 @@ impl Ipam {
         }
     }
 
+    /// The file that has the name servers instead.
+    #[must_use]
+    pub fn resolv_conf(&self) -> Option<&str> {
+        match self {
+            Self::None | Self::Static(_) => None,
+            Self::HostLocal(host_local) => host_local.resolv_conf.as_deref(),
+        }
+    }
+
     pub(crate) fn subnets(&self) -> Vec<IpNet> {
         match self {
             Self::None => Vec::new(),
@@ -59,6 +68,8 @@ pub struct HostLocal {
     pub data_dir: Option<String>,
     /// Addresses asked for.
     pub requested: Vec<IpAddr>,
+    /// The file whose name servers the result tells, as resolv.conf(5) has it.
+    pub resolv_conf: Option<String>,
 }
 
 impl HostLocal {
@@ -112,6 +123,16 @@ pub struct Route {
     pub dst: IpNet,
     /// Next hop; `None` takes the network's gateway.
     pub gw: Option<IpAddr>,
+    /// Octets; only told, as the reference does it.
+    pub mtu: Option<u32>,
+    /// The largest segment that TCP advertises, in octets; only told, as the reference does it.
+    pub advmss: Option<u32>,
+    /// The kernel's metric.
+    pub priority: Option<u32>,
+    /// The routing table.
+    pub table: Option<u32>,
+    /// rtnetlink's scope.
+    pub scope: Option<u32>,
 }
 
 impl Route {
@@ -119,7 +140,31 @@ impl Route {
     #[must_use]
     pub fn default_by(gateway: IpAddr) -> Self {
         let dst = if gateway.is_ipv4() { IpNet::V4(Ipv4Net::default()) } else { IpNet::V6(Ipv6Net::default()) };
-        Self { dst, gw: Some(gateway) }
+        Self { dst, gw: Some(gateway), mtu: None, advmss: None, priority: None, table: None, scope: None }
+    }
+}
+
+/// Reads the section of a main plugin, whose routes are netd's to make: all by the interface, in the main table.
+pub(crate) fn parse_led(root: &Object<'_>, arguments: &Arguments) -> Ipam {
+    let before = root.mistakes.count();
+    let ipam = parse(root, arguments);
+    if root.mistakes.count() == before {
+        root.object("ipam").iter().flat_map(|ipam| ipam.objects("routes")).for_each(|route| plain(&route));
+    }
+    ipam
+}
+
+fn plain(route: &Object<'_>) {
+    const MAIN_TABLE: u32 = 254;
+    for key in ["priority", "table", "scope"] {
+        let named = route.number(key).filter(|number| *number != 0 && !(key == "table" && *number == MAIN_TABLE));
+        if named.is_some() {
+            let message = format!(
+                "netd makes routes of the main table without a {key} of their own; remove the key, or make the route by a \
+                 plugin that follows"
+            );
+            route.mistakes.add(&route.path(key), 2, message);
+        }
     }
 }
 
@@ -157,7 +202,8 @@ fn host_local(root: &Object<'_>, ipam: &Object<'_>, arguments: &Arguments) -> Ho
     }
     overlaps(ipam, &range_sets);
     let data_dir = ipam.string("dataDir").filter(|path| !path.is_empty()).map(str::to_owned);
-    HostLocal { range_sets, routes: routes(ipam), data_dir, requested: requested(root, arguments) }
+    let resolv_conf = ipam.string("resolvConf").filter(|path| !path.is_empty()).map(str::to_owned);
+    HostLocal { range_sets, routes: routes(ipam), data_dir, requested: requested(root, arguments), resolv_conf }
 }
 
 /// Sets of ranges; go-cni sends the `ipRanges` capability as a flat list, which is one set.
@@ -306,7 +352,17 @@ pub(crate) fn routes(object: &Object<'_>) -> Vec<Route> {
             route.wrong("dst", "missing; name the destination, such as 0.0.0.0/0");
         }
         let dst = route.parsed("dst", "a destination such as 0.0.0.0/0")?;
-        Some(Route { dst, gw: route.parsed("gw", "an address") })
+        let (known, told) =
+            (|key: &str| route.number(key), |key: &str| route.number(key).filter(|number| *number != 0));
+        Some(Route {
+            dst,
+            gw: route.parsed("gw", "an address"),
+            mtu: told("mtu"),
+            advmss: told("advmss"),
+            priority: told("priority"),
+            table: known("table"),
+            scope: known("scope"),
+        })
     };
     object.objects("routes").iter().filter_map(route).collect()
 }

@@ -23,7 +23,7 @@ pub struct CniResult {
 }
 
 /// One link of a result.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResultInterface {
     /// Its name.
     pub name: String,
@@ -33,6 +33,10 @@ pub struct ResultInterface {
     pub mtu: Option<u32>,
     /// The namespace's path; empty on the node.
     pub sandbox: String,
+    /// The file by which a program in the sandbox sends and gets itself, such as a vhost-user socket; may be empty.
+    pub socket_path: String,
+    /// The PCI device behind it; may be empty.
+    pub pci_id: String,
 }
 
 /// One address of a result.
@@ -59,6 +63,26 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
+impl Dns {
+    /// What a file such as `/etc/resolv.conf` says (resolv.conf(5)), as the reference reads it: all lists grow, and the last
+    /// domain counts.
+    #[must_use]
+    pub fn of_resolv_conf(text: &str) -> Self {
+        let mut dns = Self::default();
+        for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
+            let mut words = line.split_whitespace().map(str::to_owned);
+            match words.next().as_deref() {
+                Some("nameserver") => dns.nameservers.extend(words.next()),
+                Some("domain") => dns.domain = words.next().unwrap_or(dns.domain),
+                Some("search") => dns.search.extend(words),
+                Some("options") => dns.options.extend(words),
+                _ => {}
+            }
+        }
+        dns
+    }
+}
+
 pub(crate) fn dns(object: &Object<'_>) -> Dns {
     Dns {
         nameservers: object.strings("nameservers"),
@@ -77,6 +101,7 @@ impl CniResult {
             mac: "00:00:00:00:00:00".to_owned(),
             mtu: None,
             sandbox: sandbox.to_owned(),
+            ..ResultInterface::default()
         };
         let addresses = [([127, 0, 0, 1].into(), 8), (IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16]), 128)];
         let ips = addresses
@@ -93,6 +118,8 @@ impl CniResult {
             mac: link.string("mac").unwrap_or_default().to_owned(),
             mtu: link.number("mtu").filter(|mtu| *mtu != 0),
             sandbox: link.string("sandbox").unwrap_or_default().to_owned(),
+            socket_path: link.string("socketPath").unwrap_or_default().to_owned(),
+            pci_id: link.string("pciID").unwrap_or_default().to_owned(),
         };
         let ip = |entry: &Object<'_>| {
             Some(ResultIp {
@@ -187,8 +214,11 @@ fn interface(link: &ResultInterface, version: CniVersion) -> Value {
     if let Some(mtu) = link.mtu.filter(|_| version >= CniVersion::V1_1_0) {
         map.insert("mtu".to_owned(), json!(mtu));
     }
-    if !link.sandbox.is_empty() {
-        map.insert("sandbox".to_owned(), json!(link.sandbox));
+    let late = |text: &String| if version >= CniVersion::V1_0_0 { text.clone() } else { String::new() };
+    let texts =
+        [("sandbox", link.sandbox.clone()), ("socketPath", late(&link.socket_path)), ("pciID", late(&link.pci_id))];
+    for (key, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+        map.insert(key.to_owned(), json!(text));
     }
     Value::Object(map)
 }
@@ -214,5 +244,13 @@ fn route(route: &Route) -> Value {
     if let Some(gateway) = route.gw {
         map.insert("gw".to_owned(), json!(gateway.to_string()));
     }
+    let numbers = [
+        ("mtu", route.mtu),
+        ("advmss", route.advmss),
+        ("priority", route.priority),
+        ("table", route.table),
+        ("scope", route.scope),
+    ];
+    map.extend(numbers.into_iter().filter_map(|(key, number)| Some((key.to_owned(), json!(number?)))));
     Value::Object(map)
 }

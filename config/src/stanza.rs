@@ -278,7 +278,7 @@ fn bridge(root: &Object<'_>, arguments: &Arguments) -> Option<Bridge> {
     let is_default_gateway = root.flag("isDefaultGateway");
     let is_gateway = root.flag("isGateway") || is_default_gateway;
     let before = root.mistakes.count();
-    let ipam = ipam::parse(root, arguments);
+    let ipam = ipam::parse_led(root, arguments);
     let has_no_addresses = matches!(ipam, Ipam::None) && root.mistakes.count() == before;
     let (mac_spoof_check, disable_container_interface) =
         (root.flag("macspoofchk"), root.flag("disableContainerInterface"));
@@ -314,7 +314,7 @@ fn bridge(root: &Object<'_>, arguments: &Arguments) -> Option<Bridge> {
 
 fn ptp(root: &Object<'_>, arguments: &Arguments) -> Option<Ptp> {
     let before = root.mistakes.count();
-    let ipam = ipam::parse(root, arguments);
+    let ipam = ipam::parse_led(root, arguments);
     match &ipam {
         // What is wrong in the section has been said.
         Ipam::None if root.mistakes.count() > before => return None,

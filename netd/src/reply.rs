@@ -20,6 +20,7 @@ pub fn result(attachment: &Attachment, routes: &[Route], dns: &Dns) -> CniResult
             mac: mac.to_owned(),
             mtu,
             sandbox: sandbox.to_owned(),
+            ..ResultInterface::default()
         };
         let facts = &attachment.facts;
         let mtu = (facts.mtu > 0 && wiring.bridge.is_some()).then_some(facts.mtu);
@@ -30,7 +31,7 @@ pub fn result(attachment: &Attachment, routes: &[Route], dns: &Dns) -> CniResult
     let interface = interfaces.len().checked_sub(1).and_then(|last| u32::try_from(last).ok());
     if let Some(gateway) = attachment.wiring.as_ref().and_then(|wiring| wiring.gateway_link.as_ref()) {
         let (name, mac) = (gateway.link.to_string(), attachment.facts.gateway_mac.clone());
-        interfaces.push(ResultInterface { name, mac, mtu: None, sandbox: String::new() });
+        interfaces.push(ResultInterface { name, mac, ..ResultInterface::default() });
     }
     let ips = attachment
         .leases

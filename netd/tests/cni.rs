@@ -64,3 +64,24 @@ fn the_result_tells_the_default_routes_of_a_default_gateway() {
     let routes = serde_json::json!([{"dst":"10.244.0.0/16"},{"dst":"0.0.0.0/0","gw":"10.244.1.1"}]);
     assert_eq!(result["routes"], routes);
 }
+
+#[test]
+fn the_result_tells_the_name_servers_of_host_locals_file_and_what_routes_say() {
+    let node = Node::new();
+    let web = Space::new();
+    let file = node.folder.path().join("resolv.conf");
+    std::fs::write(&file, "nameserver 192.0.2.53\nsearch web.example\n").unwrap();
+    let stanza = PLAIN.replace(
+        r#""type":"host-local""#,
+        &format!(
+            r#""type":"host-local","resolvConf":"{}","routes":[{{"dst":"0.0.0.0/0","mtu":1400}}]"#,
+            file.display()
+        ),
+    );
+    let result = node.attach(&web, "web", &[&stanza, &rig::portmap("")]).unwrap();
+    assert_eq!(result["dns"], serde_json::json!({"nameservers":["192.0.2.53"],"search":["web.example"]}));
+    assert_eq!(result["routes"], serde_json::json!([{"dst":"0.0.0.0/0","mtu":1400}]));
+    std::fs::remove_file(&file).unwrap();
+    let error = node.attach(&Space::new(), "other", &[&stanza]).unwrap_err();
+    assert!(error.contains("(resolvConf)") && node.status().leases == 1, "{error}");
+}

@@ -46,6 +46,33 @@ fn old_nerdctls_isolation_is_the_firewalls_same_bridge() {
     assert_eq!(firewall.ingress_policy, crate::IngressPolicy::SameBridge);
 }
 
+/// What a result may hold, a follower hands on: nothing is lost on the way.
+#[test]
+fn a_result_is_handed_on_whole() {
+    let previous = json!({"cniVersion":"1.1.0","dns":{"domain":"a","nameservers":["192.0.2.53"],"options":["ndots:1"],"search":["b"]},
+        "interfaces":[{"name":"vhost0","mac":"aa","mtu":1400,"sandbox":"/n","socketPath":"/run/vhost.sock","pciID":"0000:00:02.1"}],
+        "ips":[{"address":"10.4.0.2/24","gateway":"10.4.0.1","interface":0}],
+        "routes":[{"dst":"0.0.0.0/0","gw":"10.4.0.1","mtu":1400,"advmss":1360,"priority":100,"table":100,"scope":0}]});
+    let text = json!({"cniVersion":"1.1.0","name":"web","type":"portmap","prevResult":previous});
+    let result = parse(&text.to_string()).prev_result.unwrap();
+    assert_eq!(result.to_json(crate::CniVersion::V1_1_0), previous);
+    // As Go's structs of that version have them.
+    let old = result.to_json(crate::CniVersion::V0_4_0);
+    assert_eq!(old["interfaces"][0], json!({"name":"vhost0","mac":"aa","sandbox":"/n"}));
+    assert_eq!(old["routes"], previous["routes"]);
+}
+
+#[test]
+fn name_servers_of_a_file_are_those_that_the_reference_reads() {
+    let text = "# a\n; b\nnameserver 192.0.2.53 \n nameserver 192.0.2.54\ndomain old\ndomain new\nnameserver\nsearch a b\noptions ndots:2 edns0\nsearch c\n";
+    let dns = crate::Dns::of_resolv_conf(text);
+    assert_eq!(dns.nameservers, ["192.0.2.53", "192.0.2.54"]);
+    assert_eq!(
+        (dns.domain.as_str(), dns.search.join(" ").as_str(), dns.options.join(" ").as_str()),
+        ("new", "a b c", "ndots:2 edns0")
+    );
+}
+
 fn fixed(text: &str, arguments: &str) -> crate::StaticIpam {
     let document = Document::parse(text.as_bytes(), arguments, "static").unwrap_or_else(|error| panic!("{error}"));
     let Stanza::Static(fixed) = document.stanza else { panic!("not static") };

@@ -79,6 +79,7 @@ impl<K: Kernel + 'static> Service<K> {
     ) -> Answer<CniResult> {
         let sandbox = self.sandbox(asked).await?;
         let reserved = self.reserved(&key, ipam, asked.descriptors).await?;
+        let given = name_servers(ipam)?;
         let (label_state, answer) = self.ask_for_labels(asked);
         let netns_path = asked.call.netns_path.clone();
         let is_default = matches!(&what, What::Bridge(bridge) if bridge.is_default_gateway);
@@ -96,7 +97,7 @@ impl<K: Kernel + 'static> Service<K> {
         if is_default {
             add_defaults(&mut routes, &attachment.leases);
         }
-        Ok(result(&attachment, &routes, &dns.unwrap_or_else(|| ipam.dns())))
+        Ok(result(&attachment, &routes, &dns.unwrap_or(given)))
     }
 
     /// A later stanza of the chain. Its result is the one before it: what it adds is on the node.
@@ -319,6 +320,15 @@ fn sysctl_failure(key: &AttachmentKey, error: &AllowlistError) -> Failure {
         AllowlistError::Unreadable { .. } | AllowlistError::Pattern { .. } => FailureCode::INPUT_OUTPUT,
     };
     refusal(code, format!("cannot tune {key}: {}", chain(error)))
+}
+
+/// Name servers of an IPAM section.
+fn name_servers(ipam: &Ipam) -> Answer<Dns> {
+    let Some(path) = ipam.resolv_conf() else { return Ok(ipam.dns()) };
+    let unreadable = |error: std::io::Error| {
+        refusal(FailureCode::INPUT_OUTPUT, format!("cannot read {path} (resolvConf): {error}; correct the path"))
+    };
+    std::fs::read_to_string(path).map(|text| Dns::of_resolv_conf(&text)).map_err(unreadable)
 }
 
 /// The addresses that a result gives to the sandbox's interface. One without an interface is taken to be its.
