@@ -101,7 +101,7 @@ impl Node {
     /// What was under this key and has a link that is still to be deleted.
     #[must_use]
     pub fn draining_of(&self, key: &AttachmentKey) -> Vec<Attachment> {
-        self.draining.values().filter(|gone| gone.key == *key).cloned().collect()
+        self.draining.values().filter(|gone| gone.key == *key).map(|gone| (**gone).clone()).collect()
     }
 
     /// One attachment.

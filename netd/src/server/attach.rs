@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,6 +15,7 @@ use netd_kernel::{Interface, Kernel, Key, LinkSettings, Object, Sandbox, Step};
 use super::Service;
 use crate::allowlist::AllowlistError;
 use crate::attachment::{Attachment, AttachmentKey, Description, LabelState, State};
+use crate::directories;
 use crate::ipam::Reserved;
 use crate::lifecycle::open_namespace;
 use crate::node::{Extension, Follower, Wanted, What, settings_of};
@@ -79,7 +81,7 @@ impl<K: Kernel + 'static> Service<K> {
     ) -> Answer<CniResult> {
         let sandbox = self.sandbox(asked).await?;
         let reserved = self.reserved(&key, ipam, asked.descriptors).await?;
-        let given = name_servers(ipam)?;
+        let given = name_servers(ipam).await?;
         let (label_state, answer) = self.ask_for_labels(asked);
         let netns_path = asked.call.netns_path.clone();
         let is_default = matches!(&what, What::Bridge(bridge) if bridge.is_default_gateway);
@@ -323,12 +325,14 @@ fn sysctl_failure(key: &AttachmentKey, error: &AllowlistError) -> Failure {
 }
 
 /// Name servers of an IPAM section.
-fn name_servers(ipam: &Ipam) -> Answer<Dns> {
-    let Some(path) = ipam.resolv_conf() else { return Ok(ipam.dns()) };
-    let unreadable = |error: std::io::Error| {
-        refusal(FailureCode::INPUT_OUTPUT, format!("cannot read {path} (resolvConf): {error}; correct the path"))
-    };
-    std::fs::read_to_string(path).map(|text| Dns::of_resolv_conf(&text)).map_err(unreadable)
+async fn name_servers(ipam: &Ipam) -> Answer<Dns> {
+    const LONGEST: u64 = 64 << 10;
+    let Some(path) = ipam.resolv_conf().map(str::to_owned) else { return Ok(ipam.dns()) };
+    let file = path.clone();
+    let read = tokio::task::spawn_blocking(move || directories::text(Path::new(&file), LONGEST, "resolv.conf")).await;
+    let read = read.map_err(|error| refusal(FailureCode::INTERNAL, format!("the worker died: {error}")))?;
+    let unreadable = |error: String| refusal(FailureCode::INPUT_OUTPUT, format!("{path} (resolvConf): {error}"));
+    read.map(|text| Dns::of_resolv_conf(&String::from_utf8_lossy(&text))).map_err(unreadable)
 }
 
 /// The addresses that a result gives to the sandbox's interface. One without an interface is taken to be its.
