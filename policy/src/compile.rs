@@ -15,6 +15,7 @@ mod profiles;
 mod ranges;
 mod rows;
 mod rules;
+mod standing;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,7 @@ use profiles::Profiles;
 use ranges::Ranges;
 use rows::{Ground, Output, Rows};
 use rules::CompactPolicy;
+use standing::Standing;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +128,13 @@ impl Compiler {
         self.compile()
     }
 
+    /// A kernel holds these tables already, by an earlier compiler's numbers; who says what is not known there. The next time
+    /// that all policies are compiled, classes and profiles that are the same keep those numbers, and no other gets one of
+    /// them.
+    pub fn go_on_from(&mut self, standing: Compiled) {
+        self.ground.standing = Standing::new(standing);
+    }
+
     /// Takes one change in.
     pub fn update(&mut self, change: Change) -> Delta {
         match change {
@@ -178,10 +187,14 @@ impl Compiler {
     /// Compiles everything anew. Classes, profiles and policies keep their numbers as far as they can.
     fn compile(&mut self) -> Delta {
         let mut old = mem::take(&mut self.output);
-        let kept: BTreeMap<IpAddr, ClassId> =
-            mem::take(&mut self.held).into_iter().map(|(at, held)| (at, held.class)).collect();
-        self.output.profiles = Profiles::after(mem::take(&mut old.profiles));
-        self.ground = Ground { classes: Classes::after(&self.ground.classes), ..Ground::default() };
+        let standing = mem::take(&mut self.ground.standing);
+        let (last_class, last_profile) = standing.last();
+        let mut kept = standing.classes();
+        let held = mem::take(&mut self.held).into_iter().filter(|(_, held)| held.class != ClassId::WORLD);
+        kept.extend(held.map(|(at, held)| (at, held.class)));
+        self.output.profiles = Profiles::after(mem::take(&mut old.profiles), last_profile);
+        let classes = Classes::after(&self.ground.classes, last_class);
+        self.ground = Ground { classes, standing, ..Ground::default() };
         self.ingress = Rows::new(Direction::Ingress);
         self.egress = Rows::new(Direction::Egress);
         self.read_policies();
@@ -199,6 +212,9 @@ impl Compiler {
             self.egress.add(subject, &self.ground, &mut self.output);
         }
         self.output.profiles.settle();
+        if !self.policies.is_empty() {
+            self.ground.standing = Standing::default();
+        }
         self.output.tables.change_from(&old.tables)
     }
 
@@ -221,7 +237,7 @@ impl Compiler {
 
     fn place_ranges(&mut self, old: &Compiled) {
         for (range, atoms) in self.ranges.iter() {
-            let kept = old.blocks.get(&range).copied();
+            let kept = old.blocks.get(&range).copied().or_else(|| self.ground.standing.block(&range));
             let (class, _) = self.ground.classes.enter(atoms, kept, false);
             self.output.tables.blocks.insert(range, class);
         }

@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use netd_policy::{
-    Action, Block, Change, Compiler, Direction, Flow, Hook, ICMP, ICMPV6, Kind, Known, Labels, NAMESPACE_NAME,
-    NamedPort, Namespaces, Node, Owner, Peer, Peers, Policy, PolicyName, Port, PortRange, Ports, Protocol, Reaches,
-    Requirement, Rule, Sandbox, SandboxName, SandboxSelector, Selector, Source, TCP, Test, Tier, Traffic, UDP, World,
-    oracle,
+    Action, Answer, Block, Change, Compiled, Compiler, Direction, Entry, Flow, Hook, ICMP, ICMPV6, Kind, Known, Labels,
+    NAMESPACE_NAME, NamedPort, Namespaces, Node, Owner, Peer, Peers, Policy, PolicyId, PolicyName, Port, PortRange,
+    Ports, Profile, Protocol, Reaches, Requirement, Rule, Sandbox, SandboxName, SandboxSelector, Selector, Source, TCP,
+    Table, Test, Tier, Traffic, UDP, World, oracle,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -381,6 +381,71 @@ proptest! {
             prop_assert_eq!(old.compiled().classes.keys().collect::<Vec<_>>(), new.compiled().classes.keys().collect::<Vec<_>>());
         }
         agree(&fresh)?;
+    }
+}
+
+/// What can be read back of it from a kernel: of a profile, not who says so.
+fn read_back(compiled: &Compiled) -> Compiled {
+    fn copy<K: Ord + Copy, V: Copy>(table: &Table<K, V>) -> Table<K, V> {
+        table.iter().map(|(key, value)| (*key, *value)).collect()
+    }
+    Compiled {
+        classes: copy(&compiled.classes),
+        blocks: copy(&compiled.blocks),
+        pairs_in: copy(&compiled.pairs_in),
+        pairs_out: copy(&compiled.pairs_out),
+        any_in: copy(&compiled.any_in),
+        any_out: copy(&compiled.any_out),
+        host_in: copy(&compiled.host_in),
+        host_out: copy(&compiled.host_out),
+        profiles: compiled.profiles.iter().map(|(id, profile)| (*id, Profile(bare(profile)))).collect(),
+        ..Compiled::default()
+    }
+}
+
+fn bare(profile: &Profile) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for entry in &profile.0 {
+        let (first, last) = entry.protocols;
+        let whole = entry.ports == (0, u16::MAX);
+        let runs = if whole { vec![(first, last)] } else { (first..=last).map(|one| (one, one)).collect() };
+        let Answer { allowed, audit, log, .. } = entry.answer;
+        let audit = audit.map(|_| PolicyId(7)).filter(|_| allowed);
+        let answer = Answer { allowed, by: None, audit, log: log && allowed && audit.is_none() };
+        entries.extend(runs.into_iter().map(|protocols| Entry { protocols, answer, ..*entry }));
+    }
+    entries
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn who_goes_on_from_what_stands_says_the_same_and_changes_little(
+        policies in policies(),
+        nodes in nodes(),
+        changes in vec(change(), 0..12),
+    ) {
+        let mut compilers = NODES.map(Compiler::new);
+        for compiler in &mut compilers {
+            compiler.load(policies.clone(), World { nodes: nodes.clone(), ..World::default() });
+            changes.iter().for_each(|change| drop(compiler.update(change.clone())));
+        }
+        let go_on = |old: &Compiler, node| {
+            let mut next = Compiler::new(node);
+            next.go_on_from(read_back(old.compiled()));
+            next.load(old.policies().to_vec(), old.world().clone());
+            next
+        };
+        let next = [0, 1].map(|number| go_on(&compilers[number], NODES[number]));
+        next.iter().try_for_each(is_tidy)?;
+        agree(&next)?;
+        // What was compiled at once stands to the last number.
+        for (old, node) in next.iter().zip(NODES) {
+            let (next, old) = (go_on(old, node), read_back(old.compiled()));
+            let next = read_back(next.compiled());
+            prop_assert_eq!(format!("{:?}", next), format!("{:?}", old));
+        }
     }
 }
 

@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use netd_policy::{
-    Block, Change, Compiler, Flow, Hook, Known, NamedPort, Policy, Protocol, Sandbox, SandboxName, Traffic, World,
-    parse,
+    Answer, Block, Change, Compiled, Compiler, Entry, Flow, Hook, Known, NamedPort, Policy, Profile, Protocol, Sandbox,
+    SandboxName, Traffic, World, parse,
 };
 
 const EGRESS_BY_NAME: &str = "
@@ -117,6 +117,57 @@ fn a_number_that_is_free_is_not_given_to_others() {
     compiler.update(Change::Gone(gone));
     compiler.update(Change::Sandbox(sandbox("shop", "api", 3)));
     assert!(compiler.compiled().class(address(3)) > class);
+}
+
+/// As netd reads it from the kernel, where nobody says who decides.
+fn read_back(compiler: &Compiler) -> Compiled {
+    let mut compiled = compiler.compiled().clone();
+    let unsaid = |entry: &Entry| Entry { answer: Answer { by: None, ..entry.answer }, ..*entry };
+    let bare = |profile: &Profile| Profile(profile.0.iter().map(unsaid).collect());
+    compiled.profiles = compiled.profiles.iter().map(|(id, profile)| (*id, bare(profile))).collect();
+    compiled
+}
+
+#[test]
+fn a_new_compiler_goes_on_with_the_numbers_that_stand() {
+    let sandboxes = || vec![sandbox("shop", "db", 1), sandbox("shop", "api", 2), sandbox("lab", "web", 3)];
+    let mut old = compiler(&[DATABASE, UNRELATED], sandboxes());
+    for texts in [&[][..], &[UNRELATED], &[DATABASE, UNRELATED]] {
+        old.update(Change::Policies(policies(texts)));
+    }
+    let go_on = |old: &Compiler, texts: &[&str]| {
+        let mut next = Compiler::new("n1");
+        sandboxes().into_iter().for_each(|sandbox| drop(next.update(Change::Sandbox(sandbox))));
+        next.go_on_from(read_back(old));
+        next.update(Change::Policies(policies(texts)));
+        next
+    };
+    let next = go_on(&old, &[DATABASE, UNRELATED]);
+    let (stood, stands) = (old.compiled(), next.compiled());
+    assert_eq!(*stood.classes, *stands.classes);
+    assert_eq!((&*stood.pairs_in, &*stood.any_in), (&*stands.pairs_in, &*stands.any_in));
+    let fresh = compiler(&[DATABASE, UNRELATED], sandboxes());
+    assert_ne!(*stood.classes, *fresh.compiled().classes, "numbers by chance");
+    // What is other gets numbers that nothing had.
+    let changed = DATABASE.replace("5432", "5433");
+    let other = go_on(&old, &[&changed, UNRELATED]);
+    assert_eq!(*other.compiled().classes, *stood.classes);
+    let last = stood.profiles.keys().max().unwrap();
+    let new = other.compiled().profiles.keys().filter(|id| !stood.profiles.contains_key(id));
+    assert_eq!(new.map(|id| id > last).collect::<Vec<_>>(), [true]);
+    assert!(passes(&other, 2, 1, 5433) && !passes(&other, 2, 1, 5432) && !passes(&other, 3, 1, 5433));
+}
+
+#[test]
+fn what_is_new_is_told_from_what_is_another() {
+    let mut compiler = compiler(&[DATABASE], vec![sandbox("shop", "db", 1), sandbox("shop", "api", 2)]);
+    let new = compiler.update(Change::Sandbox(sandbox("shop", "api", 3)));
+    assert_eq!((new.classes.set.len(), new.classes.changed.len()), (1, 0));
+    let other = compiler.update(Change::Sandbox(sandbox("shop", "db", 3)));
+    assert_eq!((other.classes.set.len(), other.classes.changed.len()), (1, 1));
+    let anew = compiler.update(Change::Policies(policies(&[&DATABASE.replace("5432", "5433")])));
+    assert_eq!((anew.pairs_in.set.len(), anew.pairs_in.changed.len()), (1, 1), "{anew:?}");
+    assert_eq!((anew.profiles.set.len(), anew.profiles.changed.len()), (1, 0), "{anew:?}");
 }
 
 #[test]

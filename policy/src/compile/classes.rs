@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::atom::AtomId;
-use super::compiled::ClassId;
+use super::compiled::{ClassId, next_number};
 
 /// A class's atoms, sorted.
 pub(super) type Signature = Vec<AtomId>;
@@ -36,9 +36,9 @@ pub(super) struct Turn {
 }
 
 impl Classes {
-    /// Classes of a new compilation; numbers go on where `old` ended.
-    pub(super) fn after(old: &Self) -> Self {
-        Self { next: old.next, ..Self::default() }
+    /// Classes of a new compilation; numbers go on where `old` ended, and behind `last`.
+    pub(super) fn after(old: &Self, last: u32) -> Self {
+        Self { next: old.next.max(last), ..Self::default() }
     }
 
     /// Puts one more address into the class with `signature`. A new class gets the number `kept`, if that is free.
@@ -103,11 +103,10 @@ impl Classes {
     }
 
     fn create(&mut self, signature: &[AtomId], kept: Option<ClassId>) -> ClassId {
-        let free = |id: &ClassId| *id != ClassId::WORLD && !self.classes.contains_key(id);
-        let id = kept.filter(free).unwrap_or_else(|| {
-            self.next += 1;
-            ClassId(self.next)
-        });
+        let Self { classes, next, .. } = self;
+        let free = |id: &ClassId| *id != ClassId::WORLD && !classes.contains_key(id);
+        let new = || ClassId(next_number(next, |number| classes.contains_key(&ClassId(number))));
+        let id = kept.filter(free).unwrap_or_else(new);
         self.ids.insert(signature.to_vec(), id);
         self.classes.insert(id, Class { signature: signature.to_vec(), uses: 0, subjects: 0 });
         for atom in signature {

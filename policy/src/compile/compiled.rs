@@ -24,6 +24,17 @@ impl ClassId {
     pub const WORLD: Self = Self(0);
 }
 
+/// The next number that is free. A kernel's rules have the greatest two for themselves, and 0 is the world's.
+pub(super) fn next_number(last: &mut u32, is_taken: impl Fn(u32) -> bool) -> u32 {
+    const GREATEST: u32 = u32::MAX - 2;
+    loop {
+        *last = if *last < GREATEST { *last + 1 } else { 1 };
+        if !is_taken(*last) {
+            return *last;
+        }
+    }
+}
+
 /// Addresses from `first` to `last`, both of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressRange {

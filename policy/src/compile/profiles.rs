@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::compiled::{Compiled, Profile, ProfileId};
+use super::compiled::{Compiled, Profile, ProfileId, next_number};
 
 #[derive(Debug, Default)]
 pub(super) struct Profiles {
@@ -12,9 +12,11 @@ pub(super) struct Profiles {
 }
 
 impl Profiles {
-    /// Profiles of a new compilation: the same content gets the same number as in `old`.
-    pub(super) fn after(old: Self) -> Self {
-        Self { ids: old.ids, uses: BTreeMap::new(), next: old.next }
+    /// Profiles of a new compilation: the same content gets the same number as in `old`, unless a kernel holds profiles
+    /// already, up to the number `standing`; other content gets one behind both.
+    pub(super) fn after(old: Self, standing: u32) -> Self {
+        let ids = if standing == 0 { old.ids } else { BTreeMap::new() };
+        Self { ids, uses: BTreeMap::new(), next: old.next.max(standing) }
     }
 
     /// Forgets the numbers that nothing took over.
@@ -22,13 +24,16 @@ impl Profiles {
         self.ids.retain(|_, id| self.uses.contains_key(id));
     }
 
-    pub(super) fn take(&mut self, profile: Profile, tables: &mut Compiled) -> ProfileId {
-        let id = self.ids.get(&profile).copied().unwrap_or_else(|| {
-            self.next += 1;
-            self.ids.insert(profile.clone(), ProfileId(self.next));
-            ProfileId(self.next)
+    /// One more refers to the profile. Where it has no number yet, it gets the one that it stands by, unless another has it.
+    pub(super) fn take(&mut self, profile: Profile, standing: Option<ProfileId>, tables: &mut Compiled) -> ProfileId {
+        let Self { ids, uses, next } = self;
+        let id = ids.get(&profile).copied().unwrap_or_else(|| {
+            let new = || ProfileId(next_number(next, |number| uses.contains_key(&ProfileId(number))));
+            let id = standing.filter(|id| !uses.contains_key(id)).unwrap_or_else(new);
+            ids.insert(profile.clone(), id);
+            id
         });
-        let uses = self.uses.entry(id).or_default();
+        let uses = uses.entry(id).or_default();
         if *uses == 0 {
             tables.profiles.insert(id, profile);
         }

@@ -11,6 +11,7 @@ use super::classes::Classes;
 use super::compiled::{ClassId, Compiled, ProfileId};
 use super::profiles::Profiles;
 use super::rules::{CompactPolicy, Other, profile};
+use super::standing::Standing;
 use super::table::Table;
 
 /// What rows are made from.
@@ -22,6 +23,8 @@ pub(super) struct Ground {
     pub(super) by_subject: BTreeMap<AtomId, Vec<usize>>,
     pub(super) atoms: Atoms,
     pub(super) classes: Classes,
+    /// Of which the rows that are made anew take over the numbers.
+    pub(super) standing: Standing,
 }
 
 /// Where rows go.
@@ -125,16 +128,15 @@ impl Rows {
         let mut groups = BTreeMap::new();
         let mut weights: BTreeMap<ProfileId, usize> = BTreeMap::new();
         let untouched = ground.classes.count() - touched;
-        let sizes = members.iter().map(|(key, classes)| (key.clone(), classes.len())).chain([(Vec::new(), untouched)]);
-        for (key, size) in sizes {
-            let profile = self.profile(subject, &policies, Other::Peer(&key), ground, output);
+        let sizes = members.iter().map(|(key, classes)| (key.clone(), classes.len(), classes.first().copied()));
+        for (key, size, like) in sizes.chain([(Vec::new(), untouched, Some(ClassId::WORLD))]) {
+            let profile = self.profile((subject, like), &policies, Other::Peer(&key), ground, output);
             *weights.entry(profile).or_default() += size;
             groups.insert(key, Group { profile, members: size });
         }
         let base = groups[&Vec::new()].profile;
-        let most = weights.values().copied().max().unwrap_or_default();
-        let heaviest = weights.iter().find(|(_, weight)| **weight == most).map_or(base, |(profile, _)| *profile);
-        let fallback = if weights[&base] == most { base } else { heaviest };
+        let standing = ground.standing.fallback(self.direction, subject);
+        let fallback = heaviest(&weights, standing.into_iter().chain([base])).unwrap_or(base);
         output.profiles.hold(fallback);
         self.any(&mut output.tables).insert(subject, fallback);
         for (key, classes) in members.iter().filter(|(key, _)| groups[*key].profile != fallback) {
@@ -151,7 +153,7 @@ impl Rows {
             }
         }
         let named = policies.iter().any(|number| ground.policies[*number].names_own_node(self.direction));
-        let host = named.then(|| self.profile(subject, &policies, Other::OwnNode, ground, output));
+        let host = named.then(|| self.profile((subject, None), &policies, Other::OwnNode, ground, output));
         if let Some(host) = host {
             self.host(&mut output.tables).insert(subject, host);
         }
@@ -191,7 +193,7 @@ impl Rows {
             let profile = match row.groups.get(&key) {
                 Some(group) => group.profile,
                 None => {
-                    let profile = self.profile(subject, &row.policies, Other::Peer(&key), ground, output);
+                    let profile = self.profile((subject, Some(peer)), &row.policies, Other::Peer(&key), ground, output);
                     row.groups.insert(key.clone(), Group { profile, members: 0 });
                     profile
                 }
@@ -247,9 +249,10 @@ impl Rows {
         }
     }
 
+    /// `like`: a class of the other end; none of the node.
     fn profile(
         &self,
-        subject: ClassId,
+        (subject, like): (ClassId, Option<ClassId>),
         policies: &[usize],
         other: Other<'_>,
         ground: &Ground,
@@ -262,7 +265,9 @@ impl Rows {
         };
         let policies: Vec<&CompactPolicy> = policies.iter().map(|number| &ground.policies[*number]).collect();
         let profile = profile(&policies, self.direction, other, &ground.ports(destination));
-        output.profiles.take(profile, &mut output.tables)
+        let standing = ground.standing.profile(self.direction, subject, like);
+        let standing = standing.filter(|id| ground.standing.is(*id, &profile));
+        output.profiles.take(profile, standing, &mut output.tables)
     }
 
     fn pairs<'a>(&self, tables: &'a mut Compiled) -> &'a mut Table<(ClassId, ClassId), ProfileId> {
@@ -285,6 +290,15 @@ impl Rows {
             Direction::Egress => &mut tables.host_out,
         }
     }
+}
+
+/// One that most peers share, if it can be one of `rather`.
+fn heaviest(weights: &BTreeMap<ProfileId, usize>, mut rather: impl Iterator<Item = ProfileId>) -> Option<ProfileId> {
+    let most = weights.values().max()?;
+    rather.find(|id| weights.get(id) == Some(most)).or_else(|| {
+        let mut all = weights.iter();
+        all.find(|(_, weight)| *weight == most).map(|(id, _)| *id)
+    })
 }
 
 /// The classes that any of `atoms` matches, by those that do.

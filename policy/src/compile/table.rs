@@ -17,6 +17,8 @@ pub struct Change<K, V> {
     pub removed: BTreeSet<K>,
     /// Keys that are new or have another value.
     pub set: BTreeMap<K, V>,
+    /// Those of them that are not new.
+    pub changed: BTreeSet<K>,
 }
 
 impl<K, V> Default for Table<K, V> {
@@ -27,7 +29,7 @@ impl<K, V> Default for Table<K, V> {
 
 impl<K: Ord, V> Default for Change<K, V> {
     fn default() -> Self {
-        Self { removed: BTreeSet::new(), set: BTreeMap::new() }
+        Self { removed: BTreeSet::new(), set: BTreeMap::new(), changed: BTreeSet::new() }
     }
 }
 
@@ -36,6 +38,13 @@ impl<K, V> Deref for Table<K, V> {
 
     fn deref(&self) -> &Self::Target {
         &self.now
+    }
+}
+
+/// As it was read: nothing has changed in it yet.
+impl<K: Ord, V> FromIterator<(K, V)> for Table<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(all: I) -> Self {
+        Self { now: all.into_iter().collect(), before: BTreeMap::new() }
     }
 }
 
@@ -63,6 +72,7 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Table<K, V> {
                     change.removed.insert(key);
                 }
                 Some(value) if Some(value) != old.as_ref() => {
+                    change.changed.extend(old.map(|_| key.clone()));
                     change.set.insert(key, value.clone());
                 }
                 None | Some(_) => {}
@@ -76,8 +86,10 @@ impl<K: Ord + Clone, V: Clone + PartialEq> Table<K, V> {
         self.before.clear();
         let removed = old.now.keys().filter(|key| !self.now.contains_key(key)).cloned().collect();
         let differs = |(key, value): &(&K, &V)| old.now.get(key) != Some(value);
-        let set = self.now.iter().filter(differs).map(|(key, value)| (key.clone(), value.clone())).collect();
-        Change { removed, set }
+        let set: BTreeMap<K, V> =
+            self.now.iter().filter(differs).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let changed = set.keys().filter(|key| old.now.contains_key(key)).cloned().collect();
+        Change { removed, set, changed }
     }
 }
 
