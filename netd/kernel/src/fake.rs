@@ -121,6 +121,8 @@ impl Kernel for FakeKernel {
         let seen = |key: &Key| match (scope, key) {
             (Scope::Sandbox(sandbox, name), Key::Interface(netns, found)) => *netns == sandbox.id && found == name,
             (Scope::Node, key) => !matches!(key, Key::Interface(..)),
+            (Scope::Wiring, key) => !matches!(key, Key::Interface(..)) && !key.is_of_policy(),
+            (Scope::Policies, key) => *key == Key::Ruleset || key.is_of_policy(),
             (Scope::Forwarding, key) => matches!(key, Key::Forwarding(_)),
             (Scope::Ruleset, key) => *key == Key::Ruleset,
             (Scope::Sandbox(..), _) => false,

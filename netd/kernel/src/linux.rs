@@ -285,9 +285,20 @@ impl Kernel for LinuxKernel {
         let failed = |error| refused("read the node's links".to_owned(), error);
         match scope {
             Scope::Node => {
+                let mut objects = self.observe(Scope::Wiring)?;
+                objects.extend(self.observe(Scope::Policies)?);
+                Ok(objects)
+            }
+            Scope::Wiring => {
                 let mut objects = observe::node(&mut self.socket(), &self.tunnels).map_err(failed)?;
+                objects.retain(|key, _| !key.is_of_policy());
                 objects.extend(self.ruleset.observe().map_err(failed)?);
                 observe_forwarding(&mut objects);
+                Ok(objects)
+            }
+            Scope::Policies => {
+                let mut objects = observe::filtered(&mut self.socket()).map_err(failed)?;
+                objects.extend(self.ruleset.observe_policies().map_err(failed)?);
                 Ok(objects)
             }
             Scope::Forwarding => {
@@ -321,7 +332,7 @@ impl Kernel for LinuxKernel {
                 }
                 run => self.delete_all(run),
             };
-            done.map_err(|source| ApplyError { number, step: format!("{run:?}"), source })?;
+            done.map_err(|source| ApplyError { number, step: told(run), source })?;
             number += run.len();
         }
         Ok(())
@@ -421,6 +432,15 @@ fn switch_all(name: &LinkName, switches: &[Switch]) -> Result<(), KernelError> {
         }
     }
     Ok(())
+}
+
+/// Steps for people, who do not read a hundred thousand.
+fn told(run: &[Step]) -> String {
+    const MOST: usize = 3;
+    match run.len().checked_sub(MOST) {
+        None | Some(0) => format!("{run:?}"),
+        Some(more) => format!("{:?} and {more} more", &run[..MOST]),
+    }
 }
 
 /// Steps that are taken as one: the ruleset's in a transaction, ways with one send, deletions of links at the price of one.

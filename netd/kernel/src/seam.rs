@@ -26,6 +26,10 @@ pub struct Sandbox {
 pub enum Scope<'a> {
     /// All of ours in the node's namespace: bridges with their VLANs' gateways, ruleset, forwarding, veths, ways.
     Node,
+    /// As [`Scope::Node`], without what policies have there ([`Key::is_of_policy`]): of that may be a hundred thousand.
+    Wiring,
+    /// What policies have, and the ruleset.
+    Policies,
     /// Forwarding alone; cheap.
     Forwarding,
     /// Whether the ruleset stands, without its elements; cheap.

@@ -55,6 +55,9 @@ pub enum NetlinkError {
 const NETFILTER_HEADER: usize = 4;
 /// An acknowledgement that echoes its request, or one object (octets).
 const LARGEST_ANSWER: usize = 16 << 10;
+/// A dump comes in datagrams of what its reader has room for, up to this (octets; `netlink_recvmsg`). For each, the kernel
+/// goes through a set of nf_tables from its beginning.
+const LARGEST_PART: usize = 32 << 10;
 /// Header of a netlink message.
 const HEADER: usize = 16;
 /// `NFNL_SUBSYS_NFTABLES`: whose transaction a batch is, said by its marks.
@@ -324,10 +327,15 @@ impl Socket {
         Ok(answers(datagram))
     }
 
-    /// One datagram of a dump, which the kernel makes as large as its largest object.
+    /// One datagram of a dump; the kernel makes it larger where one object is.
     fn receive_of_any_size(&mut self) -> io::Result<Vec<Answer>> {
-        let (datagram, _) = self.socket.recv_from_full()?;
-        Ok(answers(&datagram))
+        let socket = self.socket.as_raw_fd();
+        let length = recv(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
+        let room = length.max(LARGEST_PART);
+        if self.buffer.len() < room {
+            self.buffer.resize(room, 0);
+        }
+        self.receive()
     }
 
     fn append_request(&mut self, bytes: &mut Vec<u8>, request: &Request, flags: u16) {

@@ -59,6 +59,15 @@ pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objec
     Ok(objects)
 }
 
+/// The bridges that are filtered.
+pub(super) fn filtered(socket: &mut Socket) -> Result<Objects, NetlinkError> {
+    let links = links(socket)?;
+    let names = names(&links);
+    let filtered = links.iter().filter(|link| kind(link) == Some(&InfoKind::Bridge) && is_filtered(link));
+    let names = filtered.filter_map(|link| names.get(&link.header.index));
+    Ok(names.map(|name| (Key::Filtered(name.clone()), Object::Set)).collect())
+}
+
 /// Whether the way to `address` is the one by this link. The kernel is asked for the one route first: a look at all takes as
 /// long as there are sandboxes.
 pub(super) fn is_way(socket: &mut Socket, link: &LinkName, index: u32, address: IpAddr) -> Result<bool, NetlinkError> {

@@ -25,7 +25,7 @@ use netd_netlink::conntrack::{self, Tuple};
 use netd_netlink::nft::{self, Element, Family, Request};
 use netd_netlink::{NetlinkError, Socket};
 
-use crate::object::{Flow, Key, Object, Objects, Part, Step};
+use crate::object::{Flow, Key, Object, Objects, Part, Profile, Step};
 use crate::seam::KernelError;
 use batch::Batch;
 use group::Group;
@@ -81,10 +81,13 @@ impl Ruleset {
     /// Takes the steps that are the ruleset's, all in one transaction, but for the parts of profiles that are new: nothing
     /// leads to them yet, and they stand before what will. A set of ranges begins to find what a transaction added only when
     /// all of it is carried out, later than other sets do (`nft_pipapo_commit`, Linux 6.1 to 6.18): a connection that began
-    /// in between was refused, on a busy machine after every sixth change.
+    /// in between was refused, on a busy machine after every sixth change. What takes the place of other parts of its profile
+    /// cannot stand before they go.
     pub(super) fn apply(&self, steps: &[Step]) -> Result<(), KernelError> {
-        let is_new_part = |step: &&Step| matches!(step, Step::Create(Key::Span(_), _));
-        let (ahead, rest): (Vec<Step>, Vec<Step>) = steps.iter().cloned().partition(|step| is_new_part(&step));
+        let goes = |step: &Step| if let Step::Delete(Key::Span(part)) = step { Some(part.profile) } else { None };
+        let going: BTreeSet<Profile> = steps.iter().filter_map(goes).collect();
+        let is_ahead = |step: &Step| matches!(step, Step::Create(Key::Span(part), _) if !going.contains(&part.profile));
+        let (ahead, rest): (Vec<Step>, Vec<Step>) = steps.iter().cloned().partition(is_ahead);
         let is_made_anew = steps.iter().any(|step| *step.key() == Key::Ruleset);
         if ahead.is_empty() || rest.is_empty() || is_made_anew {
             return self.apply_at_once(steps);
@@ -118,8 +121,11 @@ impl Ruleset {
 
     fn commit(&self, steps: &[Step]) -> Result<(), NetlinkError> {
         let mut changes = Batch::default();
-        for step in steps {
-            self.add(step, &mut changes)?;
+        for run in steps.chunk_by(stands_with) {
+            match run {
+                [step] if *step.key() == Key::Ruleset => self.take(step, &mut changes)?,
+                run => take(run, &mut changes),
+            }
         }
         self.writer.commit(changes.requests(&self.table, |set, list| self.without(set, list))?)
     }
@@ -128,19 +134,13 @@ impl Ruleset {
         exists(&mut self.reader(), Family::Inet, &self.table).is_ok_and(|exists| !exists)
     }
 
-    fn add(&self, step: &Step, changes: &mut Batch) -> Result<(), NetlinkError> {
+    /// A step of the ruleset itself.
+    fn take(&self, step: &Step, changes: &mut Batch) -> Result<(), NetlinkError> {
         match step {
             // One that stands already keeps its elements.
-            Step::Create(Key::Ruleset, _) if self.read_mark(&mut self.reader())? == Some(*MARK) => {}
-            Step::Create(Key::Ruleset, _) | Step::Replace(Key::Ruleset, _) => changes.extend(self.rebuild()?),
-            Step::Delete(Key::Ruleset) => changes.extend(self.demolish()?),
-            Step::Create(key, object) => changes.add(elements::of(key, object)),
-            // A map's element with another value is refused: the old one goes in the same transaction.
-            Step::Replace(key, object) => {
-                changes.remove(elements::of(key, &Object::Set));
-                changes.add(elements::of(key, object));
-            }
-            Step::Delete(key) => changes.remove(elements::of(key, &Object::Set)),
+            Step::Create(..) if self.read_mark(&mut self.reader())? == Some(*MARK) => {}
+            Step::Create(..) | Step::Replace(..) => changes.extend(self.rebuild()?),
+            Step::Delete(_) => changes.extend(self.demolish()?),
         }
         Ok(())
     }
@@ -216,10 +216,7 @@ impl Ruleset {
     /// First the set, then conntrack: a packet in between is still one of a known flow.
     pub(super) fn cut(&self, flows: &[Flow]) -> Result<(), KernelError> {
         let mut changes = Batch::default();
-        // Those of one set together.
-        let mut elements: Vec<_> = flows.iter().flat_map(elements::cut).collect();
-        elements.sort();
-        changes.add(elements);
+        changes.add(flows.iter().map(elements::cut));
         let requests = changes.requests(&self.table, |set, list| self.without(set, list));
         let cut = requests.and_then(|requests| self.writer.commit(requests));
         cut.map_err(|error| failed("cut flows", error))?;
@@ -238,8 +235,18 @@ impl Ruleset {
         Ok(counts)
     }
 
-    /// Our objects in the kernel. Where the skeleton is not the one desired, its elements do not count: they go with it.
+    /// Our objects in the kernel, but for those of policies.
     pub(super) fn observe(&self) -> Result<Objects, NetlinkError> {
+        self.read(|set| !skeleton::is_of_policy(set))
+    }
+
+    /// The objects of policies in the kernel.
+    pub(super) fn observe_policies(&self) -> Result<Objects, NetlinkError> {
+        self.read(skeleton::is_of_policy)
+    }
+
+    /// Where the skeleton is not the one desired, its elements do not count: they go with it.
+    fn read(&self, is_wanted: impl Fn(&str) -> bool) -> Result<Objects, NetlinkError> {
         let mut reader = self.reader();
         let mut objects = Objects::new();
         let Some(mark) = self.read_mark(&mut reader)? else { return Ok(objects) };
@@ -247,7 +254,7 @@ impl Ruleset {
         if mark != *MARK {
             return Ok(objects);
         }
-        for (family, set) in skeleton::SETS {
+        for (family, set) in skeleton::SETS.into_iter().filter(|(_, set)| is_wanted(set.name)) {
             let bodies = reader.read_netfilter(&nft::get_elements(family, &self.table, set.name), false)?;
             let found: Vec<Element> = bodies.iter().flat_map(|body| nft::read_element(body)).collect();
             elements::read(&mut objects, set.name, &found);
@@ -279,6 +286,25 @@ impl Ruleset {
     fn reader(&self) -> MutexGuard<'_, Socket> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// First what goes, then what comes: so many elements, in two requests a set. The ruleset itself stands alone.
+fn stands_with(one: &Step, next: &Step) -> bool {
+    let is_alone = [one, next].iter().any(|step| *step.key() == Key::Ruleset);
+    let goes = |step: &Step| matches!(step, Step::Delete(_));
+    !is_alone && (goes(one) || !goes(next))
+}
+
+fn take(run: &[Step], changes: &mut Batch) {
+    // A map's element with another value is refused: the old one goes in the same transaction.
+    changes.remove(run.iter().filter_map(|step| match step {
+        Step::Replace(key, _) | Step::Delete(key) => Some(elements::of(key, &Object::Set)),
+        Step::Create(..) => None,
+    }));
+    changes.add(run.iter().filter_map(|step| match step {
+        Step::Create(key, object) | Step::Replace(key, object) => Some(elements::of(key, object)),
+        Step::Delete(_) => None,
+    }));
 }
 
 fn failed(action: &str, error: NetlinkError) -> KernelError {

@@ -118,6 +118,47 @@ pub fn profile(profile: Profile, list: &[(Service, Service, Decision)], rest: De
     spans.into_iter().map(|(span, decision)| (Key::Span(span), Object::Decision(decision))).collect()
 }
 
+impl Key {
+    /// Whether it is an object of policies: only these make such.
+    #[must_use]
+    pub const fn is_of_policy(&self) -> bool {
+        match self {
+            Self::Filtered(_)
+            | Self::Silent(_)
+            | Self::Isolated(..)
+            | Self::Itself(..)
+            | Self::Class(_)
+            | Self::Block(..)
+            | Self::Span(_)
+            | Self::Pair(..) => true,
+            Self::Bridge(_)
+            | Self::Ruleset
+            | Self::Forwarding(_)
+            | Self::Deaf(_)
+            | Self::Guarded(_)
+            | Self::Trunk(_)
+            | Self::Station(..)
+            | Self::Leased(..)
+            | Self::GatewayLink(_)
+            | Self::Admitted(_)
+            | Self::Fenced(_)
+            | Self::Connected
+            | Self::Peer(_)
+            | Self::PeersOnly(_)
+            | Self::Inside(_)
+            | Self::Masquerade(..)
+            | Self::Published(_)
+            | Self::Tunnel(_)
+            | Self::FarEnd(_)
+            | Self::Route(_)
+            | Self::Veth(_)
+            | Self::Gateway(..)
+            | Self::Way(..)
+            | Self::Interface(..) => false,
+        }
+    }
+}
+
 /// A flow between two ends, as conntrack has it and as rules see it behind its address translation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Flow {

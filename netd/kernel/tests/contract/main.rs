@@ -60,6 +60,8 @@ laws! {
         a_replaced_ruleset_drops_elements_and_guards
         a_deleted_ruleset_takes_its_elements_along
         a_policy_becomes_another_in_one_step
+        the_parts_of_a_profile_may_lie_otherwise
+        what_policies_have_is_seen_apart
         a_class_may_be_made_again_but_not_another
         all_pairs_and_spans_are_counted
         forwarding_is_never_switched_off_and_a_guard_stays;

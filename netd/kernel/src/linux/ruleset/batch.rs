@@ -1,4 +1,6 @@
-//! The changes of one transaction, in their order: what stands together in one set goes as one request.
+//! The changes of one transaction, in their order: what is done together to one set goes as one request.
+
+use std::collections::BTreeMap;
 
 use netd_netlink::NetlinkError;
 use netd_netlink::nft::{self, Element, Request};
@@ -16,31 +18,20 @@ enum Change {
 #[derive(Debug, Default)]
 pub(super) struct Batch(Vec<Change>);
 
+/// Elements, each with its set.
+type Elements = Vec<(&'static str, Element)>;
+
 impl Batch {
     pub(super) fn extend(&mut self, requests: Vec<Request>) {
         self.0.push(Change::Made(requests));
     }
 
-    pub(super) fn add(&mut self, elements: Vec<(&'static str, Element)>) {
-        for (set, element) in elements {
-            match self.0.last_mut() {
-                Some(Change::Added(last, list)) if *last == set => list.push(element),
-                Some(Change::Made(_) | Change::Added(..) | Change::Removed(..)) | None => {
-                    self.0.push(Change::Added(set, vec![element]));
-                }
-            }
-        }
+    pub(super) fn add(&mut self, elements: impl IntoIterator<Item = Elements>) {
+        self.0.extend(by_set(elements).into_iter().map(|(set, list)| Change::Added(set, list)));
     }
 
-    pub(super) fn remove(&mut self, elements: Vec<(&'static str, Element)>) {
-        for (set, element) in elements {
-            match self.0.last_mut() {
-                Some(Change::Removed(last, list)) if *last == set => list.push(element),
-                Some(Change::Made(_) | Change::Added(..) | Change::Removed(..)) | None => {
-                    self.0.push(Change::Removed(set, vec![element]));
-                }
-            }
-        }
+    pub(super) fn remove(&mut self, elements: impl IntoIterator<Item = Elements>) {
+        self.0.extend(by_set(elements).into_iter().map(|(set, list)| Change::Removed(set, list)));
     }
 
     /// `without`: the requests that take elements of a set away, present or not.
@@ -59,4 +50,12 @@ impl Batch {
         }
         Ok(requests)
     }
+}
+
+fn by_set(elements: impl IntoIterator<Item = Elements>) -> BTreeMap<&'static str, Vec<Element>> {
+    let mut sets: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
+    for (set, element) in elements.into_iter().flatten() {
+        sets.entry(set).or_default().push(element);
+    }
+    sets
 }

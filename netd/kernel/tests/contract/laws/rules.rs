@@ -1,6 +1,8 @@
 //! The ruleset, its elements, and forwarding with its guards.
 
-use netd_kernel::{Decision, Direction, Family, Key, Object, Objects, Step, fixed_ruleset, plan};
+use netd_kernel::{
+    Decision, Direction, Family, Key, Object, Objects, Profile, Scope, Service, Step, fixed_ruleset, plan, profile,
+};
 
 use crate::bench::Bench;
 use crate::objects::{block, class, guarded, link, masquerade, pair, profile_of_web, published, rules, target};
@@ -116,6 +118,34 @@ pub(crate) fn a_policy_becomes_another_in_one_step(bench: &dyn Bench) {
         bench.apply_on_node(&plan(to, from)).unwrap();
         assert_eq!(bench.observe_node(), *to);
     }
+}
+
+/// As after a start with other policies under old numbers: no part of the new may stand while one of the old does.
+pub(crate) fn the_parts_of_a_profile_may_lie_otherwise(bench: &dyn Bench) {
+    let part = |port| (Service { protocol: 6, port }, Service { protocol: 6, port: port + 9 }, Decision::Allow);
+    let of = |list: &[_]| {
+        let mut objects = rules();
+        objects.retain(|key, _| !matches!(key, Key::Span(_)));
+        objects.extend(profile(Profile(7), list, Decision::Deny));
+        objects.extend(profile_of_web(8, Decision::Audit));
+        objects
+    };
+    let (one, other, whole) = (of(&[part(80)]), of(&[part(85), part(8_080)]), of(&[]));
+    make(bench, &one);
+    for (from, to) in [(&one, &other), (&other, &whole), (&whole, &one), (&one, &whole), (&whole, &other)] {
+        bench.apply_on_node(&plan(to, from)).unwrap();
+        assert_eq!(bench.observe_node(), *to);
+    }
+}
+
+pub(crate) fn what_policies_have_is_seen_apart(bench: &dyn Bench) {
+    make(bench, &rules());
+    let all = bench.observe_node();
+    let seen = |scope| bench.kernel().observe(scope).unwrap();
+    let (policies, others): (Objects, Objects) = all.into_iter().partition(|(key, _)| key.is_of_policy());
+    assert!(policies.len() > 10 && others.len() > 5);
+    assert_eq!(seen(Scope::Wiring), others);
+    assert_eq!(seen(Scope::Policies), policies.into_iter().chain([fixed_ruleset()]).collect::<Objects>());
 }
 
 pub(crate) fn a_class_may_be_made_again_but_not_another(bench: &dyn Bench) {

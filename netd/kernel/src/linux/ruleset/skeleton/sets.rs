@@ -140,6 +140,12 @@ pub(in crate::linux::ruleset) fn family(set: &str) -> Family {
     if bridged { Family::Bridge } else { Family::Inet }
 }
 
+/// Whether objects of policy fill it ([`crate::object::Key::is_of_policy`]).
+pub(in crate::linux::ruleset) fn is_of_policy(set: &str) -> bool {
+    let both = [INGRESS, EGRESS, NODE_INGRESS, NODE_EGRESS, ITSELF, CLASS, BLOCK, PAIRS, ANY];
+    [SILENT, PROFILES].contains(&set) || both.as_flattened().contains(&set)
+}
+
 pub(in crate::linux::ruleset) fn is_map(set: &str) -> bool {
     SETS.iter().any(|(_, one)| one.name == set && one.is_map())
 }
