@@ -86,7 +86,7 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
             resynced.context("cannot make the rules of the record; `netdctl doctor` says what this kernel lacks")?,
         ),
     }
-    policies.verify().await.context("cannot write the policies")?;
+    policies.settle().await.context("cannot write the policies")?;
     // Ahead of who asks: no address is given that is not this node's.
     lifecycle.fleet.begin(&lifecycle).await.context("cannot begin with the fleet")?;
     if let Err(error) = resync::bury(&lifecycle).await {

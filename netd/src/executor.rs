@@ -250,12 +250,20 @@ impl<K: Kernel> Executor<K> {
         Ok(Facts { mac, host_mac, bridge_mac, gateway_mac, mtu })
     }
 
-    /// The node's objects that are ours, as the kernel has them.
+    /// The node's objects that are ours, as the kernel has them, but for those of policies.
     ///
     /// # Errors
     /// See [`ExecutorError`].
     pub fn observe(&self) -> Result<Objects, ExecutorError> {
-        Ok(self.kernel.observe(Scope::Node)?)
+        Ok(self.kernel.observe(Scope::Wiring)?)
+    }
+
+    /// What the kernel has of policies, and the ruleset.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn observe_policies(&self) -> Result<Objects, ExecutorError> {
+        Ok(self.kernel.observe(Scope::Policies)?)
     }
 
     /// Whether the attachment is as it was made.

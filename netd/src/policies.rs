@@ -191,6 +191,14 @@ impl Policies {
         heard(self.send(Request::Restore)?).await
     }
 
+    /// Makes the kernel hold what it is to hold, where that is not known of it.
+    ///
+    /// # Errors
+    /// See [`PolicyError`].
+    pub async fn settle(&self) -> Result<(), PolicyError> {
+        heard(self.send(Request::Settle)?).await
+    }
+
     /// Makes the kernel hold what it is to hold, whatever it holds.
     ///
     /// # Errors

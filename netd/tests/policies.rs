@@ -5,7 +5,9 @@
 mod rig;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netd_api::{Client, blocking};
@@ -342,6 +344,54 @@ fn routed_sandboxes_obey_too_and_policies_outlive_netd() {
     shop.node.stop();
     shop.node.start();
     expected(&shop);
+}
+
+/// What stands by numbers of its own, and what has come instead while no netd was there.
+#[test]
+fn a_netd_that_starts_again_changes_what_is_other_and_nothing_else() {
+    let mut shop = Shop::new(DUAL);
+    shop.web.echo(7);
+    let to_echo = FROM_LOGIN.replace("port: 80", "port: 7");
+    for _ in 0..3 {
+        shop.apply(&to_echo);
+        shop.delete("from-login");
+    }
+    shop.apply(&to_echo);
+    let rules = |shop: &Shop| shop.node.space.command("nft -s list table inet netd");
+    let (before, mut flow) = (rules(&shop), open(&shop.login));
+    let (heard, over) = (shop.web.listen_udp(5_000), Arc::new(AtomicBool::new(false)));
+    knock(&shop.other, "10.4.0.2:5000", &over);
+    shop.node.stop();
+    shop.node.start();
+    assert_eq!(rules(&shop), before);
+    assert!(echoes(&mut flow), "a flow that is allowed before and after was cut");
+    shop.node.stop();
+    let file = shop.node.folder.path().join("policies/networkpolicy.shop.from-login.yaml");
+    std::fs::write(file, FROM_LOGIN.replace("port: 80", "port: 7, endPort: 80")).unwrap();
+    shop.node.start();
+    assert_heard(&[
+        ("login", &shop.login, "10.4.0.2:80", Ok("10.4.0.3")),
+        ("login", &shop.login, "10.4.0.2:81", Err(())),
+        ("other", &shop.other, "10.4.0.2:80", Err(())),
+    ]);
+    assert!(echoes(&mut flow), "a flow that is allowed before and after was cut");
+    over.store(true, Ordering::Relaxed);
+    assert!(heard.try_recv().is_err(), "what is denied passed while netd started");
+}
+
+/// Sends where nobody lets it, on and on.
+fn knock(from: &Space, address: &'static str, over: &Arc<AtomicBool>) {
+    let over = Arc::clone(over);
+    from.run(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                // Refused, as a rule.
+                drop(socket.send_to(b"?", address));
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+    });
 }
 
 /// A flow to the echo on port 7.

@@ -78,6 +78,8 @@ pub(super) enum Request {
     Restore(Done),
     /// Compares the kernel with what it is to hold.
     Verify(Done),
+    /// The same, unless that is known.
+    Settle(Done),
     /// Looks at what is in force.
     Ask(Question),
     /// Flows that may have lost their permission, and who waits until those that did are cut.
@@ -98,6 +100,9 @@ pub(super) struct Enforcer<K> {
     cutter: Sender<Errand>,
     node: String,
     denied: Denied,
+    /// Somebody has said which policies there are. Until then what a netd before this one left stays as it is: without it,
+    /// all would be open.
+    is_told: bool,
     /// What the kernel holds may not be what was meant: the next round compares.
     is_dirty: bool,
     /// What rounds that were not written have left to the next that is.
@@ -127,6 +132,8 @@ pub(super) struct Told {
 #[derive(Default)]
 struct Round {
     changes: Changes,
+    /// What the kernel holds, where that was looked at.
+    observed: Option<Objects>,
     /// Answered when it is written.
     waiting: Vec<Done>,
     /// Whose flows may have lost their permission, and who is answered when those are cut, too.
@@ -161,6 +168,7 @@ impl<K: Kernel> Enforcer<K> {
             cutter,
             node,
             denied,
+            is_told: false,
             is_dirty: true,
             owed: Owed::default(),
         }
@@ -223,6 +231,7 @@ impl<K: Kernel> Enforcer<K> {
                 round.must_compare = true;
                 round.waiting.push(done);
             }
+            Request::Settle(done) => round.waiting.push(done),
             Request::Ask(question) => question(&self.force),
             Request::Cut(flows, done) => {
                 round.flows.extend(flows);
@@ -233,8 +242,14 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Without policies nobody is counted: those who come and go are not told of.
     fn load(&mut self, files: Arc<PolicyFiles>, attachments: &[Attachment], round: &mut Round) {
+        let was = self.in_force.load(Ordering::SeqCst);
+        self.is_told = true;
+        if was && self.force.files.policies().eq(files.policies()) {
+            self.force.files = files;
+            return;
+        }
         let policies: Vec<_> = files.policies().cloned().collect();
-        let (was, is) = (self.in_force.load(Ordering::SeqCst), !policies.is_empty());
+        let is = !policies.is_empty();
         let needs = others::needs(policies.iter());
         self.needs.send_if_modified(|known| {
             let is_news = *known != needs;
@@ -245,6 +260,7 @@ impl<K: Kernel> Enforcer<K> {
         if !was && is {
             let joined = attachments.iter().flat_map(|one| self.force.members.join(one)).collect();
             self.update(joined, round);
+            self.go_on_from_what_stands(round);
         }
         self.update(vec![Change::Policies(policies)], round);
         if was && !is {
@@ -252,6 +268,16 @@ impl<K: Kernel> Enforcer<K> {
             self.update(gone, round);
         }
         self.in_force.store(is, Ordering::SeqCst);
+    }
+
+    /// A netd before this one may have left all of it in the kernel. Where that cannot be read now, the comparison says so.
+    fn go_on_from_what_stands(&mut self, round: &mut Round) {
+        if self.is_dirty
+            && let Ok(observed) = self.executor.observe_policies()
+        {
+            self.force.compiler.go_on_from(objects::read_back(&observed));
+            round.observed = Some(observed);
+        }
     }
 
     /// Who is no more, or somebody else now, may have flows that nobody would let begin.
@@ -289,8 +315,12 @@ impl<K: Kernel> Enforcer<K> {
             let delta = self.force.compiler.update(change);
             let sides = [&delta.ingress, &delta.egress];
             round.isolated.extend(sides.iter().flat_map(|side| side.removed.iter().chain(side.set.keys())));
+            if self.is_dirty {
+                // What changes is found by comparison.
+                continue;
+            }
             let changed = objects::changes(&self.profiles, &delta, self.force.compiler.compiled());
-            round.changes.extend(changed);
+            objects::add(&mut round.changes, changed);
             for gone in &delta.profiles.removed {
                 self.profiles.remove(gone);
             }
@@ -318,7 +348,7 @@ impl<K: Kernel> Enforcer<K> {
     fn commit(&mut self, mut round: Round) {
         round.isolated.extend(self.force.members.moved());
         self.follow_isolated(&round.isolated);
-        let (outcome, links) = match self.write(&round) {
+        let (outcome, links) = match self.write(&mut round) {
             Ok(links) => (Ok(()), links),
             Err(error) => (Err(Arc::new(error)), None),
         };
@@ -357,26 +387,31 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     /// Filters come before what needs them, and go after it. Links that could not be put right are none of policies' affair.
-    fn write(&mut self, round: &Round) -> Result<Option<ExecutorError>, ExecutorError> {
+    fn write(&mut self, round: &mut Round) -> Result<Option<ExecutorError>, ExecutorError> {
         let filtered = self.filters.wanted();
         if round.must_restore && !self.executor.has_ruleset()? {
             let (key, fixed) = fixed_ruleset();
-            self.repair(&[Step::Create(key, fixed)])?;
+            self.repair(&[Step::Create(key, fixed)], round)?;
         }
         let mut links = None;
-        if !round.repairs.is_empty() {
-            match self.repair(&round.repairs) {
-                Err(error) if error.is_of_links() => links = Some(error),
+        let repairs = mem::take(&mut round.repairs);
+        if !repairs.is_empty() {
+            match self.repair(&repairs, round) {
+                Err(error) if error.is_of_links() => {
+                    // The ruleset may have been made anew before them.
+                    self.is_dirty = true;
+                    links = Some(error);
+                }
                 done => done?,
             }
         }
         for bridge in &filtered {
             self.filter(bridge)?;
         }
-        if self.is_dirty || round.must_compare {
-            self.compare()?;
+        if (self.is_dirty && self.is_told) || round.must_compare {
+            self.compare(round.observed.take())?;
         } else {
-            self.executor.enforce(&steps(&round.changes))?;
+            self.executor.enforce(&objects::steps(mem::take(&mut round.changes)))?;
         }
         let old = self.filtered.difference(&filtered).map(|bridge| Step::Delete(Key::Filtered(bridge.clone())));
         self.executor.enforce(&old.collect::<Vec<_>>())?;
@@ -400,13 +435,22 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     /// The steps of a resync. A ruleset that is made anew gets the policies in the same transaction.
-    fn repair(&mut self, repairs: &[Step]) -> Result<(), ExecutorError> {
+    fn repair(&mut self, repairs: &[Step], round: &mut Round) -> Result<(), ExecutorError> {
         let Some(at) = repairs.iter().position(makes_ruleset) else { return self.executor.repair(repairs) };
         let all = self.wanted();
         let (before, behind) = repairs.split_at(at + 1);
         let own = all.into_iter().map(|(key, object)| Step::Create(key, object));
         let steps: Vec<Step> = before.iter().cloned().chain(own).chain(behind.iter().cloned()).collect();
-        self.executor.repair(&steps)
+        self.executor.repair(&steps)?;
+        (round.changes, round.observed) = (Changes::new(), None);
+        self.is_written();
+        Ok(())
+    }
+
+    /// The kernel holds what the compiler says.
+    fn is_written(&mut self) {
+        self.profiles = self.force.compiler.compiled().profiles.iter().map(|(id, one)| (*id, one.clone())).collect();
+        self.is_dirty = false;
     }
 
     /// Everything of the ruleset that is this thread's.
@@ -419,15 +463,14 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     /// Makes the kernel hold what it is to hold, whatever it holds.
-    fn compare(&mut self) -> Result<(), ExecutorError> {
-        let mut observed = self.executor.observe()?;
+    fn compare(&mut self, observed: Option<Objects>) -> Result<(), ExecutorError> {
+        let mut observed = observed.map_or_else(|| self.executor.observe_policies(), Ok)?;
         let (key, fixed) = fixed_ruleset();
-        if observed.get(&key) != Some(&fixed) {
+        if observed.remove(&key) != Some(fixed) {
             // Whoever makes the ruleset makes it with all this.
             self.is_dirty = true;
             return Ok(());
         }
-        observed.retain(|key, _| objects::is_policy(key));
         let is_filter = |key: &Key| if let Key::Filtered(bridge) = key { Some(bridge.clone()) } else { None };
         self.filtered = observed.keys().filter_map(is_filter).collect();
         for bridge in self.filters.wanted() {
@@ -442,8 +485,7 @@ impl<K: Kernel> Enforcer<K> {
             info!(steps = steps.len(), "policies written anew");
             self.executor.enforce(&steps)?;
         }
-        self.profiles = self.force.compiler.compiled().profiles.iter().map(|(id, one)| (*id, one.clone())).collect();
-        self.is_dirty = false;
+        self.is_written();
         Ok(())
     }
 
@@ -477,11 +519,4 @@ fn answer(waiting: Vec<Done>, outcome: &Result<(), Arc<ExecutorError>>) {
     for done in waiting {
         drop(done.send(outcome.clone()));
     }
-}
-
-/// What goes, then what comes: one transaction, in which the order does not matter.
-fn steps(changes: &Changes) -> Vec<Step> {
-    let gone = changes.iter().rev().filter(|(_, object)| object.is_none()).map(|(key, _)| Step::Delete(key.clone()));
-    let set = changes.iter().filter_map(|(key, object)| Some(Step::Replace(key.clone(), object.clone()?)));
-    gone.chain(set).collect()
 }

@@ -2,16 +2,35 @@
 
 use std::collections::BTreeMap;
 
-use netd_kernel::{Class, Decision, Direction, Key, Object, Objects, Part, Profile, Reach, Service, Span};
-use netd_policy::{AddressRange, Answer, ClassId, Compiled, Delta, Entry, PolicyName, ProfileId, TableChange};
+use netd_kernel::{Class, Decision, Direction, Key, Object, Objects, Profile, Reach, Service, Span, Step};
+use netd_policy::{
+    AddressRange, Answer, ClassId, Compiled, Delta, Entry, PolicyId, PolicyName, ProfileId, Table, TableChange,
+};
 
-/// Changes of objects: `None` is one that is no more.
-pub type Changes = BTreeMap<Key, Option<Object>>;
+/// Changes of objects.
+pub type Changes = BTreeMap<Key, Fate>;
 
-/// Whether only this module and what follows from it makes such objects.
-#[must_use]
-pub fn is_policy(key: &Key) -> bool {
-    key.part() == Part::Policy || matches!(key, Key::Filtered(_))
+/// What becomes of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// It was not there.
+    New(Object),
+    /// It may have been there otherwise.
+    Set(Object),
+    /// It is no more.
+    Gone,
+}
+
+impl Fate {
+    /// This one, and then `next`.
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::New(_), Self::New(object) | Self::Set(object)) => Self::New(object),
+            (Self::Set(_) | Self::Gone, Self::New(object) | Self::Set(object)) => Self::Set(object),
+            (_, Self::Gone) => Self::Gone,
+        }
+    }
 }
 
 /// Everything that the kernel is to hold.
@@ -43,6 +62,34 @@ pub fn all(compiled: &Compiled) -> Objects {
     objects
 }
 
+/// Adds what changes next to what has changed.
+pub fn add(changes: &mut Changes, next: Changes) {
+    if changes.is_empty() {
+        *changes = next;
+        return;
+    }
+    for (key, fate) in next {
+        let fate = match changes.remove(&key) {
+            Some(before) => before.then(fate),
+            None => fate,
+        };
+        changes.insert(key, fate);
+    }
+}
+
+/// What goes, then what comes: one transaction, in which the order does not matter.
+#[must_use]
+pub fn steps(changes: Changes) -> Vec<Step> {
+    let gone = changes.iter().rev().filter(|(_, fate)| **fate == Fate::Gone);
+    let mut steps: Vec<Step> = gone.map(|(key, _)| Step::Delete(key.clone())).collect();
+    steps.extend(changes.into_iter().filter_map(|(key, fate)| match fate {
+        Fate::New(object) => Some(Step::Create(key, object)),
+        Fate::Set(object) => Some(Step::Replace(key, object)),
+        Fate::Gone => None,
+    }));
+    steps
+}
+
 /// What changes. `before` and `after` stand around the delta.
 #[must_use]
 pub fn changes(before: &BTreeMap<ProfileId, netd_policy::Profile>, delta: &Delta, after: &Compiled) -> Changes {
@@ -62,10 +109,12 @@ pub fn changes(before: &BTreeMap<ProfileId, netd_policy::Profile>, delta: &Delta
     near(&mut changes, delta, after);
     for id in delta.profiles.removed.iter().chain(delta.profiles.set.keys()) {
         let old = before.get(id).map(|profile| spans(*id, &profile.0)).unwrap_or_default();
-        changes.extend(old.into_keys().map(|key| (key, None)));
+        changes.extend(old.into_keys().map(|key| (key, Fate::Gone)));
     }
     for (id, profile) in &delta.profiles.set {
-        changes.extend(spans(*id, &profile.0).into_iter().map(|(key, object)| (key, Some(object))));
+        let is_new = !before.contains_key(id);
+        let part = |object| if is_new { Fate::New(object) } else { Fate::Set(object) };
+        changes.extend(spans(*id, &profile.0).into_iter().map(|(key, object)| (key, part(object))));
     }
     changes
 }
@@ -76,8 +125,12 @@ fn take<K: Ord, V>(
     key: impl Fn(&K) -> Key,
     object: impl Fn(&V) -> Object,
 ) {
-    changes.extend(change.removed.iter().map(|old| (key(old), None)));
-    changes.extend(change.set.iter().map(|(new, value)| (key(new), Some(object(value)))));
+    changes.extend(change.removed.iter().map(|old| (key(old), Fate::Gone)));
+    let of = |new: &K, value: &V| {
+        let object = object(value);
+        if change.changed.contains(new) { Fate::Set(object) } else { Fate::New(object) }
+    };
+    changes.extend(change.set.iter().map(|(new, value)| (key(new), of(new, value))));
 }
 
 /// Who is asked about when it speaks with its own node: isolated, and of a class that the node's rules name. Either may
@@ -94,7 +147,7 @@ fn near(changes: &mut Changes, delta: &Delta, after: &Compiled) {
         let of_changed = now.keys().copied().filter(|address| !host.is_empty() && of_class(&after.class(*address)));
         for address in touched.chain(of_changed) {
             let is = now.contains_key(&address) && table.contains_key(&after.class(address));
-            changes.insert(key(address), is.then_some(Object::Set));
+            changes.insert(key(address), if is { Fate::Set(Object::Set) } else { Fate::Gone });
         }
     }
 }
@@ -138,6 +191,63 @@ fn spans(profile: ProfileId, entries: &[Entry]) -> Objects {
         }
     }
     objects
+}
+
+/// What [`all`] made, as far as it can be read back: of a profile, not who says so.
+#[must_use]
+pub fn read_back(objects: &Objects) -> Compiled {
+    let mut compiled = Compiled::default();
+    let mut parts: BTreeMap<ProfileId, Vec<Entry>> = BTreeMap::new();
+    compiled.classes = table(objects, |key, object| match (key, object) {
+        (Key::Class(address), Object::Class(class)) => Some((*address, ClassId(class.0))),
+        _ => None,
+    });
+    compiled.blocks = table(objects, |key, object| match (key, object) {
+        (Key::Block(first, last), Object::Class(class)) => {
+            Some((AddressRange { first: *first, last: *last }, ClassId(class.0)))
+        }
+        _ => None,
+    });
+    for (key, object) in objects {
+        if let (Key::Span(span), Object::Decision(decision)) = (key, object) {
+            parts.entry(ProfileId(span.profile.0)).or_default().push(entry(span, *decision));
+        }
+    }
+    compiled.profiles = parts.into_iter().map(|(id, entries)| (id, netd_policy::Profile(entries))).collect();
+    for (direction, pairs, any, host) in [
+        (Direction::Ingress, &mut compiled.pairs_in, &mut compiled.any_in, &mut compiled.host_in),
+        (Direction::Egress, &mut compiled.pairs_out, &mut compiled.any_out, &mut compiled.host_out),
+    ] {
+        let of = |key: &Key, object: &Object| match (key, object) {
+            (Key::Pair(way, subject, peer), Object::Profile(profile)) if *way == direction => {
+                Some((ClassId(subject.0), *peer, ProfileId(profile.0)))
+            }
+            _ => None,
+        };
+        *pairs = table(objects, |key, object| {
+            let (subject, peer, by) = of(key, object)?;
+            Some(((subject, ClassId(peer.filter(|peer| *peer != Class::NODE)?.0)), by))
+        });
+        *any = table(objects, |key, object| {
+            of(key, object).filter(|(_, peer, _)| peer.is_none()).map(|(subject, _, by)| (subject, by))
+        });
+        *host = table(objects, |key, object| {
+            of(key, object).filter(|(_, peer, _)| *peer == Some(Class::NODE)).map(|(subject, _, by)| (subject, by))
+        });
+    }
+    compiled
+}
+
+fn table<K: Ord, V>(objects: &Objects, read: impl Fn(&Key, &Object) -> Option<(K, V)>) -> Table<K, V> {
+    objects.iter().filter_map(|(key, object)| read(key, object)).collect()
+}
+
+fn entry(span: &Span, decision: Decision) -> Entry {
+    let (protocols, ports) = ((span.first.protocol, span.last.protocol), (span.first.port, span.last.port));
+    let audit = (decision == Decision::Audit).then_some(PolicyId(0));
+    let answer =
+        Answer { allowed: decision != Decision::Deny, by: None, log: decision == Decision::AllowLogged, audit };
+    Entry { protocols, ports, answer }
 }
 
 fn decision(answer: Answer) -> Decision {

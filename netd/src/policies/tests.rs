@@ -1,19 +1,19 @@
 //! The enforcer on the fake kernel: what is written, and what a failure leaves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use netd_config::Denied;
-use netd_kernel::{FakeKernel, Family, Flow, Kernel, Key, Scope, Step, fixed_ruleset};
+use netd_kernel::{Class, FakeKernel, Family, Flow, Kernel, Key, Object, Objects, Scope, Step, fixed_ruleset};
 
 use netd_fleet::{NodeName, SandboxRecord};
-use netd_policy::{Sandbox, SandboxName};
+use netd_policy::{Change, Compiler, Node, Sandbox, SandboxName};
 
 use super::enforcer::{Force, Request};
 use super::files::{PolicyFiles, Source};
 use super::others::sandbox;
-use super::{Policies, Settings, heard};
+use super::{Policies, Settings, heard, objects};
 use crate::executor::Executor;
 use crate::ports::tests::attachment;
 
@@ -63,6 +63,102 @@ async fn a_failure_is_told_and_the_next_round_writes_all() {
     policies.enforce(files(""), Vec::new()).await.unwrap();
     assert_eq!(keys(&kernel), before);
     assert!(!policies.is_any_in_force());
+}
+
+/// With the numbers of one that had other policies before.
+#[tokio::test]
+async fn a_netd_that_starts_again_writes_nothing_that_stands() {
+    let kernel = Arc::new(FakeKernel::new());
+    let mut own = attachment("web", &[]);
+    own.namespace = "default".to_owned();
+    let policies = policies(&kernel, Denied::Answered);
+    for text in [CLOSED, "", FROM_FAR, CLOSED, &both()] {
+        policies.enforce(files(text), vec![own.clone()]).await.unwrap();
+    }
+    let before = kernel.observe(Scope::Node).unwrap();
+    drop(policies);
+    let start = || {
+        let executor = Arc::new(Executor::new(Arc::clone(&kernel), BTreeSet::new()));
+        Policies::start(executor, Settings { node: "here".to_owned(), ..Settings::default() }).unwrap()
+    };
+    let again = start();
+    // Nobody has said yet which policies there are.
+    again.live_at(["192.0.2.1".parse().unwrap()].into());
+    again.meet(BTreeMap::new(), BTreeSet::new()).await.unwrap();
+    again.settle().await.unwrap();
+    assert_eq!(kernel.observe(Scope::Node).unwrap(), before);
+    kernel.die_at(0);
+    again.enforce(files(&both()), vec![own.clone()]).await.unwrap();
+    again.settle().await.unwrap();
+    again.verify().await.unwrap();
+    assert_eq!(kernel.observe(Scope::Node).unwrap(), before);
+    kernel.heal();
+    // What is new comes beside it.
+    let other = start();
+    other.enforce(files(&[&both(), MORE].join("---\n")), vec![own]).await.unwrap();
+    let after = kernel.observe(Scope::Node).unwrap();
+    let is_class = |key: &&Key| matches!(key, Key::Class(_) | Key::Block(..) | Key::Isolated(..));
+    let gone = before.keys().filter(is_class).find(|key| after.get(*key) != before.get(*key));
+    assert_eq!(gone, None);
+    other.verify().await.unwrap();
+    assert_eq!(kernel.observe(Scope::Node).unwrap(), after);
+}
+
+fn both() -> String {
+    [CLOSED, FROM_FAR].join("---\n")
+}
+
+const MORE: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: more, namespace: default}\n\
+                    spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 198.51.100.0/24}}], ports: [{port: 80}]}]}\n";
+
+#[test]
+fn what_was_made_for_a_kernel_is_read_back() {
+    let text = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n\
+                metadata: {name: all, annotations: {netd/log: 'true'}}\n\
+                spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, \
+                ingress: [{action: Accept, from: [{netd/nodes: {}}, {netd/networks: [192.0.2.0/24]}], protocols: \
+                [{tcp: {destinationPort: {number: 80}}}, {sctp: {destinationPort: {number: 80}}}]}, \
+                {action: Deny, from: [{netd/nodes: {}}]}], egress: [{action: Deny, to: [{namespaces: {}}]}]}\n";
+    let audit = FROM_FAR.replace("name: from-far", "name: audit, annotations: {netd/audit: 'true'}");
+    let mut compiler = Compiler::new("here");
+    let (_, one) = far("far", "10.4.9.2");
+    let name = SandboxName { namespace: "default".to_owned(), name: "web".to_owned() };
+    let own = Sandbox { name, node: "here".to_owned(), known: None, ..one };
+    let (_, other) = far("near", "10.4.9.3");
+    for change in [Change::Sandbox(own), Change::Sandbox(other)] {
+        compiler.update(change);
+    }
+    let node = Node { addresses: ["192.0.2.1".parse().unwrap()].into(), ..Node::default() };
+    compiler.update(Change::Nodes([("here".to_owned(), node)].into()));
+    let files = files(&[text, &audit, FROM_FAR].join("---\n"));
+    assert_eq!(files.files[0].error, None);
+    compiler.update(Change::Policies(files.policies().cloned().collect()));
+    let made = objects::all(compiler.compiled());
+    let is_read = |key: &Key| !matches!(key, Key::Isolated(..) | Key::Itself(..));
+    let read: Objects = made.into_iter().filter(|(key, _)| is_read(key)).collect();
+    for kind in [
+        |key: &Key| matches!(key, Key::Class(_)),
+        |key: &Key| matches!(key, Key::Block(..)),
+        |key: &Key| matches!(key, Key::Pair(_, _, Some(Class::NODE))),
+    ] {
+        assert!(read.keys().any(kind), "{read:?}");
+    }
+    assert_eq!(objects::all(&objects::read_back(&read)), read);
+}
+
+#[test]
+fn two_changes_of_one_object_are_one() {
+    use objects::Fate::{Gone, New, Set};
+    let [one, other] = [Object::Class(Class(1)), Object::Class(Class(2))];
+    for (first, then, all) in [
+        (New(one.clone()), Set(other.clone()), New(other.clone())),
+        (New(one.clone()), Gone, Gone),
+        (Set(one.clone()), Set(other.clone()), Set(other.clone())),
+        (Set(one.clone()), Gone, Gone),
+        (Gone, New(other.clone()), Set(other.clone())),
+    ] {
+        assert_eq!(first.clone().then(then.clone()), all, "{first:?} {then:?}");
+    }
 }
 
 fn flow(from: &str) -> Flow {

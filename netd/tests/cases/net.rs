@@ -118,7 +118,7 @@ impl Net {
         for node in &self.nodes {
             let kernel = Arc::clone(&node.kernel);
             let mut held = node.space.run(move || kernel.observe(Scope::Node)).unwrap();
-            held.retain(|key, _| objects::is_policy(key) && !matches!(key, Key::Filtered(_)));
+            held.retain(|key, _| key.is_of_policy() && !matches!(key, Key::Filtered(_)));
             assert_eq!(held, objects::all(node.compiler.compiled()));
         }
     }
@@ -222,9 +222,7 @@ impl Node {
         let delta = self.compiler.update(Change::Policies(policies.to_vec()));
         let changes = objects::changes(&self.profiles, &delta, self.compiler.compiled());
         self.profiles = self.compiler.compiled().profiles.iter().map(|(id, one)| (*id, one.clone())).collect();
-        let gone = changes.iter().rev().filter(|(_, new)| new.is_none()).map(|(key, _)| Step::Delete(key.clone()));
-        let set = changes.iter().filter_map(|(key, new)| Some(Step::Replace(key.clone(), new.clone()?)));
-        self.apply(gone.chain(set).collect());
+        self.apply(objects::steps(changes));
     }
 
     fn apply(&self, steps: Vec<Step>) {

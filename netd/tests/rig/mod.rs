@@ -18,7 +18,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netd::allowlist::Allowlist;
 use netd::executor::Executor;
@@ -169,7 +169,7 @@ impl Space {
     /// As [`Space::hears`], with more time to hear it. A neighbour that did not answer while its link was down is given up for a
     /// moment by the kernel, also when the link is up again: it is asked anew.
     pub(crate) fn hears_in_the_end(&self, address: &str) -> Result<String, String> {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         loop {
             let heard = self.hears_within(address, MORE_PATIENCE);
             if heard != Err("host unreachable".to_owned()) || start.elapsed() > MORE_PATIENCE {
@@ -198,7 +198,7 @@ impl Space {
         self.run(move || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            let (start, mut sent, mut heard) = (std::time::Instant::now(), 0, 0);
+            let (start, mut sent, mut heard) = (Instant::now(), 0, 0);
             // Whoever says that it is over may have failed before.
             while (sent < at_least || !over.load(Ordering::Relaxed)) && start.elapsed() < Duration::from_secs(60) {
                 socket.send_to(b"?", address).unwrap();
@@ -384,7 +384,7 @@ impl Node {
 
     /// Waits until `is_so`.
     pub(crate) fn until(&self, is_so: impl Fn(&Self) -> bool) {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         while !is_so(self) {
             assert!(start.elapsed() < MORE_PATIENCE, "it does not come about");
             std::thread::sleep(Duration::from_millis(5));
@@ -411,10 +411,24 @@ pub(crate) fn call(config: &str, container: &str, netns_path: &str) -> blocking:
     call
 }
 
+/// The threads of one that was stopped end in a moment; until then its tables are its own.
+fn kernel() -> LinuxKernel {
+    let begin = Instant::now();
+    loop {
+        match LinuxKernel::new("netd", "nd") {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                assert!(begin.elapsed() < Duration::from_secs(20), "one that was stopped holds its tables");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            kernel => return kernel.unwrap(),
+        }
+    }
+}
+
 async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
     let (journal, records) = Journal::open(journal, "boot").unwrap();
     let record = NodeRecord::replay("nd", records);
-    let kernel = LinuxKernel::new("netd", "nd").unwrap();
+    let kernel = kernel();
     let executor = Arc::new(Executor::new(Arc::new(kernel), record.guarded().clone()));
     let policies =
         Policies::start(Arc::clone(&executor), Settings { node: "here".to_owned(), ..Settings::default() }).unwrap();
