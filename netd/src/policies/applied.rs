@@ -1,6 +1,7 @@
 //! Policies that were applied through the API: each in a file of its own in netd's state directory, where it is watched like
 //! any other. A policy that a file of the user's holds is his to change.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,9 +30,10 @@ pub(crate) fn parse(file: &str, text: &[u8]) -> Result<Vec<Policy>, String> {
 /// Each policy with its own document of the text: it will stand in a file of its own.
 pub(crate) fn apart(file: &str, text: &[u8], policies: &[Policy]) -> Result<Vec<(PolicyName, String)>, String> {
     let text = String::from_utf8_lossy(text);
-    let documents = Documents::of(&text);
-    let documents: Vec<String> = policies.iter().map(|policy| documents.at(policy.source.line)).collect();
-    if let Some(twice) = (1..documents.len()).find(|at| documents[..*at].contains(&documents[*at])) {
+    let all = Documents::of(&text);
+    let documents: Vec<String> = policies.iter().map(|policy| all.at(policy.source.line)).collect();
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = documents.iter().position(|document| !seen.insert(document)) {
         let policy = &policies[twice];
         return Err(format!(
             "{}: {} is not in a document of its own; part the policies by lines of --- and apply {file} again",

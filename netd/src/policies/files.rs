@@ -55,6 +55,11 @@ impl PolicyFiles {
         good.map(|file| (file.file.clone(), file.good.clone())).collect()
     }
 
+    /// Each file by its name.
+    pub(super) fn by_name(&self) -> BTreeMap<&str, &PolicyFile> {
+        self.files.iter().map(|file| (file.file.as_str(), file)).collect()
+    }
+
     /// All policies in force.
     pub fn policies(&self) -> impl Iterator<Item = &Policy> {
         self.files.iter().flat_map(|file| &file.policies)
@@ -66,11 +71,20 @@ impl PolicyFiles {
         self.files.iter().find(|file| file.policies.iter().any(|policy| policy.name == *name))
     }
 
+    /// All policies in force, each as its file has it.
+    pub fn with_texts(&self) -> impl Iterator<Item = (&Policy, String)> {
+        self.files.iter().flat_map(|file| {
+            let documents = Documents::of(&file.good);
+            file.policies.iter().map(move |policy| (policy, documents.at(policy.source.line)))
+        })
+    }
+
     /// These files after a change, when `sources` are all there are.
     #[must_use]
     pub fn next(&self, sources: &[Source]) -> Self {
-        let before = |file: &str| self.files.iter().find(|before| before.file == file);
-        let mut files: Vec<_> = sources.iter().map(|source| read(source, before(&source.file))).collect();
+        let before = self.by_name();
+        let known = |source: &Source| before.get(source.file.as_str()).copied();
+        let mut files: Vec<_> = sources.iter().map(|source| read(source, known(source))).collect();
         one_holder_a_name(&mut files);
         Self { files }
     }
@@ -102,6 +116,11 @@ impl<'a> Documents<'a> {
 }
 
 fn read(source: &Source, before: Option<&PolicyFile>) -> PolicyFile {
+    // What is said twice is read once. Where there was an error, not all of its policies may be here.
+    let is_known = |before: &&PolicyFile| before.error.is_none() && source.text.as_ref() == Ok(&before.good);
+    if let Some(before) = before.filter(is_known) {
+        return before.clone();
+    }
     let file = source.file.clone();
     match source.text.as_ref().map_err(|error| format!("{file}: {error}")).and_then(|text| parsed(&file, text)) {
         Ok((_, text)) if is_cut_off(&text) && before.is_some_and(|before| !is_cut_off(&before.good)) => {
@@ -192,6 +211,8 @@ fn text(path: &Path) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::{PolicyFiles, Source, sources};
 
     fn policy(name: &str) -> String {
@@ -242,6 +263,21 @@ mod tests {
         assert!(names(&good.next(&[source("a", list)])).is_empty(), "that is said");
         assert!(names(&good.next(&[])).is_empty());
         assert_eq!(PolicyFiles::default().next(&[source("a", "")]).files[0].error, None);
+    }
+
+    #[test]
+    fn what_did_not_change_is_not_read_again() {
+        let texts = |second: &str| [source("a", &policy("one")), source("b", second)];
+        let before = PolicyFiles::default().next(&texts(&policy("two")));
+        let next = before.next(&texts(&[policy("one"), policy("two")].join("---\n")));
+        let is_the_same = |at: usize, files: &PolicyFiles| {
+            let read = |files: &PolicyFiles| Arc::clone(&files.files[at].policies[0].source.file);
+            Arc::ptr_eq(&read(&before), &read(files))
+        };
+        assert!(is_the_same(0, &next) && !is_the_same(1, &next));
+        // One of which not all was taken may be whole the next time.
+        assert_eq!(names(&next), ["one", "two"]);
+        assert_eq!(names(&next.next(&[source("b", &next.files[1].good)])), ["one", "two"]);
     }
 
     #[test]

@@ -70,14 +70,14 @@ fn read(paths: &[PathBuf], kept: &Path, publish: &Sender<Arc<PolicyFiles>>) {
 }
 
 fn report(before: &PolicyFiles, next: &PolicyFiles) {
-    for file in next.files.iter().filter(|file| !before.files.contains(file)) {
+    let (known, remain) = (before.by_name(), next.by_name());
+    for file in next.files.iter().filter(|file| known.get(file.file.as_str()) != Some(file)) {
         match &file.error {
             Some(error) => warn!(file = file.file, error, "policy file not taken"),
             None => info!(file = file.file, policies = file.policies.len(), "policy file read"),
         }
     }
-    let is_gone = |file: &str| !next.files.iter().any(|one| one.file == file);
-    for file in before.files.iter().filter(|file| is_gone(&file.file)) {
+    for file in before.files.iter().filter(|file| !remain.contains_key(file.file.as_str())) {
         info!(file = file.file, "policy file gone");
     }
 }

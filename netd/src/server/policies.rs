@@ -11,14 +11,14 @@ use netd_api::v1::{
 };
 use netd_config::Quarantine;
 use netd_kernel::Kernel;
-use netd_policy::{Direction, Policy, Traffic, oracle};
+use netd_policy::{Direction, Policy, Sandbox, Traffic, oracle};
 
 use super::Service;
 use super::attach::Answer;
 use crate::policies::drops::{Denied, Drops};
 use crate::policies::enforcer::Force;
 use crate::policies::explain::{End, ExplainError, Explanation, explain, spoken};
-use crate::policies::files::{Documents, PolicyFiles, sources};
+use crate::policies::files::{PolicyFiles, sources};
 use crate::policies::follow::put_in_force;
 use crate::policies::objects::{self, Counted};
 use crate::policies::{applied, matrix};
@@ -45,18 +45,21 @@ impl<K: Kernel + 'static> Service<K> {
         // Without numbers the rest is still worth telling.
         let counts = counts.ok().and_then(Result::ok).unwrap_or_default();
         let applied = self.desk.directories.last().cloned().unwrap_or_default();
-        let answer = self.lifecycle.policies.ask(move |force| {
+        // All policies by all sandboxes: no change of policies waits for that.
+        let asked = self.lifecycle.policies.ask(move |force| {
             let counted = objects::counted(force.compiler.compiled(), &counts);
+            let sandboxes = force.compiler.world().sandboxes.values().filter(|sandbox| sandbox.known.is_none());
+            (Arc::clone(&force.files), counted, sandboxes.cloned().collect::<Vec<_>>())
+        });
+        let (files, counted, sandboxes) = asked.await.ok_or_else(stopped)?;
+        let answer = tokio::task::spawn_blocking(move || {
             let mut response = PoliciesResponse::new();
-            for file in &force.files.files {
-                let documents = Documents::of(&file.good);
-                let listed = |policy| listed(force, policy, &documents, &counted, &applied);
-                response.policies.extend(file.policies.iter().map(listed));
-            }
-            response.files = force.files.files.iter().map(file).collect();
+            let all = files.with_texts();
+            response.policies = all.map(|one| listed(one, &sandboxes, &counted, &applied)).collect();
+            response.files = files.files.iter().map(file).collect();
             response
         });
-        answer.await.ok_or_else(stopped)
+        answer.await.map_err(|error| failure(FailureCode::INTERNAL, &error))
     }
 
     /// Written down, then in force before the answer; what is not right is not written.
@@ -144,9 +147,8 @@ fn stopped() -> Failure {
 }
 
 fn listed(
-    force: &Force,
-    policy: &Policy,
-    documents: &Documents<'_>,
+    (policy, text): (&Policy, String),
+    own: &[Sandbox],
     counted: &BTreeMap<netd_policy::PolicyName, Counted>,
     applied: &std::path::Path,
 ) -> v1::Policy {
@@ -157,10 +159,9 @@ fn listed(
     for direction in [Direction::Ingress, Direction::Egress] {
         listed.directions.extend(policy.rules(direction).map(|_| spell(direction).to_owned()));
     }
-    let own = force.compiler.world().sandboxes.values().filter(|sandbox| sandbox.known.is_none());
-    let selected = own.filter(|sandbox| oracle::is_for(policy, sandbox));
+    let selected = own.iter().filter(|sandbox| oracle::is_for(policy, sandbox));
     listed.sandboxes = u32::try_from(selected.count()).unwrap_or(u32::MAX);
-    listed.text = documents.at(policy.source.line);
+    listed.text = text;
     listed.applied = std::path::Path::new(&listed.file).starts_with(applied);
     let Counted { allowed, denied, would_deny } = counted.get(&policy.name).copied().unwrap_or_default();
     (listed.allowed, listed.denied, listed.would_deny) = (allowed, denied, would_deny);
