@@ -31,7 +31,7 @@ use netd::{lasting, owner, resync, watch, watchdog};
 
 use crate::memory;
 use netd_config::NodeConfig;
-use netd_kernel::{Coexistence, LOG_GROUP, LinuxKernel, LoggedPacket, Notices, Obstacle, Others, PacketLog, Passage};
+use netd_kernel::{Coexistence, LOG_GROUP, LinuxKernel, LoggedPacket, Notices, Obstacle, PacketLog, Passage};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -62,7 +62,7 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
             "this kernel lets others take netd's rules away (older than 6.9); netd makes them again at once"
         );
     }
-    let others = Others::open(&config.instance).context("cannot listen to other programs' nftables")?;
+    let others = kernel.others().context("cannot listen to other programs' nftables")?;
     let heard = watch::listen(watch::Ears { notices, changes, others, tombstones: &tombstones })
         .with_context(|| format!("cannot watch {}", tombstones.display()))?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));

@@ -144,7 +144,8 @@ fn relay(
     speak: &Sender<Word>,
 ) -> io::Result<()> {
     loop {
-        let always = [ending.as_fd(), notices.as_fd(), inotify.as_fd(), others.as_fd()];
+        let [heard, missed] = others.ears();
+        let always = [ending.as_fd(), notices.as_fd(), inotify.as_fd(), heard, missed];
         let fds = always.into_iter().chain(changes.as_ref().map(AsFd::as_fd));
         let mut polled: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut polled, PollTimeout::NONE) {
@@ -152,7 +153,7 @@ fn relay(
             ready => ready?,
         };
         let mut ready = polled.iter().map(|fd| fd.any().unwrap_or(false));
-        let [ended, linked, left, stirred, changed] = std::array::from_fn(|_| ready.next().unwrap_or(false));
+        let [ended, linked, left, stirred, missed, changed] = std::array::from_fn(|_| ready.next().unwrap_or(false));
         drop(ready);
         drop(polled);
         let mut words = Vec::new();
@@ -162,7 +163,7 @@ fn relay(
         if linked {
             words.extend(there(notices.receive())?.into_iter().flatten().map(Word::Link));
         }
-        if stirred && others.receive()? {
+        if (stirred || missed) && others.receive()? {
             words.push(Word::Others);
         }
         if left && there(inotify.read_events().map_err(io::Error::from))?.is_some() {

@@ -25,7 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netd_config::LinkName;
 use netd_netlink::conntrack::{self, End};
-use netd_netlink::nft::Changes;
+use netd_netlink::nft::{Changes, Others};
 use netd_netlink::{Link, NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 
@@ -80,6 +80,14 @@ impl LinuxKernel {
     /// The kernel's.
     pub fn changes(&self) -> io::Result<Option<Changes>> {
         self.ruleset.changes()
+    }
+
+    /// Tells that others change their tables, from now on, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn others(&self) -> io::Result<Others> {
+        self.ruleset.others()
     }
 
     fn socket(&self) -> MutexGuard<'_, Socket> {

@@ -3,11 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
 use netd_config::LinkName;
-use netd_kernel::{Coexistence, Firewall, Obstacle, Others, OurLink, Passage};
+use netd_kernel::{
+    Class, Coexistence, Firewall, Kernel, Key, LinuxKernel, Object, Obstacle, Others, OurLink, Passage, Step,
+    fixed_ruleset,
+};
 use netd_netlink::{Socket, nft};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 
 fn on_a_node(test: impl FnOnce() + Send + 'static) {
@@ -208,5 +213,35 @@ fn what_others_change_is_heard_and_elements_and_our_own_tables_are_not() {
             assert!(others.receive().unwrap(), "{line}");
             assert!(!others.receive().unwrap(), "{line}");
         }
+    });
+}
+
+/// Both are at work at once: what others did meanwhile is looked at afterwards.
+#[test]
+fn while_much_is_made_nobody_is_told_of_it_and_a_change_of_others_is_not_missed() {
+    on_a_node(|| {
+        let kernel = LinuxKernel::new("netd", "nd").unwrap();
+        let others = kernel.others().unwrap();
+        let (key, fixed) = fixed_ruleset();
+        let address = |number: u32| IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 + number));
+        let class = |number| (Key::Class(address(number)), Object::Class(Class(number)));
+        let make = |count: u32| {
+            let steps = (1..=count).map(class).map(|(key, object)| Step::Create(key, object));
+            kernel.apply(&steps.collect::<Vec<_>>(), None).unwrap();
+        };
+        kernel.apply(&[Step::Create(key, fixed)], None).unwrap();
+        others.receive().unwrap();
+        make(100);
+        assert!(!others.receive().unwrap());
+        make(20_000);
+        let ready = others.ears().map(|ear| {
+            let mut polled = [PollFd::new(ear, PollFlags::POLLIN)];
+            poll(&mut polled, PollTimeout::ZERO).unwrap() == 1
+        });
+        assert_eq!(ready, [false, true], "told of each element, or not told that it was deaf");
+        assert!(others.receive().unwrap());
+        assert!(!others.receive().unwrap());
+        run("nft add table inet firewalld");
+        assert!(others.receive().unwrap(), "deaf for ever");
     });
 }

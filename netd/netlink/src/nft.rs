@@ -15,7 +15,7 @@ pub use foreign::{
     ListedBase, ListedChain, ListedRule, Position, delete_chain, delete_rule, empty_chain, get_chain_rules, get_chains,
     put_rule, read_chain, read_rule,
 };
-pub use others::Others;
+pub use others::{Deafness, Others};
 pub use request::{
     BATCH_BEGIN, BATCH_END, Chain, ChainKind, Family, Request, TABLE_OWNER, TABLE_PERSIST, chain, delete_table,
     get_rules, get_table, inner_chain, read_userdata, rule, table,

@@ -321,21 +321,19 @@ impl Socket {
 
     /// One datagram that is no larger than an acknowledgement or an object can be.
     fn receive(&mut self) -> io::Result<Vec<Answer>> {
-        let mut buffer = [0; LARGEST_ANSWER];
-        let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
-        let datagram = buffer.get(..length).ok_or_else(|| io::Error::from_raw_os_error(Errno::EMSGSIZE as i32))?;
-        Ok(answers(datagram))
+        self.receive_into(&mut [0; LARGEST_ANSWER])
     }
 
     /// One datagram of a dump; the kernel makes it larger where one object is.
     fn receive_of_any_size(&mut self) -> io::Result<Vec<Answer>> {
-        let socket = self.socket.as_raw_fd();
-        let length = recv(socket, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
-        let room = length.max(LARGEST_PART);
-        if self.buffer.len() < room {
-            self.buffer.resize(room, 0);
-        }
-        self.receive()
+        let length = recv(self.socket.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
+        self.receive_into(&mut vec![0; length.max(LARGEST_PART)])
+    }
+
+    fn receive_into(&mut self, buffer: &mut [u8]) -> io::Result<Vec<Answer>> {
+        let length = recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC)?;
+        let datagram = buffer.get(..length).ok_or_else(|| io::Error::from_raw_os_error(Errno::EMSGSIZE as i32))?;
+        Ok(answers(datagram))
     }
 
     fn append_request(&mut self, bytes: &mut Vec<u8>, request: &Request, flags: u16) {

@@ -19,10 +19,10 @@ mod skeleton;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use netd_netlink::conntrack::{self, Tuple};
-use netd_netlink::nft::{self, Element, Family, Request};
+use netd_netlink::nft::{self, Deafness, Element, Family, Others, Request};
 use netd_netlink::{NetlinkError, Socket};
 
 use crate::object::{Flow, Key, Object, Objects, Part, Profile, Step};
@@ -44,11 +44,14 @@ pub(super) struct Ruleset {
     reader: Mutex<Socket>,
     /// All of conntrack takes long to read: nobody else waits for that.
     flows: Mutex<Socket>,
+    deafness: OnceLock<Deafness>,
 }
 
 const FAMILIES: [Family; 2] = [Family::Inet, Family::Bridge];
 /// Of IPv4 and of IPv6.
 const ICMP: [u8; 2] = [1, 58];
+/// Requests that make too many notices; one has up to 500 elements.
+const MANY: usize = 20;
 /// What is looked for may be taken away by another before it is deleted; then it is looked for again.
 const LOOKS: usize = 4;
 
@@ -75,7 +78,16 @@ impl Ruleset {
             writer: Group::new(writer),
             reader: Mutex::new(reader),
             flows: Mutex::new(Socket::open_netfilter()?),
+            deafness: OnceLock::new(),
         })
+    }
+
+    /// Hears what others do to their tables, but not while this makes much of its own.
+    pub(super) fn others(&self) -> io::Result<Others> {
+        let (others, deafness) = Others::with_deafness(&self.table)?;
+        // Of several, the first is spared.
+        drop(self.deafness.set(deafness));
+        Ok(others)
     }
 
     /// Takes the steps that are the ruleset's, all in one transaction, but for the parts of profiles that are new: nothing
@@ -127,7 +139,11 @@ impl Ruleset {
                 run => take(run, &mut changes),
             }
         }
-        self.writer.commit(changes.requests(&self.table, |set, list| self.without(set, list))?)
+        let requests = changes.requests(&self.table, |set, list| self.without(set, list))?;
+        match self.deafness.get().filter(|_| requests.len() > MANY) {
+            Some(deafness) => deafness.during(|| self.writer.commit(requests)),
+            None => self.writer.commit(requests),
+        }
     }
 
     fn is_absent(&self) -> bool {
