@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::leash::Leash;
 use crate::space::Space;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A node.

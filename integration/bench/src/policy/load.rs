@@ -72,11 +72,21 @@ fn change(people: &mut Town, size: Size, samples: &mut Samples) -> Result<()> {
     Ok(())
 }
 
-/// Elements that are of policies, in all sets of netd's.
+/// Who is who, who is isolated, which profile is whose, and the parts of profiles; a range is one.
+const SETS: [(&str, &str); 7] = [
+    ("map", "class4"),
+    ("map", "block4"),
+    ("set", "itself4"),
+    ("set", "ingress4"),
+    ("map", "pairs_in"),
+    ("map", "any_in"),
+    ("map", "profiles"),
+];
+
+/// Elements that are of policies, in all sets of netd's that these fill.
 fn held(town: &Town) -> Result<Held> {
     let mut held = 0;
-    for set in ["class4", "pairs_in", "ingress4"] {
-        let kind = if set == "pairs_in" || set == "class4" { "map" } else { "set" };
+    for (kind, set) in SETS {
         let text = town.node.space.output(&format!("nft -j list {kind} inet netd {set}"))?;
         let value: serde_json::Value = serde_json::from_str(&text)?;
         let objects = value["nftables"].as_array().into_iter().flatten();

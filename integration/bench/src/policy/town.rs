@@ -14,7 +14,7 @@ use crate::network::{self, Writing};
 use crate::node::{Netd, Node};
 use crate::space::Space;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A node and who lives there.
