@@ -154,8 +154,8 @@ fn two_changes_of_one_object_are_one() {
         (New(one.clone()), Set(other.clone()), New(other.clone())),
         (New(one.clone()), Gone, Gone),
         (Set(one.clone()), Set(other.clone()), Set(other.clone())),
-        (Set(one.clone()), Gone, Gone),
-        (Gone, New(other.clone()), Set(other.clone())),
+        (Set(one), Gone, Gone),
+        (Gone, New(other.clone()), Set(other)),
     ] {
         assert_eq!(first.clone().then(then.clone()), all, "{first:?} {then:?}");
     }
