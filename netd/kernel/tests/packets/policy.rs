@@ -299,3 +299,41 @@ fn no_packet_passes_by_half_a_policy() {
     let asked = asked.load(Ordering::Relaxed);
     assert!(refused * 50 < asked, "{refused} of {asked} refused by half a policy");
 }
+
+/// A helper of somebody's sees in a packet that another connection is to come, and conntrack calls that one related.
+#[test]
+fn of_what_is_related_to_a_known_flow_errors_pass_unasked_and_nothing_else() {
+    const READ: &[u8] = b"\x00\x01file\x00octet\x00";
+    let node = Node::new(false);
+    let (server, client) = (node.sandbox(0, 2), node.sandbox(0, 3));
+    for line in [
+        "add table inet helping",
+        "add ct helper inet helping tftp { type \"tftp\" protocol udp ; }",
+        "add chain inet helping seen { type filter hook prerouting priority -150 ; }",
+        "add rule inet helping seen udp dport 69 ct helper set \"tftp\"",
+    ] {
+        node.space.output(&format!("nft {line}"));
+    }
+    for is_isolated in [false, true] {
+        let mut policy = filtered();
+        if is_isolated {
+            policy.extend(isolated(Direction::Ingress, Reach::Others, &client));
+        }
+        node.enforce(&policy);
+        let [asks, answers] = [(&client, 0), (&server, 69)].map(|(of, port)| {
+            let address = (of.v4, port);
+            of.space.run(move || std::net::UdpSocket::bind(address).unwrap())
+        });
+        asks.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+        asks.send_to(READ, (server.v4, 69)).unwrap();
+        let (_, asker) = answers.recv_from(&mut [0; 64]).unwrap();
+        let address = server.v4;
+        let other = server.space.run(move || std::net::UdpSocket::bind((address, 0)).unwrap());
+        other.send_to(b"data", asker).unwrap();
+        assert_eq!(asks.recv_from(&mut [0; 64]).is_ok(), !is_isolated);
+        // Nobody is there; who says so is the server's kernel.
+        for address in server.addresses() {
+            assert_eq!(client.space.udp(address, 9), Heard::Refusal, "{address}");
+        }
+    }
+}

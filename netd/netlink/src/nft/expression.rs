@@ -91,6 +91,10 @@ pub enum Refusal {
 /// Bits of a connection's state and status, as `ct` loads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
+    /// `ct state established`.
+    Established,
+    /// `ct state related`: an error of a known connection, or one that a helper has seen announced.
+    Related,
     /// `ct state established,related`.
     Known,
     /// `ct status dnat` (`IPS_DST_NAT`).
@@ -225,11 +229,14 @@ impl Expression {
     pub fn connection(status: Status, scratch: Register) -> [Self; 3] {
         const STATE: u32 = 0;
         const STATUS: u32 = 2;
-        const ESTABLISHED_RELATED: u32 = 2 | 4;
+        const ESTABLISHED: u32 = 2;
+        const RELATED: u32 = 4;
         const UNTRACKED: u32 = 1 << 6;
         const DESTINATION_NAT: u32 = 1 << 5;
         let (key, bits) = match status {
-            Status::Known => (STATE, ESTABLISHED_RELATED),
+            Status::Established => (STATE, ESTABLISHED),
+            Status::Related => (STATE, RELATED),
+            Status::Known => (STATE, ESTABLISHED | RELATED),
             Status::DestinationChanged => (STATUS, DESTINATION_NAT),
             Status::Untracked => (STATE, UNTRACKED),
         };

@@ -106,7 +106,9 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
             rules.push((chain.name, to_published(version, chain, false)));
         }
     }
-    rules.extend([INPUT, FORWARD, NODE_OUT].map(|chain| (chain.name, policy::known())));
+    for chain in [INPUT, FORWARD, NODE_OUT] {
+        rules.extend(policy::known().map(|rule| (chain.name, rule)));
+    }
     rules.extend(vlan::forward(FORWARD.name));
     rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));
     rules.extend(fabric::behind_policy(link_prefix));

@@ -1,7 +1,7 @@
 //! The rules of policy: which flows are asked about, who their ends are, what is decided, and what a refusal is.
 //!
 //! ```text
-//! forward   known ─▶ accept; cut ─▶ refuse; TCP that nobody saw begin, of an isolated sandbox ─▶ refuse;
+//! forward   known, or told of such ─▶ accept; cut ─▶ refuse; TCP that nobody saw begin, of an isolated sandbox ─▶ refuse;
 //!           isolated ─▶ to_isolated4 … from_isolated6, and on behind this rule if allowed
 //! node_in, node_out   the same, but for who is isolated from its node ─▶ from_ and to_isolated_of_node4, 6
 //! to_isolated4        from a sandbox to itself ─▶ allowed
@@ -40,6 +40,7 @@ const DENY: &str = "deny";
 const REFUSE: &str = "refuse";
 const LOST: &str = "lost";
 const BEGUN: &str = "begun";
+const ERRORS: &str = "errors";
 const LOGGED: &str = "logged";
 const AUDITED: &str = "audited";
 
@@ -54,6 +55,7 @@ const REDIRECT: u8 = 137;
 pub(in crate::linux::ruleset) const WITH_PORTS: [u8; 5] = [TCP, 17, 33, 132, 136];
 /// The flag of a packet that opens a connection, without ACK.
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 
 /// What is decided, as the map `profiles` has it.
 pub(in crate::linux::ruleset) const ALLOW: u32 = 0;
@@ -133,7 +135,7 @@ const WAYS: [Way; 4] = [
 pub(super) fn chains() -> Vec<&'static str> {
     let ways =
         WAYS.iter().flat_map(|way| [way.chain, way.node_chain].into_iter().chain(way.kinds.map(|(name, _)| name)));
-    [DENY, REFUSE, LOST, BEGUN, LOGGED, AUDITED].into_iter().chain(ways).collect()
+    [DENY, REFUSE, LOST, BEGUN, ERRORS, LOGGED, AUDITED].into_iter().chain(ways).collect()
 }
 
 /// What stands in the sets from the start. A profile that is not there denies, who has no class is looked for in the blocks,
@@ -156,11 +158,27 @@ pub(super) fn elements(table: &str) -> Vec<Request> {
     requests
 }
 
-/// What has begun goes on.
-pub(super) fn known() -> Vec<Expression> {
-    let mut rule: Vec<_> = Expression::connection(Status::Known, Register(0)).into();
-    rule.push(Expression::verdict(Verdict::Accept));
-    rule
+/// What has begun goes on, and what is told of it: a reset or an ICMP error. What else is related to it is a connection that a
+/// helper of somebody's (FTP, SIP) expects: it is asked about as any other.
+pub(super) fn known() -> [Vec<Expression>; 2] {
+    [(Status::Established, Verdict::Accept), (Status::Related, Verdict::Jump(ERRORS))].map(|(status, verdict)| {
+        let mut rule: Vec<_> = Expression::connection(status, Register(0)).into();
+        rule.push(Expression::verdict(verdict));
+        rule
+    })
+}
+
+/// The reset of a refused packet is related to its connection (`nf_ct_attach`); one that opens a connection is none.
+fn errors() -> [Vec<Expression>; 3] {
+    let protocol =
+        |number| vec![Expression::meta(Meta::Transport, Register(0)), Expression::is(Register(0), &[number])];
+    let mut reset = protocol(TCP);
+    reset.extend([Expression::transport(13, 1, Register(0)), Expression::mask(Register(0), [RST, 0, 0, 0])]);
+    reset.push(Expression::is(Register(0), &[RST]));
+    [protocol(ICMP), protocol(ICMPV6), reset].map(|mut rule| {
+        rule.push(Expression::verdict(Verdict::Accept));
+        rule
+    })
 }
 
 /// Where packets that are not known are asked about: what is forwarded, and what goes between the node itself and its
@@ -185,6 +203,7 @@ pub(super) fn hooks(input: &'static str, forward: &'static str, output: &'static
 pub(super) fn rules() -> Vec<Rule> {
     let mut rules: Vec<Rule> = WAYS.iter().flat_map(asked).chain(WAYS.iter().flat_map(asked_of_node)).collect();
     rules.extend(WAYS.iter().flat_map(of_isolated));
+    rules.extend(errors().map(|rule| (ERRORS, rule)));
     rules.extend(refusals());
     rules
 }
