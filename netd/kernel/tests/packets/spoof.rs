@@ -4,7 +4,7 @@ use netd_kernel::{Direction, Key, Mac, Object, Objects, Reach};
 
 use crate::frames::{self, framed, udp};
 use crate::node::{Node, Sandbox, link};
-use crate::space::{Heard, hears_frame};
+use crate::space::{Heard, Space, hears_frame};
 
 const GATEWAY: [u8; 4] = [10, 4, 0, 1];
 const FOREIGN: [u8; 4] = [10, 4, 0, 9];
@@ -175,6 +175,53 @@ fn the_mac_of_a_gateway_leads_past_no_policy() {
     node.enforce(&policy);
     assert!(!arrives(FOREIGN_MAC, b"<isolated>"));
     assert!(!arrives([0x06, 0x6e, 0x67, 1, 2, 3], b"<to a gateway>"));
+}
+
+/// A veth into another namespace, whose end there has the name and MAC; this end is a port of `br0`.
+fn plugged(node: &Node, port: &str, end: &str, mac: &str) -> Space {
+    let far = Space::new();
+    node.space.output(&format!("ip link add {port} type veth peer name {end} address {mac} netns {}", far.path()));
+    node.space.output(&format!("ip link set {port} master br0 up"));
+    far.output(&format!("ip link set {end} up"));
+    far
+}
+
+/// The one exception is what the bridge itself does not track: what is between a sandbox and the gateway of its VLAN.
+#[test]
+fn what_somebody_does_not_track_is_asked_about_all_the_same() {
+    let node = Node::new(false);
+    let (sender, near, far) = (node.sandbox(0, 3), node.sandbox(0, 2), node.sandbox(1, 2));
+    for receiver in [&near, &far] {
+        receiver.space.serve_udp(&[53]);
+    }
+    let gateway_mac = [0x06, 0x6e, 0x67, 1, 2, 3];
+    let gateway = plugged(&node, "ndg0000001", "eth0", "06:6e:67:01:02:03");
+    let mut policy = crate::policy::filtered();
+    for receiver in [&near, &far] {
+        policy.extend(crate::policy::isolated(Direction::Ingress, Reach::Others, receiver));
+    }
+    node.enforce(&policy);
+    for line in [
+        "add table inet others",
+        "add chain inet others first { type filter hook prerouting priority -300 ; }",
+        "add rule inet others first notrack",
+    ] {
+        node.space.output(&format!("nft {line}"));
+    }
+    let addresses = near.addresses().into_iter().chain(far.addresses());
+    let heard: Vec<_> = addresses.filter(|address| sender.space.udp(*address, 53) == Heard::Answer).collect();
+    assert!(heard.is_empty(), "{heard:?}");
+    node.space.output("nft delete table inet others");
+    let (frames, ears) = (Frames::between(&sender, &near), gateway.listen());
+    let v6 = |marker: &[u8]| frames::ipv6(frames.v6.0, frames.v6.1, 17, &udp(9, 9, marker));
+    let v4 = |marker: &[u8]| frames::ipv4(frames.v4.0, frames.v4.1, 17, &udp(9, 9, marker));
+    for (marker, packet) in [(b"<4>", v4(b"<4>")), (b"<6>", v6(b"<6>"))] {
+        sender.space.send_frame(&framed(gateway_mac, sender.mac, &packet));
+        assert!(hears_frame(&ears, marker), "what goes to a gateway is judged behind it");
+        let ears = near.space.listen();
+        gateway.send_frame(&framed(near.mac, gateway_mac, &packet));
+        assert!(hears_frame(&ears, marker), "what comes from a gateway is judged before it");
+    }
 }
 
 #[test]

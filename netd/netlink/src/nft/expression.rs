@@ -28,6 +28,8 @@ pub enum Meta {
     Family = 15,
     /// The transport protocol, 1 octet.
     Transport = 16,
+    /// What kind of link it came in by (`bridge`, `veth`), 16 octets.
+    InputKind = 26,
 }
 
 /// Where a base chain is hooked (`enum nf_inet_hooks`).

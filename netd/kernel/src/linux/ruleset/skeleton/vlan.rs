@@ -29,28 +29,39 @@ pub(super) fn port_rules(port_in: &'static str, port_out: &'static str, link_pre
 }
 
 fn to_a_gateway() -> Vec<Expression> {
+    const DESTINATION: u32 = 0;
+    a_gateway_at(DESTINATION).into()
+}
+
+/// At this place of the Ethernet header.
+fn a_gateway_at(offset: u32) -> [Expression; 3] {
     let [a, b, c] = GATEWAY_MACS;
-    vec![
-        Expression::link(0, 4, Register(0)),
+    [
+        Expression::link(offset, 4, Register(0)),
         Expression::mask(Register(0), [0xff, 0xff, 0xff, 0]),
         Expression::is(Register(0), &[a, b, c, 0]),
     ]
 }
 
-/// Others may have their own reasons not to track; what is bridged here comes by a bridge of ours and goes by it. The kernel
-/// itself tracks no discovery of neighbours (`icmpv6_error`, nf_conntrack_proto_icmpv6.c), routed or bridged: policy is asked.
-pub(super) fn forward(chain: &'static str) -> [Rule; 2] {
+/// Others may have their own reasons not to track: what is let pass is bridged, by a bridge of ours, from or to a gateway. What is
+/// routed through a gateway comes in by its link, which is no bridge. The kernel itself tracks no discovery of neighbours
+/// (`icmpv6_error`, nf_conntrack_proto_icmpv6.c), routed or bridged: policy is asked.
+pub(super) fn forward(chain: &'static str) -> Vec<Rule> {
     const LAST_OF_OTHERS: u8 = 129;
+    const ENDS: [u32; 2] = [0, 6];
     let [transport, is_icmpv6] = is_icmpv6();
     let others = vec![transport.clone(), Expression::is_not(Register(0), &[ICMPV6])];
     let kind = Expression::transport(0, 1, Register(0));
     let of_icmpv6 = vec![transport, is_icmpv6, kind, Expression::in_range(Register(0), &[0], &[LAST_OF_OTHERS])];
-    [others, of_icmpv6].map(|kinds| {
-        let mut rule = in_names(Meta::InputName, BRIDGES);
+    let rule = |(end, kinds): (u32, &Vec<Expression>)| {
+        let mut rule = Vec::from(Expression::connection(Status::Untracked, Register(0)));
+        rule.extend([Expression::meta(Meta::InputKind, Register(0)), Expression::is(Register(0), b"bridge\0")]);
+        rule.extend(in_names(Meta::InputName, BRIDGES));
         rule.extend(in_names(Meta::OutputName, BRIDGES));
-        rule.extend(Expression::connection(Status::Untracked, Register(0)));
-        rule.extend(kinds);
+        rule.extend(a_gateway_at(end));
+        rule.extend(kinds.iter().cloned());
         rule.push(Expression::verdict(Verdict::Accept));
         (chain, rule)
-    })
+    };
+    [others, of_icmpv6].iter().flat_map(|kinds| ENDS.map(|end| (end, kinds))).map(rule).collect()
 }
