@@ -224,6 +224,32 @@ fn what_somebody_does_not_track_is_asked_about_all_the_same() {
     }
 }
 
+/// The kernel takes two tags of VLAN 0 off a frame, one after the other (`__netif_receive_skb_core`, net/core/dev.c), and the
+/// bridge's filter sees a frame of neither IPv4 nor IPv6.
+#[test]
+fn a_tag_inside_a_trunks_tag_leads_past_no_policy() {
+    let node = Node::new(false);
+    let (sender, receiver) = (node.sandbox(0, 2), node.sandbox(0, 3));
+    let (ears, frames) = (receiver.space.listen(), Frames::between(&sender, &receiver));
+    let arrives = |inner: [u8; 2], marker: &[u8]| {
+        let frame = frames.ipv4(sender.mac, frames.v4.0, 17, &udp(9, 9, marker));
+        let tags = [&[0x81, 0, 0, 0][..], &inner, &[0, 0]].concat();
+        sender.space.send_frame(&[&frame[..12], &tags, &frame[12..]].concat());
+        hears_frame(&ears, marker)
+    };
+    let socket = receiver.space.run(|| std::net::UdpSocket::bind("0.0.0.0:9").unwrap());
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    assert!(arrives([0x81, 0], b"<nobody guards>"));
+    assert!(socket.recv(&mut [0; 64]).is_ok());
+    let mut objects = sender.guard();
+    objects.insert(Key::Trunk(sender.port.clone()), Object::Set);
+    objects.extend(crate::policy::filtered());
+    objects.extend(crate::policy::isolated(Direction::Ingress, Reach::Others, &receiver));
+    node.enforce(&objects);
+    assert!(!arrives([0x81, 0], b"<customer's>"));
+    assert!(!arrives([0x88, 0xa8], b"<provider's>"));
+}
+
 #[test]
 fn a_trunk_sends_with_tags_by_its_own_mac() {
     let node = Node::new(false);

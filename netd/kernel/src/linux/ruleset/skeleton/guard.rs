@@ -63,10 +63,14 @@ pub(super) fn rules(port_in: &'static str, port_out: &'static str) -> Vec<Rule> 
 }
 
 /// What bears a tag, be it VLAN 0's, would get past the rules of IPv4 and IPv6 (`br_nf_pre_routing`, net/bridge), and to
-/// its receiver. Which addresses are a trunk's in the VLANs that it carries, netd does not know.
+/// its receiver. Which addresses are a trunk's in the VLANs that it carries, netd does not know. A second tag would get past
+/// those rules behind the first, which they look through.
 fn tagged() -> Vec<Expression> {
     const CUSTOMER: [u8; 2] = [0x81, 0x00];
+    const PROVIDER: [u8; 2] = [0x88, 0xa8];
     let mut trunk = Vec::from(bears(CUSTOMER));
+    trunk.push(Expression::link(16, 2, Register(0)));
+    trunk.extend([CUSTOMER, PROVIDER].map(|tag| Expression::is_not(Register(0), &tag)));
     trunk.extend(in_names(Meta::InputName, TRUNKS));
     trunk.extend(port_and_mac(6));
     trunk.extend([Expression::in_set(PORT_MAC, Register(0)), Expression::verdict(Verdict::Return)]);
