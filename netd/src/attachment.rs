@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use ipnet::IpNet;
 use netd_config::{ContainerId, LinkName, NetworkName, PortMapping};
-use netd_kernel::{LinkSettings, NetnsId, Publication, Route, Vlans};
+use netd_kernel::{LinkSettings, Mac, NetnsId, Publication, Route, Vlans, link_local_of};
 use serde::{Deserialize, Serialize};
 
 /// Identity of an attachment, as the CNI specification has it.
@@ -107,6 +107,12 @@ impl Wiring {
     pub fn home(&self) -> &LinkName {
         let gateway = self.gateway_link.as_ref().map(|gateway| &gateway.link);
         gateway.or(self.bridge.as_ref()).unwrap_or(&self.host_link)
+    }
+
+    /// The MAC of the sandbox end, where it is not left to the kernel.
+    #[must_use]
+    pub fn known_mac(&self) -> Option<Mac> {
+        self.tuned.mac.or(self.mac)
     }
 
     /// As [`Wiring::home`], of one that is a port of a bridge.
@@ -259,6 +265,14 @@ impl Attachment {
     /// The addresses of the interface, whoever gave them.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.leases.iter().map(|lease| lease.address.addr()).chain(self.foreign.iter().copied())
+    }
+
+    /// The address that the kernel makes of the interface's MAC, where neighbours on a bridge reach it by that. A guarded port
+    /// sends by no other of its kind.
+    #[must_use]
+    pub fn link_local(&self) -> Option<IpAddr> {
+        let wiring = self.wiring.as_ref().filter(|wiring| wiring.bridge.is_some())?;
+        wiring.known_mac().map(link_local_of)
     }
 
     /// Each published port with where it leads: the first address of each family, as the `portmap` plugin does it. A

@@ -102,7 +102,7 @@ pub fn ruled(attachment: &Attachment) -> Objects {
 fn guard(attachment: &Attachment) -> Objects {
     let is_guarded = |wiring: &&Wiring| wiring.spoof_guarded && wiring.bridge.is_some();
     let Some(wiring) = attachment.wiring.as_ref().filter(is_guarded) else { return Objects::new() };
-    let Some(mac) = wiring.tuned.mac.or(wiring.mac).filter(|_| !attachment.leases.is_empty()) else {
+    let Some(mac) = wiring.known_mac().filter(|_| !attachment.leases.is_empty()) else {
         return Objects::new();
     };
     let port = || wiring.host_link.clone();

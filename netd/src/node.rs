@@ -307,7 +307,7 @@ impl Node {
             self.counter = self.counter.max(self.number(&wiring.host_link));
         }
         if let Some(wiring) = attachment.wiring.as_ref().filter(|wiring| wiring.bridge.is_some()) {
-            if wiring.tuned.mac.or(wiring.mac) != mac_of(&attachment.leases) {
+            if wiring.known_mac() != mac_of(&attachment.leases) {
                 self.estranged.extend(attachment.leases.iter().map(|lease| lease.address.addr()));
             }
             self.open_gateways(wiring);

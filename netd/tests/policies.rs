@@ -146,6 +146,48 @@ fn only_who_is_allowed_reaches_a_sandbox_on_its_own_bridge() {
     assert!(!is_filtered(), "a bridge is filtered that no policy needs");
 }
 
+const V4: &str = r#"{"type":"bridge","bridge":"br0","isGateway":true,
+    "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.4.0.0/24"}]]}}"#;
+
+/// `[address%link]:port` of a neighbour by this link.
+fn nearby(space: &Space, link: &str, address: &str, port: u16) -> String {
+    let index = space.command(&format!("ip -o link show {link}"));
+    format!("[{address}%{}]:{port}", index.split(':').next().unwrap())
+}
+
+/// Nobody was given it, and each has it: also on a network of IPv4 alone.
+#[test]
+fn a_link_local_address_is_its_sandbox_to_policies() {
+    const WEB: &str = "fe80::6e:aff:fe04:2";
+    const LOGIN: &str = "fe80::6e:aff:fe04:3";
+    for network in [V4, DUAL] {
+        let shop = Shop::new(network);
+        shop.login.serve(90);
+        shop.apply(FROM_LOGIN);
+        let at = |space: &Space, address: &str, port| nearby(space, "eth0", address, port);
+        assert_heard(&[
+            ("login", &shop.login, &at(&shop.login, WEB, 80), Ok(LOGIN)),
+            ("login", &shop.login, &at(&shop.login, WEB, 81), Err(())),
+            ("other", &shop.other, &at(&shop.other, WEB, 80), Err(())),
+            ("web", &shop.web, &at(&shop.web, LOGIN, 90), Ok(WEB)),
+        ]);
+        let egress =
+            FROM_LOGIN.replace("from-login", "to-nobody").replace("ingress:", "policyTypes: [Egress]\n  egress:");
+        shop.apply(&egress.replace("from:", "to:"));
+        assert_heard(&[("web", &shop.web, &at(&shop.web, LOGIN, 90), Err(()))]);
+        let node = shop.node.space.command("ip -6 -o addr show dev br0 scope link");
+        let node = node.split_whitespace().nth(3).unwrap().trim_end_matches("/64").to_owned();
+        shop.node.space.serve(23);
+        assert_heard(&[("web", &shop.web, &at(&shop.web, &node, 23), Ok(WEB))]);
+        shop.apply(NODE);
+        assert_heard(&[
+            ("web", &shop.web, &at(&shop.web, &node, 23), Err(())),
+            ("login", &shop.login, &at(&shop.login, &node, 23), Ok(LOGIN)),
+            ("node", &shop.node.space, &nearby(&shop.node.space, "br0", WEB, 81), Err(())),
+        ]);
+    }
+}
+
 /// The bridge meets the rules, and the VLAN's gateway is beyond it: what goes there passes them twice.
 #[test]
 fn policies_hold_in_a_vlan_and_what_leaves_it_is_translated_once() {

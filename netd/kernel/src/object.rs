@@ -21,6 +21,12 @@ pub use vlan::{DEFAULT_VLAN, GatewayLink, LAST_VLAN, VlanRange, Vlans};
 /// A MAC address.
 pub type Mac = [u8; 6];
 
+/// The IPv6 address that the kernel makes of a link's MAC (RFC 4291, appendix A).
+#[must_use]
+pub fn link_local_of([a, b, c, d, e, f]: Mac) -> IpAddr {
+    IpAddr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
 /// A network namespace by identity, never by path: the netns cookie (`SO_NETNS_COOKIE`, Linux 5.14), unique within a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NetnsId(pub u64);

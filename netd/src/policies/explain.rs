@@ -116,7 +116,7 @@ impl End {
 
     fn addresses(&self, world: &World) -> Vec<IpAddr> {
         match self {
-            Self::Sandbox(name) => world.sandboxes.get(name).map(|one| one.addresses.keys().copied().collect()),
+            Self::Sandbox(name) => world.sandboxes.get(name).map(|one| given(one).collect()),
             Self::Node(name) => world.nodes.get(name).map(|one| one.addresses.iter().copied().collect()),
             Self::Address(address) => Some(vec![*address]),
         }
@@ -130,6 +130,12 @@ impl End {
             Self::Address(address) => address.to_string(),
         }
     }
+}
+
+/// The addresses that a sandbox is reached at from everywhere. Those of its links are treated as these.
+pub(super) fn given(sandbox: &Sandbox) -> impl Iterator<Item = IpAddr> {
+    let is_of_link = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    sandbox.addresses.keys().copied().filter(move |address| !is_of_link(address))
 }
 
 /// A container that nobody has a record of is in no namespace.

@@ -7,7 +7,7 @@ use netd_api::v1::{ReachResponse, Reachable};
 use netd_policy::{Compiler, Policy, Reaches, World};
 
 use super::enforcer::Force;
-use super::explain::short;
+use super::explain::{given, short};
 
 /// More than these, and nobody reads it.
 const MOST: usize = 300;
@@ -52,7 +52,7 @@ pub(crate) fn reach(force: &Force, then: Option<Vec<Policy>>) -> Result<ReachRes
 fn ends(world: &World, here: &str) -> Vec<End> {
     let sandbox = |sandbox: &netd_policy::Sandbox| End {
         name: short(&sandbox.name),
-        addresses: sandbox.addresses.keys().copied().collect(),
+        addresses: given(sandbox).collect(),
         is_own: sandbox.known.is_none(),
     };
     let node = world.nodes.get(here).map(|node| node.addresses.clone()).unwrap_or_default();

@@ -48,7 +48,7 @@ impl Members {
     /// An attachment as it is now. None of its container's labels known yet: nothing of it passes, and it is nobody.
     pub(super) fn join(&mut self, attachment: &Attachment) -> Vec<Change> {
         let place = Place {
-            addresses: attachment.addresses().collect(),
+            addresses: attachment.addresses().chain(attachment.link_local()).collect(),
             bridge: attachment.wiring.as_ref().and_then(|wiring| wiring.bridge.clone()),
         };
         let container = &attachment.key.container;

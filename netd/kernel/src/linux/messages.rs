@@ -17,7 +17,7 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use crate::object::{Bridge, LinkSettings, Mac, Route, Veth};
+use crate::object::{Bridge, LinkSettings, Mac, Route, Veth, link_local_of};
 
 /// First letters of the alias of every veth that is ours.
 pub(super) const MARK: &str = "netd:";
@@ -195,11 +195,6 @@ pub(super) fn link_local(index: u32, mac: Mac) -> Message {
     let nodad = AddressAttribute::Flags(AddressFlags::Nodad);
     message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address), nodad];
     Message::NewAddress(message)
-}
-
-/// RFC 4291, appendix A.
-pub(super) fn link_local_of([a, b, c, d, e, f]: Mac) -> IpAddr {
-    IpAddr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
 pub(super) fn up_by_name(name: &LinkName) -> Message {

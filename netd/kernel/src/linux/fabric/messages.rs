@@ -14,8 +14,8 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use crate::linux::messages::{MARK, OURS, link_local_of, target};
-use crate::object::{Encapsulation, Entrance, Hop, Mac, Tunnel, mac_of_end};
+use crate::linux::messages::{MARK, OURS, target};
+use crate::object::{Encapsulation, Entrance, Hop, Mac, Tunnel, link_local_of, mac_of_end};
 
 /// VXLAN's number of our network: one cluster is one.
 pub(in crate::linux) const NETWORK: u32 = 0x6e64;

@@ -7,8 +7,7 @@ use netd_netlink::nft::Element;
 
 use super::super::skeleton::{DEAF, LEASED, NAME, PORT, PORT_MAC, TRUNKS};
 use super::{index, name, octets, plain, read_address, read_name};
-use crate::linux::messages::link_local_of;
-use crate::object::{Key, Mac, Object};
+use crate::object::{Key, Mac, Object, link_local_of};
 
 /// A MAC address fills 8 octets in a concatenation.
 const MAC: usize = 8;
