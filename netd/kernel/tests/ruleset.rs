@@ -149,6 +149,7 @@ fn nft_can_show_it() {
             "fib saddr . iif oif != missing accept",
             "iifname \"nd-*\" goto by_tunnel",
             "fib saddr oifname \"nd-*\" return",
+            "fib saddr oifname @bridges drop",
             "iifkind \"bridge\" iifname @bridges oifname @bridges",
             "elements = { ipencap, tcp, udp, ipv6 }",
             "meta l4proto @asked jump entering",

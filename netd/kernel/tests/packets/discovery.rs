@@ -7,7 +7,7 @@ use netd_kernel::{Direction, Mac, Reach};
 use crate::frames::{ICMPV6, framed, icmpv6, ip};
 use crate::node::{Node, Sandbox};
 use crate::policy::{filtered, isolated};
-use crate::space::{all_heard, hear};
+use crate::space::{Space, all_heard, hear};
 
 /// Types of ICMPv6.
 const QUERY: u8 = 130;
@@ -23,8 +23,8 @@ fn message(kind: u8, target: IpAddr, rest: &[u8]) -> Vec<u8> {
 }
 
 /// The MAC of a link, as `ip` prints it.
-fn mac(node: &Node, link: &str) -> Mac {
-    let line = node.space.output(&format!("ip -br link show {link}"));
+pub(crate) fn mac(space: &Space, link: &str) -> Mac {
+    let line = space.output(&format!("ip -br link show {link}"));
     let octets = line.split_whitespace().nth(2).unwrap().split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap());
     octets.collect::<Vec<_>>().try_into().unwrap()
 }
@@ -38,7 +38,7 @@ fn a_routed_link_passes_what_finds_its_neighbour_and_nothing_that_looks_so() {
     let node = Node::new(false);
     let (receiver, sender) = (node.sandbox(0, 2), node.routed_sandbox(7));
     let ears = receiver.space.listen();
-    let gateway = mac(&node, sender.port.as_str());
+    let gateway = mac(&node.space, sender.port.as_str());
     let foreign = [address("10.4.0.9"), address("fd00:0::9")];
     let own = sender.addresses();
     let mut sent = Vec::new();
@@ -76,7 +76,7 @@ fn a_routed_link_passes_what_finds_its_neighbour_and_nothing_that_looks_so() {
 fn what_is_routed_is_no_discovery_to_a_policy() {
     let node = Node::new(false);
     let (subject, near, far) = (node.sandbox(0, 2), node.sandbox(0, 3), node.sandbox(1, 2));
-    let gateway = mac(&node, "br0");
+    let gateway = mac(&node.space, "br0");
     let all: IpAddr = address("ff02::1");
     let case = |to: &Sandbox, mac: Mac, kind: u8, address: IpAddr, passes: bool| {
         (to.space.listen(), mac, kind, address, passes)

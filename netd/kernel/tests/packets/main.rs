@@ -8,6 +8,7 @@ mod fabric;
 mod fleet;
 mod frames;
 mod node;
+mod outside;
 mod policy;
 mod protocols;
 mod published;

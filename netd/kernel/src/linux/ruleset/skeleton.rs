@@ -99,6 +99,7 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
     rules.extend([bridges, routed].map(|links| (TO_LOOPBACK, no_loopback_from_a_sandbox(links))));
     rules.extend(fabric::ahead_of_known());
     rules.extend(from_a_link_of_ours(link_prefix));
+    rules.extend(from_somebody_elses_link(link_prefix));
     rules.extend([PREROUTING, OUTPUT].map(|chain| (chain.name, to_others())));
     for version in &VERSIONS {
         for chain in [PREROUTING, OUTPUT] {
@@ -189,6 +190,27 @@ fn from_a_link_of_ours(link_prefix: &str) -> Vec<Rule> {
         rule(finds_neighbours(from_nobody()), Verdict::Accept),
         rule(Vec::new(), Verdict::Drop),
     ]
+}
+
+/// A sandbox's address is no other's: what begins by a link that is none of ours is not from who has his way by one. Of the
+/// packets of a known flow none comes to a chain of address translation.
+fn from_somebody_elses_link(link_prefix: &str) -> Vec<Rule> {
+    let by_another = || {
+        let mut rule = Links::of_none(Expression::meta(Meta::InputName, Register(0)), link_prefix);
+        rule.push(Expression::way_back_name(Register(0)));
+        rule
+    };
+    let (mut bridged, mut routed) = (by_another(), by_another());
+    bridged.push(Expression::in_set(BRIDGES, Register(0)));
+    routed.push(Expression::is(Register(0), link_prefix.as_bytes()));
+    // Nodes may send each other by more than one way.
+    routed.push(Expression::is_not(Register(0), tunnels_prefix(link_prefix).as_bytes()));
+    [bridged, routed]
+        .map(|mut rule| {
+            rule.push(Expression::verdict(Verdict::Drop));
+            (PREROUTING.name, rule)
+        })
+        .into()
 }
 
 fn finds_neighbours(from: Vec<Expression>) -> Vec<Expression> {
