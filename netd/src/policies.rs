@@ -12,6 +12,7 @@
 
 pub(crate) mod applied;
 mod cutter;
+mod deaf;
 pub mod drops;
 pub mod enforcer;
 pub mod explain;

@@ -188,6 +188,50 @@ fn a_link_local_address_is_its_sandbox_to_policies() {
     }
 }
 
+/// Whether each of these spaces hears what is sent to all by broadcast, and to all by multicast.
+fn heard_by_all(sender: &Space, spaces: [&Space; 2]) -> [[bool; 2]; 2] {
+    let index = sender.command("ip -o link show eth0").split(':').next().unwrap().to_owned();
+    ["10.4.0.255:5353".to_owned(), format!("[ff02::1%{index}]:5353")].map(|all| {
+        let all: SocketAddr = all.parse().unwrap();
+        let ears = spaces.map(|space| {
+            space.run(move || {
+                let any = if all.is_ipv4() { "0.0.0.0:5353" } else { "[::]:5353" };
+                let socket = UdpSocket::bind(any).unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+                socket
+            })
+        });
+        sender.run(move || {
+            let socket = UdpSocket::bind(if all.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+            socket.set_broadcast(true).unwrap();
+            socket.send_to(b"all", all).unwrap();
+        });
+        ears.map(|socket| socket.recv(&mut [0; 8]).is_ok())
+    })
+}
+
+/// What goes to all has no address that a rule could ask about.
+#[test]
+fn who_may_not_hear_everybody_hears_nothing_that_is_sent_to_all() {
+    let shop = Shop::new(DUAL);
+    let heard = || heard_by_all(&shop.other, [&shop.web, &shop.login]);
+    let (all, deaf) = ([[true; 2]; 2], [[false, true]; 2]);
+    assert_eq!(heard(), all, "no policy");
+    shop.apply(FROM_LOGIN);
+    assert_eq!(heard(), deaf);
+    // An audit denies nothing.
+    shop.apply(&FROM_LOGIN.replace("namespace: shop", "namespace: shop, annotations: {netd/audit: \"true\"}"));
+    assert_eq!(heard(), all, "an audit");
+    shop.apply(FROM_LOGIN);
+    assert_eq!(heard(), deaf);
+    shop.delete("from-login");
+    assert_eq!(heard(), all, "no policy any more");
+    shop.apply(
+        &NODE.replace("- {action: Deny, from: [{netd/nodes: {}}]}", "- {action: Deny, from: [{namespaces: {}}]}"),
+    );
+    assert_eq!(heard(), deaf, "everybody of a namespace is denied");
+}
+
 /// The bridge meets the rules, and the VLAN's gateway is beyond it: what goes there passes them twice.
 #[test]
 fn policies_hold_in_a_vlan_and_what_leaves_it_is_translated_once() {

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use super::Settings;
 use super::cutter::Errand;
+use super::deaf::Deaf;
 use super::explain::End;
 use super::files::PolicyFiles;
 use super::filters::Filters;
@@ -94,6 +95,7 @@ pub(super) struct Enforcer<K> {
     profiles: BTreeMap<ProfileId, Profile>,
     filtered: BTreeSet<LinkName>,
     filters: Filters,
+    deaf: Deaf,
     in_force: Arc<AtomicBool>,
     changes: watch::Sender<()>,
     needs: watch::Sender<Needs>,
@@ -138,7 +140,7 @@ struct Round {
     waiting: Vec<Done>,
     /// Whose flows may have lost their permission, and who is answered when those are cut, too.
     errand: Errand,
-    /// Who may be isolated now, or not any more.
+    /// Who may be isolated now, or not any more, or isolated from others than before.
     isolated: BTreeSet<IpAddr>,
     /// Judged by what is in force when the round is written, and who is answered then.
     flows: Vec<Flow>,
@@ -162,6 +164,7 @@ impl<K: Kernel> Enforcer<K> {
             profiles: BTreeMap::new(),
             filtered: BTreeSet::new(),
             filters: Filters::default(),
+            deaf: Deaf::default(),
             in_force,
             changes,
             needs,
@@ -315,12 +318,13 @@ impl<K: Kernel> Enforcer<K> {
             let delta = self.force.compiler.update(change);
             let sides = [&delta.ingress, &delta.egress];
             round.isolated.extend(sides.iter().flat_map(|side| side.removed.iter().chain(side.set.keys())));
+            let compiled = self.force.compiler.compiled();
+            round.isolated.extend(self.deaf.touched(&delta, compiled));
             if self.is_dirty {
                 // What changes is found by comparison.
                 continue;
             }
-            let changed = objects::changes(&self.profiles, &delta, self.force.compiler.compiled());
-            objects::add(&mut round.changes, changed);
+            objects::add(&mut round.changes, objects::changes(&self.profiles, &delta, compiled));
             for gone in &delta.profiles.removed {
                 self.profiles.remove(gone);
             }
@@ -347,7 +351,7 @@ impl<K: Kernel> Enforcer<K> {
 
     fn commit(&mut self, mut round: Round) {
         round.isolated.extend(self.force.members.moved());
-        self.follow_isolated(&round.isolated);
+        self.follow_isolated(&mut round);
         let (outcome, links) = match self.write(&mut round) {
             Ok(links) => (Ok(()), links),
             Err(error) => (Err(Arc::new(error)), None),
@@ -378,11 +382,13 @@ impl<K: Kernel> Enforcer<K> {
         }
     }
 
-    fn follow_isolated(&mut self, addresses: &BTreeSet<IpAddr>) {
+    fn follow_isolated(&mut self, round: &mut Round) {
         let compiled = self.force.compiler.compiled();
-        for address in addresses {
+        for address in &round.isolated {
             let is_isolated = compiled.ingress.contains_key(address) || compiled.egress.contains_key(address);
-            self.filters.set(*address, self.force.members.bridge(*address).filter(|_| is_isolated));
+            let port = self.force.members.port(*address);
+            self.filters.set(*address, port.map(|port| &port.bridge).filter(|_| is_isolated));
+            self.deaf.set(*address, port.map(|port| &port.link), compiled, &mut round.changes);
         }
     }
 
@@ -456,6 +462,7 @@ impl<K: Kernel> Enforcer<K> {
     /// Everything of the ruleset that is this thread's.
     fn wanted(&self) -> Objects {
         let mut wanted = objects::all(self.force.compiler.compiled());
+        wanted.extend(self.deaf.all());
         if self.denied == Denied::Dropped {
             wanted.extend([Family::V4, Family::V6].map(|family| (Key::Silent(family), Object::Set)));
         }

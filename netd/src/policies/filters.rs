@@ -1,11 +1,11 @@
-//! Which bridges are to be filtered: those that an isolated sandbox is behind. Kept up by what changes. Pure.
+//! Which links an isolated address is behind: bridges are to be filtered, ports to be deaf. Kept up by what changes. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netd_config::LinkName;
 
-/// Isolated addresses, and the bridges that they are behind.
+/// Isolated addresses, and the links that they are behind.
 #[derive(Debug, Default)]
 pub(super) struct Filters {
     at: BTreeMap<IpAddr, LinkName>,
@@ -13,23 +13,31 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    /// An isolated address is behind this bridge now; `None`: it is not isolated, or behind none.
-    pub(super) fn set(&mut self, address: IpAddr, bridge: Option<&LinkName>) {
-        if let Some(old) = self.at.remove(&address)
-            && let Some(addresses) = self.behind.get_mut(&old)
+    /// An isolated address is behind this link now; `None`: it is not isolated, or behind none. Returns the link that it was
+    /// behind.
+    pub(super) fn set(&mut self, address: IpAddr, link: Option<&LinkName>) -> Option<LinkName> {
+        let old = self.at.remove(&address);
+        if let Some(old) = &old
+            && let Some(addresses) = self.behind.get_mut(old)
         {
             addresses.remove(&address);
             if addresses.is_empty() {
-                self.behind.remove(&old);
+                self.behind.remove(old);
             }
         }
-        if let Some(bridge) = bridge {
-            self.at.insert(address, bridge.clone());
-            self.behind.entry(bridge.clone()).or_default().insert(address);
+        if let Some(link) = link {
+            self.at.insert(address, link.clone());
+            self.behind.entry(link.clone()).or_default().insert(address);
         }
+        old
     }
 
-    /// The bridges to be filtered.
+    /// Whether an isolated address is behind the link.
+    pub(super) fn wants(&self, link: &LinkName) -> bool {
+        self.behind.contains_key(link)
+    }
+
+    /// All links that one is behind.
     pub(super) fn wanted(&self) -> BTreeSet<LinkName> {
         self.behind.keys().cloned().collect()
     }
@@ -58,7 +66,10 @@ mod tests {
             (one, Some(&br1), vec![&br1]),
             (one, None, vec![]),
         ] {
-            filters.set(address, bridge);
+            let before = filters.wanted();
+            let old = filters.set(address, bridge);
+            assert!(old.is_none_or(|old| before.contains(&old)), "{address} {bridge:?}");
+            assert!(wanted.iter().all(|link| filters.wants(link)), "{address} {bridge:?}");
             assert_eq!(filters.wanted().iter().collect::<Vec<_>>(), wanted, "{address} {bridge:?}");
         }
     }

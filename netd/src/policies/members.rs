@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use netd_config::{ContainerId, LinkName, Namespaces, Protocol};
 use netd_policy::{Change, NamedPort, Sandbox, SandboxName};
 
-use crate::attachment::{Attachment, AttachmentKey};
+use crate::attachment::{Attachment, AttachmentKey, Wiring};
 use crate::identity::Identity;
 
 /// Labels that every container has for policies, whatever its own say.
@@ -21,9 +21,9 @@ pub(super) struct Members {
     attached: BTreeMap<ContainerId, BTreeMap<AttachmentKey, Place>>,
     sandboxes: BTreeMap<ContainerId, Sandbox>,
     taken: BTreeSet<SandboxName>,
-    /// Behind which bridge an address lies, by whose attachment.
-    bridges: BTreeMap<IpAddr, (AttachmentKey, LinkName)>,
-    /// Addresses that may be behind another bridge than before.
+    /// Behind which bridge and which port of it an address lies, by whose attachment.
+    ports: BTreeMap<IpAddr, (AttachmentKey, BridgePort)>,
+    /// Addresses that may be behind another bridge or port than before.
     moved: BTreeSet<IpAddr>,
 }
 
@@ -31,7 +31,15 @@ pub(super) struct Members {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
     addresses: Vec<IpAddr>,
-    bridge: Option<LinkName>,
+    port: Option<BridgePort>,
+}
+
+/// A sandbox's way to the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BridgePort {
+    pub(super) bridge: LinkName,
+    /// The host end of its veth.
+    pub(super) link: LinkName,
 }
 
 impl Members {
@@ -49,13 +57,13 @@ impl Members {
     pub(super) fn join(&mut self, attachment: &Attachment) -> Vec<Change> {
         let place = Place {
             addresses: attachment.addresses().chain(attachment.link_local()).collect(),
-            bridge: attachment.wiring.as_ref().and_then(|wiring| wiring.bridge.clone()),
+            port: attachment.wiring.as_ref().and_then(port_of),
         };
         let container = &attachment.key.container;
         self.leave(&attachment.key);
-        if let Some(bridge) = &place.bridge {
-            let held = |address: &IpAddr| (*address, (attachment.key.clone(), bridge.clone()));
-            self.bridges.extend(place.addresses.iter().map(held));
+        if let Some(port) = &place.port {
+            let held = |address: &IpAddr| (*address, (attachment.key.clone(), port.clone()));
+            self.ports.extend(place.addresses.iter().map(held));
         }
         self.moved.extend(&place.addresses);
         self.attached.entry(container.clone()).or_default().insert(attachment.key.clone(), place);
@@ -88,7 +96,7 @@ impl Members {
     pub(super) fn clear(&mut self) -> Vec<Change> {
         self.attached.clear();
         self.taken.clear();
-        self.moved.extend(std::mem::take(&mut self.bridges).into_keys());
+        self.moved.extend(std::mem::take(&mut self.ports).into_keys());
         std::mem::take(&mut self.sandboxes).into_values().map(|sandbox| Change::Gone(sandbox.name)).collect()
     }
 
@@ -97,12 +105,12 @@ impl Members {
         self.sandboxes.iter()
     }
 
-    /// The bridge behind which an address of a sandbox lies.
-    pub(super) fn bridge(&self, address: IpAddr) -> Option<&LinkName> {
-        self.bridges.get(&address).map(|(_, bridge)| bridge)
+    /// The port of a bridge behind which an address of a sandbox lies.
+    pub(super) fn port(&self, address: IpAddr) -> Option<&BridgePort> {
+        self.ports.get(&address).map(|(_, port)| port)
     }
 
-    /// Addresses that may be behind another bridge since this was asked last.
+    /// Addresses that may be behind another port since this was asked last.
     pub(super) fn moved(&mut self) -> BTreeSet<IpAddr> {
         std::mem::take(&mut self.moved)
     }
@@ -112,8 +120,8 @@ impl Members {
         let place = self.attached.get(&key.container).and_then(|places| places.get(key));
         for address in place.iter().flat_map(|place| &place.addresses) {
             self.moved.insert(*address);
-            if self.bridges.get(address).is_some_and(|(holder, _)| holder == key) {
-                self.bridges.remove(address);
+            if self.ports.get(address).is_some_and(|(holder, _)| holder == key) {
+                self.ports.remove(address);
             }
         }
     }
@@ -163,6 +171,10 @@ impl Members {
         changes.push(Change::Sandbox(sandbox));
         changes
     }
+}
+
+fn port_of(wiring: &Wiring) -> Option<BridgePort> {
+    Some(BridgePort { bridge: wiring.bridge.clone()?, link: wiring.host_link.clone() })
 }
 
 fn sandbox(name: SandboxName, identity: &Identity<'_>, addresses: BTreeMap<IpAddr, String>, node: &str) -> Sandbox {

@@ -11,7 +11,7 @@ pub enum Part {
     Skeleton,
     /// Elements of the ruleset: bridges, masquerade and published ports.
     Networks,
-    /// Elements of the ruleset: what a port may send, and gets of what is for all.
+    /// Elements of the ruleset: what a port may send.
     Guard,
     /// Elements of the ruleset: policies.
     Policy,
@@ -43,9 +43,10 @@ impl Key {
             | Self::Interface(..) => Part::Links,
             Self::Ruleset | Self::Forwarding(_) => Part::Skeleton,
             Self::Admitted(_) | Self::Fenced(_) | Self::Masquerade(..) | Self::Published(_) => Part::Networks,
-            Self::Deaf(_) | Self::Guarded(_) | Self::Trunk(_) | Self::Station(..) | Self::Leased(..) => Part::Guard,
+            Self::Guarded(_) | Self::Trunk(_) | Self::Station(..) | Self::Leased(..) => Part::Guard,
             Self::Silent(_)
             | Self::Isolated(..)
+            | Self::Deaf(_)
             | Self::Itself(..)
             | Self::Class(_)
             | Self::Block(..)

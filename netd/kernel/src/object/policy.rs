@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, Object, Objects};
+use super::{Key, Object, Objects, Part};
 
 /// Addresses that all policies in force treat alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -122,40 +122,7 @@ impl Key {
     /// Whether it is an object of policies: only these make such.
     #[must_use]
     pub const fn is_of_policy(&self) -> bool {
-        match self {
-            Self::Filtered(_)
-            | Self::Silent(_)
-            | Self::Isolated(..)
-            | Self::Itself(..)
-            | Self::Class(_)
-            | Self::Block(..)
-            | Self::Span(_)
-            | Self::Pair(..) => true,
-            Self::Bridge(_)
-            | Self::Ruleset
-            | Self::Forwarding(_)
-            | Self::Deaf(_)
-            | Self::Guarded(_)
-            | Self::Trunk(_)
-            | Self::Station(..)
-            | Self::Leased(..)
-            | Self::GatewayLink(_)
-            | Self::Admitted(_)
-            | Self::Fenced(_)
-            | Self::Connected
-            | Self::Peer(_)
-            | Self::PeersOnly(_)
-            | Self::Inside(_)
-            | Self::Masquerade(..)
-            | Self::Published(_)
-            | Self::Tunnel(_)
-            | Self::FarEnd(_)
-            | Self::Route(_)
-            | Self::Veth(_)
-            | Self::Gateway(..)
-            | Self::Way(..)
-            | Self::Interface(..) => false,
-        }
+        matches!(self.part(), Part::Policy) || matches!(self, Self::Filtered(_))
     }
 }
 

@@ -314,6 +314,14 @@ fn a_deaf_port_gets_no_multicast_and_is_found_all_the_same() {
             assert_eq!(hears_frame(&ears, marker), !is_deaf);
         }
     }
+    let broadcast = |from: u16, marker: &[u8]| {
+        let mut frame = frames.ipv4(one.mac, frames.v4.0, 17, &udp(from, 68, marker));
+        frame[..6].fill(0xff);
+        one.space.send_frame(&frame);
+        hears_frame(&ears, marker)
+    };
+    assert!(broadcast(67, b"<a DHCP server>"));
+    assert!(!broadcast(5353, b"<somebody at a DHCP client's port>"));
     // Neither had asked for the other yet.
     for address in two.addresses() {
         assert_eq!(one.space.tcp(address, 80), Heard::Answer, "{address}");

@@ -186,7 +186,8 @@ fn deaf() -> [Vec<Expression>; 4] {
     };
     let mut answers = to_all(IPV4);
     answers.extend(is_udp());
-    answers.extend([Expression::transport(2, 2, Register(0)), Expression::is(Register(0), &[0, 68])]);
+    // Ports 67 to 68.
+    answers.extend([Expression::transport(0, 4, Register(0)), Expression::is(Register(0), &[0, 67, 0, 68])]);
     answers.push(Expression::verdict(Verdict::Accept));
     let mut discovery = to_all(IPV6);
     discovery.extend(is_icmpv6());

@@ -143,7 +143,7 @@ pub(in crate::linux::ruleset) fn family(set: &str) -> Family {
 /// Whether objects of policy fill it ([`crate::object::Key::is_of_policy`]).
 pub(in crate::linux::ruleset) fn is_of_policy(set: &str) -> bool {
     let both = [INGRESS, EGRESS, NODE_INGRESS, NODE_EGRESS, ITSELF, CLASS, BLOCK, PAIRS, ANY];
-    [SILENT, PROFILES].contains(&set) || both.as_flattened().contains(&set)
+    [DEAF, SILENT, PROFILES].contains(&set) || both.as_flattened().contains(&set)
 }
 
 pub(in crate::linux::ruleset) fn is_map(set: &str) -> bool {
