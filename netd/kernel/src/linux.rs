@@ -164,8 +164,7 @@ impl LinuxKernel {
         if !Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists() {
             return Err(KernelError::Unfilterable(name.clone()));
         }
-        // What bears a VLAN's tag would get past the rules.
-        let path = "/proc/sys/net/bridge/bridge-nf-filter-vlan-tagged";
+        let path = FILTER_TAGGED;
         fs::write(path, "1").map_err(|source| KernelError::Refused { action: format!("write {path}"), source })?;
         let filtered = self.socket().execute(vec![(messages::filter(name, true), 0)]);
         filtered.map_err(|error| refused(format!("filter bridge {name}"), error))
@@ -410,6 +409,10 @@ impl Kernel for LinuxKernel {
         Ok(observe::in_words(&existing(&mut self.socket(), link)?.mac))
     }
 }
+
+/// Without it, what bears a VLAN's tag gets past the rules. It is of all bridges of the node, and stays on: others that meet the
+/// rules may rely on it.
+const FILTER_TAGGED: &str = "/proc/sys/net/bridge/bridge-nf-filter-vlan-tagged";
 
 fn switch(family: Family) -> &'static str {
     match family {

@@ -1,6 +1,7 @@
 //! What the kernel has, in the vocabulary of `object`. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -15,7 +16,7 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, Rou
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
 use super::messages::{GATEWAY_MARK, MARK, OURS, all_links, by_name, route_to, routes};
-use super::{fabric, vlan};
+use super::{FILTER_TAGGED, fabric, vlan};
 use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Veth};
 
 /// All bridges, the veths that carry our mark with their gateways, our ways, and the fabric.
@@ -27,6 +28,7 @@ pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objec
     let filtering: BTreeSet<u32> = links.iter().filter(|link| has_vlans(link)).map(|link| link.header.index).collect();
     let is_any = !filtering.is_empty() || links.iter().any(is_gateway);
     let vlans = if is_any { vlan::ports(socket)? } else { BTreeMap::new() };
+    let filters_tagged = fs::read_to_string(FILTER_TAGGED).is_ok_and(|on| on.trim() == "1");
     for link in &links {
         let Some(name) = names.get(&link.header.index) else { continue };
         if kind(link) == Some(&InfoKind::Bridge) {
@@ -37,7 +39,7 @@ pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objec
                 vlan_filtering: filtering.contains(&link.header.index),
             };
             objects.insert(Key::Bridge(name.clone()), Object::Bridge(bridge));
-            if is_filtered(link) {
+            if filters_tagged && is_filtered(link) {
                 objects.insert(Key::Filtered(name.clone()), Object::Set);
             }
         } else if is_gateway(link) {

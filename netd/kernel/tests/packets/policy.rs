@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use netd_kernel::{
-    Class, Decision, Direction, Family, Flow, Kernel, Key, Object, Objects, Profile, Reach, Service, profile,
+    Class, Decision, Direction, Family, Flow, Kernel, Key, Object, Objects, Profile, Reach, Scope, Service, Step,
+    profile,
 };
 
 use crate::node::{Node, Sandbox, link};
@@ -167,6 +168,22 @@ fn a_bridge_is_filtered_in_place_and_not_by_itself() {
     policy.insert(Key::Silent(Family::V4), Object::Set);
     node.enforce(&policy);
     assert_eq!(ask(), [Heard::Nothing, Heard::Refusal]);
+}
+
+/// The switch is one of the whole node, and anybody's.
+#[test]
+fn a_bridge_that_lets_tags_past_the_rules_is_not_filtered() {
+    let node = Node::new(false);
+    node.enforce(&filtered());
+    let observed = || {
+        let kernel = Arc::clone(&node.kernel);
+        node.space.run(move || kernel.observe(Scope::Node).unwrap().contains_key(&Key::Filtered(link("br0"))))
+    };
+    assert!(observed());
+    node.space.run(|| std::fs::write("/proc/sys/net/bridge/bridge-nf-filter-vlan-tagged", "0").unwrap());
+    assert!(!observed());
+    node.apply(vec![Step::Create(Key::Filtered(link("br0")), Object::Set)]);
+    assert!(observed());
 }
 
 #[test]
