@@ -12,6 +12,7 @@ mod acquaint;
 mod believe;
 mod check;
 mod fabric;
+mod hear;
 mod look;
 mod measure;
 mod reload;
@@ -104,6 +105,10 @@ struct State {
     gateways: BTreeSet<round::OfBridge>,
     /// What is not believed of what others tell.
     disbelieved: Vec<String>,
+    /// Why what others tell of their sandboxes does not hold here.
+    unmet: Option<String>,
+    /// Nodes that do not say that they have forgotten what was withdrawn here.
+    silent: BTreeSet<String>,
     /// Policies ask of other nodes' sandboxes what nobody tells.
     is_unheard: bool,
     /// Since when blocks could go.
@@ -222,6 +227,22 @@ impl Fleet {
     }
 }
 
+fn unmet(why: &str) -> String {
+    format!(
+        "what other nodes tell of their sandboxes does not hold here ({why}): policies take them for what they were, other nodes give no \
+         address of theirs to somebody else meanwhile, and after an absence this node is nobody's peer until it does. netd tries again \
+         every second"
+    )
+}
+
+fn silent(node: &str) -> String {
+    format!(
+        "node {node} does not say that it has forgotten the containers that are gone here: while it is there, their addresses are \
+         given to no other. See `netdctl status` there, and restart netd if it says nothing of it; a node whose netd is stopped is \
+         waited for until its lease is over"
+    )
+}
+
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -238,7 +259,8 @@ impl Inner {
         let store = self.source.status().and_then(|status| self.ill(&status));
         let unfollowed = state.unfollowed.iter().cloned();
         let told = state.disbelieved.iter().cloned().chain(state.is_unheard.then(|| UNHEARD.to_owned()));
-        let all = store.into_iter().chain(troubles).chain(refused).chain(unfollowed).chain(told);
+        let stuck = state.unmet.iter().map(|why| unmet(why)).chain(state.silent.iter().map(|node| silent(node)));
+        let all = store.into_iter().chain(troubles).chain(refused).chain(unfollowed).chain(told).chain(stuck);
         all.map(|text| format!("fleet: {text}")).collect()
     }
 

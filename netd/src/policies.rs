@@ -75,7 +75,7 @@ pub struct Policies {
     requests: Option<Arc<Sender<Request>>>,
     in_force: Arc<AtomicBool>,
     changes: Option<watch::Receiver<()>>,
-    needs: Option<watch::Receiver<Needs>>,
+    needs: Option<watch::Receiver<Option<Needs>>>,
     /// Whose files are being put in force.
     turn: Arc<Mutex<()>>,
 }
@@ -94,7 +94,7 @@ impl Policies {
         let (requests, receiver) = channel();
         let (requests, in_force) = (Arc::new(requests), Arc::new(AtomicBool::new(false)));
         let (told, changes) = watch::channel(());
-        let (needing, needs) = watch::channel(Needs::default());
+        let (needing, needs) = watch::channel(None);
         let cutter = cutter::start(Arc::clone(&executor), Arc::downgrade(&requests))?;
         let told = Told { in_force: Arc::clone(&in_force), changes: told, needs: needing, cutter };
         let enforcer = Enforcer::new(executor, settings, told);
@@ -110,9 +110,9 @@ impl Policies {
         Self { requests: Some(Arc::new(requests)), in_force: Arc::new(AtomicBool::new(true)), ..Self::default() }
     }
 
-    /// What the policies in force ask of other nodes' sandboxes, and every change of it.
+    /// What the policies in force ask of other nodes' sandboxes, and every change of it. `None`, within: no files were read yet.
     #[must_use]
-    pub fn needs(&self) -> Option<watch::Receiver<Needs>> {
+    pub fn needs(&self) -> Option<watch::Receiver<Option<Needs>>> {
         self.needs.clone()
     }
 

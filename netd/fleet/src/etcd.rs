@@ -28,6 +28,7 @@ use tracing::{info, warn};
 
 use self::client::Client;
 use self::keys::Keys;
+use self::late::Late;
 use self::mirror::Mirror;
 use self::session::Session;
 use self::settings::{Access, Endpoint};
@@ -35,10 +36,9 @@ use crate::blocks::Blocks;
 use crate::charter::Charter;
 use crate::decide::Wish;
 use crate::disk::{Disk, DiskError};
-use crate::identity::{InstanceId, TicketId};
 use crate::memory::Memory;
 use crate::peers::{Discovery, NodeRecord, Peers, publish};
-use crate::sandboxes::{Heard, Ledger, Needs, SandboxRecord, Telling, Told};
+use crate::sandboxes::{Applied, Heard, Ledger, Needs, SandboxRecord, Telling, Told};
 
 pub use self::keys::ForeignError;
 pub use self::session::SessionError;
@@ -99,7 +99,7 @@ pub struct Fleet {
     about: watch::Sender<NodeRecord>,
     needs: watch::Sender<Option<Needs>>,
     telling: watch::Sender<Telling>,
-    applied: watch::Sender<BTreeMap<InstanceId, TicketId>>,
+    applied: watch::Sender<Applied>,
     heard: watch::Receiver<Heard>,
     told: watch::Receiver<Option<Told>>,
     task: JoinHandle<()>,
@@ -122,7 +122,7 @@ impl Fleet {
         let (followed, status_now) = (peers.subscribe(), status.subscribe());
         let (needs, needed) = watch::channel(None);
         let (telling, to_tell) = watch::channel(Telling::default());
-        let (applied, forgotten) = watch::channel(BTreeMap::new());
+        let (applied, forgotten) = watch::channel(Applied::default());
         let (hearsay, heard) = watch::channel(Heard::default());
         let (now_told, told) = watch::channel(None);
         let node = Node {
@@ -142,12 +142,15 @@ impl Fleet {
             told: now_told,
             ledger: Ledger::default(),
             suspected: BTreeSet::new(),
+            late: Late::default(),
+            last_heard: Heard::default(),
         };
         let task = tokio::spawn(node.live(endpoints, access));
         Ok(Self { blocks, peers: followed, status: status_now, about, needs, telling, applied, heard, told, task })
     }
 
-    /// What this node's policies ask of others' sandboxes from now on.
+    /// What this node's policies ask of others' sandboxes from now on. Before the first call this node is no peer, but where the
+    /// store tells of it still.
     pub fn need(&self, needs: Needs) {
         publish(&self.needs, Some(needs));
     }
@@ -177,9 +180,22 @@ impl Fleet {
         self.told.clone()
     }
 
-    /// What was heard together with these questions holds on this node, and nothing older.
-    pub fn applied(&self, asked: BTreeMap<InstanceId, TicketId>) {
-        publish(&self.applied, asked);
+    /// What was heard holds on this node, and nothing older. A node that comes to the store, or back to it, is a peer when what it
+    /// heard there holds.
+    pub fn applied(&self, heard: &Heard) {
+        publish(&self.applied, Applied { number: heard.number, asked: heard.asked.clone() });
+    }
+
+    /// For a member without policies: nobody is taken for anybody there, and whatever is heard holds at once.
+    pub fn enforces_nothing(&self) {
+        self.need(Needs::default());
+        let (mut heard, applied) = (self.heard.clone(), self.applied.clone());
+        tokio::spawn(async move {
+            while heard.changed().await.is_ok() {
+                let heard = heard.borrow_and_update();
+                publish(&applied, Applied { number: heard.number, asked: heard.asked.clone() });
+            }
+        });
     }
 
     /// What this node says of itself from now on. Its name stays, and its blocks are known without it.
@@ -230,12 +246,15 @@ struct Node {
     status: watch::Sender<Status>,
     needs: watch::Receiver<Option<Needs>>,
     telling: watch::Receiver<Telling>,
-    applied: watch::Receiver<BTreeMap<InstanceId, TicketId>>,
+    applied: watch::Receiver<Applied>,
     hearsay: watch::Sender<Heard>,
     told: watch::Sender<Option<Told>>,
     ledger: Ledger,
     /// Suspects that the ledger has had.
     suspected: BTreeSet<IpAddr>,
+    late: Late,
+    /// As it was published, but for what late peers told.
+    last_heard: Heard,
 }
 
 impl Node {
@@ -246,6 +265,7 @@ impl Node {
                 Ok(never) => match never {},
                 Err(error) => chain(&error),
             };
+            self.late.end(self.settings.lease, tokio::time::Instant::now());
             let was_connected = self.status.borrow().is_connected;
             if was_connected {
                 pause = SHORTEST_PAUSE;
@@ -279,13 +299,18 @@ impl Node {
         });
     }
 
-    fn heard<'a>(&self, mirror: &'a Mirror, late: impl Iterator<Item = &'a NodeRecord>) {
-        publish(&self.peers, mirror.others(self.memory.instance, late));
+    fn heard(&self, mirror: &Mirror) {
+        publish(&self.peers, mirror.others(self.memory.instance, self.late.awaited()));
         let known = self.memory.charter.as_ref().map(|charter| charter.fleet);
         let is_stranger =
             mirror.view.charter.as_ref().is_some_and(|charter| known.is_some_and(|known| known != charter.fleet));
         let now = self.status.borrow().clone();
         publish(&self.status, Status { charter: mirror.view.charter.clone(), is_stranger, ..now });
+    }
+
+    fn heard_of_sandboxes(&mut self, heard: &Heard) {
+        self.last_heard = Heard { number: self.last_heard.number + 1, ..heard.clone() };
+        self.hearsay.send_replace(self.late.with_kept(&self.last_heard));
     }
 
     fn namesake(&self, is_namesake: bool) {
@@ -298,13 +323,13 @@ impl Node {
         self.memory = memory;
     }
 
-    /// What it needs it may not know yet after a start; `before` is what it said last.
-    fn record(&self, before: Option<&NodeRecord>) -> NodeRecord {
+    /// What it needs it may not know yet after a start; `before` is what it said last. `None`: it has nothing to say yet.
+    fn record(&self, before: Option<&NodeRecord>) -> Option<NodeRecord> {
         let blocks: BTreeSet<IpNet> = self.memory.blocks().collect();
         let before = before.filter(|record| record.instance == Some(self.memory.instance));
         let needs = self.needs.borrow().clone().or_else(|| before.and_then(|record| record.needs.clone()));
-        let needs = Some(needs.unwrap_or_default());
-        NodeRecord { instance: Some(self.memory.instance), blocks, needs, ..self.about.borrow().clone() }
+        let needs = Some(needs?);
+        Some(NodeRecord { instance: Some(self.memory.instance), blocks, needs, ..self.about.borrow().clone() })
     }
 
     fn lease_seconds(&self) -> i64 {

@@ -71,6 +71,8 @@ pub type Records = BTreeMap<String, Result<Arc<SandboxRecord>, String>>;
 pub struct Heard {
     /// Whether the store has been heard at all.
     pub is_known: bool,
+    /// Which hearing this is, from 1: a later one has a higher number.
+    pub number: u64,
     /// Each node's.
     pub records: BTreeMap<InstanceId, Arc<Records>>,
     /// Each node's latest question whether what it withdrew is forgotten.
@@ -84,6 +86,17 @@ pub struct Told {
     pub number: u64,
     /// Addresses that somebody may still believe to be those of whom they were told of.
     pub believed: BTreeSet<IpAddr>,
+    /// Nodes that are there and have not said for long that they have forgotten what was withdrawn: they are waited for.
+    pub silent: BTreeSet<String>,
+}
+
+/// What this node's policies hold of what was heard.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Applied {
+    /// The hearing.
+    pub(crate) number: u64,
+    /// The questions in it.
+    pub(crate) asked: BTreeMap<InstanceId, TicketId>,
 }
 
 /// What this node wants to be told.

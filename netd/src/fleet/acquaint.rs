@@ -1,5 +1,5 @@
 //! Sandboxes of one node, as policies of others select them: this node's are told, others' are heard, and an address is not
-//! given to somebody else while anybody may take it for the one who had it.
+//! given to somebody else while anybody may take it for the one who had it. What is heard is made to hold in `hear`.
 //!
 //! ```text
 //! owner: attachments ─┐                        ┌─▶ disk, owner: not for others ─▶ store
@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::believe::{Believed, believe, strangers};
+use super::believe::Believed;
 use super::source::Source;
 use super::{Fleet, Inner};
 use crate::lifecycle::Lifecycle;
@@ -30,9 +30,9 @@ use crate::policies::others::records;
 use crate::policies::watched::write_whole;
 
 /// What comes within this is told, or heard, at once.
-const TOGETHER: Duration = Duration::from_millis(20);
+pub(super) const TOGETHER: Duration = Duration::from_millis(20);
 /// What did not succeed is tried again after this.
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 /// What a node needs is told for so long after it was heard of last: it comes back, as a rule, and nothing of its is cut then.
 const NEEDED_FOR: Duration = Duration::from_mins(10);
 
@@ -83,7 +83,9 @@ impl Fleet {
 async fn need<K: Kernel + 'static>(fleet: &netd_fleet::Fleet, lifecycle: &Lifecycle<K>) {
     let Some(mut needs) = lifecycle.policies.needs() else { return };
     loop {
-        fleet.need(needs.borrow_and_update().clone());
+        if let Some(needs) = needs.borrow_and_update().clone() {
+            fleet.need(needs);
+        }
         if needs.changed().await.is_err() {
             return;
         }
@@ -104,7 +106,7 @@ impl Asked {
 }
 
 impl Inner {
-    fn heard_file(&self) -> PathBuf {
+    pub(super) fn heard_file(&self) -> PathBuf {
         self.run_dir.join("others.json")
     }
 
@@ -116,84 +118,19 @@ impl Inner {
     async fn say_what_a_list_lacks<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) {
         let Some(mut needs) = lifecycle.policies.needs() else { return };
         loop {
-            self.state().is_unheard = needs.borrow_and_update().sandboxes;
+            self.state().is_unheard = needs.borrow_and_update().as_ref().is_some_and(|needs| needs.sandboxes);
             if needs.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    async fn hear_others<K: Kernel + 'static>(&self, fleet: &netd_fleet::Fleet, lifecycle: &Lifecycle<K>) {
-        let (mut heard, mut peers, mut usable) = (fleet.heard(), fleet.follow(), fleet.usable());
-        let mut last: Option<Believed> = None;
-        loop {
-            let (now, there) = (heard.borrow_and_update().clone(), peers.borrow_and_update().clone());
-            usable.mark_unchanged();
-            // Before the store is heard, what was recalled holds.
-            if now.is_known {
-                let believed = believe(&there, &now);
-                if let Err(error) = self.meet(lifecycle, &believed).await {
-                    let error = &error as &dyn std::error::Error;
-                    warn!(error, "what other nodes tell of their sandboxes does not hold; netd tries again");
-                    sleep(AGAIN).await;
-                    continue;
-                }
-                // Nor is the old believed again by the next netd.
-                if !self.keep(&believed, last.as_ref()) {
-                    sleep(AGAIN).await;
-                    continue;
-                }
-                fleet.applied(now.asked);
-                last = Some(believed);
-            }
-            let ended = tokio::select! {
-                done = heard.changed() => done.is_err(),
-                done = peers.changed() => done.is_err(),
-                done = usable.changed() => done.is_err(),
-            };
-            if ended {
-                return;
-            }
-            sleep(TOGETHER).await;
-        }
-    }
-
-    /// It holds when this returns, and what lost its permission is cut.
-    async fn meet<K: Kernel + 'static>(
-        &self,
-        lifecycle: &Lifecycle<K>,
-        believed: &Believed,
-    ) -> Result<(), crate::policies::PolicyError> {
-        let strangers = strangers(&self.config.borrow(), &self.source.blocks());
-        lifecycle.policies.meet(believed.sandboxes(), strangers).await
-    }
-
-    /// For the next netd of this boot. Says whether nothing older is left there.
-    fn keep(&self, believed: &Believed, before: Option<&Believed>) -> bool {
-        if before == Some(believed) {
-            return true;
-        }
-        self.tell_disbelieved(&believed.refused);
-        let path = self.heard_file();
-        let written = serde_json::to_vec(believed).map_err(io::Error::other);
-        let Err(error) = written.and_then(|text| write_whole(&path, &text)) else { return true };
-        warn!(%error, path = %path.display(), "cannot write it: other nodes' sandboxes are nobody for a moment when netd starts again");
-        match fs::remove_file(&path) {
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-            Ok(()) => true,
-        }
-    }
-
-    fn tell_disbelieved(&self, refused: &[String]) {
-        let mut state = self.state();
-        for text in refused.iter().filter(|text| !state.disbelieved.contains(text)) {
-            warn!(text, "fleet");
-        }
-        state.disbelieved = refused.to_vec();
-    }
-
     async fn tell_others<K: Kernel + 'static>(&self, fleet: &netd_fleet::Fleet, lifecycle: &Lifecycle<K>) {
         let (mut told, mut peers, mut share) = (fleet.told(), fleet.follow(), self.share.subscribe());
+        // Before the store is heard nobody knows who needs what: what it has of this node's is not to go for a moment.
+        if fleet.heard().wait_for(|heard| heard.is_known).await.is_err() {
+            return;
+        }
         let mut suspects: BTreeMap<IpAddr, ContainerId> = recalled(&self.spoken_file());
         let mut spoken: Spoken = suspects.iter().map(|(at, container)| (*at, (container.clone(), 0))).collect();
         let (mut asked, mut last, mut number) = (Asked::default(), None, 0);
@@ -201,6 +138,7 @@ impl Inner {
             let needs = asked.of(&peers.borrow_and_update(), Instant::now());
             share.mark_unchanged();
             let now = told.borrow_and_update().clone();
+            self.state().silent = now.as_ref().map(|told| told.silent.clone()).unwrap_or_default();
             match self.own(lifecycle, &needs).await {
                 Ok(mut records) => {
                     number += u64::from(last.as_ref() != Some(&records));

@@ -98,7 +98,7 @@ pub(super) struct Enforcer<K> {
     deaf: Deaf,
     in_force: Arc<AtomicBool>,
     changes: watch::Sender<()>,
-    needs: watch::Sender<Needs>,
+    needs: watch::Sender<Option<Needs>>,
     cutter: Sender<Errand>,
     node: String,
     denied: Denied,
@@ -125,7 +125,7 @@ pub(super) struct Told {
     /// What was allowed may not be any more.
     pub(super) changes: watch::Sender<()>,
     /// What the policies in force ask of others' sandboxes.
-    pub(super) needs: watch::Sender<Needs>,
+    pub(super) needs: watch::Sender<Option<Needs>>,
     /// Whose flows are to be read.
     pub(super) cutter: Sender<Errand>,
 }
@@ -253,7 +253,7 @@ impl<K: Kernel> Enforcer<K> {
         }
         let policies: Vec<_> = files.policies().cloned().collect();
         let is = !policies.is_empty();
-        let needs = others::needs(policies.iter());
+        let needs = Some(others::needs(policies.iter()));
         self.needs.send_if_modified(|known| {
             let is_news = *known != needs;
             *known = needs;

@@ -265,7 +265,7 @@ async fn sandboxes_of_other_nodes_come_change_and_go_by_elements() {
     let mut own = attachment("web", &[]);
     own.namespace = "default".to_owned();
     policies.enforce(files(FROM_FAR), vec![own]).await.unwrap();
-    let needed = policies.needs().unwrap().borrow().clone();
+    let needed = policies.needs().unwrap().borrow().clone().unwrap();
     assert!(needed.sandboxes && needed.labels.contains("app"));
     let before = keys(&kernel);
     let meet = async |all: &[(SandboxName, Sandbox)]| {

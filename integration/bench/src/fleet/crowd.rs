@@ -63,6 +63,7 @@ impl Crowd {
         let disk = self.folder.path().join(format!("{name}.json"));
         let _inside = self.runtime.enter();
         let fleet = Fleet::join(settings, &disk, record(&name, address)?, wish)?;
+        fleet.enforces_nothing();
         self.runtime.spawn(look(fleet.follow(), self.awaited.subscribe(), Arc::clone(&self.sightings)));
         self.members.push(fleet);
         Ok(name)

@@ -60,8 +60,8 @@ impl Hearsay {
                 set(&mut self.heard.asked, of, ticket(&pair.value).filter(|_| is_there));
             }
             Some(Word::Answer(by)) => set(&mut self.answers, by, ticket(&pair.value).filter(|_| is_there)),
-            // Of a later netd.
-            None => {}
+            // The first is read where a session begins; the second is of a later netd.
+            Some(Word::Ticket(_)) | None => {}
         }
     }
 
@@ -79,6 +79,15 @@ impl Hearsay {
             self.heard.records.remove(&of);
         }
     }
+}
+
+/// The last question of each node that ever asked as a peer.
+pub(super) fn tickets_in(keys: &Keys, listing: &Listing) -> BTreeMap<InstanceId, TicketId> {
+    let of = |pair: &KeyValue| match keys.word(&pair.key) {
+        Some(Word::Ticket(of)) => Some((of, ticket(&pair.value)?)),
+        _ => None,
+    };
+    listing.pairs.iter().filter_map(of).collect()
 }
 
 fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {

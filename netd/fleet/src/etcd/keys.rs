@@ -5,6 +5,7 @@
 //! PREFIX/acks/AUTHOR/RECORD/WITNESS
 //! PREFIX/sandboxes/of/INSTANCE/CONTAINER    PREFIX/sandboxes/asked/INSTANCE    PREFIX/answers/INSTANCE/BY    (with the lease
 //!                                                                             of whoever wrote it)
+//! PREFIX/tickets/INSTANCE
 //! ```
 
 use serde::de::DeserializeOwned;
@@ -48,6 +49,8 @@ pub(super) enum Place {
 pub(super) enum Word {
     Record(InstanceId, String),
     Asked(InstanceId),
+    /// The last of a node that ever asked.
+    Ticket(InstanceId),
     /// By whom; it is to whoever may read it.
     Answer(InstanceId),
 }
@@ -85,6 +88,14 @@ impl Keys {
         format!("{}/sandboxes/asked/{of}", self.prefix).into()
     }
 
+    pub(super) fn tickets(&self) -> Vec<u8> {
+        format!("{}/tickets/", self.prefix).into()
+    }
+
+    pub(super) fn ticket(&self, of: InstanceId) -> Vec<u8> {
+        format!("{}/tickets/{of}", self.prefix).into()
+    }
+
     pub(super) fn answers_to(&self, of: InstanceId) -> Vec<u8> {
         format!("{}/answers/{of}/", self.prefix).into()
     }
@@ -100,6 +111,7 @@ impl Keys {
         match rest.splitn(4, '/').collect::<Vec<_>>().as_slice() {
             ["sandboxes", "of", of, container] => Some(Word::Record(of.parse().ok()?, (*container).to_owned())),
             ["sandboxes", "asked", of] => Some(Word::Asked(of.parse().ok()?)),
+            ["tickets", of] => Some(Word::Ticket(of.parse().ok()?)),
             ["answers", _, by] => Some(Word::Answer(by.parse().ok()?)),
             _ => None,
         }
@@ -179,6 +191,7 @@ mod tests {
         let [one, other] = [InstanceId::new(1), InstanceId::new(2)];
         assert_eq!(keys.word(&keys.record(one, "web-1/x")), Some(Word::Record(one, "web-1/x".to_owned())));
         assert_eq!(keys.word(&keys.asked(one)), Some(Word::Asked(one)));
+        assert_eq!(keys.word(&keys.ticket(one)), Some(Word::Ticket(one)));
         assert_eq!(keys.word(&keys.answer(one, other)), Some(Word::Answer(other)));
         assert_eq!(keys.word(b"/netd/sandboxes/later/1"), None);
         for foreign in ["/netd/fleet/charter/x", "/netd/fleet/blocks/x", "/other/fleet/charter", "/netd/acks/1/2/3"] {

@@ -13,7 +13,6 @@ use super::Node;
 use super::client::{Client, Watch, Words, Write};
 use super::hearsay::Hearsay;
 use super::keys::ForeignError;
-use super::late::Late;
 use super::mirror::Mirror;
 use super::talk::Talk;
 use crate::decide::{Action, decide};
@@ -67,7 +66,6 @@ pub(super) struct Session<'a> {
     pub(super) hearsay: Hearsay,
     pub(super) talk: Talk,
     watches: Watches,
-    pub(super) late: Late,
     pub(super) lease: i64,
     renew: Instant,
     pulse: Instant,
@@ -101,11 +99,12 @@ impl<'a> Session<'a> {
             answers: client.watch(keys.answers_to(me), after_answers).await?,
         };
         let now = Instant::now();
-        let late = Late::new(&node.peers.borrow(), now + node.settings.lease);
+        let known = node.peers.borrow().clone();
+        node.late.begin((&known, &node.last_heard), &mirror.peers, (node.settings.lease, now));
         let (talk, renew, pulse, lease, said) = (Talk::default(), now, now + PULSE, 0, None);
-        let mut session = Self { node, client, mirror, hearsay, talk, watches, late, lease, renew, pulse, said };
+        let mut session = Self { node, client, mirror, hearsay, talk, watches, lease, renew, pulse, said };
         session.keep_alive().await?;
-        session.node.ledger.resume(Instant::now().into());
+        session.node.ledger.resume();
         Ok(session)
     }
 
@@ -121,7 +120,8 @@ impl<'a> Session<'a> {
                 Some(Action::Save(memory)) => self.save(*memory).await?,
                 Some(Action::Commit(txn)) => self.commit(&txn).await?,
                 None => {
-                    if !self.talk().await? {
+                    // What is said while it talks may be all that it waits for to be a peer.
+                    if !self.talk().await? && !self.register().await? {
                         self.wait().await?;
                     }
                 }
@@ -131,10 +131,13 @@ impl<'a> Session<'a> {
 
     /// Who the others are comes before what they tell.
     fn tell_node(&mut self) {
-        let late = self.late.awaited(&self.mirror.peers, Instant::now());
-        self.node.heard(&self.mirror, late);
+        self.hearsay.is_news |= self.node.late.pass(&self.mirror.peers, Instant::now());
+        self.node.heard(&self.mirror);
         if std::mem::take(&mut self.hearsay.is_news) {
-            self.node.hearsay.send_replace(self.hearsay.heard.clone());
+            self.node.heard_of_sandboxes(&self.hearsay.heard);
+        }
+        if self.talk.is_open && self.talk.since.is_none() {
+            self.talk.since = Some(self.node.last_heard.number);
         }
     }
 
@@ -234,32 +237,46 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Says who this node is, where that is news. The name may be another instance's still: then it waits.
-    async fn register(&mut self) -> Result<(), SessionError> {
+    /// Whether no other instance has this node's name.
+    pub(super) fn has_name(&self) -> bool {
+        let memory = &self.node.memory;
+        self.mirror.peers.get(memory.name.as_str()).is_none_or(|known| known.instance == Some(memory.instance))
+    }
+
+    /// Says who this node is, where that is news and its time has come; whether it did. The name may be another instance's still:
+    /// then it waits. One that the store does not tell of waits until what it heard holds.
+    async fn register(&mut self) -> Result<bool, SessionError> {
         if Instant::now() >= self.renew {
             self.keep_alive().await?;
         }
         self.node.about.mark_unchanged();
         self.node.needs.mark_unchanged();
-        let before = self.mirror.peers.get(self.node.memory.name.as_str());
-        let record = self.node.record(before);
-        if self.said.as_ref() == Some(&record) {
-            return Ok(());
-        }
-        let known = self.mirror.peers.get(record.name.as_str());
-        if known.is_some_and(|known| known.instance != record.instance) {
+        if !self.has_name() {
             self.node.namesake(true);
-            return Ok(());
+            return Ok(false);
+        }
+        let before = self.mirror.peers.get(self.node.memory.name.as_str());
+        let Some(record) = self.node.record(before) else { return Ok(false) };
+        if self.said.as_ref() == Some(&record) || (before.is_none() && !self.is_up_to_date()) {
+            return Ok(false);
         }
         let key = self.node.keys.peer(record.name.as_str());
         let seen = vec![self.mirror.seen(key.clone())];
-        let put = Write::Put { key, value: serde_json::to_vec(&record)?, lease: self.lease };
-        let outcome = self.client.txn(Words { seen, writes: vec![put] }).await?;
+        let is_new = before.is_none();
+        let mut writes = vec![Write::Put { key, value: serde_json::to_vec(&record)?, lease: self.lease }];
+        writes.extend(self.asked_as_peer().filter(|_| is_new));
+        let outcome = self.client.txn(Words { seen, writes }).await?;
         if !outcome.is_done {
-            return self.pause().await;
+            self.pause().await?;
+            return Ok(true);
+        }
+        if is_new {
+            // Who came meanwhile may not be known here when what was asked before is answered.
+            self.node.ledger.resume();
         }
         self.said = Some(record);
         self.node.namesake(false);
-        self.echo(outcome.revision, |session| session.mirror.revision).await
+        self.echo(outcome.revision, |session| session.mirror.revision).await?;
+        Ok(true)
     }
 }

@@ -5,25 +5,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::client::{Seen, Words, Write};
+use super::hearsay::tickets_in;
 use super::session::{Session, SessionError};
 use crate::disk::random;
 use crate::identity::{InstanceId, TicketId};
-use crate::peers::NodeRecord;
 use crate::sandboxes::{SandboxRecord, Told};
 
 /// etcd takes 128 operations a transaction.
 const TOGETHER: usize = 100;
-/// A node that is silent for so many leases is no peer any more, also where a new leader of etcd began its lease anew.
-const LEASES: u32 = 3;
 
 /// What a session knows of its own telling.
 #[derive(Default)]
 pub(super) struct Talk {
     /// The store has a ticket of this session.
     pub(super) is_open: bool,
+    /// The hearing from which on others wait for this node.
+    pub(super) since: Option<u64>,
     /// What the store should have, as it is written, and which telling that is.
     wanted: BTreeMap<String, Vec<u8>>,
     number: u64,
@@ -36,13 +36,14 @@ impl Session<'_> {
     pub(super) async fn talk(&mut self) -> Result<bool, SessionError> {
         if self.hearsay.is_own_news {
             // Before it asks: the first question of a session is about what was lost before, too.
-            self.node.ledger.miss(&self.own(), Instant::now());
+            self.node.ledger.miss(&self.own());
         }
         if !self.talk.is_open {
-            if self.said.is_some() {
+            if self.has_name() {
+                // Ahead of all else: others wait from then on until this node has forgotten what they withdraw.
                 return self.ask().await;
             }
-            // Nobody tells of a node that is not there. What netd says meanwhile is read whole then, and no reason to look again.
+            // What netd says meanwhile is read whole then, and no reason to look again.
             self.node.telling.mark_unchanged();
             self.node.applied.mark_unchanged();
             return Ok(false);
@@ -58,6 +59,10 @@ impl Session<'_> {
         if self.tell().await? {
             return Ok(true);
         }
+        // What is given away as long as it is no peer, nobody would know of who comes later.
+        if self.said.is_none() {
+            return Ok(false);
+        }
         if self.node.ledger.wants_to_ask(Instant::now()) {
             return self.ask().await;
         }
@@ -66,28 +71,47 @@ impl Session<'_> {
     }
 
     pub(super) fn look_again(&self) -> Option<tokio::time::Instant> {
-        let is_heeded = self.talk.is_open && self.talk.number != 0;
+        let is_heeded = self.talk.is_open && self.talk.number != 0 && self.said.is_some();
         self.node.ledger.next(Instant::now()).filter(|_| is_heeded).map(Into::into)
     }
 
-    fn silence(&self) -> Duration {
-        self.node.settings.lease * LEASES
+    /// What was heard since others wait for this node holds, and they are told all that it has to tell.
+    pub(super) fn is_up_to_date(&self) -> bool {
+        let is_told = self.talk.number == 0 || !self.hearsay.is_own_news;
+        is_told && self.talk.since.is_some_and(|since| self.node.applied.borrow().number >= since)
     }
 
     async fn ask(&mut self) -> Result<bool, SessionError> {
         let ticket = TicketId::new(random()?);
         let key = self.node.keys.asked(self.node.memory.instance);
+        let asked = Write::Put { key, value: ticket.to_string().into(), lease: self.lease };
+        let lasting = self.said.is_some().then(|| self.lasting(ticket));
         let seen = if self.talk.is_open { vec![self.ticket()] } else { Vec::new() };
-        self.write(seen, vec![Write::Put { key, value: ticket.to_string().into(), lease: self.lease }]).await?;
+        self.write(seen, std::iter::once(asked).chain(lasting).collect()).await?;
+        if !self.talk.is_open && self.node.late.keeps() {
+            let tickets = self.client.list(self.node.keys.tickets()).await?;
+            self.node.late.doubt(&tickets_in(&self.node.keys, &tickets));
+            self.hearsay.is_news = true;
+        }
         self.talk.is_open = true;
         self.node.ledger.ask(ticket, Instant::now());
         Ok(true)
     }
 
+    /// What this node asked as a peer outlives its lease.
+    fn lasting(&self, ticket: TicketId) -> Write {
+        let key = self.node.keys.ticket(self.node.memory.instance);
+        Write::Put { key, value: ticket.to_string().into(), lease: 0 }
+    }
+
+    pub(super) fn asked_as_peer(&self) -> Option<Write> {
+        self.node.ledger.ticket().map(|ticket| self.lasting(ticket))
+    }
+
     /// Says what this node has forgotten.
     async fn answer(&mut self) -> Result<bool, SessionError> {
         let me = self.node.memory.instance;
-        let applied = self.node.applied.borrow_and_update().clone();
+        let applied = self.node.applied.borrow_and_update().asked.clone();
         let is_due = |(of, ticket): &(InstanceId, TicketId)| {
             *of != me && self.hearsay.heard.asked.get(of) == Some(ticket) && self.talk.answered.get(of) != Some(ticket)
         };
@@ -123,11 +147,11 @@ impl Session<'_> {
         let writes = changed.iter().map(|container| self.change(container)).collect();
         let seen = vec![self.ticket()];
         // It may be done without its answer being heard.
-        self.node.ledger.withdraw(withdrawn.iter().copied(), Instant::now());
+        self.node.ledger.withdraw(withdrawn.iter().copied());
         let put = changed.iter().filter_map(|container| self.talk.wanted.get(container));
         self.node.ledger.say(put.flat_map(|value| addresses(value)));
         self.write(seen, writes).await?;
-        self.node.ledger.withdraw(withdrawn, Instant::now());
+        self.node.ledger.withdraw(withdrawn);
         Ok(true)
     }
 
@@ -144,7 +168,7 @@ impl Session<'_> {
         (self.talk.number, self.talk.is_read, self.hearsay.is_own_news) = (telling.number, true, true);
         let suspects = telling.suspects.difference(&self.node.suspected).copied().collect::<BTreeSet<_>>();
         drop(telling);
-        self.node.ledger.withdraw(suspects.iter().copied(), Instant::now());
+        self.node.ledger.withdraw(suspects.iter().copied());
         self.node.suspected.extend(suspects);
         Ok(())
     }
@@ -185,27 +209,37 @@ impl Session<'_> {
     }
 
     fn settle(&mut self) {
-        let me = self.node.memory.instance;
-        let present = waited_for(
-            self.mirror.peers.values().chain(self.late.awaited(&self.mirror.peers, tokio::time::Instant::now())),
-            me,
-        );
-        let patience = (self.silence(), Instant::now());
-        self.node.ledger.settle(&self.hearsay.answers, &present, patience);
+        let (present, now) = (self.waited_for(), Instant::now());
+        self.node.ledger.settle(&self.hearsay.answers, &present, now);
+        let silent = self.node.ledger.silent(&self.hearsay.answers, now).into_iter().map(|node| self.called(node));
+        let silent = silent.collect();
         let believed = self.node.ledger.believed(self.own());
-        let told = Told { number: self.talk.number, believed };
+        let told = Told { number: self.talk.number, believed, silent };
         self.node.told.send_if_modified(|known| {
             let is_news = known.as_ref() != Some(&told);
             *known = Some(told);
             is_news
         });
     }
-}
 
-/// Who may believe what was told once. What leads to those who come late stays, and so does what they believe.
-fn waited_for<'a>(nodes: impl Iterator<Item = &'a NodeRecord>, me: InstanceId) -> BTreeSet<InstanceId> {
-    let hears = nodes.filter(|record| record.needs.is_some());
-    hears.filter_map(|record| record.instance).filter(|instance| *instance != me).collect()
+    /// Who may believe what was told once: peers that hear, those that come late, and who is about to be a peer.
+    fn waited_for(&self) -> BTreeSet<InstanceId> {
+        let peers = self.mirror.peers.values().chain(self.node.late.awaited());
+        let hear = peers.filter(|record| record.needs.is_some()).filter_map(|record| record.instance);
+        // These come by the watch that tells that a ticket is written: who is not among them by then hears of it ahead of being a
+        // peer.
+        let asking = self.hearsay.heard.asked.keys().copied();
+        hear.chain(asking).filter(|instance| *instance != self.node.memory.instance).collect()
+    }
+
+    /// For people. Who is no peer yet is known by its blocks, if by anything.
+    fn called(&self, node: InstanceId) -> String {
+        let mut peers = self.mirror.peers.values().chain(self.node.late.awaited());
+        let peer = peers.find(|peer| peer.instance == Some(node)).map(|peer| &peer.name);
+        let mut claims = self.mirror.view.blocks.values().flat_map(|record| record.claims.values());
+        let name = peer.or_else(|| claims.find(|claim| claim.owner == node).map(|claim| &claim.name));
+        name.map_or_else(|| node.to_string(), ToString::to_string)
+    }
 }
 
 /// None where it cannot be read.

@@ -112,6 +112,15 @@ impl Cluster {
         answer
     }
 
+    /// As if nobody had kept one alive.
+    pub(crate) fn end_leases(&self) {
+        let answer = self.post("/v3/lease/leases", "{}");
+        for part in answer.split("\"ID\":\"").skip(1) {
+            let (id, _) = part.split_once('"').unwrap();
+            self.post("/v3/lease/revoke", &format!("{{\"ID\":\"{id}\"}}"));
+        }
+    }
+
     /// Forgets every revision but the last.
     pub(crate) fn compact(&self) {
         let answer = self.post("/v3/kv/range", r#"{"key":"AA=="}"#);

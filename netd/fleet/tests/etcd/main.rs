@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use cluster::{Cluster, copy};
 use ipnet::IpNet;
-use netd_fleet::{Discovery, EtcdSettings, Fleet, NodeName, NodeRecord, Peers, Plan, Pool, Status, TicketId, Wish};
+use netd_fleet::{
+    Discovery, EtcdSettings, Fleet, Heard, NodeName, NodeRecord, Peers, Plan, Pool, Status, TicketId, Wish,
+};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -39,7 +41,15 @@ fn node(cluster: &Cluster, disk: &str, name: &str, blocks: usize) -> Fleet {
     node_at(cluster, settings(cluster), disk, name, blocks)
 }
 
+/// It enforces nothing.
 fn node_at(cluster: &Cluster, settings: EtcdSettings, disk: &str, name: &str, blocks: usize) -> Fleet {
+    let fleet = joined(cluster, settings, disk, name, blocks);
+    // Its tasks are where the nodes run.
+    fleet.enforces_nothing();
+    fleet
+}
+
+fn joined(cluster: &Cluster, settings: EtcdSettings, disk: &str, name: &str, blocks: usize) -> Fleet {
     let wish = Wish { plan: Some(plan()), blocks: BTreeMap::from([("main".to_owned(), blocks)]), ..Wish::default() };
     let record = NodeRecord {
         instance: None,
@@ -150,7 +160,8 @@ fn another_instance_of_a_name_waits_and_gets_other_blocks() {
         assert!(blocks(&new, 1).await.is_disjoint(&held));
         // It rests, also where its netd has something to say.
         new.tell(1, BTreeMap::new(), BTreeSet::new());
-        new.applied(BTreeMap::from([(old.blocks().memory().borrow().instance, TicketId::new(1))]));
+        let asked = BTreeMap::from([(old.blocks().memory().borrow().instance, TicketId::new(1))]);
+        new.applied(&Heard { number: 100, asked, ..Heard::default() });
         let runtime = tokio::runtime::Handle::current().metrics();
         let before = runtime.worker_total_busy_duration(0);
         sleep(LEASE / 2).await;

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 
-use netd_fleet::{Fleet, Heard, InstanceId, Needs, Records, SandboxRecord, Told};
+use netd_fleet::{Discovery as _, Fleet, Heard, InstanceId, Needs, Records, SandboxRecord, Told};
 use tokio::time::sleep;
 
 use super::cluster::{Cluster, copy};
-use super::{LEASE, blocks, name, node, peers, play, settled, until};
+use super::{LEASE, blocks, joined, name, node, peers, play, settings, settled, until};
 
 fn address(last: u8) -> IpAddr {
     IpAddr::from([10, 20, 2, last])
@@ -40,17 +40,35 @@ async fn heard(fleet: &Fleet, of: InstanceId, is_so: impl Fn(&Records) -> bool) 
 
 async fn told(fleet: &Fleet, number: u64, believed: &[u8]) {
     let believed: BTreeSet<IpAddr> = believed.iter().copied().map(address).collect();
-    until(fleet.told(), |told| *told == Some(Told { number, believed: believed.clone() })).await;
+    let is_so = |told: &Told| (told.number, &told.believed) == (number, &believed);
+    until(fleet.told(), |told| told.as_ref().is_some_and(is_so)).await;
+}
+
+fn needs() -> Needs {
+    Needs { sandboxes: true, labels: BTreeSet::from(["app".to_owned()]), ..Needs::default() }
+}
+
+/// What it has heard so far holds there.
+fn apply(fleet: &Fleet) {
+    fleet.applied(&fleet.heard().borrow().clone());
+}
+
+/// `b` has a kernel of its own, and says what holds there only when it is told to.
+async fn comes(a: &Fleet, b: &Fleet) {
+    let said = || a.follow().borrow().get(&name("b")).map(|b| b.needs.clone());
+    while said().inspect(|said| assert_eq!(*said, Some(needs()), "what it says first of what it needs")).is_none() {
+        apply(b);
+        sleep(LEASE / 100).await;
+    }
 }
 
 /// They know each other, and each hears of sandboxes.
 async fn two(cluster: &Cluster) -> (Fleet, Fleet) {
-    let (a, b) = (node(cluster, "a", "a", 1), node(cluster, "b", "b", 1));
+    let (a, b) = (node(cluster, "a", "a", 1), joined(cluster, settings(cluster), "b", "b", 1));
     blocks(&a, 1).await;
     blocks(&b, 1).await;
-    let needs = Needs { sandboxes: true, labels: BTreeSet::from(["app".to_owned()]), ..Needs::default() };
-    b.need(needs.clone());
-    peers(&a, |peers| peers.get(&name("b")).is_some_and(|b| b.needs.as_ref() == Some(&needs))).await;
+    b.need(needs());
+    comes(&a, &b).await;
     peers(&b, |peers| peers.contains_key(&name("a"))).await;
     (a, b)
 }
@@ -75,20 +93,87 @@ fn an_address_that_is_withdrawn_is_believed_until_all_have_forgotten_it() {
         let heard_last = heard(&b, of, BTreeMap::is_empty).await;
         told(&a, 3, &[1]).await;
         // An answer to an earlier question says nothing of this one.
-        b.applied(heard_last.asked.clone());
+        b.applied(&heard_last);
         sleep(LEASE / 4).await;
         assert_eq!(a.told().borrow().as_ref().map(|told| told.believed.len()), Some(1));
         let before = heard_last.asked.get(&of).copied();
-        let asked = until(b.heard(), |heard| heard.asked.get(&of).copied() != before).await.asked;
+        let asked = until(b.heard(), |heard| heard.asked.get(&of).copied() != before).await;
         told(&a, 3, &[1]).await;
-        b.applied(asked);
+        b.applied(&asked);
         told(&a, 3, &[]).await;
-        // Who is silent is not waited for without end.
+        // Who is there and silent is waited for, and told.
         a.tell(4, one(record("login", 2)), BTreeSet::new());
         told(&a, 4, &[2]).await;
         a.tell(5, BTreeMap::new(), BTreeSet::new());
         told(&a, 5, &[2]).await;
+        until(a.told(), |told| told.as_ref().is_some_and(|told| told.silent == BTreeSet::from(["b".to_owned()]))).await;
+        sleep(4 * LEASE).await;
+        told(&a, 5, &[2]).await;
+        apply(&b);
         told(&a, 5, &[]).await;
+        assert!(a.told().borrow().as_ref().is_some_and(|told| told.silent.is_empty()));
+        // Until it is gone.
+        a.tell(6, one(record("login", 3)), BTreeSet::new());
+        told(&a, 6, &[3]).await;
+        a.tell(7, BTreeMap::new(), BTreeSet::new());
+        drop(b);
+        told(&a, 7, &[]).await;
+    });
+}
+
+#[test]
+fn a_node_is_a_peer_when_what_it_heard_holds_and_it_knows_what_it_needs() {
+    let cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let a = node(&cluster, "a", "a", 1);
+        blocks(&a, 1).await;
+        a.tell(1, one(record("login", 1)), BTreeSet::new());
+        told(&a, 1, &[1]).await;
+        let is_there = || a.follow().borrow().contains_key(&name("b"));
+        let mut last = 1;
+        for _ in 0..2 {
+            let b = joined(&cluster, settings(&cluster), "b", "b", 1);
+            heard(&b, me(&a), |records| records.len() == 1).await;
+            apply(&b);
+            // Others wait for it already: it might know of what they withdraw.
+            let before = b.heard().borrow().number;
+            a.tell(last + 1, BTreeMap::new(), BTreeSet::new());
+            until(b.heard(), |heard| heard.number > before).await;
+            sleep(LEASE / 4).await;
+            assert_eq!(a.told().borrow().as_ref().map(|told| told.believed.len()), Some(1));
+            apply(&b);
+            sleep(LEASE / 4).await;
+            assert!(!is_there(), "a peer that does not know what it needs");
+            b.need(needs());
+            comes(&a, &b).await;
+            told(&a, last + 1, &[]).await;
+            // Another netd of a node that the store tells of goes on with what was needed.
+            drop(b);
+            let b = joined(&cluster, settings(&cluster), "b", "b", 1);
+            sleep(2 * LEASE).await;
+            assert_eq!(a.follow().borrow().get(&name("b")).map(|b| b.needs.clone()), Some(Some(needs())));
+            drop(b);
+            peers(&a, |peers| !peers.contains_key(&name("b"))).await;
+            last += 2;
+            a.tell(last, one(record("login", 1)), BTreeSet::new());
+            told(&a, last, &[1]).await;
+        }
+    });
+}
+
+/// What holds in its kernel may be old by then.
+#[test]
+fn a_node_whose_lease_ended_is_a_peer_when_what_it_heard_holds() {
+    let cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let (a, b) = two(&cluster).await;
+        let before = a.heard().borrow().asked.get(&me(&b)).copied();
+        cluster.end_leases();
+        peers(&a, |peers| !peers.contains_key(&name("b"))).await;
+        until(a.heard(), |heard| heard.asked.get(&me(&b)).is_some_and(|asked| Some(*asked) != before)).await;
+        sleep(LEASE / 2).await;
+        assert!(!a.follow().borrow().contains_key(&name("b")), "a peer that holds what it heard before");
+        comes(&a, &b).await;
     });
 }
 
