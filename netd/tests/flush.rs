@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use netd_api::{Client, Tag, blocking};
 use rig::daemon::{Daemon, inside, soon, start};
+use rig::shop::{apply, describe};
 use rig::{Space, call};
 
 const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isGateway":true,
@@ -46,22 +47,8 @@ fn attach(daemon: &Daemon, name: &str) -> Space {
     let client = Client::connect(&daemon.socket, &[(Tag::SandboxNetns, space.fd.as_fd())]).unwrap();
     let response = client.attach(&request).unwrap();
     assert!(response.failure.is_none(), "{response:?}");
-    let mut request = blocking::DescribeRequest::new();
-    request.container_id = name.to_owned();
-    request.name = name.to_owned();
-    request.namespace = "shop".to_owned();
-    request.labels.insert("app".to_owned(), name.to_owned());
-    request.source = "nri".to_owned();
-    Client::connect(&daemon.socket, &[]).unwrap().describe(&request).unwrap();
+    describe(&Client::connect(&daemon.socket, &[]).unwrap(), name, name, &[("app", name)]);
     space
-}
-
-fn apply(daemon: &Daemon) {
-    let mut request = blocking::ApplyPoliciesRequest::new();
-    request.file = "shop.yaml".to_owned();
-    request.text = FROM_LOGIN.as_bytes().to_vec();
-    let answer = Client::connect(&daemon.socket, &[]).unwrap().apply_policies(&request).unwrap();
-    assert_eq!(answer.failure, None.into());
 }
 
 /// Sends from `from` to the server at `DENIED`, on and on.
@@ -168,7 +155,7 @@ fn a_flush_opens_a_window_at_most_and_what_is_allowed_goes_on() {
     let (web, login, other) = (attach(&daemon, "web"), attach(&daemon, "login"), attach(&daemon, "other"));
     web.echo(7);
     web.serve_udp(7);
-    apply(&daemon);
+    apply(&Client::connect(&daemon.socket, &[]).unwrap(), FROM_LOGIN);
     let rules = || {
         ["inet", "bridge"].map(|family| lasting(&inside(&daemon, &format!("nft -s list table {family} netd")).stdout))
     };

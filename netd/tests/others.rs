@@ -5,13 +5,15 @@
 mod rig;
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netd_api::blocking;
 use rig::Space;
 use rig::nodes::{Etcd, Member, NETWORK, Nodes, Sandbox, soon};
+use rig::shop::{describe, echoes, open};
 
 /// Only who is `app=login` reaches `app=web`, at ports 80 and 7.
 const FROM_LOGIN: &str = "apiVersion: networking.k8s.io/v1
@@ -39,13 +41,7 @@ fn stored(lease: u32) -> String {
 }
 
 fn label(node: &Member, container: &str, app: &str) {
-    let mut request = blocking::DescribeRequest::new();
-    (request.container_id, request.name) = (container.to_owned(), container.to_owned());
-    request.namespace = "shop".to_owned();
-    request.labels.insert("app".to_owned(), app.to_owned());
-    request.labels.insert("nobody.asks".to_owned(), "secret".to_owned());
-    request.source = "nri".to_owned();
-    node.client().describe(&request).unwrap();
+    describe(&node.client(), container, container, &[("app", app), ("nobody.asks", "secret")]);
 }
 
 fn obey(node: &Member, policies: &[&str]) {
@@ -123,20 +119,6 @@ fn reaches_soon(from: &Sandbox, to: &Sandbox) {
     reaches(from, to, 80, true);
 }
 
-fn open(space: &Space, address: String) -> TcpStream {
-    space.run(move || {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        stream.write_all(b"x").unwrap();
-        stream.read_exact(&mut [0]).unwrap();
-        stream
-    })
-}
-
-fn echoes(stream: &mut TcpStream) -> bool {
-    stream.write_all(b"y").and_then(|()| stream.read_exact(&mut [0])).is_ok()
-}
-
 #[test]
 fn labels_on_another_node_let_pass_and_a_change_of_them_closes() {
     let shop = Shop::new(10, &[FROM_LOGIN, TO_LOGIN]);
@@ -176,7 +158,7 @@ fn labels_on_another_node_let_pass_and_a_change_of_them_closes() {
     let known = fs::read_to_string(nodes.all[0].folder.path().join("run/others.json")).unwrap();
     assert!(known.contains("login") && !known.contains("secret") && !known.contains("nobody.asks"), "{known}");
     // Relabelled: what it has open is cut at once, and nothing new begins.
-    let mut flow = open(&login.space, format!("{}:7", web.v4));
+    let mut flow = open(&login.space, &format!("{}:7", web.v4));
     let begin = Instant::now();
     label(&nodes.all[1], "login", "guest");
     while echoes(&mut flow) {
@@ -194,7 +176,7 @@ fn labels_on_another_node_let_pass_and_a_change_of_them_closes() {
 #[test]
 fn what_is_known_outlives_the_store_and_goes_with_its_node() {
     let mut shop = Shop::new(2, &[FROM_LOGIN]);
-    let mut flow = open(&shop.login.space, format!("{}:7", shop.web.v4));
+    let mut flow = open(&shop.login.space, &format!("{}:7", shop.web.v4));
     shop.etcd.kill();
     soon("it is told", || shop.nodes.all[0].warnings().iter().any(|text| text.contains("the store does not answer")));
     std::thread::sleep(Duration::from_secs(3));
@@ -297,6 +279,120 @@ fn an_address_is_nobody_elses_while_any_node_takes_it_for_the_old_ones() {
     let third = second.attach("third");
     assert_ne!(third.v4, address);
     reaches(&third, &shop.web, 80, false);
+}
+
+/// Tries to connect on and on, until it is over; how often that worked.
+fn knock(from: &Sandbox, to: &Sandbox, over: &Arc<AtomicBool>) -> std::thread::JoinHandle<usize> {
+    let (address, over) = (format!("{}:80", to.v4).parse().unwrap(), Arc::clone(over));
+    from.space.run(move || {
+        std::thread::spawn(move || {
+            let mut count = 0;
+            while !over.load(Ordering::Relaxed) {
+                count += usize::from(TcpStream::connect_timeout(&address, Duration::from_millis(50)).is_ok());
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            count
+        })
+    })
+}
+
+/// Its kernel still holds what it knew when it went, and the store has lost what it needs.
+#[test]
+fn a_node_that_was_away_takes_nobody_for_the_one_before_and_cuts_nobody() {
+    let mut shop = Shop::new(2, &[FROM_LOGIN]);
+    let cousin = shop.nodes.all[2].attach("cousin");
+    label(&shop.nodes.all[2], "cousin", "login");
+    reaches_soon(&cousin, &shop.web);
+    let mut flow = open(&cousin.space, &format!("{}:7", shop.web.v4));
+    shop.nodes.all[0].kill();
+    let routes =
+        |shop: &Shop, count| shop.nodes.all[1..].iter().all(|node| node.routes().matches(" via ").count() == count);
+    soon("it is gone", || routes(&shop, 2));
+    let second = &shop.nodes.all[1];
+    second.detach("login");
+    let heir = ask(second, "heir", &format!("IP={}", shop.login.v4)).unwrap();
+    label(second, "heir", "other");
+    let over = Arc::new(AtomicBool::new(false));
+    let knocking = knock(&heir, &shop.web, &over);
+    shop.nodes.all[0].start();
+    soon("it is back", || routes(&shop, 4));
+    shop.knows(&["shop/cousin@n3", "shop/heir@n2", "shop/other@n3"]);
+    over.store(true, Ordering::Relaxed);
+    let taken = knocking.join().unwrap();
+    assert_eq!(
+        (taken, echoes(&mut flow)),
+        (0, true),
+        "taken for the one who had its address before; and a flow that is allowed"
+    );
+    label(&shop.nodes.all[1], "heir", "login");
+    reaches_soon(&heir, &shop.web);
+}
+
+/// These nodes do not reach the store, and the others do.
+fn cut_off(underlay: &Space, nodes: &[usize]) {
+    for line in [
+        "nft add table inet cut",
+        "nft add chain inet cut in { type filter hook input priority 0 ; }",
+        "nft flush chain inet cut in",
+    ] {
+        underlay.command(line);
+    }
+    for node in nodes {
+        underlay.command(&format!("nft add rule inet cut in ip saddr 192.0.2.{node} tcp dport 2379 drop"));
+    }
+}
+
+#[test]
+fn who_is_back_first_keeps_what_those_told_who_come_later() {
+    const LEASE: u32 = 4;
+    let shop = Shop::new(LEASE, &[FROM_LOGIN]);
+    let Shop { nodes, web, login, other, .. } = &shop;
+    let mut flow = open(&login.space, &format!("{}:7", web.v4));
+    cut_off(&nodes.underlay, &[1, 2, 3]);
+    // All leases end.
+    std::thread::sleep(Duration::from_secs(2 * u64::from(LEASE)));
+    cut_off(&nodes.underlay, &[2, 3]);
+    soon("it is back", || nodes.all[0].warnings().is_empty());
+    let over = Arc::new(AtomicBool::new(false));
+    let knocking = knock(other, web, &over);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(echoes(&mut flow), "an allowed flow was cut");
+    reaches(login, web, 80, true);
+    cut_off(&nodes.underlay, &[]);
+    soon("they are back", || nodes.all[1..].iter().all(|node| node.warnings().is_empty()));
+    // Until who has not come is given up, and longer.
+    std::thread::sleep(Duration::from_secs(2 * u64::from(LEASE)));
+    shop.knows(&["shop/login@n2", "shop/other@n3"]);
+    assert!(echoes(&mut flow), "an allowed flow was cut");
+    over.store(true, Ordering::Relaxed);
+    assert_eq!(knocking.join().unwrap(), 0);
+    // Whoever is never back is given up, and whoever goes is forgotten.
+    nodes.all[1].detach("login");
+    let heir = ask(&nodes.all[1], "heir", &format!("IP={}", login.v4)).unwrap();
+    reaches(&heir, web, 80, false);
+}
+
+/// It may let pass whom it has not forgotten.
+#[test]
+fn a_node_that_is_there_and_does_not_forget_is_waited_for_and_named() {
+    let shop = Shop::new(2, &[FROM_LOGIN]);
+    let (first, second) = (&shop.nodes.all[0], &shop.nodes.all[1]);
+    // What it keeps for the next netd cannot be written: nothing takes the place of a directory.
+    let file = first.folder.path().join("run/others.json");
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    second.detach("login");
+    let says = |node: &Member, text: &str| node.warnings().iter().any(|warning| warning.contains(text));
+    soon("it says so", || says(first, "does not hold here (cannot write"));
+    soon("it is named", || says(second, "node n1 does not say that it has forgotten"));
+    // More than three leases.
+    std::thread::sleep(Duration::from_secs(8));
+    let asked = format!("IP={}", shop.login.v4);
+    let failure = ask(second, "heir", &asked).map(|sandbox| sandbox.v4).unwrap_err();
+    assert!(failure.message.contains("other nodes may still take it for container login's"), "{failure:?}");
+    fs::remove_dir(&file).unwrap();
+    soon("nobody is named", || first.warnings().is_empty() && second.warnings().is_empty());
+    assert_eq!(ask(second, "heir", &asked).unwrap().v4, shop.login.v4);
 }
 
 /// Where a list says who the nodes are, nobody tells labels, and that is said.

@@ -4,13 +4,14 @@
 
 mod rig;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netd_api::{Client, blocking};
+use rig::shop::{apply, describe, echoes, open};
 use rig::{Node, Space, assert_heard, portmap, tcp};
 
 const DUAL: &str = r#"{"type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,"hairpinMode":true,
@@ -45,13 +46,7 @@ fn label(node: &Node, container: &str) {
 
 /// Says of a container that it is this one.
 fn label_as(node: &Node, container: &str, name: &str) {
-    let mut request = blocking::DescribeRequest::new();
-    request.container_id = container.to_owned();
-    request.name = name.to_owned();
-    request.namespace = "shop".to_owned();
-    request.labels.insert("app".to_owned(), name.to_owned());
-    request.source = "nri".to_owned();
-    Client::connect(&node.socket(), &[]).unwrap().describe(&request).unwrap();
+    describe(&Client::connect(&node.socket(), &[]).unwrap(), container, name, &[("app", name)]);
 }
 
 impl Shop {
@@ -71,12 +66,7 @@ impl Shop {
     }
 
     fn apply(&self, text: &str) -> Vec<String> {
-        let mut request = blocking::ApplyPoliciesRequest::new();
-        request.file = "shop.yaml".to_owned();
-        request.text = text.as_bytes().to_vec();
-        let answer = self.client().apply_policies(&request).unwrap();
-        assert_eq!(answer.failure, None.into());
-        answer.applied.into_iter().map(|name| name.name).collect()
+        apply(&self.client(), text)
     }
 
     fn delete(&self, name: &str) {
@@ -133,11 +123,7 @@ fn only_who_is_allowed_reaches_a_sandbox_on_its_own_bridge() {
     shop.node.attach(&late, "late", &[DUAL]).unwrap();
     assert_heard(&[("late", &late, "10.4.0.2:80", Err(()))]);
     label(&shop.node, "late");
-    let mut request = blocking::DescribeRequest::new();
-    (request.container_id, request.name, request.namespace) = ("late".to_owned(), "late".to_owned(), "shop".to_owned());
-    request.labels.insert("app".to_owned(), "login".to_owned());
-    request.source = "nri".to_owned();
-    shop.client().describe(&request).unwrap();
+    describe(&shop.client(), "late", "late", &[("app", "login")]);
     assert_heard(&[("late", &late, "10.4.0.2:80", Ok("10.4.0.5"))]);
     let is_filtered = || shop.node.space.command("ip -d link show br0").contains("nf_call_iptables 1 ");
     assert!(is_filtered());
@@ -366,7 +352,7 @@ fn whoever_came_by_netds_own_proxy_is_cut_off_when_he_may_not_any_more() {
     shop.web.echo(7);
     let reset_in_the_end = |flow: &mut TcpStream| flow.read_exact(&mut [0]).unwrap_err().kind();
     let (mut from_outside, mut from_node) =
-        (open_at(&outside, "[2001:db8::1]:8007"), open_at(&shop.node.space, "[::1]:8007"));
+        (open(&outside, "[2001:db8::1]:8007"), open(&shop.node.space, "[::1]:8007"));
     let outsiders = "podSelector: {matchLabels: {app: login}}";
     let policy = |block: &str| FROM_LOGIN.replace(outsiders, &format!("ipBlock: {{cidr: '{block}'}}"));
     shop.apply(&policy("2001:db8::/64").replace("port: 80", "port: 7"));
@@ -444,7 +430,7 @@ fn a_netd_that_starts_again_changes_what_is_other_and_nothing_else() {
     }
     shop.apply(&to_echo);
     let rules = |shop: &Shop| shop.node.space.command("nft -s list table inet netd");
-    let (before, mut flow) = (rules(&shop), open(&shop.login));
+    let (before, mut flow) = (rules(&shop), open(&shop.login, "10.4.0.2:7"));
     let (heard, over) = (shop.web.listen_udp(5_000), Arc::new(AtomicBool::new(false)));
     knock(&shop.other, "10.4.0.2:5000", &over);
     shop.node.stop();
@@ -452,7 +438,7 @@ fn a_netd_that_starts_again_changes_what_is_other_and_nothing_else() {
     assert_eq!(rules(&shop), before);
     assert!(echoes(&mut flow), "a flow that is allowed before and after was cut");
     shop.node.stop();
-    let file = shop.node.folder.path().join("policies/networkpolicy.shop.from-login.yaml");
+    let file = shop.node.folder.path().join("policies/networkpolicy_shop_from-login.yaml");
     std::fs::write(file, FROM_LOGIN.replace("port: 80", "port: 7, endPort: 80")).unwrap();
     shop.node.start();
     assert_heard(&[
@@ -480,25 +466,6 @@ fn knock(from: &Space, address: &'static str, over: &Arc<AtomicBool>) {
     });
 }
 
-/// A flow to the echo on port 7.
-fn open(space: &Space) -> TcpStream {
-    open_at(space, "10.4.0.2:7")
-}
-
-fn open_at(space: &Space, address: &'static str) -> TcpStream {
-    space.run(move || {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-        stream.write_all(b"x").unwrap();
-        stream.read_exact(&mut [0]).unwrap();
-        stream
-    })
-}
-
-fn echoes(stream: &mut TcpStream) -> bool {
-    stream.write_all(b"y").and_then(|()| stream.read_exact(&mut [0])).is_ok()
-}
-
 #[test]
 fn a_flow_that_is_not_allowed_any_more_is_cut_and_one_that_is_goes_on() {
     let shop = Shop::new(DUAL);
@@ -510,7 +477,7 @@ fn a_flow_that_is_not_allowed_any_more_is_cut_and_one_that_is_goes_on() {
             .replace("from-login", "all")
             .replace("from:\n    - podSelector: {matchLabels: {app: login}}\n    ports: [{port: 80}]", "{}"),
     );
-    let (mut kept, mut lost) = (open(&shop.login), open(&shop.other));
+    let (mut kept, mut lost) = (open(&shop.login, "10.4.0.2:7"), open(&shop.other, "10.4.0.2:7"));
     shop.apply(&FROM_LOGIN.replace("port: 80", "port: 7"));
     shop.delete("all");
     assert!(echoes(&mut kept), "an allowed flow was cut");
@@ -523,7 +490,7 @@ fn the_flows_of_one_who_is_described_as_somebody_else_are_cut() {
     let shop = Shop::new(DUAL);
     shop.web.echo(7);
     shop.apply(&FROM_LOGIN.replace("port: 80", "port: 7"));
-    let mut flow = open(&shop.login);
+    let mut flow = open(&shop.login, "10.4.0.2:7");
     label_as(&shop.node, "login", "guest");
     let begin = Instant::now();
     while echoes(&mut flow) {

@@ -8,6 +8,7 @@
 
 pub(crate) mod daemon;
 pub(crate) mod nodes;
+pub(crate) mod shop;
 
 use std::fs::File;
 use std::io::{Read, Write};
