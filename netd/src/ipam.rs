@@ -77,7 +77,7 @@ pub enum LeaseError {
 pub struct Leases {
     held: BTreeMap<NetworkName, BTreeMap<IpAddr, AttachmentKey>>,
     /// The same, by holder.
-    holdings: BTreeMap<AttachmentKey, BTreeSet<IpAddr>>,
+    holdings: BTreeMap<AttachmentKey, Vec<IpAddr>>,
     last: BTreeMap<(NetworkName, usize), IpAddr>,
     sticky: Sticky,
     /// Whose other nodes may take an address for.
@@ -112,7 +112,7 @@ impl Leases {
         if let Some(other) = before.filter(|before| before != key) {
             self.let_go(&other, address);
         }
-        self.holdings.entry(key.clone()).or_default().insert(address);
+        add(self.holdings.entry(key.clone()).or_default(), address);
     }
 
     /// Gives `address` back, if `key` holds it. It is remembered: `key` gets it again if it is still free then.
@@ -133,7 +133,7 @@ impl Leases {
 
     fn let_go(&mut self, key: &AttachmentKey, address: IpAddr) {
         if let Some(holding) = self.holdings.get_mut(key) {
-            holding.remove(&address);
+            holding.retain(|held| *held != address);
             if holding.is_empty() {
                 self.holdings.remove(key);
             }
@@ -146,7 +146,7 @@ impl Leases {
     }
 
     /// Whose addresses are remembered, the oldest first.
-    pub fn remembered(&self) -> impl Iterator<Item = (&AttachmentKey, &BTreeSet<IpAddr>)> {
+    pub fn remembered(&self) -> impl Iterator<Item = (&AttachmentKey, &[IpAddr])> {
         self.sticky.iter()
     }
 
@@ -324,6 +324,14 @@ fn span(start: IpAddr, end: IpAddr) -> impl Iterator<Item = IpAddr> {
         Ok(bits) if v4 => IpAddr::V4(Ipv4Addr::from_bits(bits)),
         Ok(_) | Err(_) => IpAddr::V6(Ipv6Addr::from_bits(bits)),
     })
+}
+
+/// Most hold one address or two: a tree of its own for each would have room for eleven. `false`: it is there already.
+fn add(addresses: &mut Vec<IpAddr>, address: IpAddr) -> bool {
+    let Err(place) = addresses.binary_search(&address) else { return false };
+    addresses.reserve_exact(1);
+    addresses.insert(place, address);
+    true
 }
 
 #[cfg(test)]

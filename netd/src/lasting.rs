@@ -4,7 +4,7 @@
 //! A file is a header line (`netd-leases VERSION\n`) and then records, as `frames` has them, the oldest first. It is always
 //! written anew as a whole. One of another version, or a part behind damage, is left out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -41,7 +41,7 @@ pub struct Last {
     /// Whose.
     pub key: AttachmentKey,
     /// Which.
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// When it last held them, in seconds since 1970.
     seen: u64,
 }
@@ -50,9 +50,9 @@ pub struct Last {
 #[derive(Debug, Clone, Default)]
 pub struct Kept {
     /// Those that hold addresses now.
-    pub held: BTreeMap<AttachmentKey, BTreeSet<IpAddr>>,
+    pub held: BTreeMap<AttachmentKey, Vec<IpAddr>>,
     /// Those that held them last, the oldest first.
-    pub remembered: Vec<(AttachmentKey, BTreeSet<IpAddr>)>,
+    pub remembered: Vec<(AttachmentKey, Vec<IpAddr>)>,
 }
 
 /// The file.
@@ -83,9 +83,9 @@ impl Lasting {
     /// See [`LastingError`]; the old file stays.
     pub fn write(&mut self, kept: &Kept, now: SystemTime) -> Result<(), LastingError> {
         let now = seconds(now);
-        let of = |key: &AttachmentKey, addresses: &BTreeSet<IpAddr>, seen| Last {
+        let of = |key: &AttachmentKey, addresses: &[IpAddr], seen| Last {
             key: key.clone(),
-            addresses: addresses.clone(),
+            addresses: addresses.to_vec(),
             seen,
         };
         let since = |key: &AttachmentKey| self.seen.get(key).copied().unwrap_or(now);

@@ -137,9 +137,9 @@ impl Node {
     pub fn kept(&self) -> Kept {
         let mut kept = Kept::default();
         for (key, address) in self.leases.holders() {
-            kept.held.entry(key.clone()).or_default().insert(address);
+            kept.held.entry(key.clone()).or_default().push(address);
         }
-        kept.remembered = self.leases.remembered().map(|(key, addresses)| (key.clone(), addresses.clone())).collect();
+        kept.remembered = self.leases.remembered().map(|(key, addresses)| (key.clone(), addresses.to_vec())).collect();
         kept
     }
 

@@ -1,10 +1,11 @@
 //! Which addresses were whose last. Pure; a wish, never a hold: who holds what is `ipam`'s.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use netd_config::NetworkName;
 
+use super::add;
 use crate::attachment::AttachmentKey;
 
 /// Keys whose last addresses are remembered; the oldest is forgotten first.
@@ -13,7 +14,7 @@ pub(super) const MOST: usize = 4_096;
 /// The last addresses of those who hold none.
 #[derive(Debug, Default)]
 pub(super) struct Sticky {
-    of: BTreeMap<AttachmentKey, BTreeSet<IpAddr>>,
+    of: BTreeMap<AttachmentKey, Vec<IpAddr>>,
     order: VecDeque<AttachmentKey>,
     wanted: BTreeMap<NetworkName, BTreeMap<IpAddr, usize>>,
 }
@@ -24,7 +25,7 @@ impl Sticky {
         if !self.of.contains_key(key) {
             self.order.push_back(key.clone());
         }
-        if self.of.entry(key.clone()).or_default().insert(address) {
+        if add(self.of.entry(key.clone()).or_default(), address) {
             *self.wanted.entry(key.network.clone()).or_default().entry(address).or_default() += 1;
         }
         if self.order.len() > MOST
@@ -52,8 +53,8 @@ impl Sticky {
     }
 
     /// Whose addresses are remembered, the oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&AttachmentKey, &BTreeSet<IpAddr>)> {
-        self.order.iter().filter_map(|key| self.of.get_key_value(key))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&AttachmentKey, &[IpAddr])> {
+        self.order.iter().filter_map(|key| Some((key, self.of.get(key)?.as_slice())))
     }
 
     fn take(&mut self, key: &AttachmentKey) -> bool {

@@ -1,6 +1,7 @@
 //! What a boot takes away, what it leaves, and what becomes of a file that is old, torn or somebody else's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +23,7 @@ fn key(container: &str) -> AttachmentKey {
 }
 
 fn kept(held: &[(&str, &str)], remembered: &[(&str, &str)]) -> Kept {
-    let of = |(container, address): &(&str, &str)| (key(container), BTreeSet::from([address.parse().unwrap()]));
+    let of = |(container, address): &(&str, &str)| (key(container), vec![address.parse().unwrap()]);
     Kept { held: held.iter().map(of).collect(), remembered: remembered.iter().map(of).collect() }
 }
 
@@ -74,8 +75,8 @@ async fn what_this_boot_knows_is_newer_than_the_file() {
     let mut node = Node::replay("nd", vec![Record::Remembered(key("b"), "10.4.0.7".parse().unwrap())]);
     node.recall(reopen(folder.path(), Duration::ZERO).1);
     let found: BTreeMap<_, _> = node.kept().remembered.into_iter().collect();
-    assert_eq!(found[&key("b")], BTreeSet::from(["10.4.0.7".parse().unwrap()]));
-    assert_eq!(found[&key("a")], BTreeSet::from(["10.4.0.9".parse().unwrap()]));
+    assert_eq!(found[&key("b")], vec!["10.4.0.7".parse::<IpAddr>().unwrap()]);
+    assert_eq!(found[&key("a")], vec!["10.4.0.9".parse::<IpAddr>().unwrap()]);
 }
 
 #[test]
