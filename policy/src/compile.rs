@@ -11,6 +11,7 @@
 mod atom;
 mod classes;
 mod compiled;
+mod lasting;
 mod profiles;
 mod ranges;
 mod rows;
@@ -31,6 +32,7 @@ use crate::world::{Node, Sandbox, SandboxName, World};
 
 use atom::AtomId;
 use classes::Classes;
+use lasting::lasting;
 use profiles::Profiles;
 use ranges::Ranges;
 use rows::{Ground, Output, Rows};
@@ -203,9 +205,10 @@ impl Compiler {
         let addresses: BTreeSet<IpAddr> = self.owners.keys().chain(nodes).copied().collect();
         let classed: Vec<(IpAddr, Vec<AtomId>)> =
             addresses.into_iter().filter_map(|address| Some((address, self.atoms_at(address)?.0))).collect();
-        self.place_ranges(&old.tables);
+        let lasting = self.lasting(&kept, &classed, &old.tables);
+        self.place_ranges(&old.tables, &lasting);
         for (address, signature) in classed {
-            self.place(address, signature, kept.get(&address).copied());
+            self.place(address, signature, kept.get(&address).copied().filter(|class| lasting.contains(class)));
         }
         for subject in self.ground.classes.subjects() {
             self.ingress.add(subject, &self.ground, &mut self.output);
@@ -235,9 +238,25 @@ impl Compiler {
         }
     }
 
-    fn place_ranges(&mut self, old: &Compiled) {
+    fn lasting(
+        &self,
+        kept: &BTreeMap<IpAddr, ClassId>,
+        classed: &[(IpAddr, Vec<AtomId>)],
+        old: &Compiled,
+    ) -> BTreeSet<ClassId> {
+        let addresses: BTreeMap<IpAddr, &[AtomId]> =
+            classed.iter().map(|(at, atoms)| (*at, atoms.as_slice())).collect();
+        let ranges: BTreeMap<AddressRange, &[AtomId]> = self.ranges.iter().collect();
+        let of_addresses = kept.iter().map(|(address, class)| (*class, addresses.get(address).copied()));
+        let blocks = old.blocks.iter().chain(self.ground.standing.blocks());
+        let of_ranges = blocks.map(|(range, class)| (*class, ranges.get(range).copied()));
+        lasting(of_addresses.chain(of_ranges))
+    }
+
+    fn place_ranges(&mut self, old: &Compiled, lasting: &BTreeSet<ClassId>) {
         for (range, atoms) in self.ranges.iter() {
             let kept = old.blocks.get(&range).copied().or_else(|| self.ground.standing.block(&range));
+            let kept = kept.filter(|class| lasting.contains(class));
             let (class, _) = self.ground.classes.enter(atoms, kept, false);
             self.output.tables.blocks.insert(range, class);
         }

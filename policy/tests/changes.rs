@@ -110,6 +110,42 @@ fn another_policy_leaves_the_numbers_of_others_alone() {
     assert!(back.classes.set.is_empty() && back.profiles.set.is_empty());
 }
 
+/// A packet may have been looked up by the old class and not yet by the pair.
+#[test]
+fn a_class_that_falls_apart_leaves_its_number_to_nobody() {
+    let both = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: both, namespace: shop}
+spec: {podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}]}
+";
+    let tier = |name: &str, port: u16| {
+        format!(
+            "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{name: {name}, namespace: shop}}
+spec: {{podSelector: {{matchLabels: {{tier: {name}}}}}, ingress: [{{ports: [{{port: {port}}}]}}]}}
+"
+        )
+    };
+    let of_tier = |last: u8, tier: &str| {
+        let mut sandbox = sandbox("shop", "web", last);
+        sandbox.labels.insert("tier".to_owned(), tier.to_owned());
+        sandbox
+    };
+    let mut compiler = compiler(&[both], vec![of_tier(1, "front"), of_tier(2, "back")]);
+    let classes = |compiler: &Compiler| [1, 2].map(|last| compiler.compiled().class(address(last)));
+    let [one, other] = classes(&compiler);
+    assert_eq!(one, other);
+    compiler.update(Change::Policies(policies(&[&tier("front", 80), &tier("back", 81)])));
+    let [front, back] = classes(&compiler);
+    assert!(front != back && front != one && back != one, "{one:?} {front:?} {back:?}");
+    // Whom nothing tells apart, both keep theirs.
+    compiler.update(Change::Policies(policies(&[&tier("front", 82), &tier("back", 83)])));
+    assert_eq!(classes(&compiler), [front, back]);
+}
+
 #[test]
 fn a_number_that_is_free_is_not_given_to_others() {
     let mut compiler = compiler(&[DATABASE], vec![sandbox("shop", "db", 1), sandbox("shop", "api", 2)]);

@@ -29,6 +29,10 @@ impl Standing {
         self.tables.blocks.get(range).copied()
     }
 
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (&AddressRange, &ClassId)> {
+        self.tables.blocks.iter()
+    }
+
     /// The profile of a subject's packets with a peer, or, without one, with its own node.
     pub(super) fn profile(&self, direction: Direction, subject: ClassId, peer: Option<ClassId>) -> Option<ProfileId> {
         let tables = &self.tables;
