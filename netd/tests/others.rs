@@ -55,6 +55,8 @@ fn obey(node: &Member, policies: &[&str]) {
         let listed = node.client().policies(&blocking::PoliciesRequest::new()).unwrap().policies;
         listed.into_iter().map(|policy| policy.text).collect::<Vec<_>>() == policies
     });
+    // What is asked together with a change is answered before that is written.
+    node.client().policies(&blocking::PoliciesRequest::new()).unwrap();
 }
 
 /// A shop with a container on each of three nodes: `web`, `login` and `other`. The first alone has policies.
@@ -214,8 +216,7 @@ fn what_is_known_is_kept_for_the_next_netd_as_soon_as_it_can_be_written() {
     let shop = Shop::new(10, &[FROM_LOGIN]);
     let file = shop.nodes.all[0].folder.path().join("run/others.json");
     // Nothing takes the place of a directory.
-    fs::remove_file(&file).unwrap();
-    fs::create_dir(&file).unwrap();
+    soon("a directory", || fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).is_ok());
     label(&shop.nodes.all[1], "login", "guest");
     soon("it is heard of", || shop.login.space.hears(&format!("{}:80", shop.web.v4)).is_err());
     std::thread::sleep(Duration::from_millis(300));
@@ -379,8 +380,7 @@ fn a_node_that_is_there_and_does_not_forget_is_waited_for_and_named() {
     let (first, second) = (&shop.nodes.all[0], &shop.nodes.all[1]);
     // What it keeps for the next netd cannot be written: nothing takes the place of a directory.
     let file = first.folder.path().join("run/others.json");
-    fs::remove_file(&file).unwrap();
-    fs::create_dir(&file).unwrap();
+    soon("a directory", || fs::remove_file(&file).and_then(|()| fs::create_dir(&file)).is_ok());
     second.detach("login");
     let says = |node: &Member, text: &str| node.warnings().iter().any(|warning| warning.contains(text));
     soon("it says so", || says(first, "does not hold here (cannot write"));
