@@ -21,7 +21,7 @@ mod stanza;
 mod version;
 
 pub use conflist::{Conflist, Folders, Mode, Network, Plugin, PluginFile};
-pub use document::Document;
+pub use document::{Collection, Document, Removal};
 pub use error::{ConfigErrors, Mistake};
 pub use ipam::{HostLocal, Ipam, Range, Route, StaticIpam};
 pub use name::{ContainerId, LinkName, NameError, NetworkName};

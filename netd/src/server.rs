@@ -18,7 +18,7 @@ use netd_api::v1::{
     PoliciesRequest, PoliciesResponse, ReachRequest, ReachResponse, ReleaseRequest, ReleaseResponse, ResyncRequest,
     ResyncResponse, StatusRequest, StatusResponse, TestPolicyRequest, TestPolicyResponse,
 };
-use netd_config::{Document, Mode, PortMapping};
+use netd_config::{Collection, Document, Mode, PortMapping};
 use netd_kernel::Kernel;
 use ttrpc::asynchronous::TtrpcContext;
 
@@ -165,7 +165,10 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
     async fn gc(&self, _: &TtrpcContext, request: GcRequest) -> Served<GcResponse> {
         let mut response = GcResponse::new();
         match self.collect(&request).await {
-            Ok(removed) => response.removed = removed,
+            Ok(collected) => {
+                response.removed = collected.removed;
+                response.failure = collected.failure().into();
+            }
             Err(failed) => response.failure = Some(failed).into(),
         }
         Ok(response)
@@ -253,31 +256,30 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
 }
 
 impl<K: Kernel + 'static> Service<K> {
-    /// CNI's GC: detaches every attachment of the network that the caller does not list. Of extra ones no caller knows.
-    async fn collect(&self, request: &GcRequest) -> Result<u32, v1::Failure> {
+    /// CNI's GC: detaches every attachment of the network that the caller does not list, as many as it can. Of extra ones no
+    /// caller knows.
+    async fn collect(&self, request: &GcRequest) -> Result<Collected, v1::Failure> {
         let internal = |error| failure(FailureCode::INTERNAL, &error);
-        let mut valid: Vec<(String, String)> =
-            request.valid.iter().map(|id| (id.container_id.clone(), id.interface.clone())).collect();
-        let network = if request.network.is_empty() {
-            let document = Document::parse(&request.config, "", "").map_err(|errors| config_failure(&errors))?;
-            valid.extend(document.valid_attachments.clone());
-            document.name.to_string()
+        let (network, valid) = if request.network.is_empty() {
+            let read = Collection::parse(&request.config).map_err(|errors| config_failure(&errors))?;
+            (read.name.to_string(), read.valid)
         } else {
-            request.network.clone()
+            let ids = request.valid.iter().map(|id| (id.container_id.clone(), id.interface.clone()));
+            (request.network.clone(), ids.collect())
         };
         let snapshot = self.lifecycle.owner.snapshot().await.map_err(internal)?;
-        let is_valid = |key: &AttachmentKey| {
-            valid.iter().any(|(id, interface)| id == key.container.as_str() && interface == key.interface.as_str())
-        };
-        let mut removed = 0;
+        let is_valid = |key: &AttachmentKey| valid.contains(&(key.container.to_string(), key.interface.to_string()));
+        let mut collected = Collected::default();
         for attachment in snapshot.attachments {
             let is_callers = attachment.key.network.as_str() == network && !attachment.extra;
             if is_callers && !is_valid(&attachment.key) {
-                self.lifecycle.detach(attachment.key, false).await.map_err(|error| lifecycle_failure(&error))?;
-                removed += 1;
+                match self.lifecycle.detach(attachment.key, false).await {
+                    Ok(_) => collected.removed += 1,
+                    Err(error) => collected.failures.push(lifecycle_failure(&error)),
+                }
             }
         }
-        Ok(removed)
+        Ok(collected)
     }
 
     /// Detaches every attachment of a container whose sandbox is gone.
@@ -289,6 +291,22 @@ impl<K: Kernel + 'static> Service<K> {
             removed += 1;
         }
         Ok(removed)
+    }
+}
+
+/// What a GC came to.
+#[derive(Debug, Default)]
+struct Collected {
+    removed: u32,
+    failures: Vec<v1::Failure>,
+}
+
+impl Collected {
+    /// All failures in one, with the first one's code.
+    fn failure(self) -> Option<v1::Failure> {
+        let messages: Vec<String> = self.failures.iter().map(|failure| failure.message.clone()).collect();
+        let first = self.failures.into_iter().next()?;
+        Some(v1::Failure { message: messages.join("; "), ..first })
     }
 }
 
@@ -335,3 +353,6 @@ fn published(port: &PortMapping) -> v1::PublishedPort {
     published.container_port = port.container.into();
     published
 }
+
+#[cfg(test)]
+mod tests;

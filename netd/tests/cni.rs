@@ -1,7 +1,9 @@
 //! What the official plugins do with a stanza, netd does: their arguments, their results, what they refuse and check. Needs root.
+#![expect(clippy::unwrap_used, clippy::unwrap_in_result, reason = "helpers of tests stand outside of them")]
 
 mod rig;
 
+use netd_api::{Client, blocking};
 use rig::{Node, Space};
 
 const PLAIN: &str = r#"{"type":"bridge","bridge":"br0","isGateway":true,
@@ -84,4 +86,43 @@ fn the_result_tells_the_name_servers_of_host_locals_file_and_what_routes_say() {
     std::fs::remove_file(&file).unwrap();
     let error = node.attach(&Space::new(), "other", &[&stanza]).unwrap_err();
     assert!(error.contains("(resolvConf)") && node.status().leases == 1, "{error}");
+}
+
+/// GC of network `web`, with this after its name; who is attached afterwards, and what went wrong.
+fn collect(node: &Node, more: &str) -> (Vec<String>, Option<(i32, String)>) {
+    let client = || Client::connect(&node.socket(), &[]).unwrap();
+    let mut request = blocking::GcRequest::new();
+    request.config =
+        format!(r#"{{"cniVersion":"1.1.0","name":"web","type":"portmap","snat":false{more}}}"#).into_bytes();
+    let answer = client().gc(&request).unwrap();
+    let failure = answer.failure.into_option().map(|failure| (failure.code.value(), failure.message));
+    let left = client().list(&blocking::ListRequest::new()).unwrap().attachments;
+    let left = left.iter().filter(|one| one.state != "draining");
+    (left.map(|one| format!("{}/{}", one.network, one.container_id)).collect(), failure)
+}
+
+#[test]
+fn a_collection_takes_what_is_not_valid_and_leaves_what_is() {
+    let node = Node::new();
+    let other =
+        PLAIN.replace("br0", "br1").replace("10.4.", "10.5.").replacen(r#"{"type""#, r#"{"name":"other","type""#, 1);
+    let spaces: Vec<Space> = (0..3).map(|_| Space::new()).collect();
+    for (space, container, stanza) in [(&spaces[0], "a", PLAIN), (&spaces[1], "b", PLAIN), (&spaces[2], "c", &other)] {
+        node.attach(space, container, &[stanza]).unwrap();
+    }
+    let all = ["other/c", "web/a", "web/b"];
+    // Nobody says who lives: nobody goes.
+    let (left, failure) = collect(&node, "");
+    let (code, message) = failure.unwrap();
+    assert!(code == 7 && message.contains("cni.dev/valid-attachments: missing"), "{code} {message}");
+    assert_eq!(left, all);
+    let (left, failure) = collect(&node, r#","cni.dev/valid-attachments":[{"containerID":"a"}]"#);
+    assert!(failure.is_some_and(|(code, _)| code == 7));
+    assert_eq!(left, all);
+    let listed =
+        r#","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"},{"containerID":"b","ifname":"eth1"}]"#;
+    assert_eq!(collect(&node, listed), (vec!["other/c".to_owned(), "web/a".to_owned()], None));
+    node.until(|node| node.status().leases == 2);
+    assert!(spaces[0].command("ip addr show dev eth0").contains("10.4.0.2/24"));
+    assert_eq!(collect(&node, r#","cni.dev/attachments":[]"#), (vec!["other/c".to_owned()], None));
 }
