@@ -126,3 +126,24 @@ fn a_collection_takes_what_is_not_valid_and_leaves_what_is() {
     assert!(spaces[0].command("ip addr show dev eth0").contains("10.4.0.2/24"));
     assert_eq!(collect(&node, r#","cni.dev/attachments":[]"#), (vec!["other/c".to_owned()], None));
 }
+
+/// What a runtime sends when it takes away a container whose file was edited since, or that it never understood.
+#[test]
+fn a_detach_needs_a_name_and_a_type_only() {
+    let node = Node::new();
+    let stanzas = [
+        r#"{"cniVersion":"9.0.0","name":"web","type":"bridge","bridge":"no such/bridge","ipam":{"type":"dhcp"}}"#,
+        r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","runtimeConfig":{"portMappings":[{"hostPort":0}]},"prevResult":"odd"}"#,
+        r#"{"cniVersion":"1.0.0","name":"web","type":"ptp"}"#,
+    ];
+    for stanza in stanzas {
+        let space = Space::new();
+        node.attach(&space, "web", &[PLAIN]).unwrap();
+        let mut request = blocking::DetachRequest::new();
+        let mut call = rig::call(stanza, "web", "");
+        call.cni_args = "K8S_POD=x;nonsense".to_owned();
+        request.call = Some(call).into();
+        let response = Client::connect(&node.socket(), &[]).unwrap().detach(&request).unwrap();
+        assert!(response.failure.is_none() && node.status().attachments == 0, "{stanza}: {response:?}");
+    }
+}

@@ -9,7 +9,10 @@ use std::time::SystemTime;
 
 use netd_api::Descriptors;
 use netd_api::v1::{Call, Failure, FailureCode};
-use netd_config::{CniResult, ConfigErrors, ContainerId, Dns, Document, IngressPolicy, Ipam, LinkName, Stanza, Tuning};
+use netd_config::{
+    CniResult, ConfigErrors, ContainerId, Dns, Document, IngressPolicy, Ipam, LinkName, NetworkName, Removal, Stanza,
+    Tuning,
+};
 use netd_kernel::{Interface, Kernel, Key, LinkSettings, Object, Sandbox, Step};
 
 use super::Service;
@@ -36,7 +39,7 @@ pub(super) struct Asked<'a> {
 impl<K: Kernel + 'static> Service<K> {
     pub(super) async fn attach_call(&self, asked: Asked<'_>) -> Answer<Vec<u8>> {
         let document = parse(asked.call)?;
-        let key = key_of(asked.call, &document)?;
+        let key = key_of(asked.call, &document.name)?;
         let result = match document.stanza.clone() {
             Stanza::Bridge(bridge) => {
                 let (ipam, dns) = (bridge.ipam.clone(), bridge.dns.clone());
@@ -213,19 +216,20 @@ impl<K: Kernel + 'static> Service<K> {
     }
 
     pub(super) async fn detach_call(&self, call: &Call, alive: bool) -> Answer<()> {
-        let document = parse(call)?;
-        let key = key_of(call, &document)?;
-        let is_first = match document.stanza {
-            Stanza::Bridge(_) | Stanza::Ptp(_) | Stanza::HostLocal(_) | Stanza::Static(_) => true,
+        let asked = Removal::parse(&call.config, &call.plugin).map_err(|errors| config_failure(&errors))?;
+        let key = key_of(call, &asked.name)?;
+        let is_first = match asked.kind.as_str() {
+            "bridge" | "netd" | "ptp" | "host-local" | "static" => true,
             // What they asked for is part of the attachment and goes with it, unless another plugin made the interface.
-            Stanza::Portmap(_) | Stanza::Firewall(_) | Stanza::Tuning(_) => {
+            "portmap" | "firewall" | "isolation" | "tuning" => {
                 let known = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
                 known.map_or_else(
                     || self.lifecycle.is_left_open(&key),
                     |known| known.wiring.is_none() && known.leases.is_empty(),
                 )
             }
-            Stanza::Loopback | Stanza::NotYet { .. } => false,
+            // Netd made nothing for any other.
+            _ => false,
         };
         if is_first {
             self.lifecycle.detach(key, alive).await.map_err(|error| lifecycle_failure(&error))?;
@@ -235,7 +239,7 @@ impl<K: Kernel + 'static> Service<K> {
 
     pub(super) async fn check_call(&self, asked: Asked<'_>) -> Answer<()> {
         let document = parse(asked.call)?;
-        let key = key_of(asked.call, &document)?;
+        let key = key_of(asked.call, &document.name)?;
         let (Stanza::Bridge(_) | Stanza::Ptp(_)) = document.stanza else { return Ok(()) };
         let sandbox = self.sandbox(asked).await?;
         let found = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
@@ -301,10 +305,10 @@ fn parse(call: &Call) -> Answer<Document> {
     Document::parse(&call.config, &call.cni_args, &call.plugin).map_err(|errors: ConfigErrors| config_failure(&errors))
 }
 
-fn key_of(call: &Call, document: &Document) -> Answer<AttachmentKey> {
+fn key_of(call: &Call, network: &NetworkName) -> Answer<AttachmentKey> {
     let bad = |error| failure(FailureCode::BAD_ENVIRONMENT, &error);
     Ok(AttachmentKey {
-        network: document.name.clone(),
+        network: network.clone(),
         container: ContainerId::new(call.container_id.clone()).map_err(bad)?,
         interface: LinkName::new(call.interface.clone()).map_err(bad)?,
     })
