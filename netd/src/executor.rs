@@ -1,5 +1,7 @@
 //! Kernel work on behalf of requests. Everything here blocks: it runs on the blocking pool, never on the owner's task.
 
+mod check;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -266,27 +268,8 @@ impl<K: Kernel> Executor<K> {
         Ok(self.kernel.observe(Scope::Policies)?)
     }
 
-    /// Whether the attachment is as it was made.
-    ///
-    /// # Errors
-    /// See [`ExecutorError`].
-    pub fn is_whole(&self, attachment: &Attachment, sandbox: &Sandbox) -> Result<bool, ExecutorError> {
-        let facts = self.facts(attachment, sandbox)?;
-        let inside = self.kernel.observe(Scope::Sandbox(sandbox, &attachment.key.interface))?;
-        let addresses = |objects: &Objects| {
-            let of =
-                |object: &Object| if let Object::Interface(one) = object { one.addresses.clone() } else { Vec::new() };
-            let mut addresses: Vec<IpNet> = objects.values().flat_map(of).collect();
-            addresses.sort();
-            addresses
-        };
-        // A gateway's link that was made again has another MAC.
-        let known = Facts { gateway_mac: facts.gateway_mac.clone(), ..attachment.facts.clone() };
-        Ok(facts == known && addresses(&inside) == addresses(&desired::own(attachment)))
-    }
-
     /// Whether an attachment's link, its bridge's end of it, or an address of it is not there any more. What its sandbox's
-    /// owner has changed or added inside (MAC, MTU, further addresses) is no damage, as it is for [`Executor::is_whole`].
+    /// owner has changed or added inside (MAC, MTU, further addresses) is no damage, as it is for [`Executor::faults`].
     ///
     /// # Errors
     /// See [`ExecutorError`].

@@ -1,6 +1,7 @@
 //! The API: one method a request. It parses, asks the owner, has the kernel work done, and answers.
 
 mod attach;
+mod check;
 mod describe;
 mod fleet;
 mod networks;

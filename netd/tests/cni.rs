@@ -3,7 +3,9 @@
 
 mod rig;
 
-use netd_api::{Client, blocking};
+use std::os::fd::AsFd;
+
+use netd_api::{Client, Tag, blocking};
 use rig::{Node, Space};
 
 const PLAIN: &str = r#"{"type":"bridge","bridge":"br0","isGateway":true,
@@ -146,4 +148,86 @@ fn a_detach_needs_a_name_and_a_type_only() {
         let response = Client::connect(&node.socket(), &[]).unwrap().detach(&request).unwrap();
         assert!(response.failure.is_none() && node.status().attachments == 0, "{stanza}: {response:?}");
     }
+}
+
+/// CHECK of one stanza after an attach that answered `result`; what it says, where something is wrong.
+fn check(node: &Node, space: &Space, stanza: &str, result: Option<&serde_json::Value>) -> Result<(), String> {
+    let mut config: serde_json::Value = serde_json::from_str(stanza).unwrap();
+    (config["cniVersion"], config["name"]) = ("1.0.0".into(), "web".into());
+    if let Some(result) = result {
+        config["prevResult"] = result.clone();
+    }
+    let mut request = blocking::CheckRequest::new();
+    request.call = Some(rig::call(&config.to_string(), "web", "/run/netns/web")).into();
+    let client = Client::connect(&node.socket(), &[(Tag::SandboxNetns, space.fd.as_fd())]).unwrap();
+    client.check(&request).unwrap().failure.into_option().map_or(Ok(()), |failure| Err(failure.message))
+}
+
+const WHOLE: &str = r#"{"type":"bridge","bridge":"br0","isDefaultGateway":true,"ipMasq":true,
+    "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.4.0.0/24"}],[{"subnet":"fd00:4::/64"}]]}}"#;
+const ROUTED: &str = r#"{"type":"ptp","ipMasq":true,
+    "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.6.0.0/24"}]],"routes":[{"dst":"0.0.0.0/0"}]}}"#;
+const TUNING: &str = r#"{"type":"tuning","mtu":1300,"promisc":true,"txQLen":500,"allmulti":true,
+    "sysctl":{"net.core.somaxconn":"512","net.ipv4.conf.IFNAME.arp_ignore":"1","net.ipv4.ip_local_port_range":"20000 30000"}}"#;
+const FENCED: &str = r#"{"type":"firewall","ingressPolicy":"same-bridge"}"#;
+
+/// Attaches by `main` and three followers, does a harm on the node or in the sandbox, and looks who tells it.
+fn told(main: &str, (place, harm): (&str, &str)) -> Vec<(&'static str, String)> {
+    let (node, web) = (Node::new(), Space::new());
+    let ports = rig::portmap(&rig::tcp(8080, 80));
+    let result = node.attach(&web, "web", &[main, &ports, FENCED, TUNING]).unwrap();
+    let stanzas = [("main", main), ("portmap", &ports), ("firewall", FENCED), ("tuning", TUNING)];
+    for (name, stanza) in stanzas {
+        assert_eq!(check(&node, &web, stanza, Some(&result)), Ok(()), "{name} before {harm}");
+        let missing = check(&node, &web, stanza, None).unwrap_err();
+        assert!(missing.starts_with("Required prevResult missing"), "{name}: {missing}");
+    }
+    let place = if place == "node" { &node.space } else { &web };
+    place.command(harm);
+    let one = |(name, stanza)| Some((name, check(&node, &web, stanza, Some(&result)).err()?));
+    stanzas.into_iter().filter_map(one).collect()
+}
+
+/// Which stanzas tell a harm, and that they name it.
+fn assert_told(main: &str, harm: (&str, &str), expected: &[&str], words: &str) {
+    let found = told(main, harm);
+    let names: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
+    assert!(names == expected && found.iter().all(|(_, text)| text.contains(words)), "{harm:?}: {found:?}");
+}
+
+#[test]
+fn a_check_tells_a_default_route_that_is_gone() {
+    assert_told(WHOLE, ("web", "ip route del default"), &["main"], "eth0 lacks route to 0.0.0.0/0 by 10.4.0.1");
+    assert_told(WHOLE, ("web", "ip -6 route del default"), &["main"], "eth0 lacks route to ::/0 by fd00:4::1");
+    assert_told(ROUTED, ("web", "ip route del default"), &["main"], "eth0 lacks route to 0.0.0.0/0 by 10.6.0.1");
+}
+
+#[test]
+fn a_check_tells_addresses_that_are_gone_or_too_many() {
+    assert_told(WHOLE, ("web", "ip addr del 10.4.0.2/24 dev eth0"), &["main"], "eth0 lacks address 10.4.0.2/24");
+    assert_told(WHOLE, ("web", "ip addr add 10.4.0.77/24 dev eth0"), &["main"], "address 10.4.0.77/24, which netd did");
+}
+
+#[test]
+fn a_check_tells_a_way_that_is_gone() {
+    assert_told(ROUTED, ("node", "ip route del 10.6.0.2"), &["main"], "the node lacks the route to 10.6.0.2 by nd");
+}
+
+#[test]
+fn a_check_tells_what_is_tuned_otherwise() {
+    let sysctl = ("web", "sysctl -qw net.core.somaxconn=77");
+    assert_told(WHOLE, sysctl, &["main", "tuning"], "sysctl net.core.somaxconn 512: it is 77");
+    assert_told(WHOLE, ("web", "ip link set eth0 promisc off"), &["main", "tuning"], "eth0 lacks promiscuous mode");
+    assert_told(WHOLE, ("web", "ip link set eth0 txqueuelen 9"), &["main", "tuning"], "queue of 500 packets: it has 9");
+    let multicast = ("web", "ip link set eth0 allmulticast off");
+    assert_told(WHOLE, multicast, &["main", "tuning"], "eth0 lacks reception of all multicast");
+}
+
+#[test]
+fn a_check_tells_what_is_not_attached() {
+    let (node, web) = (Node::new(), Space::new());
+    let result = node.attach(&web, "web", &[WHOLE]).unwrap();
+    node.detach("web", WHOLE);
+    let told = check(&node, &web, WHOLE, Some(&result)).unwrap_err();
+    assert!(told.contains("is not attached to this sandbox"), "{told}");
 }

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use crate::object::{
     Bridge, Flow, GatewayLink, Interface, Key, LinkSettings, NetnsId, Object, Objects, Part, Step, Veth,
 };
-use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
+use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope, told_route};
 
 /// A bridge's ports (`BR_MAX_PORTS`).
 const PORTS: usize = 1_023;
@@ -218,6 +218,21 @@ impl Kernel for FakeKernel {
         let mtu = inside.settings.mtu.or(veth.mtu).unwrap_or(MTU);
         let bridge_mac = bridge.map(|_| text(mac(2))).unwrap_or_default();
         Ok(LinkFacts { mac: text(own), host_mac: text(mac(1)), bridge_mac, mtu })
+    }
+
+    fn lacking(&self, interface: &LinkName, wanted: &Interface, sandbox: &Sandbox) -> Result<Vec<String>, KernelError> {
+        let state = self.state();
+        let key = Key::Interface(sandbox.id, interface.clone());
+        let Some(Object::Interface(has)) = state.objects.get(&key) else {
+            return Err(KernelError::NotFound(format!("interface {interface}")));
+        };
+        let gone = wanted.addresses.iter().filter(|address| !has.addresses.contains(address));
+        let mut lacking: Vec<String> = gone.map(|address| format!("address {address}")).collect();
+        lacking.extend(wanted.routes.iter().filter(|route| !has.routes.contains(route)).map(told_route));
+        let sysctls = wanted.sysctls.iter().filter(|(key, value)| has.sysctls.get(*key) != Some(value));
+        lacking.extend(sysctls.map(|(key, value)| format!("sysctl {key} {value}")));
+        lacking.extend((wanted.settings != has.settings).then(|| format!("settings {:?}", wanted.settings)));
+        Ok(lacking)
     }
 
     fn mac(&self, link: &LinkName) -> Result<String, KernelError> {

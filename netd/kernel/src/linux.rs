@@ -6,6 +6,7 @@ mod fabric;
 mod flows;
 mod inside;
 mod interface;
+mod lacking;
 mod messages;
 mod namespace;
 mod observe;
@@ -403,6 +404,11 @@ impl Kernel for LinuxKernel {
         let link = inside.socket().link(messages::by_name(interface));
         let link = link.map_err(|_| KernelError::NotFound(format!("interface {interface}")))?;
         Ok(LinkFacts { mac: observe::in_words(&link.mac), host_mac, bridge_mac, mtu: link.mtu })
+    }
+
+    fn lacking(&self, interface: &LinkName, wanted: &Interface, sandbox: &Sandbox) -> Result<Vec<String>, KernelError> {
+        let inside = sandbox.inside.as_ref().ok_or_else(no_sandbox)?;
+        lacking::lacking(interface, wanted, (inside, &self.entrant))
     }
 
     fn mac(&self, link: &LinkName) -> Result<String, KernelError> {

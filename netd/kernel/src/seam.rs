@@ -10,7 +10,7 @@ use netd_config::LinkName;
 use thiserror::Error;
 
 use crate::linux::Inside;
-use crate::object::{Encapsulation, Entrance, Flow, Key, NetnsId, Objects, Step};
+use crate::object::{Encapsulation, Entrance, Flow, Interface, Key, NetnsId, Objects, Route, Step};
 
 /// A sandbox for the length of one request. Nothing may keep it: a held descriptor or socket keeps its namespace alive.
 #[derive(Debug)]
@@ -153,6 +153,14 @@ fn said(entrance: Entrance) -> String {
     }
 }
 
+/// A route as [`Kernel::lacking`] names it.
+pub(crate) fn told_route(route: &Route) -> String {
+    match route.gateway {
+        Some(gateway) => format!("route to {} by {gateway}", route.destination),
+        None => format!("route to {}", route.destination),
+    }
+}
+
 /// A step that failed. Those before it stay done.
 #[derive(Debug, Error)]
 #[error("step {number} ({step}) failed")]
@@ -165,7 +173,7 @@ pub struct ApplyError {
     pub source: KernelError,
 }
 
-/// A kernel. Two verbs do the work; four look at what conntrack remembers, or drop it; four answer questions.
+/// A kernel. Two verbs do the work; four look at what conntrack remembers, or drop it; five answer questions.
 ///
 /// All methods but one block.
 pub trait Kernel: Send + Sync + std::fmt::Debug {
@@ -234,6 +242,13 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
         interface: &LinkName,
         sandbox: &Sandbox,
     ) -> Result<LinkFacts, KernelError>;
+
+    /// What an interface of a sandbox lacks of what it is to have, in words: addresses, routes, sysctls, settings. It may have
+    /// more.
+    ///
+    /// # Errors
+    /// [`KernelError::NotFound`]: there is no such interface.
+    fn lacking(&self, interface: &LinkName, wanted: &Interface, sandbox: &Sandbox) -> Result<Vec<String>, KernelError>;
 
     /// The MAC of one of the node's links, as `aa:bb:cc:dd:ee:ff`.
     ///

@@ -1,4 +1,4 @@
-//! Attach, detach and check of one CNI stanza. The first stanza of a chain attaches; those that follow extend it.
+//! Attach and detach of one CNI stanza. The first stanza of a chain attaches; those that follow extend it.
 
 use std::io;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ use netd_kernel::{Interface, Kernel, Key, LinkSettings, Object, Sandbox, Step};
 
 use super::Service;
 use crate::allowlist::AllowlistError;
-use crate::attachment::{Attachment, AttachmentKey, Description, LabelState, State};
+use crate::attachment::{Attachment, AttachmentKey, Description, LabelState};
 use crate::directories;
 use crate::ipam::Reserved;
 use crate::lifecycle::open_namespace;
@@ -237,29 +237,6 @@ impl<K: Kernel + 'static> Service<K> {
         Ok(())
     }
 
-    pub(super) async fn check_call(&self, asked: Asked<'_>) -> Answer<()> {
-        let document = parse(asked.call)?;
-        let key = key_of(asked.call, &document.name)?;
-        let (Stanza::Bridge(_) | Stanza::Ptp(_)) = document.stanza else { return Ok(()) };
-        let sandbox = self.sandbox(asked).await?;
-        let found = self.lifecycle.owner.one(key.clone()).await.map_err(|error| owner_failure(&error))?;
-        let found = found.filter(|found| found.state == State::Attached && found.netns == sandbox.id);
-        let Some(attachment) = found else {
-            return Err(refusal(FailureCode::UNKNOWN_SANDBOX, format!("{key} is not attached to this sandbox")));
-        };
-        let executor = Arc::clone(&self.lifecycle.executor);
-        let whole = tokio::task::spawn_blocking(move || executor.is_whole(&attachment, &sandbox));
-        match whole.await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(refusal(
-                FailureCode::CONFLICT,
-                format!("{key} is not as it was attached; detach the container and attach it again"),
-            )),
-            Ok(Err(error)) => Err(failure(FailureCode::CONFLICT, &error)),
-            Err(error) => Err(refusal(FailureCode::INTERNAL, format!("the worker died: {error}"))),
-        }
-    }
-
     /// The sandbox, by the descriptor that the door sent or by the path in netd's own mount namespace.
     pub(super) async fn sandbox(&self, asked: Asked<'_>) -> Answer<Sandbox> {
         let invalid = |why: String| {
@@ -301,11 +278,11 @@ impl<K: Kernel + 'static> Service<K> {
     }
 }
 
-fn parse(call: &Call) -> Answer<Document> {
+pub(super) fn parse(call: &Call) -> Answer<Document> {
     Document::parse(&call.config, &call.cni_args, &call.plugin).map_err(|errors: ConfigErrors| config_failure(&errors))
 }
 
-fn key_of(call: &Call, network: &NetworkName) -> Answer<AttachmentKey> {
+pub(super) fn key_of(call: &Call, network: &NetworkName) -> Answer<AttachmentKey> {
     let bad = |error| failure(FailureCode::BAD_ENVIRONMENT, &error);
     Ok(AttachmentKey {
         network: network.clone(),
@@ -314,9 +291,12 @@ fn key_of(call: &Call, network: &NetworkName) -> Answer<AttachmentKey> {
     })
 }
 
-fn previous(document: &Document) -> Answer<CniResult> {
+pub(super) fn previous(document: &Document) -> Answer<CniResult> {
     document.prev_result.clone().ok_or_else(|| {
-        refusal(FailureCode::INVALID_CONFIG, "Required prevResult missing: this plugin follows another in a chain")
+        refusal(
+            FailureCode::INVALID_CONFIG,
+            "Required prevResult missing: the caller gives what the plugins before it answered",
+        )
     })
 }
 

@@ -76,6 +76,16 @@ impl Inside {
             written => written,
         }
     }
+
+    /// The text of a sysctl given with dots; `None` where this kernel has none of that name.
+    pub(super) fn read_sysctl(&self, entrant: &Entrant, name: &str) -> io::Result<Option<String>> {
+        let path = format!("/proc/sys/{}", path_of(name));
+        let read = entrant.within(self.namespace.try_clone()?, || std::fs::read_to_string(path))?;
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
 }
 
 /// Dots are slashes, but an interface's name may have dots of its own.

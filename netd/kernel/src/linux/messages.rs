@@ -361,6 +361,13 @@ pub(super) fn routes(family: AddressFamily) -> Message {
     Message::GetRoute(message)
 }
 
+/// All routes of a family.
+pub(super) fn all_routes(family: AddressFamily) -> Message {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    Message::GetRoute(message)
+}
+
 fn to(address: IpAddr) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };

@@ -49,6 +49,7 @@ laws! {
         a_bridge_takes_1023_ports
         a_bridges_mtu_is_that_of_its_ports
         facts_are_told_of_what_stands
+        what_an_interface_lacks_is_told
         a_bridge_is_filtered_in_place_and_its_filter_goes_with_it
         every_sandbox_has_lo;
     rules:

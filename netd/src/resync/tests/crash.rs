@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use netd_config::{IngressPolicy, LinkName, PortMapping, Protocol};
 use netd_kernel::{
-    ApplyError, FakeKernel, Flow, Kernel, KernelError, Key, LinkFacts, NetnsId, Object, Objects, Port, Sandbox, Scope,
-    Step,
+    ApplyError, FakeKernel, Flow, Interface, Kernel, KernelError, Key, LinkFacts, NetnsId, Object, Objects, Port,
+    Sandbox, Scope, Step,
 };
 
 use super::super::{Watch, run};
@@ -103,6 +103,10 @@ impl Kernel for Mortal {
 
     fn counts(&self) -> Result<BTreeMap<Key, u64>, KernelError> {
         self.alive()?.counts()
+    }
+
+    fn lacking(&self, interface: &LinkName, wanted: &Interface, sandbox: &Sandbox) -> Result<Vec<String>, KernelError> {
+        self.alive()?.lacking(interface, wanted, sandbox)
     }
 
     fn identify(&self, fd: OwnedFd) -> Result<Sandbox, KernelError> {

@@ -1,6 +1,8 @@
 //! Bridges, veths, interfaces.
 
-use netd_kernel::{KernelError, Key, LinkSettings, Object, Objects, Port, Scope, Step, Veth};
+use std::collections::BTreeMap;
+
+use netd_kernel::{Interface, KernelError, Key, LinkSettings, Object, Objects, Port, Route, Scope, Step, Veth};
 
 use crate::bench::Bench;
 use crate::objects::{bridge, bridge_of, interface, interface_key, interface_of, link, veth, veth_key, veth_of};
@@ -211,6 +213,36 @@ pub(crate) fn facts_are_told_of_what_stands(bench: &dyn Bench) {
     bench.apply(id, &create((interface_key(id), Object::Interface(changed)))).unwrap();
     let told = facts().unwrap();
     assert_eq!((told.mac.as_str(), told.mtu), ("02:00:00:00:00:08", 1_300));
+}
+
+pub(crate) fn what_an_interface_lacks_is_told(bench: &dyn Bench) {
+    let id = bench.sandbox();
+    bench.apply_on_node(&create(bridge())).unwrap();
+    let lacking = |wanted: &Interface| bench.kernel().lacking(&link("eth0"), wanted, &bench.enter(id));
+    let route = |destination: &str, gateway: &str| Route {
+        destination: destination.parse().unwrap(),
+        gateway: gateway.parse().ok(),
+        source: None,
+    };
+    let Object::Interface(mut given) = interface_of(&["10.4.0.2/24", "fd00:4::2/64"]) else { panic!() };
+    given.routes = vec![route("0.0.0.0/0", "10.4.0.1"), route("::/0", "fd00:4::1"), route("10.5.0.0/16", "")];
+    given.sysctls = BTreeMap::from([("net.ipv4.conf.eth0.arp_notify".to_owned(), "1".to_owned())]);
+    assert!(matches!(lacking(&given), Err(KernelError::NotFound(_))));
+    bench.apply(id, &create((veth_key(2), Object::Veth(veth_of(id))))).unwrap();
+    bench.apply(id, &create((interface_key(id), Object::Interface(given.clone())))).unwrap();
+    assert_eq!(lacking(&given).unwrap(), [""; 0]);
+    let mut more = given;
+    more.addresses.push("10.4.0.9/24".parse().unwrap());
+    more.routes.extend([route("0.0.0.0/0", "10.4.0.7"), route("10.6.0.0/16", ""), route("fd00:5::/64", "fd00:4::1")]);
+    let told = lacking(&more).unwrap();
+    let routes = ["route to 0.0.0.0/0 by 10.4.0.7", "route to 10.6.0.0/16", "route to fd00:5::/64 by fd00:4::1"];
+    assert_eq!(told, [&["address 10.4.0.9/24"][..], &routes[..]].concat());
+    (more.addresses, more.routes) = (Vec::new(), Vec::new());
+    more.sysctls.insert("net.ipv4.conf.eth0.arp_notify".to_owned(), "0".to_owned());
+    assert!(lacking(&more).unwrap().concat().starts_with("sysctl net.ipv4.conf.eth0.arp_notify 0"));
+    more.sysctls.clear();
+    more.settings = LinkSettings { mtu: Some(1_234), ..LinkSettings::default() };
+    assert_eq!(lacking(&more).unwrap().len(), 1);
 }
 
 pub(crate) fn every_sandbox_has_lo(bench: &dyn Bench) {
