@@ -119,7 +119,7 @@ pub struct PortMapping {
     pub container: u16,
     /// Transport.
     pub protocol: Protocol,
-    /// Only on this address of the node.
+    /// Only on this address of the node; an unspecified one is all of its family, and `None` all of both.
     pub host_ip: Option<IpAddr>,
 }
 
@@ -364,7 +364,36 @@ fn read_mac(root: &Object<'_>, text: &str) -> Option<[u8; 6]> {
 
 fn ports(root: &Object<'_>) -> Vec<PortMapping> {
     let Some(capability) = root.object("runtimeConfig") else { return Vec::new() };
-    capability.objects("portMappings").iter().filter_map(port).collect()
+    let mut ports: Vec<PortMapping> = Vec::new();
+    for entry in &capability.objects("portMappings") {
+        let Some(port) = port(entry) else { continue };
+        let clash = ports.iter().find(|other| other.container != port.container && is_one_port(other, &port));
+        if let Some(other) = clash {
+            let message = format!(
+                "{}/{} is published twice, for ports {} and {} of the container; publish them at two ports",
+                port.host, port.protocol, other.container, port.container
+            );
+            entry.wrong("hostPort", message);
+        } else if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports.iter().filter(|port| !is_covered(port, &ports)).cloned().collect()
+}
+
+/// Whether a connection to one may be a connection to the other, and neither is for a single address alone.
+fn is_one_port(one: &PortMapping, other: &PortMapping) -> bool {
+    let is_any = |place: Option<IpAddr>| place.is_none_or(|address| address.is_unspecified());
+    let (place, place_of_other) = (one.host_ip, other.host_ip);
+    let is_everywhere = place.is_none() || place_of_other.is_none();
+    let is_same = place == place_of_other || (is_everywhere && is_any(place) && is_any(place_of_other));
+    (one.host, one.protocol) == (other.host, other.protocol) && is_same
+}
+
+/// Whether another entry says the same of both families.
+fn is_covered(port: &PortMapping, ports: &[PortMapping]) -> bool {
+    let is_any = port.host_ip.is_some_and(|address| address.is_unspecified());
+    is_any && ports.contains(&PortMapping { host_ip: None, ..port.clone() })
 }
 
 fn port(entry: &Object<'_>) -> Option<PortMapping> {
@@ -386,7 +415,7 @@ fn port(entry: &Object<'_>) -> Option<PortMapping> {
             return None;
         }
     };
-    let host_ip = entry.parsed::<IpAddr>("hostIP", "an address").filter(|address| !address.is_unspecified());
+    let host_ip = entry.parsed("hostIP", "an address");
     Some(PortMapping { host: host?, container: container?, protocol, host_ip })
 }
 

@@ -22,6 +22,7 @@ use crate::journal::Record;
 use crate::lasting::{Kept, Last};
 use blocks::{Asked, Blocks};
 use draft::claims;
+pub(crate) use draft::{at_all, places};
 use places::{Place, Places};
 pub use request::{AttachError, Attached, Extended, Extension, Follower, Wanted, What};
 pub use share::{BlockUse, Share, ShareError, SharedPool};

@@ -10,9 +10,9 @@ mod proxy;
 mod reserver;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +28,7 @@ use thiserror::Error;
 use tokio::task::JoinHandle;
 
 use crate::attachment::{Attachment, AttachmentKey};
+use crate::node::{at_all, places};
 pub use gate::Gate;
 pub use store::Store;
 
@@ -241,14 +242,12 @@ fn sockets(attachment: &Attachment) -> Vec<Publication> {
     if attachment.ports.len() > MOST_HELD {
         return Vec::new();
     }
-    let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
-    let addresses = |port: &PortMapping| port.host_ip.map_or_else(|| any.to_vec(), |address| vec![address]);
-    let of = |port: &PortMapping| {
-        let (protocol, port_number) = (port.protocol, port.host);
-        addresses(port).into_iter().map(move |address| Publication { address, protocol, port: port_number })
-    };
     // Not every kernel has SCTP sockets; the ruleset publishes such ports all the same.
-    attachment.ports.iter().filter(|port| port.protocol != Protocol::Sctp).flat_map(of).collect()
+    let ports = attachment.ports.iter().filter(|port| port.protocol != Protocol::Sctp);
+    let all: BTreeSet<Publication> = ports.flat_map(places).collect();
+    // A socket at all addresses leaves no room for one at a single address, and needs none beside it.
+    let is_alone = |one: &&Publication| one.address.is_unspecified() || !all.contains(&at_all(one));
+    all.iter().filter(is_alone).copied().collect()
 }
 
 /// Where a connection that comes to our socket goes: to the sandbox's address of the same family, else to its other one.
@@ -257,7 +256,7 @@ fn proxy_target(attachment: &Attachment, publication: Publication) -> Option<Soc
     if publication.address.is_ipv4() {
         return None;
     }
-    let same = |port: &&PortMapping| port.host == publication.port && port.protocol == publication.protocol;
+    let same = |port: &&PortMapping| places(port).contains(&publication);
     let port = attachment.ports.iter().find(same)?;
     let mut addresses: Vec<IpAddr> = attachment.addresses().collect();
     addresses.sort_by_key(IpAddr::is_ipv4);

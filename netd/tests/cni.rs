@@ -231,3 +231,30 @@ fn a_check_tells_what_is_not_attached() {
     let told = check(&node, &web, WHOLE, Some(&result)).unwrap_err();
     assert!(told.contains("is not attached to this sandbox"), "{told}");
 }
+
+#[test]
+fn a_host_address_of_zeros_is_all_of_its_family_and_whose_it_is_is_told() {
+    let node = Node::new();
+    let outside = node.outside();
+    let (web, old, new) = (Space::new(), Space::new(), Space::new());
+    let at = |host: u16, address: &str| {
+        format!(r#"{{"hostPort":{host},"containerPort":80,"protocol":"tcp","hostIP":"{address}"}}"#)
+    };
+    let twice = [at(8080, "0.0.0.0"), at(8080, "::"), at(8080, "0.0.0.0"), at(8080, "127.0.0.1")].join(",");
+    node.attach(&web, "web", &[WHOLE, &rig::portmap(&twice)]).unwrap();
+    node.attach(&old, "old", &[WHOLE, &rig::portmap(&at(9090, "0.0.0.0"))]).unwrap();
+    for space in [&web, &old] {
+        space.serve(80);
+    }
+    rig::assert_heard(&[
+        ("outside", &outside, "192.0.2.1:8080", Ok("192.0.2.9")),
+        ("outside", &outside, "[2001:db8::1]:8080", Ok("2001:db8::9")),
+        ("outside", &outside, "192.0.2.1:9090", Ok("192.0.2.9")),
+        ("outside", &outside, "[2001:db8::1]:9090", Err(())),
+    ]);
+    let error = node.attach(&new, "new", &[WHOLE, &rig::portmap(&at(9090, "192.0.2.1"))]).unwrap_err();
+    assert!(error.contains("it leads to old/eth0 on network web"), "{error}");
+    node.attach(&new, "new", &[WHOLE, &rig::portmap(&at(9090, "::"))]).unwrap();
+    new.serve(80);
+    rig::assert_heard(&[("outside", &outside, "[2001:db8::1]:9090", Ok("2001:db8::9"))]);
+}

@@ -73,6 +73,33 @@ fn name_servers_of_a_file_are_those_that_the_reference_reads() {
     );
 }
 
+/// An unspecified host address is all of its family (containernetworking/plugins, portmap): no entry stands twice.
+#[test]
+fn ports_are_published_where_the_reference_publishes_them() {
+    let read = |entries: &str| {
+        let text = format!(
+            r#"{{"cniVersion":"1.0.0","name":"web","type":"portmap","runtimeConfig":{{"portMappings":[{entries}]}}}}"#
+        );
+        let document = Document::parse(text.as_bytes(), "", "portmap").map_err(|error| error.to_string())?;
+        let Stanza::Portmap(portmap) = document.stanza else { panic!("not portmap") };
+        let place = |port: &crate::PortMapping| port.host_ip.map_or_else(|| "all".to_owned(), |ip| ip.to_string());
+        let shown = portmap.ports.iter().map(|port| format!("{} {}>{}", place(port), port.host, port.container));
+        Ok::<_, String>(shown.collect::<Vec<_>>().join(", "))
+    };
+    let at = |host_ip: &str, container: u16| {
+        format!(r#"{{"hostPort":8080,"containerPort":{container},"protocol":"tcp","hostIP":"{host_ip}"}}"#)
+    };
+    assert_eq!(read(&at("", 80)).unwrap(), "all 8080>80");
+    assert_eq!(read(&format!("{},{}", at("0.0.0.0", 80), at("::", 80))).unwrap(), "0.0.0.0 8080>80, :: 8080>80");
+    let many = [at("::", 80), at("", 80), at("0.0.0.0", 80), at("", 80), at("127.0.0.1", 81), at("127.0.0.1", 81)];
+    assert_eq!(read(&many.join(",")).unwrap(), "all 8080>80, 127.0.0.1 8080>81");
+    for (one, other) in [("", ""), ("", "::"), ("0.0.0.0", ""), ("192.0.2.1", "192.0.2.1")] {
+        let error = read(&format!("{},{}", at(one, 80), at(other, 81))).unwrap_err();
+        let expected = "portMappings[1].hostPort: 8080/tcp is published twice, for ports 80 and 81 of the container";
+        assert!(error.contains(expected), "{one:?} {other:?}: {error}");
+    }
+}
+
 fn fixed(text: &str, arguments: &str) -> crate::StaticIpam {
     let document = Document::parse(text.as_bytes(), arguments, "static").unwrap_or_else(|error| panic!("{error}"));
     let Stanza::Static(fixed) = document.stanza else { panic!("not static") };

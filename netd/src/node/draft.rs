@@ -1,9 +1,10 @@
 //! The attachment that an attach is to make, or why it cannot be.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netd_config::{Bridge, LinkName};
+use netd_config::{Bridge, LinkName, PortMapping};
 use netd_kernel::Publication;
 
 use super::{AttachError, BRIDGE_PORTS, Node, Wanted, What, share, wiring};
@@ -52,13 +53,26 @@ impl Node {
     }
 
     pub(super) fn unclaimed(&self, attachment: &Attachment) -> Result<(), AttachError> {
-        for (publication, key) in claims(attachment) {
-            if let Some(holder) = self.publications.get(&publication).filter(|holder| **holder != key) {
-                let (key, holder) = (Box::new(key), Box::new(holder.clone()));
-                return Err(AttachError::PortTaken { key, publication, holder });
+        let wanted: BTreeMap<Publication, AttachmentKey> = claims(attachment).collect();
+        let everywhere = wanted.keys().any(|publication| publication.address.is_unspecified());
+        // One address of the node may be taken by all addresses, and the other way round: only for the latter all are looked at.
+        let clash = wanted.keys().find_map(|publication| {
+            let taken = [*publication, at_all(publication)].into_iter().find_map(|at| self.publications.get(&at));
+            Some((*publication, taken.filter(|holder| **holder != attachment.key)?))
+        });
+        let beneath = || {
+            self.publications.iter().filter(|_| everywhere).find_map(|(taken, holder)| {
+                let all = Some(at_all(taken)).filter(|all| wanted.contains_key(all))?;
+                (*holder != attachment.key).then_some((all, holder))
+            })
+        };
+        match clash.or_else(beneath) {
+            Some((publication, holder)) => {
+                let (key, holder) = (Box::new(attachment.key.clone()), Box::new(holder.clone()));
+                Err(AttachError::PortTaken { key, publication, holder })
             }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn wire(
@@ -108,9 +122,26 @@ pub(super) fn give_gateways(what: &What, leases: &mut [Lease]) {
     }
 }
 
-/// The ports that an attachment publishes, each with whose it is.
+/// The places of the node that an attachment has for its ports, each with whose it is. Of a family that the sandbox lacks
+/// too: a socket is there.
 pub(super) fn claims(attachment: &Attachment) -> impl Iterator<Item = (Publication, AttachmentKey)> {
-    attachment.publications().into_iter().map(|(publication, _)| (publication, attachment.key.clone()))
+    let key = attachment.key.clone();
+    attachment.ports.iter().flat_map(places).map(move |publication| (publication, key.clone()))
+}
+
+/// Where a port is published: everywhere of both families, or where it says.
+pub(crate) fn places(port: &PortMapping) -> Vec<Publication> {
+    let any = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()];
+    let addresses = port.host_ip.map_or_else(|| any.to_vec(), |address| vec![address]);
+    let (protocol, host) = (port.protocol, port.host);
+    addresses.into_iter().map(|address| Publication { address, protocol, port: host }).collect()
+}
+
+/// The same port at all addresses of its family.
+pub(crate) fn at_all(publication: &Publication) -> Publication {
+    let v4 = publication.address.is_ipv4();
+    let address = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    Publication { address, ..*publication }
 }
 
 fn has_gateways(key: &AttachmentKey, leases: &[Lease]) -> Result<(), AttachError> {

@@ -121,6 +121,25 @@ fn a_port_leads_to_one_sandbox_until_it_is_closed() {
 }
 
 #[test]
+fn a_port_at_all_addresses_and_one_at_a_single_address_are_in_each_others_way() {
+    let mut node = Node::new("nd");
+    attach(&mut node, "a", 1);
+    attach(&mut node, "b", 2);
+    let taken = |node: &mut Node, ports: Vec<PortMapping>| {
+        let error = publish(node, "b", 2, ports).unwrap_err().to_string();
+        error.split(" for ").next().unwrap_or_default().to_owned()
+    };
+    publish(&mut node, "a", 1, vec![port(80, Some("0.0.0.0")), port(81, Some("192.0.2.1")), port(82, None)]).unwrap();
+    assert_eq!(taken(&mut node, vec![port(80, Some("127.0.0.1"))]), "cannot publish 127.0.0.1:80/tcp");
+    assert_eq!(taken(&mut node, vec![port(81, None)]), "cannot publish 0.0.0.0:81/tcp");
+    // Its sandbox has no IPv6, but netd listens there for it.
+    assert_eq!(taken(&mut node, vec![port(82, Some("::"))]), "cannot publish [::]:82/tcp");
+    publish(&mut node, "b", 2, vec![port(80, Some("::")), port(81, Some("192.0.2.2"))]).unwrap();
+    publish(&mut node, "a", 1, vec![port(80, Some("127.0.0.1")), port(81, None)]).unwrap_err();
+    publish(&mut node, "a", 1, vec![port(80, Some("127.0.0.1"))]).unwrap();
+}
+
+#[test]
 fn a_host_address_of_a_family_that_the_sandbox_lacks_is_passed_over() {
     let mut node = Node::new("nd");
     attach(&mut node, "a", 1);

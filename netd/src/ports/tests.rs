@@ -59,6 +59,31 @@ pub(crate) fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send 
 }
 
 #[test]
+fn one_socket_stands_for_a_port_that_is_published_several_times() {
+    on_a_node(async || {
+        let ports = Ports::default();
+        let at = |address: &str| PortMapping {
+            host: 8080,
+            container: 80,
+            protocol: Protocol::Tcp,
+            host_ip: address.parse().ok(),
+        };
+        let mut web = attachment("web", &[]);
+        web.ports = vec![at("0.0.0.0"), at("::"), at("127.0.0.1"), at("0.0.0.0")];
+        ports.hold(&web).await.unwrap();
+        assert_eq!(ports.count(), 2);
+        web.ports = vec![at("0.0.0.0")];
+        ports.hold(&web).await.unwrap();
+        assert_eq!(ports.count(), 1);
+        assert!(TcpListener::bind("0.0.0.0:8080").is_err() && TcpListener::bind("[::1]:8080").is_err());
+        ports.release(&web.key).await;
+        web.ports = vec![at("::")];
+        ports.hold(&web).await.unwrap();
+        assert!(TcpListener::bind("0.0.0.0:8080").is_ok());
+    });
+}
+
+#[test]
 fn a_held_port_is_taken_for_others_and_free_when_it_is_let_go() {
     on_a_node(async || {
         let ports = Ports::default();
