@@ -175,7 +175,12 @@ impl NodeConfig {
             mistakes.push(mistake("workers", "0 threads do no work; use 1 or more".to_owned()));
         }
         let folders = self.conf_dirs.iter().enumerate().map(|(at, path)| (format!("conf_dirs[{at}]"), path));
-        let fixed = [("run_dir", &self.run_dir), ("state_dir", &self.state_dir), ("socket", &self.socket)];
+        let fixed = [
+            ("run_dir", &self.run_dir),
+            ("state_dir", &self.state_dir),
+            ("socket", &self.socket),
+            ("policies_dir", &self.policies_dir),
+        ];
         let fixed = fixed.map(|(key, path)| (key.to_owned(), path));
         let containerd = ("containerd_socket".to_owned(), &self.containerd_socket);
         let containerd = (!containerd.1.is_empty()).then_some(containerd);
@@ -253,11 +258,14 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_with_their_place() {
         assert_eq!(
-            error("# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\n[shade]\nx = 1\n"),
+            error(
+                "# x\ncolour = 1\nworkers = 0\nsocket = 'a'\nconf_dirs = ['/a', 'b']\npolicies_dir = 'p'\n[shade]\nx = 1\n"
+            ),
             "netd.toml: colour: unknown key in line 2; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, coexist, namespaces, fleet, or remove it; \
-             netd.toml: shade: unknown key in line 6; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, coexist, namespaces, fleet, or remove it; \
+             netd.toml: shade: unknown key in line 7; use one of instance, run_dir, state_dir, socket, link_prefix, workers, conf_dirs, containerd_socket, policies_dir, denied, spoof_guard, quarantine, coexist, namespaces, fleet, or remove it; \
              netd.toml: workers: 0 threads do no work; use 1 or more; \
              netd.toml: socket: \"a\" is not absolute; start it with /; \
+             netd.toml: policies_dir: \"p\" is not absolute; start it with /; \
              netd.toml: conf_dirs[1]: \"b\" is not absolute; start it with /"
         );
     }
