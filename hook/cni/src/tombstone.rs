@@ -28,8 +28,9 @@ pub(crate) struct TombstoneError {
 /// Leaves a tombstone in `directory`, which is made where it is missing: a netd that never ran since the boot reads it when
 /// it starts. Repeated, it is the same file.
 pub(crate) fn leave(directory: &Path, key: Key<'_>) -> Result<(), TombstoneError> {
-    // No part can hold a colon, so two keys never share a name. libcni's own cache file has all three in its name as well:
-    // an attachment whose name is too long for a file was never made.
+    // No part can hold a colon, so two keys never share a name. A name too long for a file (NAME_MAX, 255 octets with what is
+    // added here) is told as any other failure: such a detach waits for netd. libcni's cache file has all three parts in its
+    // name as well, so it makes no attachment whose name is more than a few octets beyond that.
     let name = format!("{}:{}:{}", key.network, key.container_id, key.interface);
     let path = directory.join(format!("{name}.json"));
     // netd reads what ends in `.json`: it never sees half a file.
@@ -76,6 +77,17 @@ mod tests {
         let text = std::fs::read_to_string(tombstones.join(names[1])).unwrap();
         assert_eq!(text, r#"{"network":"web","container_id":"default-1","interface":"eth0"}"#);
         assert_eq!(folder.path().join("run").metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_for_a_file_is_told_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let container = "c".repeat(240);
+        let error = leave(folder.path(), Key { container_id: &container, ..WEB }).unwrap_err();
+        assert_eq!(error.source.raw_os_error(), Some(nix::libc::ENAMETOOLONG));
+        assert_eq!(files(folder.path()), [""; 0]);
+        leave(folder.path(), Key { container_id: &container[..230], ..WEB }).unwrap();
+        assert_eq!(files(folder.path()).len(), 1);
     }
 
     #[test]
