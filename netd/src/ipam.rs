@@ -96,7 +96,7 @@ impl Leases {
 
     /// What `key` holds.
     #[must_use]
-    pub fn held_by(&self, key: &AttachmentKey) -> BTreeSet<IpAddr> {
+    pub fn held_by(&self, key: &AttachmentKey) -> Vec<IpAddr> {
         self.holdings.get(key).cloned().unwrap_or_default()
     }
 

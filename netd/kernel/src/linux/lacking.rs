@@ -70,11 +70,11 @@ fn by_link(route: &RouteMessage, index: u32) -> Option<(IpNet, Option<IpAddr>)> 
 
 fn settings(link: &LinkMessage, wanted: &LinkSettings) -> Vec<String> {
     let mut lacking = Vec::new();
-    let object = Message::NewLink(link.clone());
-    if let Some(mac) = wanted.mac.filter(|mac| observe::mac_octets(&object) != mac.as_slice()) {
-        lacking.push(format!("MAC {}: it is {}", observe::in_words(&mac), observe::mac(&object)));
+    let found = observe::mac_octets(&Message::NewLink(link.clone()));
+    if let Some(mac) = wanted.mac.filter(|mac| found != mac.as_slice()) {
+        lacking.push(format!("MAC {}: it is {}", observe::in_words(&mac), observe::in_words(&found)));
     }
-    let mtu = observe::mtu(&object);
+    let mtu = observe::mtu_of(link);
     lacking.extend(wanted.mtu.filter(|wanted| *wanted != mtu).map(|wanted| format!("MTU {wanted}: it is {mtu}")));
     let length = |one: &LinkAttribute| if let LinkAttribute::TxQueueLen(length) = one { Some(*length) } else { None };
     let length = link.attributes.iter().find_map(length).unwrap_or_default();
