@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::course::{Case, Course, Spent};
-use self::report::{Cost, Report};
+use self::report::{Cost, Report, median};
 use crate::attach::Settings;
 use crate::samples::Samples;
 use crate::say;
@@ -62,6 +62,7 @@ const QUICK: Size = Size {
     idle: Duration::from_secs(5),
 };
 const RESTART_EVERY: Duration = Duration::from_secs(3);
+const A_DAEMONS_MEMORY: &str = "a daemon's memory";
 
 /// Runs the bench and writes `fleet.json` and `fleet-raw.json`.
 ///
@@ -156,6 +157,7 @@ impl Bench {
         course.gather(course.case.simulated)?;
         std::thread::sleep(size.idle);
         self.weigh(course)?;
+        self.cost(course, "times that a simulated node lost the store", "times", course.lost() as f64);
         let idle = self.idle(course, size)?;
         self.tell("joins");
         for _ in 0..size.joins {
@@ -164,6 +166,7 @@ impl Bench {
             let spent = course.join(&idle, &mut self.samples)?;
             self.spent(course, "a join", &spent);
         }
+        self.cost(course, "times that a simulated node lost the store", "times", course.lost() as f64);
         self.flap(course, &idle, size)
     }
 
@@ -193,10 +196,16 @@ impl Bench {
     }
 
     fn weigh(&mut self, course: &Course<'_>) -> Result<()> {
-        let resident = course.resident_kb()?.into_iter().map(|kb| kb as f64 / 1024.0).collect();
+        let resident: Vec<f64> = course.resident_kb()?.into_iter().map(|kb| kb as f64 / 1024.0).collect();
         let (case, nodes) = (course.case.name, course.nodes());
+        let first = self.costs.iter().find(|cost| cost.case == case && cost.what == A_DAEMONS_MEMORY);
+        let more = first.map(|first| (median(&resident) - median(&first.found)) / (nodes - first.nodes).max(1) as f64);
+        if let Some(more) = more {
+            let what = format!("{A_DAEMONS_MEMORY} for each peer");
+            self.costs.push(Cost { case, what, nodes, unit: "kB", found: vec![more * 1024.0] });
+        }
         let store = vec![course.store_kb()? as f64 / 1024.0];
-        for (what, found) in [("a daemon's memory", resident), ("the store's memory", store)] {
+        for (what, found) in [(A_DAEMONS_MEMORY, resident), ("the store's memory", store)] {
             self.costs.push(Cost { case, what: what.to_owned(), nodes, unit: "MB", found });
         }
         Ok(())

@@ -127,13 +127,11 @@ impl<'a> Course<'a> {
             until_every(
                 LONG_PAUSE,
                 || Ok(crowd.settled() == crowd.count()),
-                || format!("{} of {} have blocks", crowd.settled(), crowd.count()),
+                || format!("{} of {} have blocks; {}", crowd.settled(), crowd.count(), crowd.standing()),
             )?;
             let (count, took) = (crowd.count(), start.elapsed().as_secs_f64());
-            say(&format!(
-                "   {count} simulated after {took:.1} s ({:.1} s for the last)",
-                batch.elapsed().as_secs_f64()
-            ));
+            let (last, standing) = (batch.elapsed().as_secs_f64(), crowd.standing());
+            say(&format!("   {count} simulated after {took:.1} s ({last:.1} s for the last); {standing}"));
         }
         self.settle()
     }
@@ -145,18 +143,24 @@ impl<'a> Course<'a> {
         until_every(
             LONG_PAUSE,
             || {
-                let known = self.crowd.as_ref().map_or(Ok(others), Crowd::fewest_peers)?;
-                Ok(self.routes.look(fewest)? >= others && known >= others)
+                let is_routed = self.routes.look(fewest)? >= others;
+                Ok(is_routed && self.crowd.as_ref().is_none_or(|crowd| crowd.know(others)))
             },
             || {
                 let routes = self.routes.look(fewest).unwrap_or_default();
-                let known = self.crowd.as_ref().and_then(|crowd| crowd.fewest_peers().ok());
+                let known = self.crowd.as_ref().and_then(Crowd::fewest_peers);
+                let standing = self.crowd.as_ref().map(Crowd::standing).unwrap_or_default();
                 format!(
-                    "of {others} others the least is {routes} routes, {known:?} in a mirror; {} are known",
+                    "of {others} others the least is {routes} routes, {known:?} in a mirror; {} are known; {standing}",
                     self.watch.count()
                 )
             },
         )
+    }
+
+    /// How often simulated members lost the store, in all.
+    pub(super) fn lost(&self) -> usize {
+        self.crowd.as_ref().map_or(0, Crowd::lost)
     }
 
     pub(super) fn resident_kb(&self) -> Result<Vec<u64>> {

@@ -6,9 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ipnet::IpNet;
-use netd_fleet::{Discovery as _, Encapsulation, EtcdSettings, Fleet, NodeName, NodeRecord, Peers, Plan, Pool, Wish};
+use netd_fleet::{
+    Discovery as _, Encapsulation, EtcdSettings, Fleet, NodeName, NodeRecord, Peers, Plan, Pool, Status, Wish,
+};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -18,13 +20,22 @@ use crate::space::Space;
 
 /// Who saw whom, and when.
 type Sightings = Arc<Mutex<BTreeMap<String, Vec<Instant>>>>;
+/// Why members lost the store, and how often.
+type Losses = Arc<Mutex<BTreeMap<String, usize>>>;
+
+/// They share processors that as many hosts do not share: a lease that ends because its node had no turn would say nothing of
+/// nodes, and what follows from it takes all others' turns.
+const LEASE: Duration = Duration::from_mins(1);
+/// What comes within this netd answers at once.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Simulated members.
 #[derive(Debug)]
 pub(super) struct Crowd {
     // In the order in which they end.
-    members: Vec<Fleet>,
+    members: Vec<Arc<Fleet>>,
     sightings: Sightings,
+    losses: Losses,
     awaited: watch::Sender<BTreeSet<NodeName>>,
     runtime: Runtime,
     pool: IpNet,
@@ -42,8 +53,9 @@ impl Crowd {
             Ok(builder.worker_threads(2).enable_all().build()?)
         })?;
         let folder = tempfile::tempdir()?;
-        let (members, sightings, awaited) = (Vec::new(), Sightings::default(), watch::Sender::default());
-        Ok(Self { members, sightings, awaited, runtime, pool: pool.parse()?, folder, _place: place })
+        let (members, sightings, losses) = (Vec::new(), Sightings::default(), Losses::default());
+        let (awaited, pool) = (watch::Sender::default(), pool.parse()?);
+        Ok(Self { members, sightings, losses, awaited, runtime, pool, folder, _place: place })
     }
 
     pub(super) fn count(&self) -> usize {
@@ -54,7 +66,7 @@ impl Crowd {
     pub(super) fn join(&mut self, address: Ipv4Addr, endpoints: Vec<String>) -> Result<String> {
         let name = format!("simulated-{:04}", self.members.len() + 1);
         let (tls, user, prefix) = (None, None, "/netd".to_owned());
-        let settings = EtcdSettings { endpoints, prefix, tls, user, lease: Duration::from_secs(10) };
+        let settings = EtcdSettings { endpoints, prefix, tls, user, lease: LEASE };
         let wish = Wish {
             plan: Some(Plan::new(vec![self.pool()])?),
             blocks: BTreeMap::from([(self.pool.to_string(), 1)]),
@@ -62,9 +74,11 @@ impl Crowd {
         };
         let disk = self.folder.path().join(format!("{name}.json"));
         let _inside = self.runtime.enter();
-        let fleet = Fleet::join(settings, &disk, record(&name, address)?, wish)?;
-        fleet.enforces_nothing();
+        let fleet = Arc::new(Fleet::join(settings, &disk, record(&name, address)?, wish)?);
+        fleet.need(Needs::default());
         self.runtime.spawn(look(fleet.follow(), self.awaited.subscribe(), Arc::clone(&self.sightings)));
+        self.runtime.spawn(lose(fleet.status(), Arc::clone(&self.losses)));
+        self.runtime.spawn(answer(Arc::clone(&fleet)));
         self.members.push(fleet);
         Ok(name)
     }
@@ -87,15 +101,59 @@ impl Crowd {
         self.sightings.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or_default()
     }
 
+    /// How often members lost the store, in all.
+    pub(super) fn lost(&self) -> usize {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
+    /// How they stand to the store, for people.
+    pub(super) fn standing(&self) -> String {
+        let connected = self.members.iter().filter(|member| member.status().borrow().is_connected).count();
+        let losses = self.losses.lock().unwrap_or_else(PoisonError::into_inner);
+        let losses: Vec<String> = losses.iter().map(|(why, times)| format!("{times} times ({why})")).collect();
+        let why = if losses.is_empty() { "never".to_owned() } else { losses.join(", ") };
+        format!("{connected} of {} have the store, which was lost {why}", self.members.len())
+    }
+
     /// Members that have a block of their own.
     pub(super) fn settled(&self) -> usize {
         self.members.iter().filter(|member| !member.usable().borrow().is_empty()).count()
     }
 
+    /// Whether each knows so many peers with a block.
+    pub(super) fn know(&self, count: usize) -> bool {
+        self.members.iter().all(|member| known(member) >= count)
+    }
+
     /// Peers that the member with the fewest knows with a block.
-    pub(super) fn fewest_peers(&self) -> Result<usize> {
-        let known = |member: &Fleet| member.follow().borrow().values().filter(|peer| !peer.blocks.is_empty()).count();
-        self.members.iter().map(known).min().context("nobody is there")
+    pub(super) fn fewest_peers(&self) -> Option<usize> {
+        self.members.iter().map(|member| known(member)).min()
+    }
+}
+
+fn known(member: &Fleet) -> usize {
+    member.follow().borrow().values().filter(|peer| !peer.blocks.is_empty()).count()
+}
+
+/// Answers what others ask, as netd does where no policy selects sandboxes.
+async fn answer(fleet: Arc<Fleet>) {
+    let mut heard = fleet.heard();
+    while heard.changed().await.is_ok() {
+        tokio::time::sleep(TOGETHER).await;
+        fleet.applied(&heard.borrow_and_update());
+    }
+}
+
+async fn lose(mut status: watch::Receiver<Status>, losses: Losses) {
+    let mut was_connected = false;
+    while status.changed().await.is_ok() {
+        let now = status.borrow_and_update();
+        if was_connected && !now.is_connected {
+            let error = now.error.as_deref().unwrap_or_default();
+            let why = error.split_once(": ").map_or(error, |(_, why)| why);
+            *losses.lock().unwrap_or_else(PoisonError::into_inner).entry(why.to_owned()).or_default() += 1;
+        }
+        was_connected = now.is_connected;
     }
 }
 
