@@ -299,13 +299,24 @@ impl Node {
         });
     }
 
-    fn heard(&self, mirror: &Mirror) {
-        publish(&self.peers, mirror.others(self.memory.instance, self.late.awaited()));
+    /// Tells what is news in the mirror; all of it as long as somebody is late, or `anew`. Says whether somebody is.
+    fn heard(&self, mirror: &mut Mirror, anew: bool) -> bool {
+        let me = self.memory.instance;
+        let late: Vec<&NodeRecord> = self.late.awaited().collect();
+        self.peers.send_if_modified(|peers| {
+            if anew || !late.is_empty() { mirror.tell_all(me, &late, peers) } else { mirror.tell(me, peers) }
+        });
         let known = self.memory.charter.as_ref().map(|charter| charter.fleet);
-        let is_stranger =
-            mirror.view.charter.as_ref().is_some_and(|charter| known.is_some_and(|known| known != charter.fleet));
-        let now = self.status.borrow().clone();
-        publish(&self.status, Status { charter: mirror.view.charter.clone(), is_stranger, ..now });
+        let charter = mirror.view.charter.as_ref();
+        let is_stranger = charter.is_some_and(|charter| known.is_some_and(|known| known != charter.fleet));
+        self.status.send_if_modified(|status| {
+            let is_news = status.charter.as_ref() != charter || status.is_stranger != is_stranger;
+            if is_news {
+                (status.charter, status.is_stranger) = (charter.cloned(), is_stranger);
+            }
+            is_news
+        });
+        !late.is_empty()
     }
 
     fn heard_of_sandboxes(&mut self, heard: &Heard) {

@@ -72,7 +72,7 @@ macro_rules! number {
         impl $type {
             /// The identity with this number, which must be a new random one.
             #[must_use]
-            pub fn new(random: u128) -> Self {
+            pub const fn new(random: u128) -> Self {
                 Self(random)
             }
 

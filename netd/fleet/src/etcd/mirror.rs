@@ -1,4 +1,5 @@
 //! The store as it was last heard of: the protocol's view of it, the peers, and the octets that a transaction compares with.
+//! What was heard costs what it is about, and not all that is known: in a large fleet somebody always comes or goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,10 +9,10 @@ use super::api::event::EventType;
 use super::api::{KeyValue, WatchResponse};
 use super::client::{Listing, Seen, Words, Write};
 use super::keys::{ForeignError, Keys, Place, decode, encode, peer};
-use crate::identity::InstanceId;
+use crate::identity::{InstanceId, NodeName};
 use crate::peers::{NodeRecord, Peers};
 use crate::record::Record;
-use crate::view::{Key, Txn, View};
+use crate::view::{Key, Txn, Value, View};
 
 pub(super) struct Mirror {
     keys: Keys,
@@ -19,13 +20,20 @@ pub(super) struct Mirror {
     pub(super) peers: BTreeMap<String, NodeRecord>,
     raw: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) revision: i64,
+    /// Who is there, and under which names.
+    names: BTreeSet<(InstanceId, String)>,
+    /// Names of which something was heard that nobody was told yet.
+    stirred: BTreeSet<String>,
+    /// The view has changed, or who is there, since this was cleared.
+    pub(super) is_news: bool,
 }
 
 impl Mirror {
     pub(super) fn of(keys: Keys, fleet: Listing, acks: Listing) -> Result<Self, ForeignError> {
         let revision = fleet.revision;
         let (view, peers, raw) = (View::default(), BTreeMap::new(), BTreeMap::new());
-        let mut mirror = Self { keys, view, peers, raw, revision };
+        let (names, stirred) = (BTreeSet::new(), BTreeSet::new());
+        let mut mirror = Self { keys, view, peers, raw, revision, names, stirred, is_news: true };
         fleet.pairs.into_iter().chain(acks.pairs).try_for_each(|pair| mirror.put(pair))?;
         Ok(mirror)
     }
@@ -51,10 +59,10 @@ impl Mirror {
 
     fn put(&mut self, pair: KeyValue) -> Result<(), ForeignError> {
         match self.keys.place(&pair.key)? {
-            Place::Protocol(key) => self.view.apply(key, Some(decode(&key, &pair.value)?)),
+            Place::Protocol(key) => self.apply(key, Some(decode(&key, &pair.value)?)),
             Place::Peer(name) => {
                 let record = peer(&name, &pair.value)?;
-                self.peers.insert(name, record);
+                self.set_peer(name, Some(record));
             }
         }
         self.raw.insert(pair.key, pair.value);
@@ -63,11 +71,49 @@ impl Mirror {
 
     fn delete(&mut self, key: &[u8]) -> Result<(), ForeignError> {
         match self.keys.place(key)? {
-            Place::Protocol(key) => self.view.apply(key, None),
-            Place::Peer(name) => drop(self.peers.remove(&name)),
+            Place::Protocol(key) => self.apply(key, None),
+            Place::Peer(name) => self.set_peer(name, None),
         }
         self.raw.remove(key);
         Ok(())
+    }
+
+    /// Which blocks are told to be a peer's depends on who claims them, and on the incarnation.
+    fn apply(&mut self, key: Key, value: Option<Value>) {
+        let incarnation = self.incarnation();
+        self.stir_claimants(&key);
+        self.view.apply(key, value);
+        self.stir_claimants(&key);
+        if self.incarnation() != incarnation {
+            self.stirred.extend(self.peers.keys().cloned());
+        }
+        self.is_news = true;
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.view.charter.as_ref().map_or(0, |charter| charter.number)
+    }
+
+    fn stir_claimants(&mut self, key: &Key) {
+        let Key::Block(block) = key else { return };
+        for claim in self.view.blocks.get(block).into_iter().flat_map(|record| record.claims.values()) {
+            self.stirred.extend(names_of(&self.names, claim.owner).cloned());
+        }
+    }
+
+    fn set_peer(&mut self, name: String, record: Option<NodeRecord>) {
+        self.stirred.insert(name.clone());
+        let instance = record.as_ref().and_then(|record| record.instance);
+        let before = match record {
+            Some(record) => self.peers.insert(name.clone(), record),
+            None => self.peers.remove(&name),
+        };
+        let before = before.and_then(|record| record.instance);
+        if before != instance {
+            before.map(|before| self.names.remove(&(before, name.clone())));
+            self.names.extend(instance.map(|instance| (instance, name)));
+            self.is_news = true;
+        }
     }
 
     pub(super) fn seen(&self, key: Vec<u8>) -> (Vec<u8>, Seen) {
@@ -91,39 +137,71 @@ impl Mirror {
         let is_ack = |key: &Key| matches!(key, Key::Ack(_));
         let all = txn.put.iter().map(|(key, _)| key).chain(&txn.delete).all(is_ack);
         if all {
-            txn.put.iter().for_each(|(key, value)| self.view.apply(*key, Some(value.clone())));
-            txn.delete.iter().for_each(|key| self.view.apply(*key, None));
+            txn.put.iter().for_each(|(key, value)| self.apply(*key, Some(value.clone())));
+            txn.delete.iter().for_each(|key| self.apply(*key, None));
         }
         all
     }
 
     pub(super) fn present(&self) -> BTreeSet<InstanceId> {
-        self.peers.values().filter_map(|record| record.instance).collect()
+        self.names.iter().map(|(instance, _)| *instance).collect()
     }
 
-    /// The other nodes and those that are `late`, each with those of its blocks that the store knows to be its own.
-    pub(super) fn others<'a>(&'a self, me: InstanceId, late: impl Iterator<Item = &'a NodeRecord>) -> Peers {
-        let granted = self.granted();
-        let others = self.peers.values().chain(late).filter(|record| record.instance != Some(me));
-        let is_granted = |record: &NodeRecord, block: &IpNet| {
-            record.instance.and_then(|instance| granted.get(&instance)).is_some_and(|granted| granted.contains(block))
-        };
-        let with_blocks = |record: &NodeRecord| {
-            let blocks = record.blocks.iter().copied().filter(|block| is_granted(record, block)).collect();
-            NodeRecord { blocks, ..record.clone() }
-        };
-        others.map(|record| (record.name.clone(), with_blocks(record))).collect()
-    }
-
-    fn granted(&self) -> BTreeMap<InstanceId, BTreeSet<IpNet>> {
-        let number = self.view.charter.as_ref().map_or(0, |charter| charter.number);
-        let mut granted: BTreeMap<InstanceId, BTreeSet<IpNet>> = BTreeMap::new();
-        let is_firm = |record: &Record| record.sealed || record.incarnation < number;
-        for (block, record) in self.view.blocks.iter().filter(|(_, record)| is_firm(record) && !record.is_disputed()) {
-            for claim in record.claims.values() {
-                granted.entry(claim.owner).or_default().insert(*block);
-            }
+    /// Makes `told` what the store says of the other nodes, each with those of its blocks that it knows to be its own. Whether
+    /// that was news. Only who was heard of since the last time is looked at.
+    pub(super) fn tell(&mut self, me: InstanceId, told: &mut Peers) -> bool {
+        let mut is_news = false;
+        for key in std::mem::take(&mut self.stirred) {
+            is_news |= self.tell_of(me, &key, told);
         }
-        granted
+        is_news
+    }
+
+    /// The same of all, and of those that are `late`.
+    pub(super) fn tell_all(&mut self, me: InstanceId, late: &[&NodeRecord], told: &mut Peers) -> bool {
+        self.stirred.clear();
+        let there = self.peers.iter().filter(|(key, record)| record.instance != Some(me) && is_named(key, record));
+        let all = there.map(|(_, record)| record).chain(late.iter().copied());
+        let now: Peers = all.map(|record| (record.name.clone(), self.with_own_blocks(record))).collect();
+        let is_news = *told != now;
+        *told = now;
+        is_news
+    }
+
+    fn tell_of(&self, me: InstanceId, key: &str, told: &mut Peers) -> bool {
+        let record = self.peers.get(key).filter(|record| record.instance != Some(me) && is_named(key, record));
+        match record.map(|record| self.with_own_blocks(record)) {
+            Some(record) if told.get(&record.name) == Some(&record) => false,
+            Some(record) => {
+                told.insert(record.name.clone(), record);
+                true
+            }
+            None => NodeName::new(key).is_ok_and(|name| told.remove(&name).is_some()),
+        }
+    }
+
+    fn with_own_blocks(&self, record: &NodeRecord) -> NodeRecord {
+        let is_own = |block: &IpNet| record.instance.is_some_and(|owner| self.is_of(*block, owner));
+        NodeRecord { blocks: record.blocks.iter().copied().filter(is_own).collect(), ..record.clone() }
+    }
+
+    fn is_of(&self, block: IpNet, owner: InstanceId) -> bool {
+        let number = self.incarnation();
+        let is_firm = |record: &&Record| record.sealed || record.incarnation < number;
+        let record = self.view.blocks.get(&block).filter(is_firm).filter(|record| !record.is_disputed());
+        record.is_some_and(|record| record.claims.values().any(|claim| claim.owner == owner))
     }
 }
+
+/// Nobody speaks for another name than the one that he writes under.
+fn is_named(key: &str, record: &NodeRecord) -> bool {
+    record.name.as_str() == key
+}
+
+fn names_of(names: &BTreeSet<(InstanceId, String)>, instance: InstanceId) -> impl Iterator<Item = &String> {
+    let from = (instance, String::new());
+    names.range(from..).take_while(move |(one, _)| *one == instance).map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests;

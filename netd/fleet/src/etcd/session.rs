@@ -29,6 +29,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How often a member that has nothing to tell is asked whether it is there. What it had to tell while its link was broken, TCP
 /// sends again only after as long as that lasted: a broken link must be found out before that is long.
 const PULSE: Duration = Duration::from_secs(1);
+/// Answers of watches that are heard before something is decided.
+const AT_ONCE: usize = 256;
 
 /// Why a session ended.
 #[derive(Debug, Error)]
@@ -71,6 +73,10 @@ pub(super) struct Session<'a> {
     pulse: Instant,
     /// What it last said of itself, and that the store took it.
     pub(super) said: Option<NodeRecord>,
+    /// Peers were late the last time, or nobody was told of any yet.
+    was_late: bool,
+    /// Nothing was to be done, and only what is heard, wished or remembered can change that.
+    is_done: bool,
 }
 
 struct Watches {
@@ -102,7 +108,9 @@ impl<'a> Session<'a> {
         let known = node.peers.borrow().clone();
         node.late.begin((&known, &node.last_heard), &mirror.peers, (node.settings.lease, now));
         let (talk, renew, pulse, lease, said) = (Talk::default(), now, now + PULSE, 0, None);
-        let mut session = Self { node, client, mirror, hearsay, talk, watches, lease, renew, pulse, said };
+        let (was_late, is_done) = (true, false);
+        let mut session =
+            Self { node, client, mirror, hearsay, talk, watches, lease, renew, pulse, said, was_late, is_done };
         session.keep_alive().await?;
         session.node.ledger.resume();
         Ok(session)
@@ -132,7 +140,7 @@ impl<'a> Session<'a> {
     /// Who the others are comes before what they tell.
     fn tell_node(&mut self) {
         self.hearsay.is_news |= self.node.late.pass(&self.mirror.peers, Instant::now());
-        self.node.heard(&self.mirror);
+        self.was_late = self.node.heard(&mut self.mirror, self.was_late);
         if std::mem::take(&mut self.hearsay.is_news) {
             self.node.heard_of_sandboxes(&self.hearsay.heard);
         }
@@ -142,9 +150,16 @@ impl<'a> Session<'a> {
     }
 
     fn next(&mut self) -> Result<Option<Action>, SessionError> {
+        let is_wished = self.node.wish.has_changed().unwrap_or(false);
+        let is_heard = std::mem::take(&mut self.mirror.is_news);
+        if self.is_done && !is_wished && !is_heard {
+            return Ok(None);
+        }
         let mut wish = self.node.wish.borrow_and_update().clone();
         wish.present = self.mirror.present();
-        Ok(decide(&self.node.memory, &self.mirror.view, &wish, random()?))
+        let action = decide(&self.node.memory, &self.mirror.view, &wish, random()?);
+        self.is_done = action.is_none();
+        Ok(action)
     }
 
     async fn save(&mut self, memory: Memory) -> Result<(), SessionError> {
@@ -181,7 +196,21 @@ impl<'a> Session<'a> {
         timeout(PAUSE, self.hear()).await.unwrap_or(Ok(()))
     }
 
+    /// Hears something, and what else has come by then: what follows is decided once, for all of it.
     async fn hear(&mut self) -> Result<(), SessionError> {
+        self.hear_one().await?;
+        for _ in 1..AT_ONCE {
+            tokio::select! {
+                biased;
+                heard = self.hear_one() => heard?,
+                () = std::future::ready(()) => break,
+            }
+        }
+        self.pulse = Instant::now() + PULSE;
+        Ok(())
+    }
+
+    async fn hear_one(&mut self) -> Result<(), SessionError> {
         tokio::select! {
             answer = self.watches.fleet.next() => {
                 self.mirror.hear(answer?.ok_or(SessionError::Unwatched)?)?;
@@ -196,7 +225,6 @@ impl<'a> Session<'a> {
                 self.hearsay.hear_answers(answer?.ok_or(SessionError::Unwatched)?);
             }
         }
-        self.pulse = Instant::now() + PULSE;
         Ok(())
     }
 
