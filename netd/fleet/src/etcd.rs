@@ -28,7 +28,7 @@ use tracing::{info, warn};
 
 use self::client::Client;
 use self::keys::Keys;
-use self::late::Late;
+use self::late::{Late, Tickets};
 use self::mirror::Mirror;
 use self::session::Session;
 use self::settings::{Access, Endpoint};
@@ -144,6 +144,7 @@ impl Fleet {
             suspected: BTreeSet::new(),
             late: Late::default(),
             last_heard: Heard::default(),
+            tickets: Tickets::new(),
         };
         let task = tokio::spawn(node.live(endpoints, access));
         Ok(Self { blocks, peers: followed, status: status_now, about, needs, telling, applied, heard, told, task })
@@ -255,6 +256,8 @@ struct Node {
     late: Late,
     /// As it was published, but for what late peers told.
     last_heard: Heard,
+    /// Of all others that had a session when it was heard.
+    tickets: Tickets,
 }
 
 impl Node {

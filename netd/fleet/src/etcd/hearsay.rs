@@ -12,10 +12,17 @@ use super::keys::{Keys, Word};
 use crate::identity::{InstanceId, TicketId};
 use crate::sandboxes::{Heard, Records};
 
+/// Behind a ticket by which nothing is asked.
+pub(super) const ASKS_NOTHING: &str = " asks nothing";
+
 pub(super) struct Hearsay {
     keys: Keys,
     me: InstanceId,
     pub(super) heard: Heard,
+    /// The ticket of each other node that has a session, whether it asks anything or not.
+    pub(super) tickets: BTreeMap<InstanceId, TicketId>,
+    /// They have changed since this was cleared.
+    pub(super) are_tickets_news: bool,
     /// This node's own records, as they are written, each with its lease.
     pub(super) own: BTreeMap<String, (Vec<u8>, i64)>,
     /// What others answered this node.
@@ -30,9 +37,18 @@ pub(super) struct Hearsay {
 impl Hearsay {
     pub(super) fn of(keys: Keys, me: InstanceId, sandboxes: Listing, answers: Listing) -> Self {
         let heard = Heard { is_known: true, ..Heard::default() };
-        let (own, revision) = (BTreeMap::new(), sandboxes.revision);
-        let mut hearsay =
-            Self { keys, me, heard, own, answers: BTreeMap::new(), revision, is_news: true, is_own_news: true };
+        let mut hearsay = Self {
+            keys,
+            me,
+            heard,
+            tickets: BTreeMap::new(),
+            are_tickets_news: true,
+            own: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            revision: sandboxes.revision,
+            is_news: true,
+            is_own_news: true,
+        };
         sandboxes.pairs.into_iter().chain(answers.pairs).for_each(|pair| hearsay.take(pair, true));
         hearsay
     }
@@ -55,9 +71,14 @@ impl Hearsay {
     fn take(&mut self, pair: KeyValue, is_there: bool) {
         match self.keys.word(&pair.key) {
             Some(Word::Record(of, container)) => self.record(of, container, (pair.value, pair.lease), is_there),
+            Some(Word::Asked(of)) if of == self.me => {}
             Some(Word::Asked(of)) => {
-                self.is_news |= of != self.me;
-                set(&mut self.heard.asked, of, ticket(&pair.value).filter(|_| is_there));
+                let question = question(&pair.value).filter(|_| is_there);
+                let asked = question.filter(|(_, is_asking)| *is_asking).map(|(ticket, _)| ticket);
+                self.is_news |= self.heard.asked.get(&of) != asked.as_ref();
+                self.are_tickets_news = true;
+                set(&mut self.heard.asked, of, asked);
+                set(&mut self.tickets, of, question.map(|(ticket, _)| ticket));
             }
             Some(Word::Answer(by)) => set(&mut self.answers, by, ticket(&pair.value).filter(|_| is_there)),
             // The first is read where a session begins; the second is of a later netd.
@@ -94,6 +115,14 @@ fn set<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
     match value {
         Some(value) => drop(map.insert(key, value)),
         None => drop(map.remove(&key)),
+    }
+}
+
+/// A ticket, and whether it is to be answered.
+fn question(value: &[u8]) -> Option<(TicketId, bool)> {
+    match value.strip_suffix(ASKS_NOTHING.as_bytes()) {
+        Some(ticket) => Some((self::ticket(ticket)?, false)),
+        None => Some((ticket(value)?, true)),
     }
 }
 

@@ -16,6 +16,9 @@ use crate::sandboxes::{Heard, Records};
 /// A session counts for this part of a lease at least: those that come and go extend no waiting without end.
 const SHORTEST: u32 = 10;
 
+/// The last of each node.
+pub(super) type Tickets = BTreeMap<InstanceId, TicketId>;
+
 #[derive(Debug, Default)]
 pub(super) struct Late {
     peers: BTreeMap<NodeName, Missed>,
@@ -36,11 +39,11 @@ struct Missed {
 }
 
 impl Missed {
-    fn new(peer: &NodeRecord, heard: &Heard, left: Duration) -> Self {
+    fn new(peer: &NodeRecord, (heard, tickets): (&Heard, &Tickets), left: Duration) -> Self {
         let records = peer.instance.and_then(|instance| heard.records.get(&instance));
         let mut records = records.map(|records| Records::clone(records)).unwrap_or_default();
         records.retain(|_, record| record.is_ok());
-        let ticket = peer.instance.and_then(|instance| heard.asked.get(&instance).copied());
+        let ticket = peer.instance.and_then(|instance| tickets.get(&instance).copied());
         Self { peer: peer.clone(), left, has_come: false, records, ticket }
     }
 
@@ -57,10 +60,11 @@ impl Missed {
 }
 
 impl Late {
-    /// A session begins, to which the store tells of `told` by their names. `known` and `heard`: before this node came back.
+    /// A session begins, to which the store tells of `told` by their names. `known` and `last`, what was heard of their
+    /// sandboxes and their tickets: before this node came back.
     pub(super) fn begin(
         &mut self,
-        (known, heard): (&Peers, &Heard),
+        (known, last): (&Peers, (&Heard, &Tickets)),
         told: &BTreeMap<String, NodeRecord>,
         (lease, now): (Duration, Instant),
     ) {
@@ -68,7 +72,7 @@ impl Late {
         let is_away = |name: &NodeName| known.contains_key(name) && !told.contains_key(name.as_str());
         self.peers.retain(|name, missed| !missed.has_come && is_away(name));
         for (name, peer) in known.iter().filter(|(name, _)| is_away(name)) {
-            self.peers.entry(name.clone()).or_insert_with(|| Missed::new(peer, heard, lease));
+            self.peers.entry(name.clone()).or_insert_with(|| Missed::new(peer, last, lease));
         }
     }
 
@@ -86,7 +90,7 @@ impl Late {
 
     /// These are the last questions that nodes asked as peers. Who asked one that was not heard may have given an address to
     /// somebody else since; those that ask from now on wait for this node.
-    pub(super) fn doubt(&mut self, tickets: &BTreeMap<InstanceId, TicketId>) {
+    pub(super) fn doubt(&mut self, tickets: &Tickets) {
         for missed in self.peers.values_mut() {
             let ticket = missed.peer.instance.and_then(|instance| tickets.get(&instance).copied());
             if ticket.is_none() || ticket != missed.ticket {

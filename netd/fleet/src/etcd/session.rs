@@ -106,7 +106,7 @@ impl<'a> Session<'a> {
         };
         let now = Instant::now();
         let known = node.peers.borrow().clone();
-        node.late.begin((&known, &node.last_heard), &mirror.peers, (node.settings.lease, now));
+        node.late.begin((&known, (&node.last_heard, &node.tickets)), &mirror.peers, (node.settings.lease, now));
         let (talk, renew, pulse, lease, said) = (Talk::default(), now, now + PULSE, 0, None);
         let (was_late, is_done) = (true, false);
         let mut session =
@@ -141,6 +141,9 @@ impl<'a> Session<'a> {
     fn tell_node(&mut self) {
         self.hearsay.is_news |= self.node.late.pass(&self.mirror.peers, Instant::now());
         self.was_late = self.node.heard(&mut self.mirror, self.was_late);
+        if std::mem::take(&mut self.hearsay.are_tickets_news) {
+            self.node.tickets.clone_from(&self.hearsay.tickets);
+        }
         if std::mem::take(&mut self.hearsay.is_news) {
             self.node.heard_of_sandboxes(&self.hearsay.heard);
         }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use super::client::{Seen, Words, Write};
-use super::hearsay::tickets_in;
+use super::hearsay::{ASKS_NOTHING, tickets_in};
 use super::session::{Session, SessionError};
 use crate::disk::random;
 use crate::identity::{InstanceId, TicketId};
@@ -22,6 +22,8 @@ const TOGETHER: usize = 100;
 pub(super) struct Talk {
     /// The store has a ticket of this session.
     pub(super) is_open: bool,
+    /// As it is written.
+    ticket: Vec<u8>,
     /// The hearing from which on others wait for this node.
     pub(super) since: Option<u64>,
     /// What the store should have, as it is written, and which telling that is.
@@ -84,7 +86,8 @@ impl Session<'_> {
     async fn ask(&mut self) -> Result<bool, SessionError> {
         let ticket = TicketId::new(random()?);
         let key = self.node.keys.asked(self.node.memory.instance);
-        let asked = Write::Put { key, value: ticket.to_string().into(), lease: self.lease };
+        let value = asking(ticket, self.node.ledger.is_asking());
+        let asked = Write::Put { key, value: value.clone(), lease: self.lease };
         let lasting = self.said.is_some().then(|| self.lasting(ticket));
         let seen = if self.talk.is_open { vec![self.ticket()] } else { Vec::new() };
         self.write(seen, std::iter::once(asked).chain(lasting).collect()).await?;
@@ -93,7 +96,7 @@ impl Session<'_> {
             self.node.late.doubt(&tickets_in(&self.node.keys, &tickets));
             self.hearsay.is_news = true;
         }
-        self.talk.is_open = true;
+        (self.talk.is_open, self.talk.ticket) = (true, value);
         self.node.ledger.ask(ticket, Instant::now());
         Ok(true)
     }
@@ -196,8 +199,7 @@ impl Session<'_> {
 
     /// That the store was last written by this session.
     fn ticket(&self) -> (Vec<u8>, Seen) {
-        let value = self.node.ledger.ticket().map(|ticket| ticket.to_string().into());
-        (self.node.keys.asked(self.node.memory.instance), value.map_or(Seen::Absent, Seen::Value))
+        (self.node.keys.asked(self.node.memory.instance), Seen::Value(self.talk.ticket.clone()))
     }
 
     async fn write(&mut self, seen: Vec<(Vec<u8>, Seen)>, writes: Vec<Write>) -> Result<(), SessionError> {
@@ -228,7 +230,7 @@ impl Session<'_> {
         let hear = peers.filter(|record| record.needs.is_some()).filter_map(|record| record.instance);
         // These come by the watch that tells that a ticket is written: who is not among them by then hears of it ahead of being a
         // peer.
-        let asking = self.hearsay.heard.asked.keys().copied();
+        let asking = self.hearsay.tickets.keys().copied();
         hear.chain(asking).filter(|instance| *instance != self.node.memory.instance).collect()
     }
 
@@ -240,6 +242,12 @@ impl Session<'_> {
         let name = peer.or_else(|| claims.find(|claim| claim.owner == node).map(|claim| &claim.name));
         name.map_or_else(|| node.to_string(), ToString::to_string)
     }
+}
+
+/// A session's first ticket is there for its writes to name, and for others to wait for it. Where nothing was withdrawn, nobody
+/// is to answer it: all would answer each time that a node comes.
+fn asking(ticket: TicketId, is_asking: bool) -> Vec<u8> {
+    if is_asking { ticket.to_string().into() } else { format!("{ticket}{ASKS_NOTHING}").into() }
 }
 
 /// None where it cannot be read.

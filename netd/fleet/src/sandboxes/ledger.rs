@@ -69,6 +69,11 @@ impl Ledger {
         self.ticket.map(|(ticket, _)| ticket)
     }
 
+    /// Whether a ticket now would have anything to be answered.
+    pub(crate) fn is_asking(&self) -> bool {
+        !self.waiting.is_empty() || !self.asked.is_empty()
+    }
+
     /// Whether to ask now. What is asked is answered first: who is slow would never answer the last of many.
     pub(crate) fn wants_to_ask(&self, now: Instant) -> bool {
         let is_time = self.ticket.is_none_or(|(_, since)| now.duration_since(since) >= PERIOD);
@@ -141,8 +146,11 @@ mod tests {
     fn an_address_is_free_when_all_who_are_present_have_heard_of_its_withdrawal() {
         let (mut ledger, now) = (Ledger::default(), Instant::now());
         let [first, second] = [1, 2].map(TicketId::new);
+        assert!(!ledger.is_asking());
         ledger.ask(first, now);
+        assert!(!ledger.is_asking());
         ledger.withdraw([address(1)]);
+        assert!(ledger.is_asking());
         let mut answers: BTreeMap<InstanceId, TicketId> =
             nodes(&[1, 2]).into_iter().map(|node| (node, first)).collect();
         let settle = |ledger: &mut Ledger, answers: &BTreeMap<_, _>, present: &[u128]| {
@@ -157,6 +165,7 @@ mod tests {
         ledger.ask(second, now + PERIOD);
         // What goes later waits for the next ticket, and that for answers to this one.
         ledger.withdraw([address(2)]);
+        assert!(ledger.is_asking(), "what was asked and is not settled is asked again with the next");
         answers.insert(InstanceId::new(1), second);
         settle(&mut ledger, &answers, &[1, 2]);
         assert_eq!(believed(&mut ledger), [address(1), address(2)], "one has not answered");

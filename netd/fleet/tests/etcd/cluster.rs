@@ -121,6 +121,13 @@ impl Cluster {
         }
     }
 
+    /// What stands by a key below the prefix, as etcd's gateway writes it.
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
+        let answer = self.post("/v3/kv/range", &format!("{{\"key\":\"{}\"}}", base64(&format!("/netd/{key}"))));
+        let (_, rest) = answer.split_once("\"value\":\"")?;
+        rest.split_once('"').map(|(value, _)| value.to_owned())
+    }
+
     /// Forgets every revision but the last.
     pub(crate) fn compact(&self) {
         let answer = self.post("/v3/kv/range", r#"{"key":"AA=="}"#);
@@ -134,6 +141,16 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         (0..self.members.len()).for_each(|at| self.kill(at));
     }
+}
+
+fn base64(text: &str) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let of = |three: &[u8]| {
+        let bits = (0..3).fold(0, |bits, at| bits << 8 | usize::from(three.get(at).copied().unwrap_or_default()));
+        let digit = |at: usize| if at <= three.len() { char::from(DIGITS[bits >> (18 - 6 * at) & 63]) } else { '=' };
+        (0..4).map(digit).collect::<String>()
+    };
+    text.as_bytes().chunks(3).map(of).collect()
 }
 
 pub(crate) fn copy(from: &Path, to: &Path) {

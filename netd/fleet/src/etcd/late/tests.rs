@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Late;
+use super::{Late, Tickets};
 use crate::identity::{InstanceId, NodeName, TicketId};
 use crate::peers::{NodeRecord, Peers};
 use crate::sandboxes::{Heard, Records, SandboxRecord};
@@ -60,7 +60,7 @@ fn heard(of: &[(&str, u8)], ticket: u128) -> Heard {
     Heard { is_known: true, records: [records].into(), asked: [asked].into(), ..Heard::default() }
 }
 
-fn tickets(ticket: u128) -> BTreeMap<InstanceId, TicketId> {
+fn tickets(ticket: u128) -> Tickets {
     [(number("a"), TicketId::new(ticket))].into()
 }
 
@@ -74,7 +74,7 @@ fn kept(late: &mut Late, heard: &Heard) -> (String, bool) {
 #[test]
 fn who_was_known_is_awaited_until_it_comes_or_the_time_is_over() {
     let (mut late, now) = (Late::default(), Instant::now());
-    late.begin((&peers(&["a", "b"]), &Heard::default()), &told(&[]), (LEASE, now));
+    late.begin((&peers(&["a", "b"]), (&Heard::default(), &Tickets::new())), &told(&[]), (LEASE, now));
     assert_eq!(names(&mut late, &[], now), ["a", "b"]);
     assert_eq!(names(&mut late, &["b", "c"], now), ["a"]);
     // It came and went: that is news of the store.
@@ -87,7 +87,7 @@ fn sessions_that_come_and_go_extend_nothing_for_ever() {
     let (mut late, mut now) = (Late::default(), Instant::now());
     let mut known = peers(&["a"]);
     let mut session = |lasts: Duration| {
-        late.begin((&known, &Heard::default()), &told(&[]), (LEASE, now));
+        late.begin((&known, (&Heard::default(), &Tickets::new())), &told(&[]), (LEASE, now));
         now += lasts;
         let is_awaited = names(&mut late, &[], now) == ["a"];
         late.end(LEASE, now);
@@ -107,7 +107,11 @@ fn sessions_that_come_and_go_extend_nothing_for_ever() {
 fn what_a_late_peer_told_stays_until_it_is_told_again_or_the_time_is_over() {
     let (mut late, now) = (Late::default(), Instant::now());
     let nothing = Heard { is_known: true, ..Heard::default() };
-    late.begin((&peers(&["a"]), &heard(&[("c1", 1), ("c2", 2), ("c3", 3)], 7)), &told(&[]), (LEASE, now));
+    late.begin(
+        (&peers(&["a"]), (&heard(&[("c1", 1), ("c2", 2), ("c3", 3)], 7), &tickets(7))),
+        &told(&[]),
+        (LEASE, now),
+    );
     late.doubt(&tickets(7));
     assert!(!late.pass(&told(&[]), now));
     assert_eq!(kept(&mut late, &nothing), ("c1 c2 c3".to_owned(), false));
@@ -127,7 +131,7 @@ fn what_a_late_peer_told_is_nothing_once_it_may_have_been_there_meanwhile() {
     let nothing = Heard { is_known: true, ..Heard::default() };
     let before = heard(&[("c1", 1)], 7);
     let begun = |late: &mut Late, ticket| {
-        late.begin((&peers(&["a"]), &before), &told(&[]), (LEASE, now));
+        late.begin((&peers(&["a"]), (&before, &before.asked)), &told(&[]), (LEASE, now));
         late.doubt(&tickets(ticket));
         late.pass(&told(&[]), now);
         kept(late, &nothing).0
