@@ -30,7 +30,9 @@ const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fr
 const TO_CONNECT: Duration = Duration::from_secs(1);
 /// A member that is there answers at once to what it need not ask the others. Where machines are slow, leases are long.
 const TO_BE_THERE: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(5);
-/// A whole list of a large fleet comes in one message, and not by many round trips.
+/// Keys of a list that come at once.
+const PIECE: i64 = 500;
+/// A piece of a list comes in one message, and not by many round trips.
 const LIMITS: Limits = Limits { message: 256 << 20, window: 8 << 20 };
 
 /// What a transaction compares a key with.
@@ -107,12 +109,24 @@ impl Client {
         self.token.as_ref().map_or(call, |token| call.with("token", token))
     }
 
-    /// Everything whose key begins so; a majority of the members agrees on it.
+    /// Everything whose key begins so, at one revision; a majority of the members agrees on it. It comes in pieces: where all
+    /// nodes of a large fleet ask at once, a piece is there in time, and the whole of it would be late for each of them.
     pub(super) async fn list(&self, prefix: Vec<u8>) -> Result<Listing, CallError> {
-        let range_end = after(&prefix);
-        let request = RangeRequest { key: prefix, range_end, ..RangeRequest::default() };
-        let answer: RangeResponse = self.ask(RANGE, &request).await?;
-        Ok(Listing { revision: answer.header.revision, pairs: answer.kvs })
+        let (mut pairs, mut revision, range_end) = (Vec::new(), 0, after(&prefix));
+        let mut from = prefix;
+        loop {
+            let end = range_end.clone();
+            let request = RangeRequest { key: from, range_end: end, limit: PIECE, revision, ..RangeRequest::default() };
+            let answer: RangeResponse = self.ask(RANGE, &request).await?;
+            if revision == 0 {
+                revision = answer.header.revision;
+            }
+            pairs.extend(answer.kvs);
+            let Some(KeyValue { key, .. }) = pairs.last().filter(|_| answer.more) else {
+                return Ok(Listing { pairs, revision });
+            };
+            from = [key.as_slice(), &[0]].concat();
+        }
     }
 
     /// Whether the member is there at all: what it last heard of a key, without asking the others.

@@ -84,7 +84,8 @@ fn an_address_that_is_withdrawn_is_believed_until_all_have_forgotten_it() {
         let is = |records: &Records, app: &str| {
             records.get("c1").is_some_and(|one| one.as_ref().is_ok_and(|one| one.name == app))
         };
-        heard(&b, of, |records| is(records, "login")).await;
+        // Nobody is asked about what nobody withdrew.
+        assert_eq!(heard(&b, of, |records| is(records, "login")).await.asked, BTreeMap::new());
         // Relabelled: whoever was told of the address is still the same.
         a.tell(2, one(record("guest", 1)), BTreeSet::new());
         heard(&b, of, |records| is(records, "guest")).await;
@@ -181,6 +182,21 @@ fn a_node_whose_lease_ended_is_a_peer_when_what_it_heard_holds() {
         sleep(LEASE / 2).await;
         assert!(!a.follow().borrow().contains_key(&name("b")), "a peer that holds what it heard before");
         comes(&a, &b).await;
+    });
+}
+
+#[test]
+fn who_comes_later_hears_all_that_many_are() {
+    let cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let (a, b) = two(&cluster).await;
+        let all: BTreeMap<String, SandboxRecord> =
+            (0..1_201).map(|at| (format!("c{at}"), record("login", 1))).collect();
+        a.tell(1, all.clone(), BTreeSet::new());
+        heard(&b, me(&a), |records| records.len() == all.len()).await;
+        let c = node(&cluster, "c", "c", 0);
+        let heard = until(c.heard(), |heard| heard.is_known).await;
+        assert!(heard.records[&me(&a)].keys().eq(all.keys()), "{}", heard.records[&me(&a)].len());
     });
 }
 
