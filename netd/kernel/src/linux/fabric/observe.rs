@@ -1,7 +1,7 @@
 //! What the kernel has of the fabric, in the vocabulary of `object`. Reads only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netd_config::LinkName;
@@ -41,8 +41,9 @@ pub(in crate::linux) fn objects(
     }
     let vxlan = devices.iter().find(|(_, kind)| **kind == Encapsulation::Vxlan).map(|(index, _)| *index);
     let ends = vxlan.map_or(Ok(BTreeSet::new()), |device| far_ends(socket, device, &names.vxlan))?;
+    let peers = by_next_hop(&ends);
     for (to, found) in all_led(socket)? {
-        let lead = |led| Lead { hop: hop(to.addr(), led, &devices, &ends), mtu: found.mtu };
+        let lead = |led| Lead { hop: hop(to.addr(), led, &devices, &peers), mtu: found.mtu };
         objects.extend(found.taken().map(|led| (Key::Route(to), Object::Lead(lead(led)))));
     }
     objects.extend(ends.into_iter().map(|end| (Key::FarEnd(end), Object::Set)));
@@ -193,15 +194,22 @@ pub(in crate::linux) fn gateway(route: &RouteMessage) -> Option<IpAddr> {
     })
 }
 
+/// The peers by the next hops that lead to them: of each family of ranges, its own.
+fn by_next_hop(ends: &BTreeSet<IpAddr>) -> BTreeMap<(bool, IpAddr), IpAddr> {
+    let any = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let hops = |peer: &IpAddr| any.map(|to| ((to.is_ipv4(), end_of(*peer, to)), *peer));
+    // Of two with one MAC the first.
+    ends.iter().rev().flat_map(hops).collect()
+}
+
 /// A route by a tunnel to where no peer is known is seen as one past it, which nobody wants.
-fn hop(to: IpAddr, led: Led, devices: &BTreeMap<u32, Encapsulation>, ends: &BTreeSet<IpAddr>) -> Hop {
+fn hop(to: IpAddr, led: Led, devices: &BTreeMap<u32, Encapsulation>, peers: &BTreeMap<(bool, IpAddr), IpAddr>) -> Hop {
     let Led::By(gateway, device) = led else { return Hop::Nowhere };
     let by = device.and_then(|device| devices.get(&device));
     match (by, gateway) {
         (Some(Encapsulation::Ipip), IpAddr::V4(peer)) => Hop::Ipip(peer),
         (Some(Encapsulation::Vxlan), _) => {
-            let peer = ends.iter().find(|peer| end_of(**peer, to) == gateway);
-            peer.map_or(Hop::Direct(gateway), |peer| Hop::Vxlan(*peer))
+            peers.get(&(to.is_ipv4(), gateway)).map_or(Hop::Direct(gateway), |peer| Hop::Vxlan(*peer))
         }
         (Some(Encapsulation::Ipip) | None, _) => Hop::Direct(gateway),
     }
