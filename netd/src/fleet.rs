@@ -19,6 +19,7 @@ mod reload;
 mod round;
 mod settle;
 mod source;
+mod stand;
 mod told;
 mod wishes;
 
@@ -93,6 +94,8 @@ struct State {
     about: Option<NodeRecord>,
     /// The peers were heard of since the start: what nobody has may go.
     is_known: bool,
+    /// All objects of the fleet, as the kernel was left; `None`: nobody knows.
+    stands: Option<Objects>,
     /// What the kernel refused.
     refused: settle::Refused,
     /// What `netd.toml` says and this netd does not follow.
@@ -102,7 +105,7 @@ struct State {
     /// Networks that were asked for, beside those of files.
     asked: BTreeMap<(NetworkName, String), Instant>,
     /// Gateways on bridges that were used since the start.
-    gateways: BTreeSet<round::OfBridge>,
+    gateways: BTreeSet<stand::OfBridge>,
     /// What is not believed of what others tell.
     disbelieved: Vec<String>,
     /// Why what others tell of their sandboxes does not hold here.
@@ -130,8 +133,9 @@ impl Fleet {
         let name = NodeName::new(name)?;
         let mut underlay = Underlay::open(&config.link_prefix)?;
         // The kernel is asked again in each round.
-        let here = look::here(&mut underlay, fleet, &name, &Peers::new(), BTreeSet::new()).unwrap_or_default();
-        let about = look::about(&mut underlay, fleet, &name, &here);
+        let here = look::here(&mut underlay, fleet, &name, (&Peers::new(), BTreeMap::new()), BTreeSet::new())
+            .unwrap_or_default();
+        let about = look::about(fleet, &name, &here, look::able(&mut underlay));
         let source = Source::open(fleet, Path::new(&config.state_dir), about)?;
         let (writing, file) = (tokio::sync::Mutex::new(()), file.to_owned());
         Ok(Self(Some(Arc::new(Inner {

@@ -15,17 +15,18 @@ use super::source;
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1))];
 
-/// This node as it stands.
+/// This node as it stands. The kernel is not asked for ways that are `known`.
 pub(super) fn here(
     underlay: &mut Underlay,
     config: &FleetConfig,
     name: &NodeName,
-    peers: &Peers,
+    (peers, mut known): (&Peers, BTreeMap<IpAddr, Path>),
     blocks: BTreeSet<IpNet>,
 ) -> Result<Here, KernelError> {
     let mut paths = BTreeMap::new();
     for address in peers.values().flat_map(|peer| peer.addresses.iter().copied()) {
-        paths.extend(underlay.path(address)?.map(|path| (address, path)));
+        let path = known.remove(&address).map_or_else(|| underlay.path(address), |path| Ok(Some(path)))?;
+        paths.extend(path.map(|path| (address, path)));
     }
     let mut towards: Vec<Path> = paths.values().cloned().collect();
     for address in source::endpoints(config).chain(ELSEWHERE) {
@@ -53,16 +54,21 @@ fn addresses(config: &FleetConfig, name: &NodeName, towards: &[Path]) -> BTreeSe
     [true, false].iter().filter_map(|is_v4| sources.iter().copied().find(|one| one.is_ipv4() == *is_v4)).collect()
 }
 
-/// What this node says of itself. Its blocks are said for it, and what it accepts when that stands.
-pub(super) fn about(underlay: &mut Underlay, config: &FleetConfig, name: &NodeName, here: &Here) -> NodeRecord {
+/// What the kernel of this node can unpack. It may have to look for modules.
+pub(super) fn able(underlay: &mut Underlay) -> BTreeSet<Unpacked> {
     let kinds = [(Encapsulation::Ipip, Unpacked::Ipip), (Encapsulation::Vxlan, Unpacked::Vxlan)];
     let able = kinds.into_iter().filter(|(kind, _)| underlay.can(*kind)).map(|(_, said)| said);
+    able.chain([Unpacked::Direct]).collect()
+}
+
+/// What this node says of itself. Its blocks are said for it, and what it accepts when that stands.
+pub(super) fn about(config: &FleetConfig, name: &NodeName, here: &Here, able: BTreeSet<Unpacked>) -> NodeRecord {
     NodeRecord {
         instance: None,
         name: name.clone(),
         addresses: here.addresses.clone(),
         blocks: BTreeSet::new(),
-        encapsulations: able.chain([Unpacked::Direct]).collect(),
+        encapsulations: able,
         accepts: BTreeSet::new(),
         mtu: here.mtu,
         labels: config.labels.clone(),

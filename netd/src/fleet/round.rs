@@ -6,38 +6,43 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use netd_config::{FleetConfig, LinkName, NetworkName, PoolConfig};
+use netd_config::{FleetConfig, NetworkName, PoolConfig};
 use netd_fleet::{Encapsulation as Unpacked, Peers, Status, without};
-use netd_kernel::{Encapsulation, Kernel, Key, Object, Objects, Step};
+use netd_kernel::{Encapsulation, Kernel, Key, Objects, Step};
 use thiserror::Error;
 use tokio::task::JoinError;
 use tokio::time::{sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::fabric::{Here, fabric, mtu_of};
-use super::settle::{Refused, fleets, rests_on, settle};
+use super::settle::{fleets, rests_on};
 use super::source::{self, Ears, Source};
 use super::wishes::wishes;
 use super::{Fleet, Inner, look, measure};
 use crate::executor::ExecutorError;
 use crate::lifecycle::Lifecycle;
 use crate::networks::Networks;
-use crate::node::{BlockUse, Share, SharedPool};
-use crate::owner::{OwnerError, Snapshot};
+use crate::node::{Share, SharedPool};
+use crate::owner::OwnerError;
 
 /// What comes within this is one change.
 const TOGETHER: Duration = Duration::from_millis(20);
 /// How often the ways to other nodes are looked at without being told.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Others may send by a tunnel that this node no longer wants for so long.
-const RETIRE_AFTER: Duration = Duration::from_mins(10);
 /// A block that nobody uses is kept for so long.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 /// A network that no file describes is remembered for so long.
 const ASKED_FOR: Duration = Duration::from_mins(10);
 
-/// An address of a bridge.
-pub(super) type OfBridge = (LinkName, IpNet);
+/// How closely a round looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Care {
+    /// At what was heard of peers. The ways to others, and what stands, are taken to be as they were left: what changes them
+    /// is told by notices, or found by the next whole look. So a peer costs what it is, however many there are.
+    News,
+    /// At everything, as the kernel has it.
+    Whole,
+}
 
 /// Why a round did not end.
 #[derive(Debug, Error)]
@@ -64,7 +69,7 @@ impl Fleet {
     pub async fn look(&self) -> Result<(), RoundError> {
         let Some(inner) = self.0.clone() else { return Ok(()) };
         tokio::task::spawn_blocking(move || {
-            inner.look()?;
+            inner.look(Care::Whole)?;
             // Nothing else is made of it before its time.
             inner.state().is_known = false;
             Ok(())
@@ -78,7 +83,7 @@ impl Fleet {
     /// See [`RoundError`].
     pub async fn begin<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) -> Result<(), RoundError> {
         match &self.0 {
-            Some(inner) => inner.round(lifecycle).await,
+            Some(inner) => inner.round(lifecycle, Care::Whole).await,
             None => Ok(()),
         }
     }
@@ -89,7 +94,7 @@ impl Fleet {
     /// See [`RoundError`].
     pub async fn mend<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) -> Result<(), RoundError> {
         match &self.0 {
-            Some(inner) => inner.write(lifecycle).await,
+            Some(inner) => inner.write(lifecycle, Care::Whole).await,
             None => Ok(()),
         }
     }
@@ -132,29 +137,33 @@ impl Inner {
         let _watching = inner.watch_settings();
         let mut ears = inner.source.ears();
         let (mut catalogue, mut config) = (networks.subscribe(), inner.config.subscribe());
+        let (mut care, mut next) = (Care::Whole, Instant::now());
         loop {
             ears.heard();
             config.mark_unchanged();
-            if let Err(error) = inner.round(lifecycle).await {
+            if let Err(error) = inner.round(lifecycle, care).await {
                 warn!(error = &error as &dyn std::error::Error, "the fleet is not as it should be; netd tries again");
             }
-            let next = Instant::now() + LOOK_EVERY;
+            if care == Care::Whole {
+                next = Instant::now() + LOOK_EVERY;
+            }
             loop {
                 catalogue.mark_unchanged();
                 if let Err(error) = inner.wish(lifecycle, networks).await {
                     let error = &error as &dyn std::error::Error;
                     warn!(error, "the fleet is not told what this node wants; netd tries again");
                 }
-                let is_fill = tokio::select! {
-                    () = inner.stirred.notified() => true,
-                    Ok(()) = catalogue.changed() => true,
-                    () = ears.change() => false,
-                    () = inner.shaken.notified() => false,
-                    Ok(()) = config.changed() => false,
-                    () = sleep_until(next.into()) => false,
+                let look = tokio::select! {
+                    () = inner.stirred.notified() => None,
+                    Ok(()) = catalogue.changed() => None,
+                    () = ears.change() => Some(Care::News),
+                    () = inner.shaken.notified() => Some(Care::Whole),
+                    Ok(()) = config.changed() => Some(Care::Whole),
+                    () = sleep_until(next.into()) => Some(Care::Whole),
                 };
                 sleep(TOGETHER).await;
-                if !is_fill {
+                if let Some(look) = look {
+                    care = look;
                     break;
                 }
             }
@@ -189,11 +198,16 @@ impl Ears {
 }
 
 impl Inner {
-    async fn round<K: Kernel + 'static>(self: &Arc<Self>, lifecycle: &Lifecycle<K>) -> Result<(), RoundError> {
+    async fn round<K: Kernel + 'static>(
+        self: &Arc<Self>,
+        lifecycle: &Lifecycle<K>,
+        mut care: Care,
+    ) -> Result<(), RoundError> {
         let inner = Arc::clone(self);
-        let (here, changed) = tokio::task::spawn_blocking(move || inner.look()).await??;
+        let (here, changed) = tokio::task::spawn_blocking(move || inner.look(care)).await??;
         let share = self.share_of(&here);
         if changed || *self.share.borrow() != share {
+            care = Care::Whole;
             lifecycle.owner.share(share.clone()).await?;
             self.share.send_if_modified(|now| {
                 let is_news = *now != share;
@@ -201,31 +215,39 @@ impl Inner {
                 is_news
             });
         }
-        self.write(lifecycle).await
+        self.write(lifecycle, care).await
     }
 
     /// Looks at the node, and says what should stand.
-    fn look(&self) -> Result<(Here, bool), RoundError> {
+    fn look(&self, care: Care) -> Result<(Here, bool), RoundError> {
         let is_connected = self.source.status().is_none_or(|status| status.is_connected);
         let (peers, blocks, config) = (self.source.peers(), self.source.blocks(), self.config.borrow().clone());
         let before = self.state().here.clone();
+        let (known, able) = match care {
+            Care::News => (before.paths.clone(), self.state().about.as_ref().map(|about| about.encapsulations.clone())),
+            Care::Whole => (BTreeMap::new(), None),
+        };
         let mut here = {
             let mut underlay = self.underlay();
-            let mut here = look::here(&mut underlay, &config, &self.name, &peers, blocks)?.or_as(&before);
+            let mut here = look::here(&mut underlay, &config, &self.name, (&peers, known), blocks)?.or_as(&before);
             measure::narrow(&mut here.paths, &self.state().measured);
-            let about = look::about(&mut underlay, &config, &self.name, &here);
+            let able = able.unwrap_or_else(|| look::able(&mut underlay));
+            let about = look::about(&config, &self.name, &here, able);
             self.state().about = Some(about);
             here
         };
         let mut state = self.state();
-        let wanted = fabric(&config, &here, &peers).objects;
-        state.retiring.retain(|kind, _| !wanted.contains_key(&Key::Tunnel(*kind)));
+        let mut wanted = fabric(&config, &here, &peers);
+        state.retiring.retain(|kind, _| !wanted.objects.contains_key(&Key::Tunnel(*kind)));
         // Who does not accept what is wanted here has not changed yet.
-        let is_late = late(&peers, &wanted);
+        let is_late = late(&peers, &wanted.objects);
         let now = Instant::now();
         let stay = state.retiring.iter().filter(|(_, end)| is_late || **end > now);
         here.retiring = stay.map(|(kind, _)| *kind).collect();
-        let fabric = fabric(&config, &here, &peers);
+        if !here.retiring.is_empty() {
+            wanted = fabric(&config, &here, &peers);
+        }
+        let fabric = wanted;
         for trouble in fabric.troubles.difference(&state.fabric.troubles) {
             warn!(trouble = trouble.text, "fleet");
         }
@@ -276,112 +298,6 @@ impl Inner {
         (text, true)
     }
 
-    async fn write<K: Kernel + 'static>(self: &Arc<Self>, lifecycle: &Lifecycle<K>) -> Result<(), RoundError> {
-        let _writing = self.writing.lock().await;
-        let (objects, is_known) = {
-            let state = self.state();
-            (state.fabric.objects.clone(), state.is_known)
-        };
-        let executor = Arc::clone(&lifecycle.executor);
-        let observed = tokio::task::spawn_blocking(move || executor.observe()).await??;
-        // The last known stay; and who is asked for by an old route may still be there.
-        if !is_known || self.retire(&objects, &observed) {
-            return Ok(());
-        }
-        let executor = Arc::clone(&lifecycle.executor);
-        let now = fleets(&observed);
-        let mut refused = tokio::task::spawn_blocking(move || settle(&executor, &objects, &now)).await??;
-        for (key, why) in &mut refused {
-            if let Some(better) = in_the_way(key, &observed) {
-                *why = better;
-            }
-        }
-        self.tell(refused);
-        self.say();
-        let (snapshot, usage) = (lifecycle.owner.snapshot().await?, lifecycle.owner.usage().await?);
-        let gateways = gateways(&observed, &self.share.borrow(), &snapshot, &usage);
-        self.tidy(lifecycle, self.stale(gateways)).await
-    }
-
-    fn tell(&self, refused: Refused) {
-        let mut state = self.state();
-        for (key, why) in refused.iter().filter(|(key, why)| state.refused.get(*key) != Some(*why)) {
-            warn!(?key, why, "the kernel refused a part of the fleet");
-        }
-        for key in state.refused.keys().filter(|key| !refused.contains_key(*key)) {
-            info!(?key, "stands now");
-        }
-        state.refused = refused;
-    }
-
-    /// Tells the others what this node unpacks, once it stands.
-    fn say(&self) {
-        let Source::Store { fleet, .. } = &self.source else { return };
-        let state = self.state();
-        let Some(mut about) = state.about.clone() else { return };
-        let stands = |key: &Key| state.fabric.objects.contains_key(key) && !state.refused.contains_key(key);
-        let kinds = [(Encapsulation::Ipip, Unpacked::Ipip), (Encapsulation::Vxlan, Unpacked::Vxlan)];
-        let stand = kinds.into_iter().filter(|(kind, _)| stands(&Key::Tunnel(*kind))).map(|(_, said)| said);
-        about.accepts = stand.chain([Unpacked::Direct]).collect();
-        fleet.say(about);
-    }
-
-    /// A tunnel that stands and is not wanted any more goes later. Says whether there is one that nobody knew of: then what is
-    /// to stand has to be said anew.
-    fn retire(&self, objects: &Objects, observed: &Objects) -> bool {
-        let mut state = self.state();
-        let mut is_news = false;
-        for kind in [Encapsulation::Ipip, Encapsulation::Vxlan] {
-            let key = Key::Tunnel(kind);
-            if !observed.contains_key(&key) {
-                state.retiring.remove(&kind);
-            } else if !objects.contains_key(&key) && !state.retiring.contains_key(&kind) {
-                let minutes = RETIRE_AFTER.as_secs() / 60;
-                info!(?kind, minutes, "no pool wants this tunnel any more; it is kept for those that still send by it");
-                state.retiring.insert(kind, Instant::now() + RETIRE_AFTER);
-                is_news = true;
-            }
-        }
-        if is_news {
-            self.shaken.notify_one();
-        }
-        is_news
-    }
-
-    /// Those that nobody uses, and whether they were used before.
-    fn stale(&self, gateways: BTreeMap<OfBridge, bool>) -> Vec<(OfBridge, bool)> {
-        let mut state = self.state();
-        let used = gateways.iter().filter(|(_, is_used)| **is_used).map(|(one, _)| one.clone());
-        state.gateways.extend(used);
-        state.gateways.retain(|one| gateways.contains_key(one));
-        let unused = gateways.into_iter().filter(|(_, is_used)| !is_used);
-        unused.map(|(one, _)| (one.clone(), state.gateways.contains(&one))).collect()
-    }
-
-    /// Takes gateways of ours away that nobody sends to.
-    async fn tidy<K: Kernel + 'static>(
-        self: &Arc<Self>,
-        lifecycle: &Lifecycle<K>,
-        stale: Vec<(OfBridge, bool)>,
-    ) -> Result<(), RoundError> {
-        for ((bridge, address), was_used) in stale {
-            let (inner, executor) = (Arc::clone(self), Arc::clone(&lifecycle.executor));
-            let is_gone = tokio::task::spawn_blocking(move || {
-                let is_gone = inner.underlay().withdraw(&bridge, address, was_used)?;
-                if is_gone {
-                    info!(%bridge, %address, "nobody uses this gateway any more");
-                    executor.lost(&bridge, address);
-                }
-                Ok::<_, netd_kernel::KernelError>(is_gone)
-            });
-            if is_gone.await?? {
-                // What it was in the way of can be made now.
-                self.shaken.notify_one();
-            }
-        }
-        Ok(())
-    }
-
     /// Asks for more blocks, or gives some back.
     async fn wish<K: Kernel + 'static>(
         self: &Arc<Self>,
@@ -404,7 +320,7 @@ impl Inner {
             if !lifecycle.owner.retire(block).await? {
                 continue;
             }
-            self.write(lifecycle).await?;
+            self.write(lifecycle, Care::Whole).await?;
             if wishes.spare.contains(&block) && self.source.give_up(block) {
                 info!(%block, "given back");
             } else {
@@ -442,45 +358,6 @@ fn late(peers: &Peers, wanted: &Objects) -> bool {
     let kinds = [(Encapsulation::Ipip, Unpacked::Ipip), (Encapsulation::Vxlan, Unpacked::Vxlan)];
     let mut wanted = kinds.into_iter().filter(|(kind, _)| wanted.contains_key(&Key::Tunnel(*kind)));
     wanted.any(|(_, said)| peers.values().any(|peer| !peer.accepts.is_empty() && !peer.accepts.contains(&said)))
-}
-
-/// A block that was given to a peer, while a bridge here has it still.
-fn in_the_way(key: &Key, observed: &Objects) -> Option<String> {
-    let Key::Route(to) = key else { return None };
-    let bridge = observed.iter().find_map(|(key, object)| match (key, object) {
-        (Key::Bridge(bridge), Object::Bridge(found)) if found.addresses.iter().any(|one| one.trunc() == *to) => {
-            Some(bridge)
-        }
-        _ => None,
-    })?;
-    Some(format!(
-        "{to} is a peer's now, and not reached from here while bridge {bridge} has it: restart the containers that have addresses of it"
-    ))
-}
-
-/// Addresses of the pools on bridges that netd uses, and whether they are an attachment's gateway, or that of a block that is
-/// kept.
-fn gateways(observed: &Objects, share: &Share, snapshot: &Snapshot, usage: &[BlockUse]) -> BTreeMap<OfBridge, bool> {
-    let kept = |address: &IpNet| {
-        usage.iter().filter(|one| !one.is_leaving).any(|one| {
-            one.block == address.trunc()
-                && share.ranges(one.block).first().is_some_and(|range| range.gateway == address.addr())
-        })
-    };
-    let used = |bridge: &LinkName, address: &IpNet| {
-        let all = snapshot.attachments.iter().chain(&snapshot.draining).filter_map(|one| one.wiring.as_ref());
-        all.into_iter().any(|wiring| wiring.bridge.as_ref() == Some(bridge) && wiring.gateways.contains(address))
-    };
-    let mut gateways = BTreeMap::new();
-    for (key, object) in observed {
-        let (Key::Bridge(bridge), Object::Bridge(found)) = (key, object) else { continue };
-        if !observed.contains_key(&Key::Admitted(bridge.clone())) {
-            continue;
-        }
-        let of_pools = found.addresses.iter().filter(|address| share.pool_at(address.addr()).is_some());
-        gateways.extend(of_pools.map(|one| ((bridge.clone(), *one), kept(one) || used(bridge, one))));
-    }
-    gateways
 }
 
 #[cfg(test)]
