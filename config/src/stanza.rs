@@ -5,7 +5,7 @@ mod vlan;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -119,7 +119,8 @@ pub struct PortMapping {
     pub container: u16,
     /// Transport.
     pub protocol: Protocol,
-    /// Only on this address of the node; an unspecified one is all of its family, and `None` all of both.
+    /// Only on this address of the node; an unspecified one is all of its family, and `None` all of both: also where the
+    /// stanza says `0.0.0.0`, and nothing of `::`.
     pub host_ip: Option<IpAddr>,
 }
 
@@ -378,7 +379,18 @@ fn ports(root: &Object<'_>) -> Vec<PortMapping> {
             ports.push(port);
         }
     }
+    let all = ports.clone();
+    ports.iter_mut().for_each(|port| port.host_ip = port.host_ip.filter(|_| !is_unsaid(port, &all)));
     ports.iter().filter(|port| !is_covered(port, &ports)).cloned().collect()
+}
+
+/// nerdctl writes `0.0.0.0` where its user names no address, and means all of them: it is of IPv4 alone only beside an entry
+/// for all of IPv6. The reference takes it for IPv4 always.
+fn is_unsaid(port: &PortMapping, all: &[PortMapping]) -> bool {
+    let at_v6 = |one: &PortMapping| {
+        one.host_ip == Some(Ipv6Addr::UNSPECIFIED.into()) && (one.host, one.protocol) == (port.host, port.protocol)
+    };
+    port.host_ip == Some(Ipv4Addr::UNSPECIFIED.into()) && !all.iter().any(at_v6)
 }
 
 /// Whether a connection to one may be a connection to the other, and neither is for a single address alone.

@@ -233,7 +233,7 @@ fn a_check_tells_what_is_not_attached() {
 }
 
 #[test]
-fn a_host_address_of_zeros_is_all_of_its_family_and_whose_it_is_is_told() {
+fn a_host_address_of_zeros_is_all_addresses_and_whose_it_is_is_told() {
     let node = Node::new();
     let outside = node.outside();
     let (web, old, new) = (Space::new(), Space::new(), Space::new());
@@ -250,11 +250,16 @@ fn a_host_address_of_zeros_is_all_of_its_family_and_whose_it_is_is_told() {
         ("outside", &outside, "192.0.2.1:8080", Ok("192.0.2.9")),
         ("outside", &outside, "[2001:db8::1]:8080", Ok("2001:db8::9")),
         ("outside", &outside, "192.0.2.1:9090", Ok("192.0.2.9")),
-        ("outside", &outside, "[2001:db8::1]:9090", Err(())),
+        ("outside", &outside, "[2001:db8::1]:9090", Ok("2001:db8::9")),
     ]);
-    let error = node.attach(&new, "new", &[WHOLE, &rig::portmap(&at(9090, "192.0.2.1"))]).unwrap_err();
-    assert!(error.contains("it leads to old/eth0 on network web"), "{error}");
-    node.attach(&new, "new", &[WHOLE, &rig::portmap(&at(9090, "::"))]).unwrap();
+    for address in ["192.0.2.1", "::"] {
+        let error = node.attach(&new, "new", &[WHOLE, &rig::portmap(&at(9090, address))]).unwrap_err();
+        assert!(error.contains("it leads to old/eth0 on network web"), "{error}");
+    }
+    node.attach(&new, "new", &[WHOLE, &rig::portmap(&at(7070, "::"))]).unwrap();
     new.serve(80);
-    rig::assert_heard(&[("outside", &outside, "[2001:db8::1]:9090", Ok("2001:db8::9"))]);
+    rig::assert_heard(&[
+        ("outside", &outside, "[2001:db8::1]:7070", Ok("2001:db8::9")),
+        ("outside", &outside, "192.0.2.1:7070", Err(())),
+    ]);
 }

@@ -73,7 +73,8 @@ fn name_servers_of_a_file_are_those_that_the_reference_reads() {
     );
 }
 
-/// An unspecified host address is all of its family (containernetworking/plugins, portmap): no entry stands twice.
+/// An unspecified host address is all of its family (containernetworking/plugins, portmap), but for nerdctl's: no entry stands
+/// twice.
 #[test]
 fn ports_are_published_where_the_reference_publishes_them() {
     let read = |entries: &str| {
@@ -90,6 +91,9 @@ fn ports_are_published_where_the_reference_publishes_them() {
         format!(r#"{{"hostPort":8080,"containerPort":{container},"protocol":"tcp","hostIP":"{host_ip}"}}"#)
     };
     assert_eq!(read(&at("", 80)).unwrap(), "all 8080>80");
+    assert_eq!(read(&at("0.0.0.0", 80)).unwrap(), "all 8080>80", "as nerdctl writes it");
+    assert_eq!(read(&at("::", 80)).unwrap(), ":: 8080>80");
+    assert_eq!(read(&format!("{},{}", at("0.0.0.0", 80), at("::", 81))).unwrap(), "0.0.0.0 8080>80, :: 8080>81");
     assert_eq!(read(&format!("{},{}", at("0.0.0.0", 80), at("::", 80))).unwrap(), "0.0.0.0 8080>80, :: 8080>80");
     let many = [at("::", 80), at("", 80), at("0.0.0.0", 80), at("", 80), at("127.0.0.1", 81), at("127.0.0.1", 81)];
     assert_eq!(read(&many.join(",")).unwrap(), "all 8080>80, 127.0.0.1 8080>81");
