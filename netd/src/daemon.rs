@@ -78,22 +78,7 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let kept = Path::new(&config.state_dir).join("policies.json");
     let watched =
         Watched::start(policy_directories(&config), kept).context("cannot watch the directory of policies")?;
-    force(&lifecycle, &config, &watched).await?;
-    match resync::run(&lifecycle, Watch::Alone, false).await {
-        // It is in the log, and the next resync tries again: the others are not kept waiting for it.
-        Err(error) if error.spares_the_rules() => {}
-        resynced => drop(
-            resynced.context("cannot make the rules of the record; `netdctl doctor` says what this kernel lacks")?,
-        ),
-    }
-    policies.settle().await.context("cannot write the policies")?;
-    // Ahead of who asks: no address is given that is not this node's.
-    lifecycle.fleet.begin(&lifecycle).await.context("cannot begin with the fleet")?;
-    if let Err(error) = resync::bury(&lifecycle).await {
-        tracing::warn!(%error, "tombstones remain");
-    }
-    lifecycle.coexist.begin(&lifecycle.owner.snapshot().await?.attachments).await;
-    hold_ports(&lifecycle).await?;
+    restore(&lifecycle, &config, &watched).await?;
 
     let drops = listen_to_drops(&policies);
     let networks = Networks::watch(config.conf_dirs.iter().map(PathBuf::from).collect())
@@ -130,6 +115,26 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     .await?;
     drop(ending);
     keeping.await.context("the keeper of leases died")
+}
+
+/// Makes the kernel what the record says, before anybody is answered.
+async fn restore(lifecycle: &Lifecycle<LinuxKernel>, config: &NodeConfig, watched: &Watched) -> Result<()> {
+    force(lifecycle, config, watched).await?;
+    match resync::run(lifecycle, Watch::Alone, false).await {
+        // It is in the log, and the next resync tries again: the others are not kept waiting for it.
+        Err(error) if error.spares_the_rules() => {}
+        resynced => drop(
+            resynced.context("cannot make the rules of the record; `netdctl doctor` says what this kernel lacks")?,
+        ),
+    }
+    lifecycle.policies.settle().await.context("cannot write the policies")?;
+    // Ahead of who asks: no address is given that is not this node's.
+    lifecycle.fleet.begin(lifecycle).await.context("cannot begin with the fleet")?;
+    if let Err(error) = resync::bury(lifecycle).await {
+        tracing::warn!(%error, "tombstones remain");
+    }
+    lifecycle.coexist.begin(&lifecycle.owner.snapshot().await?.attachments).await;
+    hold_ports(lifecycle).await
 }
 
 /// Ahead of the links and rules of the record: a ruleset that is made anew is made with what is the fleet's and with its

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use ipnet::IpNet;
 use netd_fleet::{
-    Discovery as _, Encapsulation, EtcdSettings, Fleet, NodeName, NodeRecord, Peers, Plan, Pool, Status, Wish,
+    Discovery as _, Encapsulation, EtcdSettings, Fleet, Needs, NodeName, NodeRecord, Peers, Plan, Pool, Status, Wish,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
+use netd::policies::files::{PolicyFiles, Source};
 use netd_policy::{
     Compiler, Errors, Flow, Hook, ICMP, NamedPort, Node, Policy, Protocol, Reaches, Sandbox, SandboxName, Traffic,
-    World, gather, oracle, parse,
+    World, oracle, parse,
 };
 
 use super::{Verdict, promise, shape};
@@ -98,6 +99,10 @@ fn world() -> World {
     }
 }
 
+fn source(file: &str, text: &str) -> Source {
+    Source { file: file.to_owned(), text: Ok(text.to_owned()) }
+}
+
 pub(super) fn file(input: &[u8]) -> Verdict {
     let Ok(text) = std::str::from_utf8(input) else { return Ok(0) };
     let read = parse("x.yaml", text);
@@ -106,9 +111,10 @@ pub(super) fn file(input: &[u8]) -> Verdict {
         Ok(policies) => {
             let names: BTreeSet<_> = policies.iter().map(|policy| &policy.name).collect();
             promise(names.len() == policies.len(), || format!("two of one name: {names:?}"))?;
-            let (good, broken) = gather([("x.yaml", text), ("y.yaml", text)]);
-            promise(good == policies && broken.is_empty() == policies.is_empty(), || {
-                format!("in two files: {good:?}, {broken:?}")
+            let files = PolicyFiles::default().next(&["x.yaml", "y.yaml"].map(|file| source(file, text)));
+            let is_told = files.files[1].error.is_some();
+            promise(files.policies().eq(&policies) && is_told != policies.is_empty(), || {
+                format!("in two files: {files:?}")
             })?;
             enforced(policies)
         }
