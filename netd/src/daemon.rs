@@ -20,7 +20,7 @@ use netd::node::Node;
 use netd::policies::drops::Drops;
 use netd::policies::follow::{self, put_in_force};
 use netd::policies::watched::Watched;
-use netd::policies::{Policies, Settings, explain};
+use netd::policies::{Policies, PolicyError, Settings, explain};
 use netd::ports::{Ports, Store};
 use netd::reservations::Reservations;
 use netd::resync::Watch;
@@ -199,7 +199,7 @@ fn listen_to_drops(policies: &Policies) -> Drops {
     })
 }
 
-/// Finds what nobody told. Policies are looked at where others can change them (`is_shared`).
+/// Finds what nobody told. Of policies all is looked at where others can change them (`is_shared`), else which bridges meet them.
 async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime, is_shared: bool) {
     loop {
         tokio::time::sleep(RESYNC_EVERY).await;
@@ -211,9 +211,8 @@ async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime, is_s
             tracing::warn!(%error, "resync failed; the next one tries again");
         }
         lifecycle.policies.live_at(follow::own_addresses());
-        if is_shared
-            && lifecycle.policies.is_any_in_force()
-            && let Err(error) = lifecycle.policies.verify().await
+        if lifecycle.policies.is_any_in_force()
+            && let Err(error) = look_at_policies(lifecycle, is_shared).await
         {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
@@ -225,6 +224,10 @@ async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime, is_s
         }
         memory::give_back();
     }
+}
+
+async fn look_at_policies(lifecycle: &Lifecycle<LinuxKernel>, is_shared: bool) -> Result<(), PolicyError> {
+    if is_shared { lifecycle.policies.verify().await } else { lifecycle.policies.filter_again().await }
 }
 
 /// The sockets that the service manager kept, or new ones. What another process took meanwhile stays published, and is

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipnet::IpNet;
 use netd_config::{LinkName, Protocol};
 use netd_kernel::{
-    ApplyError, Family, Flow, Kernel, KernelError, Key, LinkFacts, Object, Objects, Part, Sandbox, Scope, Step, plan,
+    ApplyError, Family, Flow, Kernel, KernelError, Key, LinkFacts, Object, Objects, Part, Publication, Sandbox, Scope,
+    Step, plan,
 };
 use thiserror::Error;
 
@@ -126,7 +127,8 @@ impl<K: Kernel> Executor<K> {
         let wired = self.kernel.apply(&steps, Some(sandbox)).map_err(ExecutorError::from);
         wired.and_then(|()| self.facts(attachment, sandbox)).inspect_err(|_| {
             // The first error is the one to report; what these leave behind, resync takes away.
-            drop(self.close(attachment, None));
+            let ports = attachment.publications().into_iter().map(|(publication, _)| publication).collect();
+            drop(self.close(attachment, None, &ports));
             drop(self.unlink(std::slice::from_ref(attachment)));
         })
     }
@@ -169,11 +171,17 @@ impl<K: Kernel> Executor<K> {
     }
 
     /// Lets no packet pass any more, and takes from ruleset and routes what is not also `current`'s, the attachment that has
-    /// the key now. Cheap; the link itself goes later, by [`Executor::unlink`].
+    /// the key now. Of published ports, those of `ports`: others may be somebody else's. Cheap; the link itself goes later, by
+    /// [`Executor::unlink`].
     ///
     /// # Errors
     /// See [`ExecutorError`]. Without an error the ruleset holds nothing of the attachment.
-    pub fn close(&self, attachment: &Attachment, current: Option<&Attachment>) -> Result<(), ExecutorError> {
+    pub fn close(
+        &self,
+        attachment: &Attachment,
+        current: Option<&Attachment>,
+        ports: &BTreeSet<Publication>,
+    ) -> Result<(), ExecutorError> {
         let is_port = attachment.wiring.as_ref().is_some_and(|wiring| wiring.bridge.is_some());
         let shut = desired::drained(attachment).into_iter().filter(|_| is_port);
         let shut: Vec<Step> = shut.map(|(key, object)| Step::Replace(key, object)).collect();
@@ -183,7 +191,9 @@ impl<K: Kernel> Executor<K> {
         }
         let all = |of: &Attachment| desired::ruled(of).into_iter().chain(desired::ways(of)).collect::<Objects>();
         let kept = current.map(all).unwrap_or_default();
-        let gone = all(attachment).into_iter().rev().filter(|(key, object)| kept.get(key) != Some(object));
+        let is_others = |key: &Key| matches!(key, Key::Published(publication) if !ports.contains(publication));
+        let gone = all(attachment).into_iter().rev();
+        let gone = gone.filter(|(key, object)| kept.get(key) != Some(object) && !is_others(key));
         Ok(self.kernel.apply(&gone.map(|(key, _)| Step::Delete(key)).collect::<Vec<_>>(), None)?)
     }
 
@@ -217,7 +227,13 @@ impl<K: Kernel> Executor<K> {
         let home = attachment.wiring.as_ref().and_then(Wiring::shared_home);
         let is_used = |address: IpAddr| but.iter().any(|lease| lease.address.addr() == address);
         let mut unused = attachment.leases.iter().map(|lease| lease.address.addr()).filter(|one| !is_used(*one));
-        unused.try_for_each(|address| Ok(self.kernel.forget(address, home)?))
+        unused.try_for_each(|address| self.kernel.forget(address, home))?;
+        // It follows from the addresses: whoever has one of them next has this one, too.
+        let is_next = attachment.leases.iter().any(|lease| is_used(lease.address.addr()));
+        match attachment.link_local().filter(|_| !is_next) {
+            Some(address) => Ok(self.kernel.forget(address, home)?),
+            None => Ok(()),
+        }
     }
 
     fn forget_senders(&self, attachment: &Attachment) -> Result<(), ExecutorError> {
@@ -266,6 +282,14 @@ impl<K: Kernel> Executor<K> {
     /// See [`ExecutorError`].
     pub fn observe_policies(&self) -> Result<Objects, ExecutorError> {
         Ok(self.kernel.observe(Scope::Policies)?)
+    }
+
+    /// The bridges that are filtered.
+    ///
+    /// # Errors
+    /// See [`ExecutorError`].
+    pub fn observe_filters(&self) -> Result<Objects, ExecutorError> {
+        Ok(self.kernel.observe(Scope::Filters)?)
     }
 
     /// Whether an attachment's link, its bridge's end of it, or an address of it is not there any more. What its sandbox's

@@ -200,6 +200,14 @@ impl Policies {
         heard(self.send(Request::Settle)?).await
     }
 
+    /// Makes the kernel filter the bridges that are to be filtered: no table of ours keeps others from taking that back.
+    ///
+    /// # Errors
+    /// See [`PolicyError`].
+    pub async fn filter_again(&self) -> Result<(), PolicyError> {
+        heard(self.send(Request::Filter)?).await
+    }
+
     /// Makes the kernel hold what it is to hold, whatever it holds.
     ///
     /// # Errors

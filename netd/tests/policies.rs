@@ -196,6 +196,21 @@ fn heard_by_all(sender: &Space, spaces: [&Space; 2]) -> [[bool; 2]; 2] {
     })
 }
 
+/// A bridge is made without the filter.
+#[test]
+fn a_bridge_that_somebody_deleted_is_filtered_when_it_is_made_again() {
+    let shop = Shop::new(DUAL);
+    let is_filtered = || {
+        let bridge = shop.node.space.command("ip -d link show br0");
+        bridge.contains("nf_call_iptables 1 nf_call_ip6tables 1")
+    };
+    shop.apply(FROM_LOGIN);
+    assert!(is_filtered());
+    shop.node.space.command("ip link del br0");
+    shop.node.resync();
+    assert!(is_filtered());
+}
+
 /// What goes to all has no address that a rule could ask about.
 #[test]
 fn who_may_not_hear_everybody_hears_nothing_that_is_sent_to_all() {

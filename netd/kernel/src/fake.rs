@@ -122,6 +122,7 @@ impl Kernel for FakeKernel {
             (Scope::Sandbox(sandbox, name), Key::Interface(netns, found)) => *netns == sandbox.id && found == name,
             (Scope::Node, key) => !matches!(key, Key::Interface(..)),
             (Scope::Wiring, key) => !matches!(key, Key::Interface(..)) && !key.is_of_policy(),
+            (Scope::Filters, key) => matches!(key, Key::Filtered(_)),
             (Scope::Policies, key) => *key == Key::Ruleset || key.is_of_policy(),
             (Scope::Forwarding, key) => matches!(key, Key::Forwarding(_)),
             (Scope::Ruleset, key) => *key == Key::Ruleset,

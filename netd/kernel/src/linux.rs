@@ -299,13 +299,13 @@ impl Kernel for LinuxKernel {
             }
             Scope::Wiring => {
                 let mut objects = observe::node(&mut self.socket(), &self.tunnels).map_err(failed)?;
-                objects.retain(|key, _| !key.is_of_policy());
                 objects.extend(self.ruleset.observe().map_err(failed)?);
                 observe_forwarding(&mut objects);
                 Ok(objects)
             }
+            Scope::Filters => observe::filtered(&mut self.socket()).map_err(failed),
             Scope::Policies => {
-                let mut objects = observe::filtered(&mut self.socket()).map_err(failed)?;
+                let mut objects = self.observe(Scope::Filters)?;
                 objects.extend(self.ruleset.observe_policies().map_err(failed)?);
                 Ok(objects)
             }

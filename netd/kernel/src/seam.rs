@@ -30,6 +30,8 @@ pub enum Scope<'a> {
     Wiring,
     /// What policies have, and the ruleset.
     Policies,
+    /// The bridges that are filtered ([`Key::Filtered`]).
+    Filters,
     /// Forwarding alone; cheap.
     Forwarding,
     /// Whether the ruleset stands, without its elements; cheap.

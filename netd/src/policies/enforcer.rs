@@ -81,6 +81,8 @@ pub(super) enum Request {
     Verify(Done),
     /// The same, unless that is known.
     Settle(Done),
+    /// Looks which bridges are filtered, and filters those that are to be.
+    Filter(Done),
     /// Looks at what is in force.
     Ask(Question),
     /// Flows that may have lost their permission, and who waits until those that did are cut.
@@ -148,6 +150,8 @@ struct Round {
     repairs: Vec<Step>,
     repairing: Vec<Done>,
     must_compare: bool,
+    /// At the bridges that are filtered.
+    must_look: bool,
     must_restore: bool,
 }
 
@@ -234,6 +238,10 @@ impl<K: Kernel> Enforcer<K> {
                 round.must_compare = true;
                 round.waiting.push(done);
             }
+            Request::Filter(done) => {
+                round.must_look = true;
+                round.waiting.push(done);
+            }
             Request::Settle(done) => round.waiting.push(done),
             Request::Ask(question) => question(&self.force),
             Request::Cut(flows, done) => {
@@ -261,6 +269,9 @@ impl<K: Kernel> Enforcer<K> {
         });
         self.force.files = files;
         if !was && is {
+            // Who came as the last policy went may have gone since, without a word.
+            let gone = self.force.members.clear();
+            self.update(gone, round);
             let joined = attachments.iter().flat_map(|one| self.force.members.join(one)).collect();
             self.update(joined, round);
             self.go_on_from_what_stands(round);
@@ -401,15 +412,21 @@ impl<K: Kernel> Enforcer<K> {
         }
         let mut links = None;
         let repairs = mem::take(&mut round.repairs);
+        // A bridge that is made again is not filtered yet.
+        self.filtered.retain(|bridge| !repairs.iter().any(|step| *step.key() == Key::Bridge(bridge.clone())));
         if !repairs.is_empty() {
             match self.repair(&repairs, round) {
                 Err(error) if error.is_of_links() => {
                     // The ruleset may have been made anew before them.
-                    self.is_dirty = true;
+                    self.is_dirty |= repairs.iter().any(makes_ruleset);
                     links = Some(error);
                 }
                 done => done?,
             }
+        }
+        if round.must_look {
+            let standing = self.executor.observe_filters()?;
+            self.filtered.retain(|bridge| standing.contains_key(&Key::Filtered(bridge.clone())));
         }
         for bridge in &filtered {
             self.filter(bridge)?;

@@ -14,7 +14,11 @@ use super::enforcer::{Force, Request};
 use super::files::{PolicyFiles, Source};
 use super::others::sandbox;
 use super::{Policies, Settings, heard, objects};
+use crate::attachment::{Attachment, State};
+use crate::desired::shared;
 use crate::executor::Executor;
+use crate::node::tests::{WEB, wanted};
+use crate::node::{Attached, Node as OwnNode};
 use crate::ports::tests::attachment;
 
 const CLOSED: &str = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: c}\n\
@@ -102,6 +106,27 @@ async fn a_netd_that_starts_again_writes_nothing_that_stands() {
     assert_eq!(gone, None);
     other.verify().await.unwrap();
     assert_eq!(kernel.observe(Scope::Node).unwrap(), after);
+}
+
+/// Nobody tells of it, and no table of netd's keeps others from it.
+#[tokio::test]
+async fn a_bridge_that_is_not_filtered_any_more_or_is_made_again_is_filtered_again() {
+    let kernel = Arc::new(FakeKernel::new());
+    let policies = policies(&kernel, Denied::Answered);
+    let Attached::New { attachment, .. } = OwnNode::new("nd").attach(wanted(WEB, "a", 1)).unwrap() else { panic!() };
+    let own = Attachment { namespace: "default".to_owned(), state: State::Attached, ..*attachment };
+    let bridge = |key: &Key| matches!(key, Key::Bridge(_));
+    let (key, object) = shared(&own, &BTreeSet::new()).into_iter().find(|(key, _)| bridge(key)).unwrap();
+    let filtered = Key::Filtered(netd_config::LinkName::new("br0").unwrap());
+    kernel.apply(&[Step::Create(key.clone(), object.clone())], None).unwrap();
+    policies.enforce(files(FROM_FAR), vec![own]).await.unwrap();
+    assert!(keys(&kernel).contains(&filtered), "{kernel}");
+    kernel.apply(&[Step::Delete(filtered.clone())], None).unwrap();
+    policies.filter_again().await.unwrap();
+    assert!(keys(&kernel).contains(&filtered), "{kernel}");
+    kernel.apply(&[Step::Delete(key.clone())], None).unwrap();
+    policies.repair(vec![Step::Create(key, object)]).await.unwrap();
+    assert!(keys(&kernel).contains(&filtered), "{kernel}");
 }
 
 fn both() -> String {

@@ -19,7 +19,8 @@ use super::messages::{GATEWAY_MARK, MARK, OURS, all_links, by_name, route_to, ro
 use super::{FILTER_TAGGED, fabric, vlan};
 use crate::object::{Bridge, Interface, Key, LinkSettings, NetnsId, Object, Objects, Port, Veth};
 
-/// All bridges, the veths that carry our mark with their gateways, our ways, and the fabric.
+/// All bridges, the veths that carry our mark with their gateways, our ways, and the fabric. Which bridges are filtered is
+/// [`filtered`]'s.
 pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objects, NetlinkError> {
     let links = links(socket)?;
     let addresses = addresses(socket)?;
@@ -28,7 +29,6 @@ pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objec
     let filtering: BTreeSet<u32> = links.iter().filter(|link| has_vlans(link)).map(|link| link.header.index).collect();
     let is_any = !filtering.is_empty() || links.iter().any(is_gateway);
     let vlans = if is_any { vlan::ports(socket)? } else { BTreeMap::new() };
-    let filters_tagged = fs::read_to_string(FILTER_TAGGED).is_ok_and(|on| on.trim() == "1");
     for link in &links {
         let Some(name) = names.get(&link.header.index) else { continue };
         if kind(link) == Some(&InfoKind::Bridge) {
@@ -39,9 +39,6 @@ pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objec
                 vlan_filtering: filtering.contains(&link.header.index),
             };
             objects.insert(Key::Bridge(name.clone()), Object::Bridge(bridge));
-            if filters_tagged && is_filtered(link) {
-                objects.insert(Key::Filtered(name.clone()), Object::Set);
-            }
         } else if is_gateway(link) {
             let here = addresses.get(&link.header.index).map(Vec::as_slice).unwrap_or_default();
             let object = vlan::seen(link, &links, (&names, &vlans), here);
@@ -61,8 +58,11 @@ pub(super) fn node(socket: &mut Socket, tunnels: &fabric::Names) -> Result<Objec
     Ok(objects)
 }
 
-/// The bridges that are filtered.
+/// The bridges that are filtered: none where frames with a tag pass by.
 pub(super) fn filtered(socket: &mut Socket) -> Result<Objects, NetlinkError> {
+    if !fs::read_to_string(FILTER_TAGGED).is_ok_and(|on| on.trim() == "1") {
+        return Ok(Objects::new());
+    }
     let links = links(socket)?;
     let names = names(&links);
     let filtered = links.iter().filter(|link| kind(link) == Some(&InfoKind::Bridge) && is_filtered(link));
