@@ -386,12 +386,14 @@ impl Node {
         {
             self.gateways.remove(&gateway.link);
         }
-        let held = self.attachments.get(key).map(|now| now.leases.clone()).unwrap_or_default();
-        let others = self.draining.values().filter(|other| other.key == *key).flat_map(|other| &other.leases);
-        let held: Vec<&Lease> = held.iter().chain(others).collect();
-        for lease in gone.leases.iter().filter(|lease| !held.contains(lease)) {
-            self.leases.release(key, lease.address.addr());
-        }
+        self.release(key, &gone.leases);
+    }
+
+    /// The ports of a drained attachment that are not free for others yet: the ruleset may lead them to it still.
+    #[must_use]
+    pub fn not_closed(&self, gone: &Attachment) -> BTreeSet<Publication> {
+        let of = |(publication, key)| (self.publications.get(&publication) == Some(&key)).then_some(publication);
+        claims(gone).filter_map(of).collect()
     }
 
     fn release(&mut self, key: &AttachmentKey, leases: &[Lease]) {

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netd_config::{ContainerId, LinkName};
-use netd_kernel::Family;
+use netd_kernel::{Family, Publication};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info};
@@ -105,6 +105,7 @@ enum Request {
     Put(Box<Attachment>, Answer<()>),
     One(AttachmentKey, Answer<Option<Attachment>>),
     Draining(AttachmentKey, Answer<Vec<Attachment>>),
+    NotClosed(Box<Attachment>, Answer<BTreeSet<Publication>>),
     Of(String, Answer<Vec<Attachment>>),
     AtLink(String, Answer<Option<Attachment>>),
     UsesBridge(String, Answer<bool>),
@@ -164,6 +165,7 @@ impl Owner {
             Request::Put(attachment, answer) => drop(answer.send(self.put(*attachment))),
             Request::One(key, answer) => drop(answer.send(Ok(self.node.attachment(&key).cloned()))),
             Request::Draining(key, answer) => drop(answer.send(Ok(self.node.draining_of(&key)))),
+            Request::NotClosed(gone, answer) => drop(answer.send(Ok(self.node.not_closed(&gone)))),
             Request::Of(container, answer) => drop(answer.send(Ok(self.of(&container)))),
             Request::AtLink(link, answer) => drop(answer.send(Ok(self.node.at_link(&link).cloned()))),
             Request::UsesBridge(bridge, answer) => drop(answer.send(Ok(self.node.uses_bridge(&bridge)))),

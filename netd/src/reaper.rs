@@ -113,6 +113,10 @@ pub(crate) async fn forget_flows<K: Kernel + 'static>(
     executor: &Arc<Executor<K>>,
     gone: &Attachment,
 ) -> Result<(), ReaperError> {
+    if !owner.draining(gone.key.clone()).await?.contains(gone) {
+        // Somebody else was faster, and others may have its addresses.
+        return Ok(());
+    }
     let now = owner.one(gone.key.clone()).await?.map(|now| now.leases).unwrap_or_default();
     let (worker, gone) = (Arc::clone(executor), gone.clone());
     Ok(tokio::task::spawn_blocking(move || worker.forget_flows(&gone, &now)).await??)

@@ -153,14 +153,21 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         self.detach_left_behind(container).await
     }
 
-    /// Does again what is left to do for a drained attachment.
+    /// Does again what is left to do for a drained attachment, if anything still is.
     ///
     /// # Errors
     /// See [`LifecycleError`].
     pub async fn finish(&self, gone: Attachment) -> Done<()> {
         let _turn = self.turns.take(&gone.key).await;
+        if gone.wiring.is_none() {
+            return self.close(&gone).await;
+        }
+        // The reaper may have been there since the look, and its addresses and ports be somebody else's.
+        if !self.owner.draining(gone.key.clone()).await?.contains(&gone) {
+            return Ok(());
+        }
         self.close(&gone).await?;
-        if gone.wiring.is_some() { self.reap(gone).await } else { Ok(()) }
+        self.reap(gone).await
     }
 
     /// No packet passes any more, and the ports are free. What fails of one that has no link to drain is remembered.
@@ -181,8 +188,9 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// `current`: the attachment that has the key now.
     async fn close_beside(&self, gone: &Attachment, current: Option<Attachment>) -> Done<()> {
         let is_replaced = current.is_some();
+        let ports = self.owner.not_closed(gone.clone()).await?;
         let (executor, closing) = (Arc::clone(&self.executor), gone.clone());
-        tokio::task::spawn_blocking(move || executor.close(&closing, current.as_ref())).await??;
+        tokio::task::spawn_blocking(move || executor.close(&closing, current.as_ref(), &ports)).await??;
         if !is_replaced {
             self.policies.forget(gone.key.clone());
         }

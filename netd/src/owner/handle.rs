@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netd_config::{ContainerId, LinkName};
-use netd_kernel::Family;
+use netd_kernel::{Family, Publication};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Answer, Judged, OwnerError, Renewed, Request, Snapshot, Tally};
@@ -135,6 +135,14 @@ impl OwnerHandle {
     /// [`OwnerError::Stopping`].
     pub async fn draining(&self, key: AttachmentKey) -> Result<Vec<Attachment>, OwnerError> {
         self.ask(|answer| Request::Draining(key, answer)).await
+    }
+
+    /// The ports of a drained attachment that are not free for others yet.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn not_closed(&self, gone: Attachment) -> Result<BTreeSet<Publication>, OwnerError> {
+        self.ask(|answer| Request::NotClosed(Box::new(gone), answer)).await
     }
 
     /// Takes the attachment away; what is returned has a link to close and to delete. `None`: there is no such one.

@@ -215,6 +215,27 @@ async fn a_repeated_detach_finishes_what_the_first_could_not() {
     }
 }
 
+/// It was closed once, and the port is somebody else's by then.
+#[tokio::test]
+async fn what_still_drains_takes_no_port_from_whoever_has_it_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    let stuck = rig.attach("stuck", 1).await.unwrap();
+    rig.publish("stuck", 1, 8080).await.unwrap();
+    rig.kernel.refuse(veth(&stuck));
+    rig.detach("stuck", false).await.unwrap();
+    rig.attach("b", 2).await.unwrap();
+    rig.publish("b", 2, 8080).await.unwrap();
+    assert!(rig.has(&published(8080)));
+    rig.detach("stuck", true).await.unwrap_err();
+    assert!(rig.has(&published(8080)), "{}", rig.kernel);
+    run(&rig.lifecycle, Watch::Running, false).await.unwrap_err();
+    assert!(rig.has(&published(8080)), "{}", rig.kernel);
+    rig.kernel.heal();
+    rig.detach("stuck", true).await.unwrap();
+    rig.agrees(1, 1).await;
+}
+
 #[tokio::test]
 async fn a_repeated_detach_of_another_plugins_interface_takes_its_ports_away() {
     let folder = tempfile::tempdir().unwrap();
