@@ -47,9 +47,14 @@ fn label(node: &Member, container: &str, app: &str) {
 fn obey(node: &Member, policies: &[&str]) {
     let folder = node.folder.path().join("policies");
     fs::create_dir_all(&folder).unwrap();
-    let draft = node.folder.path().join("draft");
-    fs::write(&draft, policies.join("---\n")).unwrap();
-    fs::rename(draft, folder.join("shop.yaml")).unwrap();
+    let (draft, file) = (node.folder.path().join("draft"), folder.join("shop.yaml"));
+    if policies.is_empty() {
+        // There may be none yet.
+        drop(fs::remove_file(file));
+    } else {
+        fs::write(&draft, policies.join("---\n")).unwrap();
+        fs::rename(draft, file).unwrap();
+    }
     let policies: Vec<String> = policies.iter().map(|text| (*text).to_owned()).collect();
     soon("in force", || {
         let listed = node.client().policies(&blocking::PoliciesRequest::new()).unwrap().policies;

@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn a_name_that_is_too_long_for_a_file_is_told_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let container = "c".repeat(240);
+        let container = "c".repeat(246);
         let error = leave(folder.path(), Key { container_id: &container, ..WEB }).unwrap_err();
         assert_eq!(error.source.raw_os_error(), Some(nix::libc::ENAMETOOLONG));
         assert_eq!(files(folder.path()), [""; 0]);

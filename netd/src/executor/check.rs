@@ -1,7 +1,7 @@
 //! What of an attachment is not in the kernel as it was made, in words. Reads only; to mend is resync's.
 
 use netd_config::{LinkName, Tuning};
-use netd_kernel::{Interface, Kernel, Key, Object, Objects, Sandbox, Scope};
+use netd_kernel::{Interface, Kernel, Key, Object, Objects, Sandbox};
 
 use super::{Executor, ExecutorError};
 use crate::attachment::{Attachment, Facts};
@@ -11,7 +11,8 @@ use crate::node::settings_of;
 type Faults = Result<Vec<String>, ExecutorError>;
 
 impl<K: Kernel> Executor<K> {
-    /// Whatever is not as it was made: links, the sandbox's interface, and what the node's rules and routes hold of it.
+    /// Whatever is not as it was made: links, the sandbox's interface, and what the node's rules and routes hold of it. What
+    /// somebody added to the interface is no fault.
     ///
     /// # Errors
     /// See [`ExecutorError`]; a link that is gone is one.
@@ -63,14 +64,7 @@ impl<K: Kernel> Executor<K> {
     }
 
     fn faults_inside(&self, name: &LinkName, wanted: &Interface, sandbox: &Sandbox) -> Faults {
-        let mut faults = lacks(name, self.kernel.lacking(name, wanted, sandbox)?);
-        for object in self.kernel.observe(Scope::Sandbox(sandbox, name))?.into_values() {
-            if let Object::Interface(found) = object {
-                let more = found.addresses.into_iter().filter(|address| !wanted.addresses.contains(address));
-                faults.extend(more.map(|address| format!("{name} has address {address}, which netd did not give it")));
-            }
-        }
-        Ok(faults)
+        Ok(lacks(name, self.kernel.lacking(name, wanted, sandbox)?))
     }
 
     fn not_held(&self, wanted: &Objects) -> Faults {

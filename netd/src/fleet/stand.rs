@@ -64,7 +64,15 @@ impl Inner {
     async fn add<K: Kernel + 'static>(self: &Arc<Self>, lifecycle: &Lifecycle<K>) -> Result<bool, RoundError> {
         let (objects, is_known) = self.desired();
         let Some(stands) = self.state().stands.take() else { return Ok(false) };
-        if !is_known || self.retire(&objects, &stands) || !self.settle(lifecycle, objects, stands).await?.is_empty() {
+        if !is_known {
+            return Ok(false);
+        }
+        if self.retire(&objects, &stands) {
+            // What is to stand is said anew, with the tunnel.
+            self.state().stands = Some(stands);
+            return Ok(true);
+        }
+        if !self.settle(lifecycle, objects, stands).await?.is_empty() {
             return Ok(false);
         }
         self.say();

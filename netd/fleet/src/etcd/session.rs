@@ -295,7 +295,8 @@ impl<'a> Session<'a> {
         let seen = vec![self.mirror.seen(key.clone())];
         let is_new = before.is_none();
         let mut writes = vec![Write::Put { key, value: serde_json::to_vec(&record)?, lease: self.lease }];
-        writes.extend(self.asked_as_peer().filter(|_| is_new));
+        // A session that is heard for the first time may have asked before it was a peer.
+        writes.extend(self.asked_as_peer().filter(|_| is_new || (self.said.is_none() && self.talk.is_open)));
         let outcome = self.client.txn(Words { seen, writes }).await?;
         if !outcome.is_done {
             self.pause().await?;
