@@ -6,6 +6,7 @@
 //! detach   record ─▶ port shut, rules away ─▶ sockets away ─▶ answer ─▶ (link away ─▶ addresses free)
 //! ```
 
+mod extend;
 mod leave;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ use crate::coexist::Coexist;
 use crate::executor::{Executor, ExecutorError};
 use crate::fleet::Fleet;
 use crate::ipam::LeaseError;
-use crate::node::{AttachError, Attached, Extended, Extension, Follower, Wanted};
+use crate::node::{AttachError, Attached, Wanted};
 use crate::owner::{OwnerError, OwnerHandle, Renewed};
 use crate::policies::{Policies, PolicyError};
 use crate::ports::{PortError, Ports};
@@ -352,74 +353,6 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
         let wired = tokio::task::spawn_blocking(move || executor.wire(&wanted, &sandbox)).await?;
         wired.map_err(|source| LifecycleError::Kernel { key: Box::new(attachment.key.clone()), source })
-    }
-
-    /// Adds what a later stanza of a chain asks for.
-    ///
-    /// # Errors
-    /// See [`LifecycleError`]; the attachment is then as it was.
-    pub async fn extend(&self, follower: Follower, extension: Extension, sandbox: Sandbox) -> Done<Attachment> {
-        let this = self.clone();
-        tokio::spawn(async move {
-            let _turn = this.turns.take(&follower.key).await;
-            this.bury_own(&follower.key).await?.into_iter().for_each(|gone| this.reaper.take(gone));
-            match this.owner.extend(follower, extension).await? {
-                Extended::Already(attachment) => Ok(*attachment),
-                Extended::Changed { before, after } => this.change(*before, *after, sandbox).await,
-            }
-        })
-        .await?
-    }
-
-    async fn change(&self, before: Attachment, after: Attachment, sandbox: Sandbox) -> Done<Attachment> {
-        match self.change_to(&before, after.clone(), sandbox).await {
-            Ok(after) => {
-                if before.ports != after.ports {
-                    // Those that it has no more may be another's.
-                    self.owner.closed(before).await?;
-                }
-                self.fleet.relabelled();
-                info!(key = %after.key, "extended");
-                Ok(after)
-            }
-            Err(error) => {
-                self.go_back(before, after).await?;
-                Err(error)
-            }
-        }
-    }
-
-    async fn change_to(&self, before: &Attachment, mut after: Attachment, sandbox: Sandbox) -> Done<Attachment> {
-        self.ports.hold(&after).await?;
-        let facts = self.extend_in_kernel(before.clone(), after.clone(), sandbox).await?;
-        if facts != after.facts && after.wiring.is_some() {
-            after = self.owner.wired(after.key, facts, None).await?;
-        }
-        self.admit(&after).await?;
-        Ok(after)
-    }
-
-    async fn extend_in_kernel(&self, before: Attachment, after: Attachment, sandbox: Sandbox) -> Done<Facts> {
-        let (executor, key) = (Arc::clone(&self.executor), Box::new(after.key.clone()));
-        let made = tokio::task::spawn_blocking(move || executor.extend(&before, &after, &sandbox)).await?;
-        made.map_err(|source| LifecycleError::Kernel { key, source })
-    }
-
-    /// An extension failed. The rules it made go; what it did inside the sandbox stays, and ends with the sandbox.
-    async fn go_back(&self, mut before: Attachment, after: Attachment) -> Done<()> {
-        let is_new = before.wiring.is_none() && before.leases.is_empty() && before.ports.is_empty();
-        let (executor, old, new) = (Arc::clone(&self.executor), before.clone(), after.clone());
-        tokio::task::spawn_blocking(move || executor.restore(&old, &new)).await??;
-        if is_new {
-            drop(self.owner.drain(after.key.clone()).await?);
-            self.ports.release(&after.key).await;
-        } else {
-            before.facts = self.owner.one(after.key.clone()).await?.map_or(before.facts, |now| now.facts);
-            self.owner.put(before.clone()).await?;
-            self.ports.hold(&before).await?;
-        }
-        self.owner.closed(after).await?;
-        Ok(())
     }
 
     /// What a reserver of nerdctl's held becomes ours when it has died; while it lives, nothing changes.

@@ -1,7 +1,7 @@
 //! How attachments go: by a detach, a tombstone, or the death of their sandbox. The record goes first, then the rules, then the
 //! link, then the addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use netd_config::ContainerId;
@@ -188,7 +188,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// `current`: the attachment that has the key now.
     async fn close_beside(&self, gone: &Attachment, current: Option<Attachment>) -> Done<()> {
         let is_replaced = current.is_some();
-        let ports = self.owner.not_closed(gone.clone()).await?;
+        let ports = if gone.ports.is_empty() { BTreeSet::new() } else { self.owner.not_closed(gone.clone()).await? };
         let (executor, closing) = (Arc::clone(&self.executor), gone.clone());
         tokio::task::spawn_blocking(move || executor.close(&closing, current.as_ref(), &ports)).await??;
         if !is_replaced {
