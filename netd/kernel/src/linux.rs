@@ -11,6 +11,7 @@ mod messages;
 mod namespace;
 mod observe;
 mod ruleset;
+mod switches;
 pub(crate) mod underlay;
 mod vlan;
 mod way;
@@ -30,7 +31,7 @@ use netd_netlink::nft::{Changes, Others};
 use netd_netlink::{Link, NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 
-use crate::object::{Bridge, Family, Flow, Interface, Key, Mac, Object, Objects, Port, Step, Veth};
+use crate::object::{Bridge, Flow, Interface, Key, Mac, Object, Objects, Port, Step, Veth};
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
 pub(crate) use inside::Inside;
 use namespace::Entrant;
@@ -147,7 +148,7 @@ impl LinuxKernel {
             Err(error) => return Err(unmade(name, bridge, action(), error)),
         }
         let link = socket.fetch(messages::by_name(name)).map_err(|error| refused(action(), error))?;
-        switch_all(name, &BRIDGE_SWITCHES)?;
+        switches::set(name, &switches::OF_BRIDGE)?;
         // A bridge that was given its MAC keeps it when a port with a lower one comes or goes.
         let index = observe::index(&link);
         let mut batch = vec![(messages::pin(index, bridge, &observe::mac_octets(&link)), 0)];
@@ -300,7 +301,7 @@ impl Kernel for LinuxKernel {
             Scope::Wiring => {
                 let mut objects = observe::node(&mut self.socket(), &self.tunnels).map_err(failed)?;
                 objects.extend(self.ruleset.observe().map_err(failed)?);
-                observe_forwarding(&mut objects);
+                switches::observe(&mut objects);
                 Ok(objects)
             }
             Scope::Filters => observe::filtered(&mut self.socket()).map_err(failed),
@@ -311,7 +312,7 @@ impl Kernel for LinuxKernel {
             }
             Scope::Forwarding => {
                 let mut objects = Objects::new();
-                observe_forwarding(&mut objects);
+                switches::observe(&mut objects);
                 Ok(objects)
             }
             Scope::Ruleset => {
@@ -336,7 +337,7 @@ impl Kernel for LinuxKernel {
                 [step] if !ruleset::is_ours(step) && !way::is_ours(step) => self.take(step, sandbox),
                 run if run.iter().all(way::is_ours) => way::apply(&mut self.socket(), run),
                 run if run.iter().all(ruleset::is_ours) => {
-                    self.ruleset.apply(run).and_then(|()| run.iter().try_for_each(switch_forwarding))
+                    self.ruleset.apply(run).and_then(|()| run.iter().try_for_each(switches::switch_on))
                 }
                 run => self.delete_all(run),
             };
@@ -420,37 +421,6 @@ impl Kernel for LinuxKernel {
 /// rules may rely on it.
 const FILTER_TAGGED: &str = "/proc/sys/net/bridge/bridge-nf-filter-vlan-tagged";
 
-fn switch(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "/proc/sys/net/ipv4/ip_forward",
-        Family::V6 => "/proc/sys/net/ipv6/conf/all/forwarding",
-    }
-}
-
-/// Set before the bridge goes up. The node takes no router's word from its sandboxes; its own link-local address works at
-/// once (the first packet to a sandbox would wait for it, 1 to 2 s); replies may come by another way than the routes say;
-/// and 127/8 reaches published ports (the ruleset drops it from everywhere else).
-const BRIDGE_SWITCHES: [Switch; 4] = [
-    ("ipv4", "route_localnet", "1"),
-    ("ipv4", "rp_filter", "2"),
-    ("ipv6", "accept_ra", "0"),
-    ("ipv6", "accept_dad", "0"),
-];
-
-/// IP version, name and value of a link's switch.
-type Switch = (&'static str, &'static str, &'static str);
-
-fn switch_all(name: &LinkName, switches: &[Switch]) -> Result<(), KernelError> {
-    for (version, switch, value) in switches.iter().copied() {
-        let path = format!("/proc/sys/net/{version}/conf/{name}/{switch}");
-        match fs::write(&path, value) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && version == "ipv6" => {}
-            written => written.map_err(|source| KernelError::Refused { action: format!("write {path}"), source })?,
-        }
-    }
-    Ok(())
-}
-
 /// Steps for people, who do not read a hundred thousand.
 fn told(run: &[Step]) -> String {
     const MOST: usize = 3;
@@ -464,34 +434,6 @@ fn told(run: &[Step]) -> String {
 fn goes_with(one: &Step, next: &Step) -> bool {
     let deletes: fn(&Step) -> bool = |step| matches!(step, Step::Delete(Key::Veth(_)));
     [ruleset::is_ours, fabric::is_ours, way::is_ours, deletes].iter().any(|is| is(one) && is(next))
-}
-
-/// The switch decides whether it is on, the guard's element (if it was seen) whether it is guarded.
-fn observe_forwarding(objects: &mut Objects) {
-    for family in [Family::V4, Family::V6] {
-        let key = Key::Forwarding(family);
-        if is_forwarding(family) {
-            objects.entry(key).or_insert(Object::Forwarding { guarded: false });
-        } else {
-            objects.remove(&key);
-        }
-    }
-}
-
-fn is_forwarding(family: Family) -> bool {
-    fs::read_to_string(switch(family)).is_ok_and(|text| text.trim() == "1")
-}
-
-/// On, once its guard stands. It is never switched off: others may count on it.
-fn switch_forwarding(step: &Step) -> Result<(), KernelError> {
-    let (Step::Create(Key::Forwarding(family), _) | Step::Replace(Key::Forwarding(family), _)) = step else {
-        return Ok(());
-    };
-    if is_forwarding(*family) {
-        return Ok(());
-    }
-    fs::write(switch(*family), "1")
-        .map_err(|source| KernelError::Refused { action: format!("switch {} on", switch(*family)), source })
 }
 
 /// A link's number. To ask for a name otherwise (`SIOCGIFINDEX`) has the kernel look for a module where there is none

@@ -11,7 +11,8 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use super::{CREATE, LinuxKernel, Switch, existing, index, messages, observe, refused, switch_all};
+use super::switches::{self, Switch};
+use super::{CREATE, LinuxKernel, existing, index, messages, observe, refused};
 use crate::object::{GatewayLink, Mac, Object, VlanRange, Vlans};
 use crate::seam::KernelError;
 
@@ -131,7 +132,7 @@ impl LinuxKernel {
         let failed =
             |error| refused(format!("make link {name} the gateway of VLAN {} of {bridge}", wanted.vlan), error);
         socket.execute(batch).map_err(failed)?;
-        switch_all(name, &SWITCHES)?;
+        switches::set(name, &SWITCHES)?;
         let index = index(&mut socket, name)?;
         let addresses = wanted.addresses.iter().map(|address| (messages::address(index, *address), NLM_F_CREATE));
         let batch = addresses.chain([(messages::up(index), 0)]).collect();

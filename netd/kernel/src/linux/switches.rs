@@ -1,0 +1,67 @@
+//! Switches in `/proc/sys/net`: by which the node forwards packets, and those of its links.
+
+use std::{fs, io};
+
+use netd_config::LinkName;
+
+use crate::object::{Family, Key, Object, Objects, Step};
+use crate::seam::KernelError;
+
+fn switch(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "/proc/sys/net/ipv4/ip_forward",
+        Family::V6 => "/proc/sys/net/ipv6/conf/all/forwarding",
+    }
+}
+
+/// The switch decides whether it is on, the guard's element (if it was seen) whether it is guarded.
+pub(super) fn observe(objects: &mut Objects) {
+    for family in [Family::V4, Family::V6] {
+        let key = Key::Forwarding(family);
+        if is_on(family) {
+            objects.entry(key).or_insert(Object::Forwarding { guarded: false });
+        } else {
+            objects.remove(&key);
+        }
+    }
+}
+
+fn is_on(family: Family) -> bool {
+    fs::read_to_string(switch(family)).is_ok_and(|text| text.trim() == "1")
+}
+
+/// On, once its guard stands. It is never switched off: others may count on it.
+pub(super) fn switch_on(step: &Step) -> Result<(), KernelError> {
+    let (Step::Create(Key::Forwarding(family), _) | Step::Replace(Key::Forwarding(family), _)) = step else {
+        return Ok(());
+    };
+    if is_on(*family) {
+        return Ok(());
+    }
+    fs::write(switch(*family), "1")
+        .map_err(|source| KernelError::Refused { action: format!("switch {} on", switch(*family)), source })
+}
+
+/// Set before the bridge goes up. The node takes no router's word from its sandboxes; its own link-local address works at
+/// once (the first packet to a sandbox would wait for it, 1 to 2 s); replies may come by another way than the routes say;
+/// and 127/8 reaches published ports (the ruleset drops it from everywhere else).
+pub(super) const OF_BRIDGE: [Switch; 4] = [
+    ("ipv4", "route_localnet", "1"),
+    ("ipv4", "rp_filter", "2"),
+    ("ipv6", "accept_ra", "0"),
+    ("ipv6", "accept_dad", "0"),
+];
+
+/// IP version, name and value of a link's switch.
+pub(super) type Switch = (&'static str, &'static str, &'static str);
+
+pub(super) fn set(name: &LinkName, switches: &[Switch]) -> Result<(), KernelError> {
+    for (version, switch, value) in switches.iter().copied() {
+        let path = format!("/proc/sys/net/{version}/conf/{name}/{switch}");
+        match fs::write(&path, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && version == "ipv6" => {}
+            written => written.map_err(|source| KernelError::Refused { action: format!("write {path}"), source })?,
+        }
+    }
+    Ok(())
+}
