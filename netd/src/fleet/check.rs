@@ -121,7 +121,7 @@ impl Inner {
         }
         let narrow = narrow(check, block);
         if narrow.is_some() {
-            self.moved.notify_one();
+            self.measure_again();
         }
         check.troubles.extend(narrow);
         let after = self.carried(hop);

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::Inner;
 use super::check::{AT_A_TIME, LEAST, identifier};
 
-/// A way is tried so often, with one packet where all is well.
+/// A way is tried so often, with one packet where all is well: also where other ways come and go meanwhile.
 const EVERY: Duration = Duration::from_mins(1);
 /// After so long a narrow way may have become wider, and who did not answer may.
 const ANEW: Duration = Duration::from_mins(10);
@@ -36,6 +36,17 @@ pub(super) struct Found {
     /// Octets of the largest packet that came back. `None`: not even the smallest did.
     mtu: Option<u32>,
     at: Instant,
+    /// When it was tried last; `None`: it is to be tried again at once.
+    tried: Option<Instant>,
+}
+
+impl Found {
+    /// Who answers is tried often, and who does not seldom.
+    fn is_due(&self, now: Instant) -> bool {
+        let since = |at: Instant| now.duration_since(at);
+        let is_often = self.mtu.is_some() && self.tried.is_none_or(|tried| since(tried) >= EVERY);
+        is_often || since(self.at) >= ANEW
+    }
 }
 
 /// By a peer's address.
@@ -56,8 +67,7 @@ fn due(paths: &BTreeMap<IpAddr, Path>, measured: &Measured, now: Instant) -> Vec
             return Some((*to, path.mtu, None));
         };
         let is_over = now.duration_since(found.at) >= ANEW;
-        let is_due = found.mtu.is_some() || is_over;
-        is_due.then_some((*to, path.mtu, found.mtu.filter(|_| !is_over)))
+        found.is_due(now).then_some((*to, path.mtu, found.mtu.filter(|_| !is_over)))
     });
     all.collect()
 }
@@ -84,6 +94,12 @@ impl Inner {
         }
     }
 
+    /// All that answer, now: somebody has seen that a way is narrower than was found.
+    pub(super) fn measure_again(&self) {
+        self.state().measured.values_mut().for_each(|found| found.tried = None);
+        self.moved.notify_one();
+    }
+
     /// Says whether some way is another than before.
     fn learn(&self, found: Vec<(IpAddr, u32, Option<u32>)>) -> bool {
         let mut state = self.state();
@@ -91,10 +107,10 @@ impl Inner {
         for (to, link, mtu) in found {
             let before = state.measured.get(&to).copied().filter(|before| before.link == link);
             let known = before.and_then(|before| before.mtu);
-            let at = before.filter(|before| before.mtu == mtu && before.at.elapsed() < ANEW);
-            state
-                .measured
-                .insert(to, Found { link, mtu: mtu.or(known), at: at.map_or_else(Instant::now, |one| one.at) });
+            let now = Instant::now();
+            let at = before.filter(|before| before.mtu == mtu && now.duration_since(before.at) < ANEW);
+            let at = at.map_or(now, |before| before.at);
+            state.measured.insert(to, Found { link, mtu: mtu.or(known), at, tried: Some(now) });
             match mtu {
                 Some(mtu) if mtu < link && known != Some(mtu) => {
                     warn!(%to, mtu, link, "a link on the way to a peer is narrower than this node's");

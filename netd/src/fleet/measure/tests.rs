@@ -26,14 +26,17 @@ fn the_largest_size_is_found_in_few_packets() {
     }
 }
 
+fn found(link: u32, mtu: Option<u32>) -> Found {
+    let now = Instant::now();
+    Found { link, mtu, at: now, tried: Some(now) }
+}
+
 fn path(mtu: u32, narrow: Option<u32>) -> Path {
     Path { link: "up0".to_owned(), mtu, narrow, source: None, router: None }
 }
 
 #[test]
 fn a_way_is_as_narrow_as_anybody_says_who_speaks_of_this_link() {
-    let now = Instant::now();
-    let found = |link, mtu| Found { link, mtu, at: now };
     let to = |last: u8| [192, 0, 2, last].into();
     let table = [
         (path(1_500, None), found(1_500, Some(1_300)), Some(1_300)),
@@ -55,13 +58,16 @@ fn who_is_new_or_answers_is_measured_and_who_is_silent_seldom() {
     let to = [192, 0, 2, 1].into();
     let paths = BTreeMap::from([(to, path(1_500, None))]);
     let after = |found: Option<(u32, Option<u32>)>, passed: Duration| {
-        let measured = found.map(|(link, mtu)| (to, Found { link, mtu, at: begin }));
+        let measured = found.map(|(link, mtu)| (to, Found { link, mtu, at: begin, tried: Some(begin) }));
         due(&paths, &measured.into_iter().collect(), begin + passed).into_iter().map(|one| one.2).collect::<Vec<_>>()
     };
     assert_eq!(after(None, Duration::ZERO), [None]);
     assert_eq!(after(Some((9_000, Some(9_000))), Duration::ZERO), [None], "of another link");
+    assert_eq!(after(Some((1_500, Some(1_300))), EVERY / 2), [], "others came meanwhile");
     assert_eq!(after(Some((1_500, Some(1_300))), EVERY), [Some(1_300)]);
     assert_eq!(after(Some((1_500, Some(1_300))), ANEW), [None], "it may be wider by now");
     assert_eq!(after(Some((1_500, None)), EVERY), []);
     assert_eq!(after(Some((1_500, None)), ANEW), [None]);
+    let again = BTreeMap::from([(to, Found { tried: None, ..found(1_500, Some(1_300)) })]);
+    assert_eq!(due(&paths, &again, begin).len(), 1, "somebody saw that it is narrower");
 }
