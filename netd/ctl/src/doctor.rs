@@ -12,6 +12,7 @@ mod facts;
 mod firewall;
 mod fleet;
 mod kernel;
+mod neighbours;
 mod sysctl;
 mod trial;
 

@@ -1,11 +1,11 @@
-//! Judges the facts. Pure. netd, its networks and the plugins are here; kernel, sysctls, containerd, firewalls and the
-//! fleet have files of their own.
+//! Judges the facts. Pure. netd, its networks and the plugins are here; kernel, sysctls, neighbours, containerd, firewalls
+//! and the fleet have files of their own.
 
 use std::collections::BTreeSet;
 
 use super::containerd::{self, OURS};
 use super::facts::{Answers, Facts, Nerdctl, Plugins, Socket};
-use super::{Finding, firewall, fleet, kernel, sysctl};
+use super::{Finding, firewall, fleet, kernel, neighbours, sysctl};
 use crate::model::{Network, Sandbox, short_id};
 
 /// Names that our folder must have: what nerdctl's and containerd's own conflists call.
@@ -26,6 +26,7 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     findings.extend(answers.sandboxes.iter().filter_map(many_ports));
     findings.extend(kernel::check(&facts.kernel));
     findings.extend(sysctl::check(&facts.sysctls, &bridges(answers), answers.status.attachments));
+    findings.extend(neighbours::check(&facts.neighbours, answers.status.attachments));
     findings.extend(containerd::check(&facts.containerd));
     findings.extend(plugins(&facts.plugins));
     findings.extend(nerdctl(&facts.nerdctl));

@@ -9,6 +9,7 @@ use super::containerd::{self, Containerd, OURS, said};
 use super::firewall::{self, Firewalls};
 use super::fleet::{self, Fleet};
 use super::kernel::Kernel;
+use super::neighbours::{self, Table};
 use super::sysctl::{self, Sysctls};
 use super::{Place, trial};
 use crate::ask::{self, Netd};
@@ -24,6 +25,7 @@ const OTHER_PLUGINS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/
 pub(crate) struct Facts {
     pub(crate) kernel: Kernel,
     pub(crate) sysctls: Sysctls,
+    pub(crate) neighbours: Vec<Table>,
     pub(crate) netd: Result<Answers, String>,
     /// netd's socket: path, and its state if it is there.
     pub(crate) socket: (String, Option<Socket>),
@@ -92,6 +94,7 @@ pub(crate) fn gather(place: &Place) -> Facts {
     Facts {
         kernel: kernel(place),
         sysctls: sysctl::gather(place),
+        neighbours: neighbours::gather(place),
         netd: ask_netd(&place.socket),
         socket: (place.socket.display().to_string(), socket(&place.socket)),
         containerd: containerd::gather(place, &processes),
@@ -218,6 +221,7 @@ fn tasks(place: &Place) -> BTreeSet<String> {
 mod tests {
     use super::{gather, module_name};
     use crate::doctor::Place;
+    use crate::doctor::neighbours::{Family, Table};
 
     #[test]
     fn modules_are_named_as_the_kernel_names_them() {
@@ -239,6 +243,8 @@ mod tests {
         write("lib/modules/6.1.0-9-amd64/modules.dep", "kernel/drivers/net/veth.ko:\n");
         write("proc/sys/net/ipv4/ip_forward", "1\n");
         write("proc/sys/net/ipv4/conf/all/rp_filter", "1\n");
+        write("proc/sys/net/ipv4/neigh/default/gc_thresh3", "1024\n");
+        write("proc/net/stat/arp_cache", "entries table_fulls\n00000010 00000000\n");
         write("proc/77/comm", "netd-hook\n");
         write("proc/78/comm", "dockerd\n");
         write("etc/containerd/config.toml", "version = 3\nimports = [\"conf.d/*.toml\"]\n");
@@ -251,6 +257,7 @@ mod tests {
         let facts = gather(&place);
         assert_eq!((facts.kernel.release.as_str(), facts.kernel.modules.contains("veth")), ("6.1.0-9-amd64", true));
         assert_eq!((facts.sysctls.ip_forward, facts.sysctls.rp_filter["all"]), (Some(1), 1));
+        assert_eq!(facts.neighbours, [Table { family: Family::V4, most: 1_024, entries: 16, fulls: 0 }]);
         assert_eq!((facts.containerd.hook, facts.firewalls.names), (true, vec!["docker"]));
         let settings = facts.containerd.settings.unwrap();
         assert_eq!(settings.bin_dirs.unwrap()[0], "/usr/libexec/netd/cni");

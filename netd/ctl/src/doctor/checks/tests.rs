@@ -8,6 +8,7 @@ use crate::doctor::facts::{Answers, Facts, Nerdctl, Plugins, Reservation, Socket
 use crate::doctor::firewall::{Firewalls, chains};
 use crate::doctor::fleet::{self, Fleet};
 use crate::doctor::kernel::{FEATURES, Kernel};
+use crate::doctor::neighbours::{self, Family, Table};
 use crate::doctor::sysctl::{Sysctls, ra_uplinks};
 use crate::doctor::{Finding, Level};
 use crate::model::{Attachment, Firewall, Network, Port, Sandbox, Status};
@@ -26,6 +27,7 @@ pub(crate) fn healthy() -> Facts {
             ra_uplinks: BTreeSet::from(["eth0".to_owned()]),
             bridge_nf: Some(1),
         },
+        neighbours: vec![Table { family: Family::V4, most: 1_024, entries: 20, fulls: 0 }],
         netd: Ok(Answers {
             status: Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -248,6 +250,21 @@ fn sysctls() {
     finds(Level::Warning, "net.ipv4.conf.netd0.rp_filter", |facts| {
         facts.sysctls.rp_filter.insert("netd0".to_owned(), 0);
     });
+}
+
+#[test]
+fn neighbours() {
+    let object = "net.ipv4.neigh.default.gc_thresh3";
+    let found = finds(Level::Problem, object, |facts| facts.neighbours[0].fulls = 3);
+    assert!(found.meaning.contains("full 3 times") && found.remedy.contains("gc_thresh3=8192 and gc_thresh2=4096"));
+    let since_widened = Table { family: Family::V4, most: 8_192, entries: 20, fulls: 3 };
+    assert_eq!(neighbours::check(&[since_widened], 1)[0].level, Level::Ok);
+    finds(Level::Warning, object, |facts| facts.neighbours[0].entries = 600);
+    finds(Level::Warning, object, |facts| facts.netd.as_mut().unwrap().status.attachments = 300);
+    let statistics = "entries  allocs   destroys hash_grows table_fulls\n0000028f 00028018 0002b690 00000009 0005dfed\n\
+        0000028f 00028a2c 00025125 00000004 00000013\n";
+    assert_eq!(neighbours::count(statistics), Some((0x28f, 0x5dfed + 0x13)));
+    assert_eq!([neighbours::count(""), neighbours::count("entries table_fulls\n")], [None; 2]);
 }
 
 #[test]
