@@ -27,6 +27,8 @@ const LONG_PAUSE: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_secs(1);
 /// Real members that start at once while a fleet is made.
 const AT_ONCE: usize = 8;
+/// Addresses for the store, the crowd and all that join later.
+const NEWCOMERS: usize = 128;
 /// The lease of nodes that stay (netd's default), and of the one that flaps (seconds).
 const LEASE: u64 = 10;
 const SHORT_LEASE: u64 = 2;
@@ -76,7 +78,7 @@ pub(super) struct Spent {
 
 impl<'a> Course<'a> {
     pub(super) fn new(case: Case, netd: &'a str, etcd: &Path) -> Result<Self> {
-        let ground = Ground::new()?;
+        let ground = Ground::new(case.real + case.simulated + NEWCOMERS)?;
         let store = Store::start(&ground, etcd, case.stores)?;
         let (watch, routes) = (Watch::start(&store, PREFIX)?, Routes::new()?);
         let crowd = if case.simulated > 0 { Some(Crowd::new(&ground, POOL)?) } else { None };

@@ -15,7 +15,7 @@ pub(super) const CASE: &str = "by-hand";
 /// Notes how long `count` nodes take at once, and one more.
 pub(super) fn measure(count: usize, runs: usize, samples: &mut Samples) -> Result<()> {
     for _ in 0..runs {
-        let ground = Ground::new()?;
+        let ground = Ground::new(0)?;
         for (is_vxlan, all, one) in [(true, "all-vxlan", "one-vxlan"), (false, "all-direct", "one-direct")] {
             let (space, address) = ground.place()?;
             if is_vxlan {

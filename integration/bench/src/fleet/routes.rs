@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn only_netds_routes_are_heard_as_they_come_and_go() {
-        let ground = Ground::new().unwrap();
+        let ground = Ground::new(0).unwrap();
         let (space, _) = ground.place().unwrap();
         let routes = Routes::new().unwrap();
         assert_eq!(routes.listen(&space).unwrap(), 0);
