@@ -30,6 +30,7 @@ fn netd_knows_what_a_pod_is_on_containerd_2_4() {
 
 fn netd_knows_what_a_pod_is(release: Release) {
     let mut bed = Bed::start(release, &Plugins::Netd).unwrap();
+    only_by_nri(&mut bed);
     let mut hook = hook(&bed, &[]);
     registered(&hook, 1);
     // Each value as long as containerd takes it; all of them make a message of 70,000 bytes.
@@ -95,6 +96,15 @@ fn containerd_reads_a_message_of_many_frames() {
     let bed = Bed::start(Release::V2_4, &Plugins::Netd).unwrap();
     let hook = hook(&bed, &["--name", &"n".repeat(70_000)]);
     registered(&hook, 1);
+}
+
+/// netd does not find containerd from now on: what it knows of a pod it has from the hook.
+fn only_by_nri(bed: &mut Bed) {
+    let netd = bed.netd.as_mut().unwrap();
+    bed.node.write("/etc/netd/netd.toml", "containerd_socket = '/run/nobody.sock'\n").unwrap();
+    netd.daemon.terminate().unwrap();
+    netd.daemon.start_again().unwrap();
+    netd.wait(&bed.node).unwrap();
 }
 
 fn hook(bed: &Bed, arguments: &[&str]) -> Daemon {
