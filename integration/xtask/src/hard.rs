@@ -24,7 +24,8 @@ pub(crate) fn crash(arguments: &[String]) -> Result<()> {
     cargo(&test, Some(("NETD_CRASH_KILLS", kills)))
 }
 
-/// Does to real nodes and a real etcd what may happen to them, as many rounds as `--rounds` says.
+/// Does to real nodes and a real etcd what may happen to them, as many rounds as `--rounds` says; what is promised has to be
+/// kept.
 pub(crate) fn chaos(arguments: &[String]) -> Result<()> {
     let rounds = match arguments {
         [] => ROUNDS,
@@ -33,7 +34,8 @@ pub(crate) fn chaos(arguments: &[String]) -> Result<()> {
         }
         _ => bail!("usage: cargo xtask chaos [--rounds N]"),
     };
-    (0..rounds).try_for_each(|_| cargo(&["test", "--package", "netd", "--test", "chaos"], None))
+    (0..rounds)
+        .try_for_each(|_| cargo(&["test", "--package", "netd", "--test", "chaos"], Some(("NETD_CHAOS_STRICT", "1"))))
 }
 
 /// Plays a fleet with every fault, in as many schedules as `--schedules` says; then with every rule broken in turn, until that is

@@ -19,6 +19,8 @@ use crate::rig::nodes::{Member, NETWORK, Nodes, Sandbox, soon};
 use crate::store::Store;
 use crate::traffic::{Flow, serve};
 
+/// Whoever sets it, on a machine with nothing else to do, holds us to what is promised (`cargo xtask chaos`).
+const STRICT: &str = "NETD_CHAOS_STRICT";
 /// What is promised after a healing; a busy machine may be late.
 const PROMISED: Duration = Duration::from_secs(2);
 const LATEST: Duration = Duration::from_secs(10);
@@ -174,7 +176,9 @@ impl World {
     #[track_caller]
     pub(crate) fn right(&self, since: &str) {
         let took = self.right_meanwhile(Instant::now(), since);
-        if took > PROMISED {
+        let is_kept = took <= PROMISED;
+        assert!(is_kept || is_guest() || std::env::var_os(STRICT).is_none(), "{}: {took:?} after {since}", self.name);
+        if !is_kept {
             self.say("that was later than promised");
         }
     }

@@ -15,7 +15,7 @@ pub(crate) fn describe(client: &Client, container: &str, name: &str, labels: &[(
     request.namespace = "shop".to_owned();
     request.labels.extend(labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
     request.source = "nri".to_owned();
-    client.describe(&request).unwrap();
+    assert_eq!(client.describe(&request).unwrap().failure, None.into());
 }
 
 /// The names of those that were applied.
