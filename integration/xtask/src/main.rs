@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let done = match word.as_str() {
         "demo" => demo::run(&arguments),
         "parts" => parts::run(),
-        "test" => test(),
+        "test" => test(std::env::var_os("CI").is_some()),
         "crash" => hard::crash(&arguments),
         "chaos" => hard::chaos(&arguments),
         "fleet" => hard::fleet(&arguments),
@@ -46,17 +46,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn test() -> Result<()> {
+fn test(is_strict: bool) -> Result<()> {
     packaging::run()?;
     parts::run()?;
-    suite::run()
+    suite::run(is_strict)
 }
 
 fn ci() -> Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     tidy::run()?;
-    test()
+    test(true)?;
+    demo::run(&[])?;
+    demo::run(&["nodes".to_owned()])
 }
 
 pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {

@@ -22,11 +22,11 @@ pub(super) struct Programs {
 }
 
 impl Programs {
-    /// netd's own, built and laid out in `target/dist`. Those that the workspace does not have yet are left out.
+    /// netd's own, built and laid out in `target/dist`.
     pub(super) fn of_netd() -> Result<Self> {
         dist::run()?;
         let dist = std::env::current_dir()?.join(DIST);
-        let program = |name: &str| Some(dist.join(name)).filter(|path| path.exists());
+        let program = |name: &str| Some(dist.join(name));
         Ok(Self {
             title: "netd",
             plugins: dist.join("cni"),
