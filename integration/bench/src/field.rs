@@ -10,7 +10,7 @@ use crate::packet;
 use crate::space::Space;
 
 /// After so many adds a packet passes; also after the first.
-const PACKET_EVERY: u32 = 50;
+pub(crate) const PACKET_EVERY: u32 = 50;
 
 /// A case in its place.
 #[derive(Debug)]

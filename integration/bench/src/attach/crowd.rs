@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::case::{Api, Sandbox};
-use crate::field::Field;
+use crate::field::{Field, PACKET_EVERY};
 use crate::network::Writing;
+use crate::packet;
 
 /// Adds that are asked for at the same time.
 pub(super) const AT_ONCE: usize = 100;
@@ -34,19 +35,25 @@ pub(super) fn at_once(field: &mut Field, attachments: usize) -> Result<Crowd> {
     let netd = field.case.netd().context("no netd to ask")?;
     let (socket, data_dir) = (netd.socket.clone(), field.node.data_dir());
     let sandboxes = (0..AT_ONCE).map(|_| field.sandbox()).collect::<Result<Vec<_>>>()?;
-    let barrier = Barrier::new(AT_ONCE + 1);
+    let barrier = Barrier::new(AT_ONCE);
     let ask = |sandbox| {
         barrier.wait();
-        Api::attach(&socket, &data_dir, Writing::One, sandbox)
+        let begin = Instant::now();
+        let outcome = Api::attach(&socket, &data_dir, Writing::One, sandbox);
+        (begin, Instant::now(), outcome)
     };
     let ask = &ask;
-    let (all, outcomes) = thread::scope(|scope| {
+    let done: Vec<_> = thread::scope(|scope| {
         let workers: Vec<_> = sandboxes.iter().map(|sandbox| scope.spawn(move || ask(sandbox))).collect();
-        barrier.wait();
-        let start = Instant::now();
-        let outcomes: Vec<_> = workers.into_iter().filter_map(|worker| worker.join().ok()).collect();
-        (start.elapsed(), outcomes)
+        workers.into_iter().filter_map(|worker| worker.join().ok()).collect()
     });
+    let first = done.iter().map(|(begin, ..)| *begin).min().context("nobody asked")?;
+    let last = done.iter().map(|(_, end, _)| *end).max().context("nobody was answered")?;
+    let all = last - first;
+    let outcomes: Vec<_> = done.into_iter().map(|(.., outcome)| outcome).collect();
+    if let (Some(sandbox), Some(Ok(added))) = (sandboxes.first(), outcomes.first()) {
+        packet::pass(&field.node.space, &sandbox.space, added.address).context("one of 100 at once")?;
+    }
     let errors: Vec<String> =
         outcomes.iter().filter_map(|one| one.as_ref().err()).map(|error| format!("{error:#}")).collect();
     for sandbox in &sandboxes {
@@ -77,7 +84,11 @@ pub(super) fn churn(field: &mut Field, adds: usize) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
     for _ in 0..adds {
         let sandbox = field.sandbox()?;
-        times.push(Api::attach(&socket, &data_dir, Writing::One, &sandbox)?.took);
+        let attached = Api::attach(&socket, &data_dir, Writing::One, &sandbox)?;
+        times.push(attached.took);
+        if sandbox.number % PACKET_EVERY == 0 {
+            packet::pass(&field.node.space, &sandbox.space, attached.address).context("while others are detached")?;
+        }
         // A detacher that failed says so below.
         drop(added.send(sandbox));
         // A deleted link takes the kernel about 20 ms: faster adds would only fill the bridge.

@@ -100,9 +100,16 @@ impl Case for Cni {
             netd.wait_until_drained()?;
             return Ok(Gone { answered, leasable: start.elapsed() });
         }
-        // host-local has given the address back; the link would go with its namespace, and here goes outside the clock.
-        let link = result["interfaces"][1]["name"].as_str().context("the result has no host interface")?;
-        node.space.output(&format!("ip link del {link}"))?;
+        // host-local has given the address back. Without a namespace the official bridge leaves its link and its rules of
+        // masquerade behind: they go outside the clock, so that a later add does not find them.
+        let path = sandbox.space.path();
+        node.space.run(move || {
+            for mut stanza in this.stanzas(node, sandbox).into_iter().rev() {
+                stanza["prevResult"] = previous.clone();
+                this.execute(node, "DEL", sandbox, &path, &stanza)?;
+            }
+            Ok(())
+        })?;
         Ok(Gone { answered, leasable: answered })
     }
 

@@ -201,7 +201,7 @@ impl<'a> Course<'a> {
         let begin = Instant::now();
         self.members[number].start(&setup)?;
         let known = self.until_known(&name)?;
-        self.until_seen(&name, known.1)?;
+        self.until_seen((number, &name), known.1)?;
         self.note(samples, (number, &name), (begin, known))?;
         sleep(REST);
         // The newcomer's own work is its own.
@@ -217,7 +217,7 @@ impl<'a> Course<'a> {
         let begin = Instant::now();
         let name = self.crowd.as_mut().context("no crowd")?.join(address, endpoints)?;
         let known = self.until_known(&name)?;
-        self.until_seen(&name, known.1)?;
+        self.until_seen((usize::MAX, &name), known.1)?;
         self.note(samples, (usize::MAX, &name), (begin, known))?;
         sleep(REST);
         Ok(self.reading()?.since(&before, idle))
@@ -229,13 +229,15 @@ impl<'a> Course<'a> {
     }
 
     /// Until this newcomer is known to all others, and they to it.
-    fn until_seen(&self, name: &str, block: Ipv4Net) -> Result<()> {
+    fn until_seen(&self, (newcomer, name): (usize, &str), block: Ipv4Net) -> Result<()> {
         let others = self.nodes() - 1;
         let mirrors = self.crowd.as_ref().map_or(0, Crowd::count) - usize::from(name.starts_with("simulated"));
-        let is_there = |table: &Table| table.since.contains_key(&block) || peers(table) >= others;
+        let is_there = |(number, table): (usize, &Table)| {
+            if number == newcomer { peers(table) >= others } else { table.since.contains_key(&block) }
+        };
         until(
             || {
-                let is_routed = self.routes.look(|tables| tables.iter().all(is_there))?;
+                let is_routed = self.routes.look(|tables| tables.iter().enumerate().all(is_there))?;
                 Ok(is_routed && self.crowd.as_ref().is_none_or(|crowd| crowd.sightings(name).len() >= mirrors))
             },
             || format!("{name} is not known everywhere"),

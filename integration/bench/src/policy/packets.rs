@@ -18,6 +18,7 @@ pub(super) const AGAIN: &str = "no-table-again";
 pub(super) const NETD: &str = "netd";
 pub(super) const LINEAR: &str = "iptables";
 pub(super) const BRIDGE_NONE: &str = "bridge-no-table";
+pub(super) const BRIDGE_AGAIN: &str = "bridge-no-table-again";
 pub(super) const BRIDGE: &str = "bridge";
 /// With `br_netfilter`, that is, and ten rules.
 pub(super) const FILTERED: &str = "bridge-filtered";
@@ -58,7 +59,7 @@ fn courses(netd: &Path, only: &[String]) -> Result<Vec<Course>> {
     plan.extend(RULES.map(|rules| (NETD, Writing::Open, Way::Netd(rules))));
     plan.extend(RULES.into_iter().filter(|rules| *rules > 0).map(|rules| (LINEAR, Writing::Open, Way::Linear(rules))));
     plan.extend(PARTS.map(|(name, text)| (name, Writing::Open, Way::Table(text))));
-    plan.push((BRIDGE_NONE, Writing::One, Way::Bare));
+    plan.extend([BRIDGE_NONE, BRIDGE_AGAIN].map(|name| (name, Writing::One, Way::Bare)));
     plan.push((BRIDGE, Writing::One, Way::Netd(0)));
     plan.push((FILTERED, Writing::One, Way::Netd(10)));
     keep(&mut plan, only)?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::load::{CASE, Held, Size};
-use super::packets::{AGAIN, BRIDGE, BRIDGE_NONE, NETD, NONE, RULES, case};
+use super::packets::{AGAIN, BRIDGE, BRIDGE_AGAIN, BRIDGE_NONE, NETD, NONE, RULES, case};
 use super::path::RESTORE;
 use super::probe::OPS;
 use crate::aim::Aim;
@@ -15,6 +15,9 @@ use crate::say;
 
 /// Two that are the same may differ by so much; otherwise a figure says nothing.
 const SAME: f64 = 0.05;
+/// Two that are the same: between routed sandboxes, and on one bridge.
+type Pair = (&'static str, &'static str);
+const PAIRS: [Pair; 2] = [(NONE, AGAIN), (BRIDGE_NONE, BRIDGE_AGAIN)];
 
 /// All that came out of a run.
 #[derive(Debug)]
@@ -29,7 +32,10 @@ pub(super) struct Report<'a> {
 impl Report<'_> {
     /// Writes `policy.json` and, beside it, `policy-raw.json`.
     pub(super) fn write(&self) -> Result<()> {
-        let same = |op| json!({"op": op, "difference": self.ratio(AGAIN, NONE, op).map(|found| found - 1.0)});
+        let same = |op| {
+            let [routed, bridged] = PAIRS.map(|pair| self.difference(pair, op));
+            json!({"op": op, "difference": routed, "difference_bridged": bridged})
+        };
         let more = json!({
             "policies": self.size.policies,
             "elements": self.held,
@@ -46,8 +52,9 @@ impl Report<'_> {
             "case", "op", "attachments", "p50 µs", "p99 µs", "runs"
         ));
         for line in self.samples.lines() {
-            let against = if line.what.case.starts_with(BRIDGE) { BRIDGE_NONE } else { NONE };
-            let ratio = self.ratio(&line.what.case, against, line.what.op).map(|found| format!("{found:.3}"));
+            let pair = if line.what.case.starts_with(BRIDGE) { PAIRS[1] } else { PAIRS[0] };
+            let void = if self.is_void(pair, line.what.op) { " void" } else { "" };
+            let ratio = self.ratio(&line.what.case, pair.0, line.what.op).map(|found| format!("{found:.3}{void}"));
             say(&format!(
                 "{:<22} {:<15} {:>11} {:>10.1} {:>10.1} {:>5}  {}",
                 line.what.case,
@@ -65,10 +72,10 @@ impl Report<'_> {
                 "\n{held} elements of policies in the kernel's IPv4 sets for {policies} policies; iptables by {RESTORE}"
             ));
         }
-        for op in OPS {
-            let Some(found) = self.ratio(AGAIN, NONE, op) else { continue };
-            let verdict = if self.is_void(op) { "VOID: its figures say nothing" } else { "counts" };
-            say(&format!("{op}: no table against no table {:+.1} %: {verdict}", (found - 1.0) * 100.0));
+        for (pair, op) in PAIRS.iter().flat_map(|pair| OPS.map(|op| (*pair, op))) {
+            let Some(found) = self.difference(pair, op) else { continue };
+            let verdict = if self.is_void(pair, op) { "VOID: its figures say nothing" } else { "counts" };
+            say(&format!("{op}: {} against {} {:+.1} %: {verdict}", pair.1, pair.0, found * 100.0));
         }
         say("");
         self.aims().iter().for_each(|aim| say(&aim.words()));
@@ -87,15 +94,20 @@ impl Report<'_> {
         }
         for rules in RULES {
             for op in OPS {
-                let found = self.ratio(&case(NETD, rules), NONE, op).filter(|_| !self.is_void(op));
+                let found = self.ratio(&case(NETD, rules), NONE, op).filter(|_| !self.is_void(PAIRS[0], op));
                 aims.push(Aim::new(format!("{op}, {rules} rules over no table"), 1.0 + SAME, "×", found));
             }
         }
         aims
     }
 
-    fn is_void(&self, op: &str) -> bool {
-        self.ratio(AGAIN, NONE, op).is_none_or(|found| (found - 1.0).abs() > SAME)
+    /// By how much two that are the same differ.
+    fn difference(&self, (one, again): Pair, op: &str) -> Option<f64> {
+        self.ratio(again, one, op).map(|found| found - 1.0)
+    }
+
+    fn is_void(&self, pair: Pair, op: &str) -> bool {
+        self.difference(pair, op).is_none_or(|found| found.abs() > SAME)
     }
 
     /// In milliseconds.

@@ -62,8 +62,11 @@ impl Town {
         request.labels.insert("app".to_owned(), app.to_owned());
         "nri".clone_into(&mut request.source);
         let start = Instant::now();
-        Client::connect(&self.socket, &[])?.describe(&request)?;
-        Ok(start.elapsed())
+        let answer = Client::connect(&self.socket, &[])?.describe(&request)?;
+        let took = start.elapsed();
+        let refused = answer.failure.as_ref().map(|failure| failure.message.as_str());
+        ensure!(refused.is_none(), "netd refused to hear of sandbox {number}: {}", refused.unwrap_or_default());
+        Ok(took)
     }
 
     /// Lays policy files down, all at once, and waits until netd says that so many policies are in force.
