@@ -44,7 +44,8 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let tombstones = run_dir.join("tombstones");
     fs::create_dir_all(&tombstones).with_context(|| format!("cannot make {}", tombstones.display()))?;
     fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o700))?;
-    let _lock = lock(&run_dir)?;
+    let twice = || format!("another netd uses {}; give this one its own instance and run_dir", run_dir.display());
+    let _lock = lock(&run_dir, twice)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
     let (journal, records) = Journal::open(&run_dir.join("journal"), &boot_id)?;
     let node = Node::replay(&config.link_prefix, records);
@@ -169,6 +170,14 @@ fn coexist(config: &NodeConfig) -> Result<Coexist> {
 
 /// Takes away what netd put among other programs' rules.
 pub(crate) fn withdraw(config: &NodeConfig) -> Result<()> {
+    let run_dir = Path::new(&config.run_dir);
+    let runs = || {
+        format!(
+            "netd uses {} and would put its rules back; stop it first: `systemctl disable --now netd`",
+            run_dir.display()
+        )
+    };
+    let _alone = run_dir.exists().then(|| lock(run_dir, runs)).transpose()?;
     let mut kernel = Coexistence::open(&config.instance).context("cannot ask for other programs' nftables")?;
     let obstacles = kernel.settle(None).context("cannot ask for other programs' nftables")?;
     let refused =
@@ -242,13 +251,11 @@ async fn hold_ports(lifecycle: &Lifecycle<LinuxKernel>) -> Result<()> {
     Ok(())
 }
 
-/// One netd an instance.
-fn lock(run_dir: &Path) -> Result<Flock<fs::File>> {
+/// One netd an instance; `taken` says what it is to who finds another there.
+fn lock(run_dir: &Path, taken: impl FnOnce() -> String) -> Result<Flock<fs::File>> {
     let path = run_dir.join("lock");
     let file = fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|(_, error)| error)
-        .with_context(|| format!("another netd uses {}; give this one its own instance and run_dir", run_dir.display()))
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error).with_context(taken)
 }
 
 async fn until_stopped(work: impl Future<Output = ()>) -> Result<()> {

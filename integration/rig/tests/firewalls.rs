@@ -127,9 +127,17 @@ fn lives_beside<F: Firewall>(mut scene: Scene, firewall: &F) {
 
     scene.restart(INSERT);
     scene.wait_until_told(F::NAME, true);
+    let withdraw = || {
+        let mut netd = Command::new(parts::ours().unwrap().join("netd"));
+        netd.args(["--config", "/etc/netd/netd.toml", "--withdraw"]);
+        netd
+    };
+    let refused = scene.bed.node.place.outcome(&mut withdraw(), "").unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("stop it first"), "{said}");
+    assert_eq!(scene.rules_of_netd(), before, "a netd that runs keeps its rules");
     scene.bed.netd.as_mut().unwrap().daemon.terminate().unwrap();
-    let netd = parts::ours().unwrap().join("netd");
-    scene.bed.node.output(Command::new(netd).args(["--config", "/etc/netd/netd.toml", "--withdraw"])).unwrap();
+    scene.bed.node.output(&mut withdraw()).unwrap();
     assert!(scene.rules_of_netd().is_empty());
 
     // Last, as it changes the firewall's own settings.
