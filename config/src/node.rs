@@ -21,7 +21,8 @@ pub struct NodeConfig {
     pub run_dir: String,
     /// State that outlives a boot.
     pub state_dir: String,
-    /// Where the API listens.
+    /// Where the API listens; where nothing is said, `netd.sock` in `run_dir`, which is where netd-cni looks for it.
+    #[serde(default = "String::new")]
     pub socket: String,
     /// First letters of the links that netd makes; at most 4 bytes.
     pub link_prefix: String,
@@ -130,7 +131,7 @@ impl Default for NodeConfig {
             instance: "netd".to_owned(),
             run_dir: "/run/netd".to_owned(),
             state_dir: "/var/lib/netd".to_owned(),
-            socket: "/run/netd/netd.sock".to_owned(),
+            socket: socket_in("/run/netd"),
             link_prefix: "nd".to_owned(),
             workers: 1,
             conf_dirs: vec!["/etc/cni/net.d".to_owned()],
@@ -154,7 +155,10 @@ impl NodeConfig {
     pub fn parse(file_name: &str, text: &str) -> Result<Self, ConfigErrors> {
         let mut mistakes = unknown_keys(text);
         match toml::from_str::<Self>(text) {
-            Ok(config) => {
+            Ok(mut config) => {
+                if config.socket.is_empty() {
+                    config.socket = socket_in(&config.run_dir);
+                }
                 mistakes.extend(config.mistakes());
                 if mistakes.is_empty() { Ok(config) } else { Err(ConfigErrors::new(file_name, mistakes)) }
             }
@@ -192,6 +196,10 @@ impl NodeConfig {
         mistakes.extend(self.fleet.mistakes());
         mistakes
     }
+}
+
+fn socket_in(run_dir: &str) -> String {
+    format!("{}/netd.sock", run_dir.trim_end_matches('/'))
 }
 
 fn mistake(path: &str, message: String) -> Mistake {
@@ -252,6 +260,9 @@ mod tests {
         let never = NodeConfig::parse("netd.toml", "quarantine = 'never'").unwrap();
         assert_eq!(never.quarantine, Quarantine::Never);
         assert_eq!(NodeConfig::parse("netd.toml", "coexist = 'insert'").unwrap().coexist, Coexist::Insert);
+        let second = NodeConfig::parse("netd.toml", "run_dir = '/run/two/'").unwrap();
+        assert_eq!(second.socket, "/run/two/netd.sock", "where netd-cni looks");
+        assert_eq!(NodeConfig::parse("netd.toml", "socket = '/s'\nrun_dir = '/r'").unwrap().socket, "/s");
         assert!(error("containerd_socket = 'a'").contains("containerd_socket: \"a\" is not absolute"));
     }
 
