@@ -2,8 +2,9 @@
 
 mod connection;
 
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,14 +32,18 @@ impl Drop for Server {
 /// Serves `service` on the socket `path`, which only root may open. A socket left by a dead netd is replaced.
 ///
 /// # Errors
-/// The socket cannot be bound, or the path is something other than a socket.
+/// The socket cannot be bound, somebody listens on it, or the path is something other than a socket.
 pub fn listen(path: &Path, service: Arc<dyn Netd + Send + Sync>) -> io::Result<Server> {
     if let Ok(found) = std::fs::symlink_metadata(path)
         && found.file_type().is_socket()
     {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "a netd that lives listens there"));
+        }
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
     Ok(Server(tokio::spawn(accept(listener, Arc::new(create_netd(service))))))
 }
 

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,6 +78,16 @@ fn a_dead_netds_socket_is_replaced_and_another_file_is_not() {
     std::fs::write(&other, "mine").unwrap();
     assert!(runtime.block_on(async { netd_api::listen(&other, Arc::new(Inode)) }).is_err());
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "mine");
+}
+
+#[test]
+fn a_netd_that_lives_keeps_its_socket_which_is_roots_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (runtime, _server, socket) = serve(folder.path());
+    let error = runtime.block_on(async { netd_api::listen(&socket, Arc::new(Inode)) }).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(inode_seen(&socket, None), 0, "the first one answers still");
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o700);
 }
 
 #[test]
