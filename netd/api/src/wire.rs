@@ -23,7 +23,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Error)]
 pub enum CallError {
     /// The connection broke, or `PATIENCE` ran out.
-    #[error("netd did not answer {method}; is it stopping? (`systemctl status netd`)")]
+    #[error("netd did not answer {method}; is it stopping? (`systemctl status netd`, `journalctl -u netd -e`)")]
     Unanswered {
         /// What was called.
         method: &'static str,

@@ -33,9 +33,9 @@ pub(crate) enum AskError {
     /// An older netd.
     #[error("the running netd is older than this netdctl and does not know {0}; restart it (`systemctl restart netd`)")]
     Old(&'static str),
-    /// The connection broke.
-    #[error("netd gave no answer to {request}; see `journalctl -u netd -e`")]
-    Call { request: &'static str, source: CallError },
+    /// No answer, or none that can be read.
+    #[error(transparent)]
+    Call(CallError),
     /// netd said no.
     #[error("{0}")]
     Refused(String),
@@ -146,7 +146,7 @@ impl Netd {
 }
 
 fn failed(request: &'static str, source: CallError) -> AskError {
-    if source.is_unknown_request() { AskError::Old(request) } else { AskError::Call { request, source } }
+    if source.is_unknown_request() { AskError::Old(request) } else { AskError::Call(source) }
 }
 
 fn refused(failure: Option<api::Failure>) -> Result<(), AskError> {
