@@ -77,7 +77,7 @@ fn networks(networks: &Result<Vec<Network>, String>) -> Vec<Finding> {
         Err(error) => return vec![Finding::warning("networks", "not examined", error)],
         Ok(networks) if networks.is_empty() => {
             let remedy =
-                "install packaging/cni/00-netd.conflist in /etc/cni/net.d, or make one with `nerdctl network create`";
+                "make one with `nerdctl network create`, or install netd's 00-netd.conflist in /etc/cni/net.d";
             return vec![Finding::warning(
                 "networks",
                 "there is none: CRI and nerdctl have nothing to attach to",
@@ -129,7 +129,7 @@ fn plugins(plugins: &Plugins) -> Vec<Finding> {
         Finding::ok(OURS, "answers to every plugin name that is needed")
     } else {
         let meaning = format!("lacks {}: conflists that name them fail or reach other plugins", missing.join(", "));
-        Finding::problem(OURS, meaning, "install netd's package again, or link these names to netd-cni")
+        Finding::problem(OURS, meaning, "link these names to netd-cni in that folder")
     });
     findings.extend(plugins.others.iter().map(|folder| {
         Finding::ok(*folder, format!("holds other CNI plugins; unused for netd's types where {OURS} comes first"))
