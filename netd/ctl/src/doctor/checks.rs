@@ -10,7 +10,7 @@ use crate::model::{Network, Sandbox, short_id};
 
 /// Names that our folder must have: what nerdctl's and containerd's own conflists call.
 const NEEDED: [&str; 7] = ["bridge", "firewall", "host-local", "loopback", "portmap", "ptp", "tuning"];
-/// Published ports of one sandbox that nobody wrote by hand.
+/// An attachment that publishes more has none of them reserved.
 const MANY_PORTS: usize = 256;
 /// Stale reservations that are named; the others are counted.
 const NAMED: usize = 5;
@@ -112,11 +112,14 @@ fn bridges(answers: &Answers) -> BTreeSet<String> {
 }
 
 fn many_ports(sandbox: &Sandbox) -> Option<Finding> {
-    let count: usize = sandbox.attachments.iter().map(|one| one.ports.len()).sum();
+    let count = sandbox.attachments.iter().map(|one| one.ports.len()).max()?;
     (count > MANY_PORTS).then(|| {
         Finding::warning(
             format!("sandbox {}", short_id(&sandbox.id)),
-            format!("publishes {count} ports; each costs netd a socket, and wide ranges are reserved late"),
+            format!(
+                "publishes {count} ports: of more than {MANY_PORTS} none is reserved, so another program of this node may take one \
+                 (packets to it go to the sandbox all the same)"
+            ),
             "publish fewer ports, or run it with the host's network",
         )
     })

@@ -188,10 +188,11 @@ fn netd_its_socket_and_its_networks() {
         facts.netd.as_mut().unwrap().networks =
             Ok(vec![Network { name: "web".to_owned(), unknown_keys, ..Network::default() }]);
     });
-    finds(Level::Warning, "sandbox a", |facts| {
+    let many = finds(Level::Warning, "sandbox a", |facts| {
         let ports = vec![Port::default(); MANY_PORTS + 1];
         facts.netd.as_mut().unwrap().sandboxes[0].attachments[0].ports = ports;
     });
+    assert!(many.meaning.contains("publishes 257 ports: of more than 256 none is reserved"), "{many:?}");
     let path = "socket /run/netd/netd.sock";
     for socket in [
         Socket { is_socket: true, owner: 0, mode: 0o777 },
