@@ -107,6 +107,8 @@ pub enum Coexist {
     Insert,
 }
 
+const RUN_DIR: &str = "/run/netd";
+
 const KEYS: [&str; 15] = [
     "instance",
     "run_dir",
@@ -129,9 +131,9 @@ impl Default for NodeConfig {
     fn default() -> Self {
         Self {
             instance: "netd".to_owned(),
-            run_dir: "/run/netd".to_owned(),
+            run_dir: RUN_DIR.to_owned(),
             state_dir: "/var/lib/netd".to_owned(),
-            socket: socket_in("/run/netd"),
+            socket: socket_in(RUN_DIR),
             link_prefix: "nd".to_owned(),
             workers: 1,
             conf_dirs: vec!["/etc/cni/net.d".to_owned()],
@@ -167,6 +169,15 @@ impl NodeConfig {
                 Err(ConfigErrors::new(file_name, mistakes))
             }
         }
+    }
+
+    /// Where netd listens, as this text says, whatever else is wrong with it.
+    #[must_use]
+    pub fn socket_of(text: &str) -> String {
+        let table: toml::Table = text.parse().unwrap_or_default();
+        let said = |key| table.get(key).and_then(toml::Value::as_str).filter(|said| !said.is_empty());
+        let run_dir = said("run_dir").unwrap_or(RUN_DIR);
+        said("socket").map_or_else(|| socket_in(run_dir), str::to_owned)
     }
 
     fn mistakes(&self) -> Vec<Mistake> {
@@ -264,6 +275,21 @@ mod tests {
         assert_eq!(second.socket, "/run/two/netd.sock", "where netd-cni looks");
         assert_eq!(NodeConfig::parse("netd.toml", "socket = '/s'\nrun_dir = '/r'").unwrap().socket, "/s");
         assert!(error("containerd_socket = 'a'").contains("containerd_socket: \"a\" is not absolute"));
+    }
+
+    #[test]
+    fn where_netd_listens_is_found_beside_other_mistakes() {
+        for (text, expected) in [
+            ("", "/run/netd/netd.sock"),
+            ("run_dir = '/r'", "/r/netd.sock"),
+            ("wrokers = 4\nworkers = 'many'\nsocket = '/s'\nrun_dir = '/r'", "/s"),
+            ("socket = 7", "/run/netd/netd.sock"),
+            ("no toml", "/run/netd/netd.sock"),
+        ] {
+            assert_eq!(NodeConfig::socket_of(text), expected, "{text}");
+            let read = NodeConfig::parse("netd.toml", text);
+            assert!(read.is_err() || read.unwrap().socket == expected, "{text}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use clap_complete::Shell;
 #[derive(Debug, Parser)]
 #[command(name = "netdctl", version)]
 pub(crate) struct Arguments {
-    /// Where netd listens [default: `socket` of /etc/netd/netd.toml, else /run/netd/netd.sock]
+    /// Where netd listens [default: as /etc/netd/netd.toml says, else /run/netd/netd.sock]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// How answers are written

@@ -124,10 +124,9 @@ fn show<T: Serialize>(arguments: &Arguments, answer: &T, table: impl Fn(&T) -> S
     })
 }
 
-/// Where netd listens, as its settings say. Settings that cannot be read are netd's own business to complain about.
+/// Where netd listens, as its settings say. Mistakes in them are netd's own business to complain about.
 fn socket(settings: &Path) -> PathBuf {
-    let text = std::fs::read_to_string(settings).unwrap_or_default();
-    NodeConfig::parse(&settings.display().to_string(), &text).unwrap_or_default().socket.into()
+    NodeConfig::socket_of(&std::fs::read_to_string(settings).unwrap_or_default()).into()
 }
 
 fn completion(shell: clap_complete::Shell) -> String {
