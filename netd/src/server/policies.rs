@@ -86,7 +86,12 @@ impl<K: Kernel + 'static> Service<K> {
         let wanted = request.name.unwrap_or_default();
         let files = self.files().await?;
         let path = applied::path_of(&files, &wanted, &folder).map_err(|error| refusal(FailureCode::CONFLICT, error))?;
-        std::fs::remove_file(&path).map_err(|error| failure(FailureCode::INPUT_OUTPUT, &error))?;
+        let gone = path.clone();
+        let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(&gone)).await;
+        removed.map_err(|error| failure(FailureCode::INTERNAL, &error))?.map_err(|error| {
+            let remedy = "make its directory writable (state_dir in netd.toml)";
+            refusal(FailureCode::INPUT_OUTPUT, format!("cannot delete {}: {error}; {remedy}", path.display()))
+        })?;
         self.enforce_files().await
     }
 
