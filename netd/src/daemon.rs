@@ -43,7 +43,8 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let run_dir = PathBuf::from(&config.run_dir);
     let tombstones = run_dir.join("tombstones");
     fs::create_dir_all(&tombstones).with_context(|| format!("cannot make {}", tombstones.display()))?;
-    fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o700))?;
+    fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("cannot keep {} for root alone; see run_dir in netd.toml", run_dir.display()))?;
     let twice = || format!("another netd uses {}; give this one its own instance and run_dir", run_dir.display());
     let _lock = lock(&run_dir, twice)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
@@ -53,7 +54,10 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let (lasting, last) = Lasting::open(Path::new(&config.state_dir), SystemTime::now());
     node.recall(last);
     let kernel = LinuxKernel::new(&config.instance, &config.link_prefix)
-        .with_context(|| format!("cannot open the kernel's interfaces, or nftables table {}", config.instance))?;
+        .with_context(|| {
+            let instance = &config.instance;
+            format!("cannot open netlink, or take over nftables table {instance}: run netd as root, and give a second one an instance of its own")
+        })?;
     // Before the first look: what goes after it is heard.
     let notices = listen_to_kernel(&config)?;
     let changes = kernel.changes().context("cannot listen to what others do to nftables")?;
@@ -94,8 +98,12 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
         sysctls: Allowlist::default(),
         instance: config.instance.clone(),
     });
-    let _server = netd_api::listen(Path::new(&config.socket), service)
-        .with_context(|| format!("cannot listen on {}", config.socket))?;
+    let _server = netd_api::listen(Path::new(&config.socket), service).with_context(|| {
+        format!(
+            "cannot listen on {}; it takes a folder that is there, and no other netd or file at that name (socket in netd.toml)",
+            config.socket
+        )
+    })?;
     tracing::info!(socket = config.socket, instance = config.instance, "ready");
     // Outside systemd there is nobody to tell.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
@@ -145,7 +153,7 @@ async fn force(lifecycle: &Lifecycle<LinuxKernel>, config: &NodeConfig, watched:
     lifecycle.fleet.recall(lifecycle).await;
     let files = watched.snapshot();
     let forced = put_in_force(lifecycle, config.quarantine, move || files).await;
-    forced.context("cannot put the policies in force; `netdctl policy validate` looks at their files")
+    forced.context("cannot put the policies in force; `netdctl doctor` says what this kernel lacks")
 }
 
 /// The host's name, and its part in the fleet.

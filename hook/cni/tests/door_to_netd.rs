@@ -281,7 +281,9 @@ fn an_add_that_netd_does_not_answer_fails() {
     let said = text(&output.stdout);
     assert!(output.status.code() == Some(1) && said.contains("\"code\": 11"), "{said}");
     assert!(
-        said.contains("netd did not answer Attach; is it stopping? (`systemctl status netd`, `journalctl -u netd -e`): it hung up"),
+        said.contains(
+            "netd did not answer Attach; is it stopping? (`systemctl status netd`, `journalctl -u netd -e`): it hung up"
+        ),
         "{said}"
     );
     assert!(instance.tombstones().is_empty());

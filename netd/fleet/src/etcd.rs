@@ -71,7 +71,7 @@ pub enum FleetError {
     #[error("cannot use etcd")]
     Settings(#[from] SettingsError),
     /// Its memory.
-    #[error("cannot be part of a fleet")]
+    #[error(transparent)]
     Disk(#[from] DiskError),
 }
 

@@ -97,7 +97,10 @@ fn a_silent_netd_is_given_up() {
     let start = Instant::now();
     let error = call(&path, Duration::from_millis(50)).unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(5), "waited {:?}", start.elapsed());
-    assert_eq!(error.to_string(), "netd did not answer Status; is it stopping? (`systemctl status netd`, `journalctl -u netd -e`)");
+    assert_eq!(
+        error.to_string(),
+        "netd did not answer Status; is it stopping? (`systemctl status netd`, `journalctl -u netd -e`)"
+    );
     assert_eq!(error.source().unwrap().to_string(), "it was silent for too long");
     server.join().unwrap();
 }

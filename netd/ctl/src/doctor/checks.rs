@@ -76,8 +76,7 @@ fn networks(networks: &Result<Vec<Network>, String>) -> Vec<Finding> {
     let networks = match networks {
         Err(error) => return vec![Finding::warning("networks", "not examined", error)],
         Ok(networks) if networks.is_empty() => {
-            let remedy =
-                "make one with `nerdctl network create`, or install netd's 00-netd.conflist in /etc/cni/net.d";
+            let remedy = "make one with `nerdctl network create`, or install netd's 00-netd.conflist in /etc/cni/net.d";
             return vec![Finding::warning(
                 "networks",
                 "there is none: CRI and nerdctl have nothing to attach to",

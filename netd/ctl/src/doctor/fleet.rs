@@ -128,7 +128,11 @@ pub(super) fn check(
         Ok(_) => return Vec::new(),
         Err(error) => {
             let meaning = format!("cannot be used, and netd would not start again: {error}");
-            return vec![Finding::problem(SETTINGS, meaning, "correct it; the comments of the netd.toml that netd ships name every key")];
+            return vec![Finding::problem(
+                SETTINGS,
+                meaning,
+                "correct it; the comments of the netd.toml that netd ships name every key",
+            )];
         }
     };
     let config = &settings.fleet;
