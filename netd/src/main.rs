@@ -6,10 +6,12 @@ mod memory;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use netd_config::NodeConfig;
+use netd::fleet::FleetStartError;
+use netd_config::{ConfigErrors, NodeConfig};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -17,7 +19,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 /// Threads for kernel work. The kernel changes links one at a time, so more of them only wait, each with memory of its own.
 const KERNEL_WORKERS: usize = 8;
 
+/// As sysexits.h has it; the unit does not start netd again after it.
+const EX_CONFIG: u8 = 78;
+
 /// Container networking for containerd nodes.
+///
+/// Exit status: 0 done, 1 failed, 2 wrong usage, 78 a mistake in the settings.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -35,7 +42,27 @@ fn chosen_by(text: Option<&str>) -> Targets {
     text.and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            if is_a_mistake_in_settings(&error) { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// The file says what will never do; what is missing on the node may come.
+fn is_a_mistake_in_settings(error: &anyhow::Error) -> bool {
+    error.is::<ConfigErrors>() || matches!(error.downcast_ref(), Some(FleetStartError::Plan(_)))
+}
+
+#[expect(clippy::print_stderr, reason = "the last words of the daemon, which are whole on one line")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("netd: {error:#}");
+}
+
+fn run() -> Result<()> {
     memory::one_arena();
     // A journal and a file have no colours.
     let lines =

@@ -19,12 +19,29 @@ fn it_answers_alone_and_comes_back_after_a_kill() {
     let status = Client::connect(&daemon.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).unwrap();
     assert_eq!((status.instance.as_str(), status.attachments), ("netd", 0));
     let second = spawn(folder.path(), "").wait().unwrap();
-    assert!(!second.success(), "two daemons in one folder");
+    assert_eq!(second.code(), Some(1), "two daemons in one folder");
+    let config = folder.path().join("netd.toml");
+    let withdraw = format!("{} --config {} --withdraw", env!("CARGO_BIN_EXE_netd"), config.display());
+    let refused = String::from_utf8(inside(&daemon, &withdraw).stderr).unwrap();
+    assert!(refused.contains("would put its rules back; stop it first"), "{refused}");
     daemon.child.kill().unwrap();
     daemon.child.wait().unwrap();
     drop(daemon);
     let again = start(folder.path());
     assert!(Client::connect(&again.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).is_ok());
+}
+
+/// The service manager does not try again until somebody has corrected it.
+#[test]
+fn a_mistake_in_the_settings_has_an_exit_code_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    for settings in
+        ["workers = 0\n", "[fleet]\npools = ['10.4.0.0/16', '10.4.0.0/20']\netcd = ['http://192.0.2.1:2379']\n"]
+    {
+        assert_eq!(spawn(folder.path(), settings).wait().unwrap().code(), Some(78), "{settings}");
+        let said = std::fs::read_to_string(folder.path().join("netd.log")).unwrap();
+        assert!(said.lines().last().unwrap().starts_with("netd: "), "{said}");
+    }
 }
 
 /// A list that this node is not on would leave it without an address to give.

@@ -28,6 +28,8 @@ fn netd_lives_as_a_service() {
         "shut down: the published port leads to its sandbox all the same, mode of /run/netd: 700",
         "detached while it was down: attached: 0, sockets kept: 0",
         "hook: active, without containerd",
+        "a mistake in netd.toml: failed with 78, started again 0 times",
+        "corrected: active",
         "forbidden by the units: 0",
         "colours in the journal: 0",
     ];

@@ -95,6 +95,13 @@ say "detached while it was down: attached: $(attachments), sockets kept: $(told 
 ! page
 say "hook: $(systemctl is-active netd-hook), without containerd"
 
+echo 'workers = 0' > /etc/netd/netd.toml
+! systemctl restart netd 2> /dev/null
+say "a mistake in netd.toml: $(told ActiveState) with $(told ExecMainStatus), started again $(told NRestarts) times"
+cp "$packaging/netd.toml" /etc/netd/
+systemctl restart netd
+say "corrected: $(told ActiveState)"
+
 journalctl --unit netd --unit netd-hook --output cat --no-pager > /tmp/journal
 count() { grep --count --fixed-strings "$1" /tmp/journal || true; }
 say "forbidden by the units: $(count 'Operation not permitted')"
