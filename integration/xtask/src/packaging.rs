@@ -16,6 +16,9 @@ const BINARIES: [&str; 2] = ["usr/sbin/netd", "usr/sbin/netd-hook"];
 pub(crate) fn run() -> Result<()> {
     say("== packaging: systemd-analyze verify");
     if let Err(reason) = install() {
+        if std::env::var_os("CI").is_some() {
+            return Err(reason);
+        }
         say(&format!("SKIPPED packaging: units not verified: {reason:#}"));
         return Ok(());
     }
