@@ -107,6 +107,9 @@ pub enum Coexist {
     Insert,
 }
 
+/// Of it comes the name of a chain in iptables' tables, `INSTANCE-forward`, of which iptables reads 28 characters.
+const LONGEST_INSTANCE: usize = 20;
+
 const RUN_DIR: &str = "/run/netd";
 
 const KEYS: [&str; 15] = [
@@ -182,6 +185,12 @@ impl NodeConfig {
 
     fn mistakes(&self) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
+        let instance = &self.instance;
+        let is_of_names = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if !(1..=LONGEST_INSTANCE).contains(&instance.len()) || !instance.chars().all(is_of_names) {
+            let rule = format!("must be 1 to {LONGEST_INSTANCE} letters, digits, '-' or '_'");
+            mistakes.push(mistake("instance", format!("{instance:?} {rule}")));
+        }
         let prefix = &self.link_prefix;
         if prefix.is_empty() || prefix.len() > 4 || !prefix.chars().all(|c| c.is_ascii_alphanumeric()) {
             mistakes.push(mistake("link_prefix", format!("{prefix:?} must be 1 to 4 letters or digits")));
@@ -274,6 +283,11 @@ mod tests {
         let second = NodeConfig::parse("netd.toml", "run_dir = '/run/two/'").unwrap();
         assert_eq!(second.socket, "/run/two/netd.sock", "where netd-cni looks");
         assert_eq!(NodeConfig::parse("netd.toml", "socket = '/s'\nrun_dir = '/r'").unwrap().socket, "/s");
+        for instance in ["", "a b", "äh", "a/b", "abcdefghijklmnopqrstu"] {
+            let said = error(&format!("instance = '{instance}'"));
+            assert_eq!(said, format!("netd.toml: instance: {instance:?} must be 1 to 20 letters, digits, '-' or '_'"));
+        }
+        assert!(NodeConfig::parse("netd.toml", "instance = 'abcdefghij-lmnopqr_t'").is_ok());
         assert!(error("containerd_socket = 'a'").contains("containerd_socket: \"a\" is not absolute"));
     }
 
