@@ -19,21 +19,20 @@ const fn feature(name: &'static str, option: &'static str, module: &'static str,
     Feature { name, option, module, needed_for }
 }
 
-pub(crate) const FEATURES: [Feature; 9] = [
+/// "Every rule": the ruleset has a fixed part, which is one transaction, and without one of these none of it stands.
+pub(crate) const FEATURES: [Feature; 12] = [
     feature("veth", "VETH", "veth", "every attachment"),
     feature("bridge", "BRIDGE", "bridge", "every network of type bridge"),
-    feature("conntrack", "NF_CONNTRACK", "nf_conntrack", "published ports and ipMasq"),
+    feature("conntrack", "NF_CONNTRACK", "nf_conntrack", "every rule"),
     feature("nf_tables inet", "NF_TABLES_INET", "nf_tables", "every rule"),
-    feature("nft ct", "NFT_CT", "nft_ct", "ingress policies"),
-    feature("nft nat", "NFT_NAT", "nft_chain_nat", "published ports"),
-    feature("nft masquerade", "NFT_MASQ", "nft_masq", "ipMasq"),
-    feature(
-        "nft fib",
-        "NFT_FIB_INET",
-        "nft_fib_inet",
-        "published ports on the node's own addresses, and networks of type ptp",
-    ),
-    feature("nf_tables bridge", "NF_TABLES_BRIDGE", "nf_tables", "networks with hundreds of sandboxes"),
+    feature("nft ct", "NFT_CT", "nft_ct", "every rule"),
+    feature("nft reject", "NFT_REJECT_INET", "nft_reject_inet", "every rule"),
+    feature("nft log", "NFT_LOG", "nft_log", "every rule"),
+    feature("nft limit", "NFT_LIMIT", "nft_limit", "every rule"),
+    feature("nft nat", "NFT_NAT", "nft_chain_nat", "every rule"),
+    feature("nft masquerade", "NFT_MASQ", "nft_masq", "every rule"),
+    feature("nft fib", "NFT_FIB_INET", "nft_fib_inet", "every rule"),
+    feature("nf_tables bridge", "NF_TABLES_BRIDGE", "nf_tables", "every rule"),
 ];
 
 /// What only networks with VLANs need: a node without such networks lacks nothing.

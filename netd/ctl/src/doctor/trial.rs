@@ -12,12 +12,20 @@ use super::kernel::VLANS;
 /// Feature, program, arguments, standard input.
 type Trial = (&'static str, &'static str, &'static [&'static str], &'static str);
 
-const TRIALS: [Trial; 9] = [
+const TRIALS: [Trial; 12] = [
     ("veth", "ip", &["link", "add", "trial0", "type", "veth", "peer", "name", "trial1"], ""),
     ("bridge", "ip", &["link", "add", "trial2", "type", "bridge"], ""),
     (VLANS, "ip", &["link", "add", "trial3", "type", "bridge", "vlan_filtering", "1"], ""),
     ("nf_tables inet", "nft", &["-f", "-"], "table inet trial { chain c { type filter hook forward priority 0; }; }"),
     ("nft ct", "nft", &["-f", "-"], "table inet trial { chain state { ct state established accept; }; }"),
+    (
+        "nft reject",
+        "nft",
+        &["-f", "-"],
+        "table inet trial { chain refused { meta l4proto tcp reject with tcp reset; reject with icmpx type admin-prohibited; }; }",
+    ),
+    ("nft log", "nft", &["-f", "-"], "table inet trial { chain logged { log group 1; }; }"),
+    ("nft limit", "nft", &["-f", "-"], "table inet trial { chain limited { limit rate 10/second accept; }; }"),
     (
         "nft nat",
         "nft",
