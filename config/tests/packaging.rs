@@ -76,6 +76,16 @@ fn settings() -> String {
 }
 
 #[test]
+fn whoever_installs_is_told_every_name_of_the_plugin() {
+    let table = include_str!("../../packaging/README.md");
+    let names: Vec<&str> = include_str!("../../hook/cni/plugins.txt").lines().collect();
+    assert!(names.len() > 5, "{names:?}");
+    for name in names {
+        assert!(table.contains(&format!("`{name}`")), "packaging/README.md lacks {name}");
+    }
+}
+
+#[test]
 fn every_setting_is_shown_with_its_default() {
     assert_eq!(NodeConfig::parse("netd.toml", SETTINGS).unwrap(), NodeConfig::default(), "as shipped, nothing is set");
     assert_eq!(NodeConfig::parse("netd.toml", &settings()).unwrap(), NodeConfig::default());
