@@ -33,7 +33,8 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     let status = facts.netd.as_ref().ok().map(|answers| &answers.status);
     findings.extend(firewall::check(&facts.firewalls, status, facts.sysctls.bridge_nf));
     let ours = facts.netd.is_ok().then(|| bridges(answers));
-    findings.extend(fleet::check(&facts.fleet, ours.as_ref(), (&facts.firewalls, &facts.sysctls)));
+    let networks = answers.networks.as_deref().unwrap_or_default();
+    findings.extend(fleet::check(&facts.fleet, (ours.as_ref(), networks), (&facts.firewalls, &facts.sysctls)));
     findings.push(reservations(facts));
     findings
 }

@@ -12,6 +12,7 @@ use super::containerd::said;
 use super::firewall::Firewalls;
 use super::sysctl::{self, Sysctls};
 use super::{Finding, Place};
+use crate::model::Network;
 
 const SETTINGS: &str = "/etc/netd/netd.toml";
 /// Of VXLAN (IANA).
@@ -117,10 +118,10 @@ pub(super) fn routes(text: &str) -> Vec<Route> {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-/// `bridges` are netd's; `None`: it does not answer.
+/// `bridges` are netd's; `None`: it does not answer. `networks` are those that it told.
 pub(super) fn check(
     fleet: &Fleet,
-    bridges: Option<&BTreeSet<String>>,
+    (bridges, networks): (Option<&BTreeSet<String>>, &[Network]),
     (firewalls, sysctls): (&Firewalls, &Sysctls),
 ) -> Vec<Finding> {
     let settings = match &fleet.settings {
@@ -138,6 +139,7 @@ pub(super) fn check(
     let config = &settings.fleet;
     let kinds = kinds(config);
     let mut findings: Vec<Finding> = own_addresses(config, fleet).collect();
+    findings.extend(outside(config, networks));
     if let Some(bridges) = bridges {
         let of = (bridges, settings.link_prefix.as_str());
         findings.extend(fleet.routes.iter().filter_map(|route| foreign(route, config, of)));
@@ -191,6 +193,25 @@ fn foreign(route: &Route, config: &FleetConfig, (bridges, prefix): (&BTreeSet<St
         format!("route {to}"),
         format!("is not netd's, and lies in pool {}: what other nodes have there is not reached from here", pool.name),
         format!("take it away with its owner (link {}), or give the fleet another pool", route.dev),
+    ))
+}
+
+/// Nothing else tells of it: such networks are as good as any, on this node alone.
+fn outside(config: &FleetConfig, networks: &[Network]) -> Option<Finding> {
+    let mut subnets = networks.iter().flat_map(|network| &network.subnets).peekable();
+    subnets.peek()?;
+    let is_shared = |subnet: IpNet| config.pools.iter().any(|pool| pool.range.contains(&subnet));
+    if subnets.filter_map(|subnet| subnet.parse().ok()).any(is_shared) {
+        return None;
+    }
+    let pools: Vec<String> = config.pools.iter().map(|pool| pool.range.to_string()).collect();
+    Some(Finding::warning(
+        "fleet",
+        format!(
+            "no network of this node lies in a pool ({}): its containers keep addresses of this node alone",
+            pools.join(", ")
+        ),
+        format!("give fleet.pools in {SETTINGS} a range that holds your network's (`netdctl network ls` shows it)"),
     ))
 }
 

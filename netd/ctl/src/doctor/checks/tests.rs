@@ -35,7 +35,7 @@ pub(crate) fn healthy() -> Facts {
                 attachments: 1,
                 ..Status::default()
             },
-            networks: Ok(vec![Network { name: "netd".to_owned(), ..Network::default() }]),
+            networks: Ok(vec![in_range("10.4.0.0/24")]),
             sandboxes: vec![Sandbox { id: "a".to_owned(), attachments: vec![attachment], ..Sandbox::default() }],
         }),
         socket: ("/run/netd/netd.sock".to_owned(), Some(Socket { is_socket: true, owner: 0, mode: 0o755 })),
@@ -57,6 +57,11 @@ pub(crate) fn healthy() -> Facts {
         reservations: Vec::new(),
         tasks: BTreeSet::new(),
     }
+}
+
+fn in_range(subnet: &str) -> Network {
+    let subnets = vec![subnet.to_owned(), "fd6e:6574:6400::/64".to_owned()];
+    Network { name: "netd".to_owned(), subnets, ..Network::default() }
 }
 
 fn in_fleet(encapsulation: &str) -> Fleet {
@@ -101,6 +106,10 @@ fn fleets() {
     finds(Level::Warning, "net.ipv4.conf.nd-vxlan.rp_filter", |facts| {
         facts.sysctls.rp_filter.insert("nd-vxlan".to_owned(), 0);
     });
+    let outside = finds(Level::Warning, "fleet", |facts| {
+        facts.netd.as_mut().unwrap().networks = Ok(vec![in_range("10.167.0.0/22")]);
+    });
+    assert!(outside.meaning.contains("lies in a pool (10.4.0.0/16)"), "{outside:?}");
     // Who is part of no fleet has none of these.
     let mut alone = healthy();
     alone.fleet = Fleet { is_port_taken: true, ..Fleet::default() };
