@@ -133,13 +133,19 @@ fn find(all: model::Policies, which: &Which) -> Result<model::Policy, PolicyErro
     };
     let mut found: Vec<_> = all.policies.into_iter().filter(is).collect();
     match found.len() {
-        0 => Err(PolicyError::None(which.name.clone())),
+        0 => Err(PolicyError::None(asked(which))),
         1 => Ok(found.swap_remove(0)),
         _ => Err(PolicyError::Ambiguous {
-            what: which.name.clone(),
-            candidates: found.iter().map(|one| format!("{} {}/{}", one.kind, one.namespace, one.name)).collect(),
+            what: asked(which),
+            candidates: found.iter().map(|one| render::full(&one.kind, &one.namespace, &one.name)).collect(),
         }),
     }
+}
+
+/// The whole question: there may be one of that name elsewhere.
+fn asked(which: &Which) -> String {
+    let part = |part: &Option<String>, end| part.as_ref().map_or_else(String::new, |part| format!("{part}{end}"));
+    format!("{}{}{}", part(&which.kind, ' '), part(&which.namespace, '/'), which.name)
 }
 
 /// All files' mistakes at once, and those of the files together: as netd reads them, the first file holds a name.
@@ -170,4 +176,32 @@ fn validate(files: &[PathBuf]) -> Result<Answer, Failed> {
 fn twice(policy: &netd_policy::Policy, holders: &BTreeMap<PolicyName, String>) -> Option<String> {
     let holder = holders.get(&policy.name)?;
     Some(format!("{}: {} stands in {holder} already; remove one of the two", policy.source, policy.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{find, model};
+    use crate::arguments::Which;
+
+    #[test]
+    fn who_asks_for_no_policy_or_for_two_hears_whole_names() {
+        let one = |kind: &str, namespace: &str| model::Policy {
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: "cart".to_owned(),
+            ..model::Policy::default()
+        };
+        let found = |namespace: Option<&str>, kind: Option<&str>| {
+            let policies = vec![one("NetworkPolicy", "default"), one("ClusterNetworkPolicy", "")];
+            let [namespace, kind] = [namespace, kind].map(|said| said.map(str::to_owned));
+            let which = Which { name: "cart".to_owned(), namespace, kind };
+            find(model::Policies { policies, files: Vec::new() }, &which).map_err(|error| error.to_string())
+        };
+        let none = "there is no policy NetworkPolicy shop/cart; `netdctl policy ls` lists them";
+        assert_eq!(found(Some("shop"), Some("NetworkPolicy")).unwrap_err(), none);
+        let two =
+            "cart may mean NetworkPolicy default/cart, ClusterNetworkPolicy cart; say which with --namespace or --kind";
+        assert_eq!(found(None, None).unwrap_err(), two);
+        assert_eq!(found(Some("default"), None).unwrap().kind, "NetworkPolicy");
+    }
 }

@@ -62,7 +62,8 @@ pub(crate) fn path_of(files: &PolicyFiles, wanted: &v1::PolicyName, folder: &Pat
             && name.name == wanted.name
     };
     let Some(policy) = files.policies().find(is) else {
-        return Err(format!("there is no {} {}/{}", wanted.kind, wanted.namespace, wanted.name));
+        let namespace = if wanted.namespace.is_empty() { "" } else { &format!("{}/", wanted.namespace) };
+        return Err(format!("there is no {} {namespace}{}", wanted.kind, wanted.name));
     };
     let file = PathBuf::from(&*policy.source.file);
     if file.starts_with(folder) {

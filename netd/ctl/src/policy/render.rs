@@ -43,20 +43,20 @@ fn denied(policy: &Policy) -> String {
 
 pub(crate) fn applied(names: &[Name]) -> String {
     let mut text = String::new();
-    names.iter().for_each(|name| line(&mut text, format_args!("{} is in force", full(name))));
+    names.iter().for_each(|name| line(&mut text, format_args!("{} is in force", of(name))));
     text
 }
 
 pub(crate) fn deleted(name: &Name) -> String {
-    format!("{} is deleted\n", full(name))
+    format!("{} is deleted\n", of(name))
 }
 
-fn full(name: &Name) -> String {
-    if name.namespace.is_empty() {
-        format!("{} {}", name.kind, name.name)
-    } else {
-        format!("{} {}/{}", name.kind, name.namespace, name.name)
-    }
+fn of(name: &Name) -> String {
+    full(&name.kind, &name.namespace, &name.name)
+}
+
+pub(super) fn full(kind: &str, namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
 }
 
 pub(crate) fn verdict(verdict: &Verdict, look: Look) -> String {
