@@ -30,7 +30,7 @@ pub(crate) enum Output {
     /// Aligned text for people
     #[default]
     Table,
-    /// JSON for programs; every key is always there
+    /// JSON for programs; keys are added, never renamed
     Json,
 }
 

@@ -12,7 +12,7 @@ use netd_api::blocking as api;
 use netd_policy::PolicyName;
 use thiserror::Error;
 
-use crate::arguments::{Arguments, Drops, Policy, Which};
+use crate::arguments::{Arguments, Drops, Output, Policy, Which};
 use crate::ask::{AskError, Netd};
 use crate::render::Look;
 use crate::{Answer, Failed, show, write};
@@ -66,7 +66,7 @@ pub(crate) fn answer(
             netd.delete_policy(&policy.kind, &policy.namespace, &policy.name)?;
             show(arguments, &policy, render::deleted)
         }
-        Policy::Validate { files } => validate(files),
+        Policy::Validate { files } => validate(arguments, files),
         Policy::Test { from, to } => {
             let target = Target::parse(to).map_err(PolicyError::from)?;
             let asked = api::TestPolicyRequest {
@@ -100,11 +100,14 @@ pub(crate) fn drops(arguments: &Arguments, command: &Drops, netd: &Netd) -> Resu
         let answer = netd.drops(after, wait)?;
         after = answer.drops.last().map_or(after, |last| last.sequence);
         let heard: Vec<_> = answer.drops.into_iter().map(model::Dropped::from).collect();
-        let answer = show(arguments, &heard, |heard| render::drops(heard))?;
         if !command.follow {
-            return Ok(answer);
+            return show(arguments, &heard, |heard| render::drops(heard));
         }
-        if !heard.is_empty() && write(&answer.text).and_then(|()| io::stdout().flush()).is_err() {
+        let text = match arguments.output {
+            Output::Table => render::drops(&heard),
+            Output::Json => crate::render::json_lines(&heard)?,
+        };
+        if !heard.is_empty() && write(&text).and_then(|()| io::stdout().flush()).is_err() {
             return Ok(String::new().into());
         }
     }
@@ -149,28 +152,25 @@ fn asked(which: &Which) -> String {
 }
 
 /// All files' mistakes at once, and those of the files together: as netd reads them, the first file holds a name.
-fn validate(files: &[PathBuf]) -> Result<Answer, Failed> {
-    let (mut told, mut ill) = (String::new(), false);
+fn validate(arguments: &Arguments, files: &[PathBuf]) -> Result<Answer, Failed> {
+    let mut all = Vec::new();
     let mut holders: BTreeMap<PolicyName, String> = BTreeMap::new();
     for file in files {
         let (name, octets) = (name(file), text(file)?);
         let read = netd_policy::text(&octets).map_err(|error| format!("{name}: {error}"));
         let read = read.and_then(|text| netd_policy::parse(&name, text).map_err(|errors| errors.to_string()));
-        let mistakes = match &read {
+        let errors = match &read {
             Ok(policies) => policies.iter().filter_map(|policy| twice(policy, &holders)).collect(),
             Err(error) => vec![error.clone()],
         };
         let policies = read.unwrap_or_default();
-        if mistakes.is_empty() {
-            told.push_str(&format!("{name}: good, {} policies\n", policies.len()));
-        }
-        ill |= !mistakes.is_empty();
-        mistakes.iter().for_each(|mistake| told.push_str(&format!("{mistake}\n")));
+        all.push(model::Validated { file: name, policies: policies.len(), errors });
         for policy in policies {
             holders.entry(policy.name).or_insert_with(|| policy.source.to_string());
         }
     }
-    Ok(Answer { text: told, ill })
+    let ill = all.iter().any(|file| !file.errors.is_empty());
+    Ok(Answer { ill, ..show(arguments, &all, |all| render::validated(all))? })
 }
 
 fn twice(policy: &netd_policy::Policy, holders: &BTreeMap<PolicyName, String>) -> Option<String> {

@@ -32,6 +32,11 @@ pub(crate) fn json(answer: &impl Serialize) -> serde_json::Result<String> {
     Ok(serde_json::to_string_pretty(answer)? + "\n")
 }
 
+/// An object a line, for who reads as it is written.
+pub(crate) fn json_lines(answers: &[impl Serialize]) -> serde_json::Result<String> {
+    answers.iter().map(|answer| Ok(serde_json::to_string(answer)? + "\n")).collect()
+}
+
 pub(crate) fn status(status: &Status, look: Look) -> String {
     let mut table = Table::headless();
     let draining = if status.draining == 0 { String::new() } else { format!(", {} more draining", status.draining) };

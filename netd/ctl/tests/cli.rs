@@ -212,6 +212,23 @@ impl netd_api::server::Netd for Talkative {
 }
 
 #[test]
+fn files_are_examined_without_netd_for_programs_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let [good, wrong] = ["good.yaml", "wrong.yaml"].map(|name| folder.path().join(name).display().to_string());
+    let policy =
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n";
+    std::fs::write(&good, policy).unwrap();
+    std::fs::write(&wrong, "kind: 7\n").unwrap();
+    let nowhere = Path::new("/nowhere/netd.sock");
+    assert_eq!(said(nowhere, &["policy", "validate", &good]), format!("{good}: good, 1 policies\n"));
+    let output = netdctl(nowhere, &["policy", "validate", &good, &wrong, "-o", "json"]);
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!((&all[0]["policies"], &all[0]["errors"]), (&1.into(), &serde_json::json!([])));
+    assert!(all[1]["errors"][0].as_str().unwrap().starts_with(&wrong), "{all}");
+}
+
+#[test]
 fn every_answer_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("netd.sock");

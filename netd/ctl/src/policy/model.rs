@@ -44,6 +44,15 @@ pub(crate) struct File {
     pub(crate) error: String,
 }
 
+/// A file that was examined without netd.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Validated {
+    pub(crate) file: String,
+    pub(crate) policies: usize,
+    /// Each with its place; empty where the file is good.
+    pub(crate) errors: Vec<String>,
+}
+
 /// A policy's whole name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Name {

@@ -1,6 +1,6 @@
 //! Policies, verdicts and denied packets to text. Pure.
 
-use super::model::{Dropped, Name, Policies, Policy, Reason, Verdict, Way};
+use super::model::{Dropped, Name, Policies, Policy, Reason, Validated, Verdict, Way};
 use crate::render::{Look, line};
 use crate::table::Table;
 
@@ -73,7 +73,18 @@ pub(crate) fn verdict(verdict: &Verdict, look: Look) -> String {
     text
 }
 
-/// Without a comparison, rows are who speaks, columns to whom. Where there are too many for a line, one way a line.
+pub(crate) fn validated(files: &[Validated]) -> String {
+    let mut text = String::new();
+    for Validated { file, policies, errors } in files {
+        if errors.is_empty() {
+            line(&mut text, format_args!("{file}: good, {policies} policies"));
+        }
+        errors.iter().for_each(|error| line(&mut text, format_args!("{error}")));
+    }
+    text
+}
+
+/// One way a line.
 pub(crate) fn matrix(ways: &[Way]) -> String {
     let mut table = Table::new(["FROM", "TO", "PORTS"]);
     ways.iter().for_each(|way| table.row([way.from.clone(), way.to.clone(), way.ports.clone()]));
@@ -121,9 +132,9 @@ fn time_of_day(unix_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{Dropped, File, Name, Policies, Policy, Reason, Verdict, Way};
-    use super::{applied, deleted, diff, drops, matrix, policies, verdict};
-    use crate::render::Look;
+    use super::super::model::{Dropped, File, Name, Policies, Policy, Reason, Validated, Verdict, Way};
+    use super::{applied, deleted, diff, drops, matrix, policies, validated, verdict};
+    use crate::render::{Look, json_lines};
 
     fn a_policy() -> Policy {
         Policy {
@@ -181,6 +192,19 @@ denied: login (10.4.0.2) to cart (10.4.0.3), tcp/80
 What would allow it: an ingress rule
 ";
         assert_eq!(verdict(&denied, Look::default()), expected);
+    }
+
+    #[test]
+    fn examined_files_are_told_one_by_one() {
+        let file = |errors: &[&str]| Validated {
+            file: "shop.yaml".to_owned(),
+            policies: 2,
+            errors: errors.iter().map(|&error| error.to_owned()).collect(),
+        };
+        let files = [file(&[]), file(&["shop.yaml:1:2: it is wrong", "shop.yaml:3:4: and this"])];
+        let expected = "shop.yaml: good, 2 policies\nshop.yaml:1:2: it is wrong\nshop.yaml:3:4: and this\n";
+        assert_eq!(validated(&files), expected);
+        assert_eq!(json_lines(&files).unwrap().lines().count(), 2);
     }
 
     #[test]
