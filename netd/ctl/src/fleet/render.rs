@@ -6,7 +6,8 @@ use super::model::{Block, Check, Fleet, Node};
 use crate::render::Look;
 use crate::table::Table;
 
-const NONE: &str = "This node is part of no fleet: netd.toml has no [fleet] with pools.\n";
+const NONE: &str =
+    "This node is part of no fleet; three lines in /etc/netd/netd.toml make it part of one (docs/nodes.md).\n";
 
 pub(crate) fn nodes(fleet: &Fleet, look: Look) -> String {
     if fleet.source.is_empty() {

@@ -86,6 +86,9 @@ pub(crate) fn validated(files: &[Validated]) -> String {
 
 /// One way a line.
 pub(crate) fn matrix(ways: &[Way]) -> String {
+    if ways.is_empty() {
+        return "No sandboxes: there is nobody to reach.\n".to_owned();
+    }
     let mut table = Table::new(["FROM", "TO", "PORTS"]);
     ways.iter().for_each(|way| table.row([way.from.clone(), way.to.clone(), way.ports.clone()]));
     table.render()
@@ -105,6 +108,9 @@ pub(crate) fn diff(ways: &[Way]) -> String {
 }
 
 pub(crate) fn drops(drops: &[Dropped]) -> String {
+    if drops.is_empty() {
+        return "No denied packets among the last 1,024 since netd started; `--follow` waits for some.\n".to_owned();
+    }
     let mut text = String::new();
     for one in drops {
         let place = if one.place.is_empty() { String::new() } else { format!(" ({})", one.place) };
@@ -218,6 +224,7 @@ What would allow it: an ingress rule
         assert_eq!(matrix(&[way(None)]), "FROM   TO    PORTS\nlogin  cart  none\n");
         assert_eq!(diff(&[way(Some("tcp/80"))]), "FROM   TO    NOW   THEN\nlogin  cart  none  tcp/80\n");
         assert_eq!(diff(&[]), "Nothing would open or close.\n");
+        assert_eq!(matrix(&[]), "No sandboxes: there is nobody to reach.\n");
     }
 
     #[test]
@@ -234,5 +241,6 @@ What would allow it: an ingress rule
         let expected = "01:02:03.004Z tcp 80 from login (10.4.0.2) to cart (10.4.0.3): \
                         no rule of NetworkPolicy shop/cart allows it (shop.yaml:12)\n";
         assert_eq!(drops(&[dropped]), expected);
+        assert!(drops(&[]).starts_with("No denied packets among the last 1,024 "));
     }
 }
