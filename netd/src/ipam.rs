@@ -19,7 +19,7 @@ pub enum LeaseError {
     #[error(
         "cannot lease an address for {key}: no IP addresses available in range set: {ranges} ({held} leased by netd, \
          {reserved} reserved in the host-local data directory or held for other networks of the same link; `netdctl lease ls` \
-         names the holders)"
+         names the holders); remove containers, or give the network a larger range"
     )]
     Exhausted {
         /// Who asked.
@@ -32,7 +32,9 @@ pub enum LeaseError {
         reserved: usize,
     },
     /// The asked-for address is somebody else's.
-    #[error("cannot lease {address} for {key}: it is held by {holder}")]
+    #[error(
+        "cannot lease {address} for {key}: it is held by {holder}; ask for another address, or remove that container"
+    )]
     Held {
         /// Who asked.
         key: String,
@@ -63,7 +65,10 @@ pub enum LeaseError {
         address: IpAddr,
     },
     /// Asked-for addresses outside every range.
-    #[error("cannot lease for {key}: failed to allocate all requested IPs: {addresses} lie in no range of the network")]
+    #[error(
+        "cannot lease for {key}: failed to allocate all requested IPs: {addresses} lie in no range of the network; ask for \
+         addresses of its ranges (`netdctl network inspect`)"
+    )]
     OutOfRange {
         /// Who asked.
         key: String,

@@ -33,6 +33,7 @@ use crate::owner::{OwnerError, OwnerHandle, Renewed};
 use crate::policies::{Policies, PolicyError};
 use crate::ports::{PortError, Ports};
 use crate::reaper::{Reaper, ReaperError};
+use crate::reply::CUT;
 use crate::tombstones::Tombstones;
 use crate::turns::{Turn, Turns};
 
@@ -77,7 +78,7 @@ pub enum LifecycleError {
         source: PolicyError,
     },
     /// The worker died.
-    #[error("the worker died")]
+    #[error("{CUT}")]
     Cut(#[from] JoinError),
 }
 

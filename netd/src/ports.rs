@@ -49,7 +49,7 @@ pub enum PortError {
         publication: Publication,
     },
     /// The kernel said no.
-    #[error("cannot reserve {publication} for {key}")]
+    #[error("cannot reserve {publication} for {key}; is {} an address of this node?", publication.address)]
     Io {
         /// Who asked.
         key: Box<AttachmentKey>,

@@ -9,6 +9,10 @@ use crate::lifecycle::LifecycleError;
 use crate::node::{AttachError, ShareError};
 use crate::owner::OwnerError;
 
+/// What is said of a task that did not come to its end.
+pub(crate) const CUT: &str =
+    "a thread of netd ended unexpectedly; `journalctl -u netd -e` has its last words, and the request can be repeated";
+
 /// The CNI result of an attachment, in the reference plugins' order: bridge, host end, sandbox end, the VLAN's gateway. `ptp` tells
 /// no MTU.
 #[must_use]

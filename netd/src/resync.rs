@@ -18,6 +18,7 @@ use crate::fleet::{RoundError, guards, is_fleets};
 use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::owner::{OwnerError, Snapshot};
 use crate::policies::PolicyError;
+use crate::reply::CUT;
 
 /// Why a resync has not done all. What it could do is done; the next one tries the rest again.
 #[derive(Debug, Error)]
@@ -38,7 +39,7 @@ pub enum ResyncError {
     #[error("resync cannot put the fleet right")]
     Fleet(#[from] RoundError),
     /// The worker died.
-    #[error("resync was cut off")]
+    #[error("{CUT}")]
     Cut(#[from] tokio::task::JoinError),
 }
 

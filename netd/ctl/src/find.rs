@@ -17,7 +17,7 @@ pub(crate) enum FindError {
     #[error("there is no node {0:?}; `netdctl node ls` lists them")]
     NoNode(String),
     /// Several.
-    #[error("{what:?} may mean {}; write more letters of the id", candidates.join(", "))]
+    #[error("{what:?} may mean {}; say which by its id", candidates.join(", "))]
     Ambiguous { what: String, candidates: Vec<String> },
 }
 

@@ -242,7 +242,7 @@ fn every_answer_is_shown() {
     let inspected: Value = serde_json::from_str(&said(&socket, &["sandbox", "inspect", "abac", "-o", "json"])).unwrap();
     assert_eq!((&inspected["id"], &inspected["labels"]["app"]), (&"abacus".into(), &"shop".into()));
     let (status, text) = failed(&socket, &["sandbox", "inspect", "aba"]);
-    assert!(status == 1 && text.contains("write more letters") && text.contains("abacus"), "{text}");
+    assert!(status == 1 && text.contains("say which by its id") && text.contains("abacus"), "{text}");
     assert!(said(&socket, &["lease", "ls"]).contains("10.9.0.2/24"));
 
     assert!(said(&socket, &["network", "ls"]).contains("/etc/cni/net.d/web.conflist"));

@@ -24,6 +24,7 @@ use crate::lifecycle::Lifecycle;
 use crate::networks::Networks;
 use crate::node::{Share, SharedPool};
 use crate::owner::OwnerError;
+use crate::reply::CUT;
 
 /// What comes within this is one change.
 const TOGETHER: Duration = Duration::from_millis(20);
@@ -57,7 +58,7 @@ pub enum RoundError {
     #[error("cannot look for the ways to other nodes")]
     Kernel(#[from] netd_kernel::KernelError),
     /// The worker died.
-    #[error("the worker died")]
+    #[error("{CUT}")]
     Cut(#[from] JoinError),
 }
 

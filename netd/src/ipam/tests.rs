@@ -89,7 +89,7 @@ fn exhaustion_names_the_pool_and_where_to_look() {
         lease(&mut leases, "f", &[]).unwrap_err(),
         "cannot lease an address for f/eth0 on network web: no IP addresses available in range set: \
          10.4.0.1-10.4.0.6 (5 leased by netd, 0 reserved in the host-local data directory or held for other networks of \
-         the same link; `netdctl lease ls` names the holders)"
+         the same link; `netdctl lease ls` names the holders); remove containers, or give the network a larger range"
     );
 }
 
@@ -99,7 +99,10 @@ fn a_requested_address_is_given_or_its_holder_is_named() {
     assert_eq!(lease(&mut leases, "a", &[ip("10.4.0.5")]).unwrap(), "10.4.0.5/29");
     assert_eq!(lease(&mut leases, "a", &[ip("10.4.0.5")]).unwrap(), "10.4.0.5/29", "its own again");
     let refused = lease(&mut leases, "b", &[ip("10.4.0.5")]).unwrap_err();
-    assert_eq!(refused, "cannot lease 10.4.0.5 for b/eth0 on network web: it is held by a/eth0 on network web");
+    assert_eq!(
+        refused,
+        "cannot lease 10.4.0.5 for b/eth0 on network web: it is held by a/eth0 on network web; ask for another address, or remove that container"
+    );
     assert!(lease(&mut leases, "b", &[ip("10.4.0.1")]).unwrap_err().contains("is subnet's gateway"));
     assert!(lease(&mut leases, "b", &[ip("192.0.2.1")]).unwrap_err().contains("failed to allocate all requested IPs"));
 }

@@ -114,7 +114,7 @@ pub enum AttachError {
     #[error(transparent)]
     Share(#[from] ShareError),
     /// IPAM gave none.
-    #[error("cannot attach {0}: IPAM plugin returned missing IP config")]
+    #[error("cannot attach {0}: IPAM plugin returned missing IP config; give the network an ipam section with a range")]
     NoAddress(Box<AttachmentKey>),
     /// A routed sandbox reaches all by its gateway, and the address has none.
     #[error(
@@ -164,7 +164,10 @@ pub enum AttachError {
         holder: Box<AttachmentKey>,
     },
     /// A later stanza asks for what only an attachment of ours can have.
-    #[error("cannot attach {key}: {what} needs an interface that netd made, and another plugin made this one")]
+    #[error(
+        "cannot attach {key}: {what} needs an interface that netd made, and another plugin made this one; take {what} out of the \
+         network's file, or let bridge or ptp make the interface"
+    )]
     Foreign {
         /// Who asked.
         key: Box<AttachmentKey>,

@@ -23,7 +23,7 @@ use crate::ipam::Reserved;
 use crate::lifecycle::open_namespace;
 use crate::node::{Extension, Follower, Wanted, What, settings_of};
 use crate::owner::OwnerError;
-use crate::reply::{add_defaults, chain, config_failure, encode, failure, lifecycle_failure, refusal, result};
+use crate::reply::{CUT, add_defaults, chain, config_failure, encode, failure, lifecycle_failure, refusal, result};
 
 pub(super) type Answer<T> = Result<T, Failure>;
 
@@ -211,7 +211,7 @@ impl<K: Kernel + 'static> Service<K> {
         match tokio::task::spawn_blocking(move || executor.within(&steps, &sandbox)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(failure(FailureCode::INTERNAL, &error)),
-            Err(error) => Err(refusal(FailureCode::INTERNAL, format!("the worker died: {error}"))),
+            Err(error) => Err(refusal(FailureCode::INTERNAL, format!("{CUT}: {error}"))),
         }
     }
 
@@ -314,7 +314,7 @@ async fn name_servers(ipam: &Ipam) -> Answer<Dns> {
     let Some(path) = ipam.resolv_conf().map(str::to_owned) else { return Ok(ipam.dns()) };
     let file = path.clone();
     let read = tokio::task::spawn_blocking(move || directories::text(Path::new(&file), LONGEST, "resolv.conf")).await;
-    let read = read.map_err(|error| refusal(FailureCode::INTERNAL, format!("the worker died: {error}")))?;
+    let read = read.map_err(|error| refusal(FailureCode::INTERNAL, format!("{CUT}: {error}")))?;
     let unreadable = |error: String| refusal(FailureCode::INPUT_OUTPUT, format!("{path} (resolvConf): {error}"));
     read.map(|text| Dns::of_resolv_conf(&String::from_utf8_lossy(&text))).map_err(unreadable)
 }

@@ -10,7 +10,7 @@ use super::Service;
 use super::attach::{Answer, Asked, key_of, owner_failure, parse, previous};
 use crate::attachment::{Attachment, AttachmentKey, State};
 use crate::executor::{Executor, ExecutorError};
-use crate::reply::{failure, refusal};
+use crate::reply::{CUT, failure, refusal};
 
 impl<K: Kernel + 'static> Service<K> {
     /// Each stanza is asked for what is its own. The record says what should be; of the result that the caller gives back only
@@ -44,7 +44,7 @@ impl<K: Kernel + 'static> Service<K> {
                 ),
             )),
             Ok(Err(error)) => Err(failure(FailureCode::CONFLICT, &error)),
-            Err(error) => Err(refusal(FailureCode::INTERNAL, format!("the worker died: {error}"))),
+            Err(error) => Err(refusal(FailureCode::INTERNAL, format!("{CUT}: {error}"))),
         }
     }
 

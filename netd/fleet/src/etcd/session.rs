@@ -48,10 +48,10 @@ pub enum SessionError {
     #[error("cannot encode a value")]
     Encode(#[from] serde_json::Error),
     /// No random numbers, or no thread.
-    #[error("this system lacks what is needed")]
+    #[error("cannot start a thread or get random numbers for the fleet")]
     System(#[from] std::io::Error),
     /// A thread died.
-    #[error("a write to disk did not end")]
+    #[error("a thread that wrote to disk ended unexpectedly; `journalctl -u netd -e` has its last words")]
     Thread(#[from] JoinError),
     /// The watch ended, by compaction or with its member.
     #[error("the watch ended")]
