@@ -66,7 +66,7 @@ pub(crate) fn text(path: &Path, longest: u64, kind: &str) -> Result<Vec<u8>, Str
     let mut text = Vec::new();
     fs::File::open(path).and_then(|file| file.take(longest + 1).read_to_end(&mut text)).map_err(failed)?;
     if text.len() as u64 > longest {
-        return Err(format!("longer than {longest} octets; no {kind} is: remove it"));
+        return Err(format!("longer than {longest} bytes; no {kind} is: remove it"));
     }
     Ok(text)
 }

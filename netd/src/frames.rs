@@ -15,7 +15,7 @@ const LARGEST: usize = 16 << 20;
 pub(crate) fn encode(record: &impl Serialize) -> io::Result<Vec<u8>> {
     let payload = serde_json::to_vec(record)?;
     if payload.len() > LARGEST {
-        let too_large = format!("a record of {} octets is too large: at most {LARGEST}", payload.len());
+        let too_large = format!("a record of {} bytes is too large: at most {LARGEST}", payload.len());
         return Err(io::Error::new(io::ErrorKind::InvalidData, too_large));
     }
     let length = u32::try_from(payload.len()).map_err(io::Error::other)?;

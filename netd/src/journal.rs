@@ -78,7 +78,7 @@ pub enum JournalError {
     },
     /// A record is not as it was written, and no crash of netd leaves it like this.
     #[error(
-        "the journal {path} is damaged at octet {octet} (record {number}), and what follows cannot be left out: stop all containers and remove the file"
+        "the journal {path} is damaged at byte {octet} (record {number}), and what follows cannot be left out: stop all containers and remove the file"
     )]
     Damaged {
         /// The file.

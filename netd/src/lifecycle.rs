@@ -70,7 +70,7 @@ pub enum LifecycleError {
         source: io::Error,
     },
     /// Who it may speak with could not be made to hold.
-    #[error("cannot let {key} speak")]
+    #[error("cannot put the policies of {key} in force")]
     Policy {
         /// Whose.
         key: Box<AttachmentKey>,

@@ -103,7 +103,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         file.take(LARGEST).read_to_end(&mut content)?;
         return Ok(content);
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is no file of at most {LARGEST} octets")))
+    Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is no file of at most {LARGEST} bytes")))
 }
 
 #[cfg(test)]

@@ -406,7 +406,7 @@ fn a_way_that_is_too_narrow_for_ipv6_is_told() {
     nodes.start(&list("vxlan", &[1], &[2]));
     let sandboxes = attach(&nodes, "web");
     soon("it is told", || {
-        nodes.all[0].warnings().iter().any(|text| text.contains("1250 octets pass on the way to 198.51.100.2"))
+        nodes.all[0].warnings().iter().any(|text| text.contains("1250 bytes pass on the way to 198.51.100.2"))
     });
     assert_eq!(largest(&sandboxes[0], sandboxes[1].v4.parse().unwrap()), 1_250);
     let check = nodes.all[0].check("n2");

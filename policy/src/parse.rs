@@ -56,7 +56,7 @@ pub const LONGEST: usize = 4 << 20;
 /// Why it is none, and what to do.
 pub fn text(octets: &[u8]) -> Result<&str, String> {
     if octets.len() > LONGEST {
-        return Err(format!("longer than {LONGEST} octets; part the policies into several files"));
+        return Err(format!("longer than {LONGEST} bytes; part the policies into several files"));
     }
     std::str::from_utf8(octets)
         .map_err(|error| format!("not UTF-8 after octet {}; save it as UTF-8", error.valid_up_to()))

@@ -43,7 +43,7 @@ impl Incoming {
         let [flag, length @ ..] = *prefix;
         let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
         if flag != 0 || length > self.largest {
-            return Err(CallError::Garbled(format!("a message of {length} octets with flag {flag}")));
+            return Err(CallError::Garbled(format!("a message of {length} bytes with flag {flag}")));
         }
         if self.octets.len() - PREFIX < length {
             return Ok(None);

@@ -184,7 +184,7 @@ fn narrow(check: &PeerCheck, block: IpNet) -> Option<String> {
     };
     (check.mtu < check.wanted_mtu).then(|| {
         format!(
-            "packets of {} octets do not get through, {others}: a link on the way is narrower than both ends say; let ICMP echo pass between the nodes, so that netd finds it out, or lower the MTU of their links",
+            "packets of {} bytes do not get through, {others}: a link on the way is narrower than both ends say; let ICMP echo pass between the nodes, so that netd finds it out, or lower the MTU of their links",
             check.wanted_mtu
         )
     })

@@ -191,7 +191,7 @@ fn lead(
     let mtu = here.narrow(hop, end, peer.mtu);
     let narrow = size::is_too_narrow(mtu, block).then(|| {
         format!(
-            "some packets of IPv6 to {name} get lost: {} octets pass on the way to {end}, and any IPv6 packet may have 1280; give all links on that way a larger MTU",
+            "some packets of IPv6 to {name} get lost: {} bytes pass on the way to {end}, and any IPv6 packet may have 1280; give all links on that way a larger MTU",
             mtu.unwrap_or_default()
         )
     });

@@ -88,7 +88,7 @@ fn a_flipped_bit_stops_the_start_and_loses_nothing() {
     bytes[header + 2 * frame - 1] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let error = Journal::open(&path, "b").unwrap_err().to_string();
-    let at = format!("is damaged at octet {} (record 2), and what follows cannot be left out", header + frame);
+    let at = format!("is damaged at byte {} (record 2), and what follows cannot be left out", header + frame);
     assert!(error.contains(&at), "{error}");
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }

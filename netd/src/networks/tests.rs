@@ -124,7 +124,7 @@ fn what_is_no_readable_file_is_told_and_waited_for_by_nobody() {
     let errors: Vec<_> = catalogue.entries.iter().map(error).collect();
     assert!(errors[0].ends_with("a.conflist: not a file; remove it"), "{errors:?}");
     assert!(errors[1].contains("cannot read it: No such file"), "{errors:?}");
-    assert!(errors[2].contains("longer than 262144 octets"), "{errors:?}");
+    assert!(errors[2].contains("longer than 262144 bytes"), "{errors:?}");
     assert_eq!(errors.len(), 3, "{errors:?}");
 }
 

@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 #[derive(Debug, Error)]
 pub enum ForceError {
     /// The owner said no.
-    #[error("cannot hold back who has no labels")]
+    #[error("cannot quarantine containers without labels")]
     Owner(#[from] OwnerError),
     /// The kernel said no.
     #[error(transparent)]

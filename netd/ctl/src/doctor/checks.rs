@@ -99,7 +99,7 @@ fn network(network: &Network) -> Finding {
     }
     if !network.unknown_keys.is_empty() {
         let meaning = format!("netd does not know {}; it goes by the rest", network.unknown_keys.join(", "));
-        return Finding::warning(object, meaning, format!("look for a slip of the pen in {}", network.file));
+        return Finding::warning(object, meaning, format!("look for a misspelt key in {}", network.file));
     }
     Finding::ok(object, format!("good ({})", network.file))
 }

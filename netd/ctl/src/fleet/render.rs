@@ -53,7 +53,7 @@ pub(crate) fn node(node: &Node, look: Look) -> String {
         ("state", node.state.clone()),
         ("addresses", node.addresses.join(",")),
         ("blocks", node.blocks.join(",")),
-        ("unpacks", node.encapsulations.join(",")),
+        ("decapsulates", node.encapsulations.join(",")),
         ("mtu", number(node.mtu)),
         ("labels", labels.join(",")),
         ("version", node.version.clone()),
