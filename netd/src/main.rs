@@ -1,10 +1,10 @@
 //! The daemon's start: arguments, settings, threads. What it consists of is `daemon`'s.
 
 mod daemon;
+mod logs;
 mod memory;
 
 use std::fs;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -12,9 +12,6 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use netd::fleet::FleetStartError;
 use netd_config::{ConfigErrors, NodeConfig};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Threads for kernel work. The kernel changes links one at a time, so more of them only wait, each with memory of its own.
 const KERNEL_WORKERS: usize = 8;
@@ -34,12 +31,6 @@ struct Arguments {
     /// Take away what `coexist = "insert"` put among other firewalls' rules, and end: for when netd is removed.
     #[arg(long)]
     withdraw: bool,
-}
-
-/// Which lines are written: `info`, or by crate, as in `info,netd=debug`. What cannot be read is as good as nothing.
-fn chosen_by(text: Option<&str>) -> Targets {
-    let usual = Targets::new().with_default(tracing::Level::INFO);
-    text.and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
 fn main() -> ExitCode {
@@ -64,10 +55,7 @@ fn complain(error: &anyhow::Error) {
 
 fn run() -> Result<()> {
     memory::one_arena();
-    // A journal and a file have no colours.
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(lines).with(chosen_by(std::env::var("NETD_LOG").ok().as_deref())).init();
+    logs::start();
     let arguments = Arguments::parse();
     let config = settings(&arguments.config)?;
     if arguments.withdraw {

@@ -30,17 +30,25 @@ struct Arguments {
     index: String,
 }
 
-/// Which lines are written: `info`, or by crate, as in `info,netd=debug`. What cannot be read is as good as nothing.
-fn chosen_by(text: Option<&str>) -> Targets {
-    let usual = Targets::new().with_default(tracing::Level::INFO);
-    text.and_then(|text| text.parse().ok()).unwrap_or(usual)
-}
-
-fn main() -> Result<()> {
+/// Begins to log. `NETD_LOG` chooses which lines: `info`, or by crate, as in `info,netd=debug`.
+fn log() {
     // A journal and a file have no colours.
     let lines =
         tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry().with(lines).with(chosen_by(std::env::var("NETD_LOG").ok().as_deref())).init();
+    let wanted = std::env::var("NETD_LOG").ok();
+    let read = wanted.as_deref().map(str::parse::<Targets>);
+    let chosen = match &read {
+        Some(Ok(targets)) => targets.clone(),
+        None | Some(Err(_)) => Targets::new().with_default(tracing::Level::INFO),
+    };
+    tracing_subscriber::registry().with(lines).with(chosen).init();
+    if let Some(Err(error)) = read {
+        tracing::warn!(NETD_LOG = wanted, %error, "cannot read NETD_LOG; info holds");
+    }
+}
+
+fn main() -> Result<()> {
+    log();
     let arguments = Arguments::parse();
     let courier = Courier::start(&arguments.netd_socket).context("cannot start the threads that speak to netd")?;
     let identity = Identity { name: arguments.name, index: arguments.index };
