@@ -240,11 +240,18 @@ fn unknown_keys(text: &str) -> Vec<Mistake> {
 }
 
 fn unreadable(text: &str, error: &toml::de::Error) -> Mistake {
-    let place = error.span().map_or_else(String::new, |span| format!("line {}: ", line(text, span.start)));
-    // The library breaks its text into lines.
+    let place = error.span().map_or_else(String::new, |span| {
+        let at = line(text, span.start);
+        format!("line {at} ({}): ", text.lines().nth(at - 1).unwrap_or_default().trim())
+    });
+    // The library breaks its text into lines, and names types of this language.
     let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    let message = message.replace("expected u8", "expected a whole number from 0 to 255");
+    let message = ["expected usize", "expected u64"].iter().fold(message, |said, kind| said.replace(kind, WHOLE));
     mistake("", format!("{place}{message}; correct it there"))
 }
+
+const WHOLE: &str = "expected a whole number, 0 or more";
 
 /// Counted from 1.
 fn line(text: &str, offset: usize) -> usize {
@@ -342,18 +349,22 @@ mod tests {
     fn namespaces_have_labels_and_nothing_else() {
         let config = NodeConfig::parse("netd.toml", "[namespaces.shop]\nlabels = { tier = 'front' }\n").unwrap();
         assert_eq!(config.namespaces["shop"].labels["tier"], "front");
-        assert!(error("[namespaces.shop]\nlabel = {}\n").contains("line 2: unknown field `label`"));
+        assert!(error("[namespaces.shop]\nlabel = {}\n").contains("line 2 (label = {}): unknown field `label`"));
     }
 
     #[test]
     fn what_cannot_be_read_is_told_with_its_line() {
         let text = error("\nworkers = \"many\"\n");
-        assert!(text.starts_with("netd.toml: line 2: ") && text.contains("expected usize"), "{text}");
+        let expected = "netd.toml: line 2 (workers = \"many\"): invalid type: string \"many\", expected a whole number, 0 or more; correct it there";
+        assert_eq!(text, expected);
         let text = error("instance = 'a'\n\nsocket = \n");
-        assert!(text.starts_with("netd.toml: line 3: ") && !text.contains('\n'), "{text}");
+        assert!(text.starts_with("netd.toml: line 3 (socket =): ") && !text.contains('\n'), "{text}");
         let text = error("workers = 1\nworkers = 2\n");
-        assert!(text.starts_with("netd.toml: line 2: duplicate key"), "{text}");
+        assert!(text.starts_with("netd.toml: line 2 (workers = 2): duplicate key"), "{text}");
         let text = error("shade = 1\nconf_dirs = '/etc'\n");
-        assert!(text.contains("shade: unknown key in line 1") && text.contains("netd.toml: line 2: "), "{text}");
+        assert!(
+            text.contains("shade: unknown key in line 1") && text.contains("netd.toml: line 2 (conf_dirs = '/etc'): "),
+            "{text}"
+        );
     }
 }
