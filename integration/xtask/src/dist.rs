@@ -1,7 +1,7 @@
 //! `cargo xtask dist`: what an installation takes, in `target/dist`. How it is packed is packaging's work.
 //!
 //! ```text
-//! target/dist/netd, netdctl, ...          those that exist, linked as usual
+//! target/dist/netd, netdctl, netd-hook    linked as usual
 //! target/dist/cni/netd-cni                static: a start costs no dynamic linking
 //! target/dist/cni/{bridge, portmap, ...}  links to it
 //! ```
@@ -16,8 +16,8 @@ use serde_json::Value;
 
 use crate::{cargo, say};
 
-/// Programs of an installation. One that the workspace does not have yet is left out.
-const PROGRAMS: [&str; 4] = ["netd", "netdctl", "netd-hook", "containerd-shim-runc-netd"];
+/// Programs of an installation, each by the name of its package too.
+const PROGRAMS: [&str; 3] = ["netd", "netdctl", "netd-hook"];
 const STATIC: &str = "netd-cni";
 /// The names that the CNI client answers to, one a line.
 const NAMES: &str = "hook/cni/plugins.txt";
@@ -30,10 +30,8 @@ pub(crate) fn run() -> Result<()> {
     }
     fs::create_dir_all(dist.join("cni")).with_context(|| format!("cannot make {}", dist.display()))?;
     for program in PROGRAMS {
-        if let Some(package) = workspace.package_of(program) {
-            cargo(&["build", "--release", "--package", package, "--bin", program])?;
-            copy(&workspace.target.join("release").join(program), &dist.join(program))?;
-        }
+        cargo(&["build", "--release", "--package", program, "--bin", program])?;
+        copy(&workspace.target.join("release").join(program), &dist.join(program))?;
     }
     let client = dist.join("cni").join(STATIC);
     copy(&build_static(&workspace)?, &client)?;
@@ -84,7 +82,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 /// The workspace, as cargo knows it.
 pub(crate) struct Workspace {
     pub(crate) target: PathBuf,
-    packages: Vec<Value>,
 }
 
 impl Workspace {
@@ -95,14 +92,7 @@ impl Workspace {
         }
         let metadata: Value = serde_json::from_slice(&output.stdout).context("cannot read cargo metadata")?;
         let target = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?.into();
-        Ok(Self { target, packages: metadata["packages"].as_array().cloned().unwrap_or_default() })
-    }
-
-    /// The package that has the binary `program`.
-    fn package_of(&self, program: &str) -> Option<&str> {
-        let is_it = |target: &Value| target["name"] == program && target["kind"][0] == "bin";
-        let has_it = |package: &&Value| package["targets"].as_array().into_iter().flatten().any(is_it);
-        self.packages.iter().find(has_it)?["name"].as_str()
+        Ok(Self { target })
     }
 }
 

@@ -27,7 +27,7 @@ use policy::PolicyError;
 use render::Look;
 
 /// The node's settings.
-const SETTINGS: &str = "/etc/netd/netd.toml";
+pub(crate) const SETTINGS: &str = "/etc/netd/netd.toml";
 
 #[derive(Debug, Error)]
 enum Failed {

@@ -12,9 +12,9 @@ use super::containerd::said;
 use super::firewall::Firewalls;
 use super::sysctl::{self, Sysctls};
 use super::{Finding, Place};
+use crate::SETTINGS;
 use crate::model::Network;
 
-const SETTINGS: &str = "/etc/netd/netd.toml";
 /// Of VXLAN (IANA).
 const PORT: u16 = 4_789;
 /// Of netd's routes, as `ip` writes it.

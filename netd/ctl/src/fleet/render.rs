@@ -1,9 +1,7 @@
 //! Nodes, blocks and checks as tables for people. Pure.
 
-use std::fmt::Write;
-
 use super::model::{Block, Check, Fleet, Node};
-use crate::render::Look;
+use crate::render::{Look, line};
 use crate::table::Table;
 
 const NONE: &str =
@@ -118,9 +116,4 @@ pub(crate) fn checks(checks: &[Check], look: Look) -> String {
         }
     }
     text
-}
-
-fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
-    // Writing to a String cannot fail.
-    let _infallible = writeln!(text, "{arguments}");
 }
