@@ -1,5 +1,6 @@
 //! Answers as the caller expects them: CNI results, and failures with their code. No decision is made here.
 
+pub(crate) use netd_api::chain;
 use netd_api::v1::{Failure, FailureCode};
 use netd_config::{CniResult, CniVersion, ConfigErrors, Dns, ResultInterface, ResultIp, Route};
 
@@ -60,19 +61,6 @@ pub fn add_defaults(routes: &mut Vec<Route>, leases: &[Lease]) {
 #[must_use]
 pub fn encode(result: &CniResult, version: CniVersion) -> Vec<u8> {
     result.to_json(version).to_string().into_bytes()
-}
-
-/// An error with all its causes.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message.push_str(": ");
-        message.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    message
 }
 
 /// A failure with its whole chain of causes in the message.

@@ -30,14 +30,7 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure with its whole chain of causes in the message.
     pub(crate) fn of(code: Code, error: &dyn Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            message.push_str(": ");
-            message.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self { code: code as u32, message, details: String::new() }
+        Self { code: code as u32, message: netd_api::chain(error), details: String::new() }
     }
 
     /// The failure as JSON, in the order and with the indentation of the reference plugins. The version of the stanza, where

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use netd_api::blocking::{DescribeRequest, ReleaseRequest, ResyncRequest};
 use netd_api::v1::FailureCode;
-use netd_api::{CallError, Client, ConnectError, Tag};
+use netd_api::{CallError, Client, ConnectError, Tag, chain};
 use thiserror::Error;
 
 use crate::outbox::{Errand, Outbox, Outcome, Word};
@@ -227,16 +227,4 @@ fn is_final(code: FailureCode) -> bool {
         | FailureCode::NOT_AVAILABLE
         | FailureCode::INTERNAL => false,
     }
-}
-
-/// An error with all its causes.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

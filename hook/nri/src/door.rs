@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use netd_api::chain;
 use sd_notify::NotifyState;
 use thiserror::Error;
 
 use crate::backoff::Backoff;
-use crate::courier::{Courier, chain};
+use crate::courier::Courier;
 use crate::message::MessageError;
 use crate::outbox::{Outbox, Outcome};
 use crate::pod::Pod;

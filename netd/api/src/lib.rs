@@ -46,6 +46,13 @@ pub use preamble::{Descriptors, descriptors};
 pub use server::listen;
 pub use wire::CallError;
 
+/// An error with all its causes, on one line: each names what it adds, none repeats the next.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// The CNI error code that fits a failure (CNI specification, section 5).
 #[must_use]
 pub fn cni_code(code: v1::FailureCode) -> u32 {

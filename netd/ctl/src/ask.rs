@@ -1,6 +1,5 @@
 //! netd's answers, fetched over its socket. How they look is not decided here.
 
-use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -155,16 +154,4 @@ fn refused(failure: Option<api::Failure>) -> Result<(), AskError> {
         Some(failure) if failure.details.is_empty() => Err(AskError::Refused(failure.message)),
         Some(failure) => Err(AskError::Refused(format!("{} ({})", failure.message, failure.details))),
     }
-}
-
-/// An error with all its causes, on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
             }
         },
         Err(error) => {
-            complain(&ask::chain(&error));
+            complain(&netd_api::chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -15,6 +15,7 @@ use super::believe::{Believed, believe, strangers};
 use crate::lifecycle::Lifecycle;
 use crate::policies::PolicyError;
 use crate::policies::watched::write_whole;
+use crate::reply::chain;
 
 impl Inner {
     pub(super) async fn hear_others<K: Kernel + 'static>(&self, fleet: &netd_fleet::Fleet, lifecycle: &Lifecycle<K>) {
@@ -101,8 +102,4 @@ impl Inner {
         }
         state.disbelieved = refused.to_vec();
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

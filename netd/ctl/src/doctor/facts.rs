@@ -12,7 +12,7 @@ use super::kernel::Kernel;
 use super::neighbours::{self, Table};
 use super::sysctl::{self, Sysctls};
 use super::{Place, trial};
-use crate::ask::{self, Netd};
+use crate::ask::{AskError, Netd};
 use crate::model::{Network, Sandbox, Status};
 
 /// Where the official `host-local` keeps its reservations.
@@ -110,10 +110,10 @@ pub(crate) fn gather(place: &Place) -> Facts {
 fn ask_netd(socket: &Path) -> Result<Answers, String> {
     let ask = || {
         let netd = Netd::connect(socket)?;
-        let networks = netd.networks().map_err(|error| ask::chain(&error));
+        let networks = netd.networks().map_err(|error| netd_api::chain(&error));
         Ok(Answers { status: netd.status()?, networks, sandboxes: netd.sandboxes()? })
     };
-    ask().map_err(|error: ask::AskError| ask::chain(&error))
+    ask().map_err(|error: AskError| netd_api::chain(&error))
 }
 
 fn socket(path: &Path) -> Option<Socket> {
