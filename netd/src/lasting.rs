@@ -5,8 +5,8 @@
 //! written anew as a whole. One of another version, or a part behind damage, is left out.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::attachment::AttachmentKey;
 use crate::frames;
 use crate::owner::OwnerHandle;
+use crate::whole_file::write_whole;
 
 const HEADER: &[u8] = b"netd-leases 1\n";
 /// What nobody has come back for in this time is forgotten, at the next start.
@@ -97,7 +98,7 @@ impl Lasting {
         for last in remembered.iter().cloned().chain(held) {
             content.extend(frames::encode(&last).map_err(failed)?);
         }
-        replace(&self.path, &content).map_err(failed)?;
+        write_whole(&self.path, &content).map_err(failed)?;
         self.seen = remembered.into_iter().map(|last| (last.key, last.seen)).collect();
         Ok(())
     }
@@ -150,17 +151,6 @@ fn parse(content: &[u8], now: u64) -> Vec<Last> {
     }
     last.retain(|one| now.saturating_sub(one.seen) < LONGEST.as_secs());
     last
-}
-
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    fs::create_dir_all(folder)?;
-    let next = path.with_extension("next");
-    let mut file = File::create(&next)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&next, path)?;
-    File::open(folder)?.sync_all()
 }
 
 fn seconds(time: SystemTime) -> u64 {

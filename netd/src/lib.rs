@@ -36,3 +36,4 @@ pub mod tombstones;
 pub mod turns;
 pub mod watch;
 pub mod watchdog;
+mod whole_file;

@@ -27,7 +27,7 @@ use super::{Fleet, Inner};
 use crate::lifecycle::Lifecycle;
 use crate::owner::{OwnerError, OwnerHandle};
 use crate::policies::others::records;
-use crate::policies::watched::write_whole;
+use crate::whole_file::write_whole;
 
 /// What comes within this is told, or heard, at once.
 pub(super) const TOGETHER: Duration = Duration::from_millis(20);

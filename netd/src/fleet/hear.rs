@@ -14,8 +14,8 @@ use super::acquaint::{AGAIN, TOGETHER};
 use super::believe::{Believed, believe, strangers};
 use crate::lifecycle::Lifecycle;
 use crate::policies::PolicyError;
-use crate::policies::watched::write_whole;
 use crate::reply::chain;
+use crate::whole_file::write_whole;
 
 impl Inner {
     pub(super) async fn hear_others<K: Kernel + 'static>(&self, fleet: &netd_fleet::Fleet, lifecycle: &Lifecycle<K>) {

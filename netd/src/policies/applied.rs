@@ -10,7 +10,7 @@ use netd_policy::{Policy, PolicyName};
 use thiserror::Error;
 
 use super::files::{Documents, PolicyFiles};
-use super::watched::write_whole;
+use crate::whole_file::write_whole;
 
 /// The policies could not be written down. Those before the one named are.
 #[derive(Debug, Error)]

@@ -2,16 +2,17 @@
 //! netd: the next one has it too, though the file is broken by then.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fs, process};
 
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tracing::{info, warn};
 
 use super::files::{PolicyFiles, sources};
 use crate::directories;
+use crate::whole_file::write_whole;
 
 /// The way to the files; cheap to clone. The watching ends with the last handle.
 #[derive(Debug, Clone)]
@@ -98,22 +99,8 @@ fn recall(kept: &Path) -> BTreeMap<String, String> {
     })
 }
 
-/// After a loss of power the file is the old one or the new one.
 fn keep(kept: &Path, texts: &BTreeMap<String, String>) -> io::Result<()> {
     write_whole(kept, &serde_json::to_vec(texts)?)
-}
-
-/// Writes a file so that it is never seen, or left, half.
-pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    fs::create_dir_all(folder)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let new = folder.join(format!(".{name}.{}", process::id()));
-    let mut file = fs::File::create(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
