@@ -56,7 +56,7 @@ ip link add outside type dummy
 ip address add 192.0.2.1/24 dev outside
 ip link set outside up
 
-systemctl start netd
+systemctl start netd || { journalctl --no-pager --lines 60; exit 1; }
 say "started: $(told ActiveState), told by $(told Type)"
 systemctl start netd-hook
 mkdir /srv/page
