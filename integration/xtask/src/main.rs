@@ -24,13 +24,13 @@ fn main() -> ExitCode {
     let done = match word.as_str() {
         "demo" => demo::run(&arguments),
         "parts" => parts::run(),
-        "test" => test(std::env::var_os("CI").is_some()),
+        "test" => test(is_in_ci()),
         "crash" => hard::crash(&arguments),
         "chaos" => hard::chaos(&arguments),
         "fleet" => hard::fleet(&arguments),
         "fuzz" => hard::fuzz(&arguments),
         "tidy" => tidy::run(),
-        "packaging" => packaging::run(),
+        "packaging" => packaging::run(is_in_ci()),
         "ci" => ci(),
         "dist" => dist::run(),
         "bench" => bench::run(&arguments),
@@ -46,8 +46,12 @@ fn main() -> ExitCode {
     }
 }
 
+fn is_in_ci() -> bool {
+    std::env::var_os("CI").is_some()
+}
+
 fn test(is_strict: bool) -> Result<()> {
-    packaging::run()?;
+    packaging::run(is_strict)?;
     parts::run()?;
     suite::run(is_strict)
 }

@@ -13,10 +13,11 @@ const UNITS: &str = "packaging/systemd";
 /// What the units start, and nothing more than a name there.
 const BINARIES: [&str; 2] = ["usr/sbin/netd", "usr/sbin/netd-hook"];
 
-pub(crate) fn run() -> Result<()> {
+/// `is_strict`: that the units cannot be looked at is a fault too.
+pub(crate) fn run(is_strict: bool) -> Result<()> {
     say("== packaging: systemd-analyze verify");
     if let Err(reason) = install() {
-        if std::env::var_os("CI").is_some() {
+        if is_strict {
             return Err(reason);
         }
         say(&format!("SKIPPED packaging: units not verified: {reason:#}"));
