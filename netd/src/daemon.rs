@@ -27,39 +27,78 @@ use netd::resync::Watch;
 use netd::runtime::Runtime;
 use netd::server::{PolicyDesk, Service};
 use netd::tombstones::Tombstones;
+use netd::watch::Heard;
 use netd::{lasting, owner, resync, watch, watchdog};
-
-use crate::memory;
 use netd_config::NodeConfig;
 use netd_kernel::{Coexistence, LOG_GROUP, LinuxKernel, LoggedPacket, Notices, Obstacle, PacketLog, Passage};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::memory;
 
 /// How often record and kernel are compared without being asked.
 const RESYNC_EVERY: Duration = Duration::from_secs(30);
 
 /// `file`: where the settings were read.
 pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
-    let run_dir = PathBuf::from(&config.run_dir);
-    let tombstones = run_dir.join("tombstones");
-    fs::create_dir_all(&tombstones).with_context(|| format!("cannot make {}", tombstones.display()))?;
-    fs::set_permissions(&run_dir, fs::Permissions::from_mode(0o700))
+    let tombstones = Path::new(&config.run_dir).join("tombstones");
+    let Record { _lock, journal, node, lasting } = open_record(&config, &tombstones)?;
+    let kernel = LinuxKernel::new(&config.instance, &config.link_prefix).with_context(|| {
+        let instance = &config.instance;
+        format!("cannot open netlink, or take over nftables table {instance}: run netd as root, and give a second one an instance of its own")
+    })?;
+    // Before the first look: what goes after it is heard.
+    let (heard, is_shared) = listen_to_node(&config, &kernel, &tombstones)?;
+    let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
+    let (name, fleet) = fleet(&config, file)?;
+    let settings = Settings { node: name, namespaces: config.namespaces.clone(), denied: config.denied };
+    let policies = Policies::start(Arc::clone(&executor), settings).context("cannot start the policies' thread")?;
+    let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
+        .minding(Tombstones::new(tombstones))
+        .publishing(Ports::default().lasting(Store::open()).behind(policies.gate()))
+        .obeying(policies)
+        .beside(coexist(&config)?)
+        .among(fleet);
+    let kept = Path::new(&config.state_dir).join("policies.json");
+    let watched =
+        Watched::start(policy_directories(&config), kept).context("cannot watch the directory of policies")?;
+    restore(&lifecycle, &config, &watched).await?;
+
+    let (ending, end) = tokio::sync::oneshot::channel::<()>();
+    let keeping = lasting::keep(lifecycle.owner.clone(), lasting, async move { drop(end.await) });
+    let keeping = tokio::spawn(keeping);
+    serve(&config, &lifecycle, (heard, watched), is_shared).await?;
+    drop(ending);
+    keeping.await.context("the keeper of leases died")
+}
+
+/// What outlives a netd, of this boot and of others.
+struct Record {
+    _lock: Flock<fs::File>,
+    journal: Journal,
+    node: Node,
+    lasting: Lasting,
+}
+
+fn open_record(config: &NodeConfig, tombstones: &Path) -> Result<Record> {
+    let run_dir = Path::new(&config.run_dir);
+    fs::create_dir_all(tombstones).with_context(|| format!("cannot make {}", tombstones.display()))?;
+    fs::set_permissions(run_dir, fs::Permissions::from_mode(0o700))
         .with_context(|| format!("cannot keep {} for root alone; see run_dir in netd.toml", run_dir.display()))?;
     let twice = || format!("another netd uses {}; give this one its own instance and run_dir", run_dir.display());
-    let _lock = lock(&run_dir, twice)?;
+    let _lock = lock(run_dir, twice)?;
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
     let (journal, records) = Journal::open(&run_dir.join("journal"), &boot_id)?;
     let node = Node::replay(&config.link_prefix, records);
     let mut node = if config.spoof_guard { node } else { node.trusting_sandboxes() };
     let (lasting, last) = Lasting::open(Path::new(&config.state_dir), SystemTime::now());
     node.recall(last);
-    let kernel = LinuxKernel::new(&config.instance, &config.link_prefix)
-        .with_context(|| {
-            let instance = &config.instance;
-            format!("cannot open netlink, or take over nftables table {instance}: run netd as root, and give a second one an instance of its own")
-        })?;
-    // Before the first look: what goes after it is heard.
-    let notices = listen_to_kernel(&config)?;
+    Ok(Record { _lock, journal, node, lasting })
+}
+
+/// What others do to kernel and tombstones; and whether they can take netd's rules away.
+fn listen_to_node(config: &NodeConfig, kernel: &LinuxKernel, tombstones: &Path) -> Result<(Heard, bool)> {
+    let notices = listen_to_kernel(config)?;
     let changes = kernel.changes().context("cannot listen to what others do to nftables")?;
     let is_shared = changes.is_some();
     if is_shared {
@@ -68,33 +107,28 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
         );
     }
     let others = kernel.others().context("cannot listen to other programs' nftables")?;
-    let heard = watch::listen(watch::Ears { notices, changes, others, tombstones: &tombstones })
+    let heard = watch::listen(watch::Ears { notices, changes, others, tombstones })
         .with_context(|| format!("cannot watch {}", tombstones.display()))?;
-    let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
-    let (name, fleet) = fleet(&config, file)?;
-    let settings = Settings { node: name, namespaces: config.namespaces.clone(), denied: config.denied };
-    let policies = Policies::start(Arc::clone(&executor), settings).context("cannot start the policies' thread")?;
-    let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
-        .minding(Tombstones::new(tombstones.clone()))
-        .publishing(Ports::default().lasting(Store::open()).behind(policies.gate()))
-        .obeying(policies.clone())
-        .beside(coexist(&config)?)
-        .among(fleet);
-    let kept = Path::new(&config.state_dir).join("policies.json");
-    let watched =
-        Watched::start(policy_directories(&config), kept).context("cannot watch the directory of policies")?;
-    restore(&lifecycle, &config, &watched).await?;
+    Ok((heard, is_shared))
+}
 
-    let drops = listen_to_drops(&policies);
+/// Answers who asks, and follows what is heard, until it is told to stop.
+async fn serve(
+    config: &NodeConfig,
+    lifecycle: &Lifecycle<LinuxKernel>,
+    (heard, watched): (Heard, Watched),
+    is_shared: bool,
+) -> Result<()> {
     let networks = Networks::watch(config.conf_dirs.iter().map(PathBuf::from).collect())
         .context("cannot watch the network directories")?;
     let runtime = Runtime::new(&config.containerd_socket);
+    let drops = listen_to_drops(&lifecycle.policies);
     let service = Arc::new(Service {
         lifecycle: lifecycle.clone(),
         reservations: Arc::new(Reservations::default()),
         networks: networks.clone(),
         runtime: runtime.clone(),
-        desk: PolicyDesk { directories: policy_directories(&config), quarantine: config.quarantine, drops },
+        desk: PolicyDesk { directories: policy_directories(config), quarantine: config.quarantine, drops },
         sysctls: Allowlist::default(),
         instance: config.instance.clone(),
     });
@@ -108,22 +142,18 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     // Outside systemd there is nobody to tell.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));
     watchdog::start(lifecycle.owner.clone());
-    let (ending, end) = tokio::sync::oneshot::channel::<()>();
-    let keeping = tokio::spawn(lasting::keep(lifecycle.owner.clone(), lasting, async move { drop(end.await) }));
     until_stopped(async {
         tokio::join!(
-            heard.follow(&lifecycle),
+            heard.follow(lifecycle),
             lifecycle.coexist.follow(),
-            runtime.follow(&lifecycle),
-            follow::follow(&lifecycle, config.quarantine, &watched),
-            lifecycle.fleet.follow(&lifecycle, &networks),
-            lifecycle.fleet.acquaint(&lifecycle),
-            look_around(&lifecycle, &runtime, is_shared),
+            runtime.follow(lifecycle),
+            follow::follow(lifecycle, config.quarantine, &watched),
+            lifecycle.fleet.follow(lifecycle, &networks),
+            lifecycle.fleet.acquaint(lifecycle),
+            look_around(lifecycle, &runtime, is_shared),
         );
     })
-    .await?;
-    drop(ending);
-    keeping.await.context("the keeper of leases died")
+    .await
 }
 
 /// Makes the kernel what the record says, before anybody is answered.
