@@ -21,7 +21,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Reads the sources of netd-fleet, and uses nothing of it.
     ("netd-fleet-mutants", &[]),
     ("netd-grpc", &[]),
-    ("netd-kernel", &["netd-config", "netd-netlink"]),
+    // Itself for its tests alone: they have the fake.
+    ("netd-kernel", &["netd-config", "netd-kernel", "netd-netlink"]),
     ("netd-netlink", &[]),
     ("netd-policy", &["netd-config"]),
     ("netd-api", &[]),

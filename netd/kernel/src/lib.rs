@@ -8,12 +8,14 @@
 //!
 //! Not here: who wants which object (netd). Netlink, setns, sysctl and `unsafe` are in `linux` and netd-netlink only.
 
+#[cfg(any(test, feature = "fake"))]
 mod fake;
 mod linux;
 mod object;
 mod plan;
 mod seam;
 
+#[cfg(any(test, feature = "fake"))]
 pub use fake::FakeKernel;
 pub use linux::underlay::{Carried, Path, Underlay};
 pub use linux::{

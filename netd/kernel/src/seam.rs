@@ -135,7 +135,8 @@ pub enum KernelError {
         /// What it said.
         source: io::Error,
     },
-    /// A fault on demand (fake kernel only).
+    /// A fault on demand.
+    #[cfg(any(test, feature = "fake"))]
     #[error("fault injected at step {0}")]
     Injected(usize),
 }
