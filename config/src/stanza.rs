@@ -348,10 +348,19 @@ fn own_dns(root: &Object<'_>) -> Option<Dns> {
 
 /// `runtimeConfig.mac`, else `args.cni.mac`, else `MAC` of `CNI_ARGS`.
 fn mac(root: &Object<'_>, arguments: &Arguments) -> Option<[u8; 6]> {
-    let capability = root.object("runtimeConfig").and_then(|object| object.string("mac").map(str::to_owned));
-    let cni = root.object("args").and_then(|args| args.object("cni"));
-    let text = capability.or_else(|| cni?.string("mac").map(str::to_owned)).or_else(|| arguments.mac.clone())?;
-    read_mac(root, &text)
+    let given = |object: Option<Object<'_>>| said(object?.string("mac")).map(str::to_owned);
+    let text = given(root.object("runtimeConfig")).or_else(|| given(cni(root))).or_else(|| arguments.mac.clone());
+    read_mac(root, said(text.as_deref())?)
+}
+
+/// What a caller says to this plugin alone (CNI's conventions, `args`).
+fn cni<'a>(root: &Object<'a>) -> Option<Object<'a>> {
+    root.object("args").and_then(|args| args.object("cni"))
+}
+
+/// An empty text says nothing.
+fn said(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.is_empty())
 }
 
 fn read_mac(root: &Object<'_>, text: &str) -> Option<[u8; 6]> {
@@ -443,16 +452,28 @@ fn ingress_policy(root: &Object<'_>) -> IngressPolicy {
     }
 }
 
+/// `args.cni` has the last word on each of its keys, ahead of the capability `mac` too, and takes away with 0, false and an
+/// empty text (containernetworking/plugins, tuning). Of sysctls it replaces those that it names.
 fn tuning(root: &Object<'_>, arguments: &Arguments) -> Tuning {
-    let own = root.string("mac").filter(|text| !text.is_empty()).and_then(|text| read_mac(root, text));
+    let last = cni(root);
+    let of = |key: &str| last.as_ref().filter(|last| last.value(key).is_some()).unwrap_or(root);
+    let sysctl = [Some(root), last.as_ref()].into_iter().flatten().filter_map(|object| object.object("sysctl"));
     Tuning {
-        sysctl: root.object("sysctl").map(|sysctl| sysctls(&sysctl)).unwrap_or_default(),
-        mac: mac(root, arguments).or(own),
-        mtu: root.number("mtu").filter(|mtu| *mtu != 0),
-        promisc: root.flag("promisc"),
-        all_multicast: root.flag("allmulti"),
-        queue_length: root.number("txQLen"),
+        sysctl: sysctl.flat_map(|sysctl| sysctls(&sysctl)).collect(),
+        mac: tuned_mac(root, last.as_ref(), arguments),
+        mtu: of("mtu").number("mtu").filter(|mtu| *mtu != 0),
+        promisc: of("promisc").flag("promisc"),
+        all_multicast: of("allmulti").flag("allmulti"),
+        queue_length: of("txQLen").number("txQLen"),
     }
+}
+
+/// `args.cni.mac`, else `runtimeConfig.mac`, else `MAC` of `CNI_ARGS`, else the stanza's own.
+fn tuned_mac(root: &Object<'_>, last: Option<&Object<'_>>, arguments: &Arguments) -> Option<[u8; 6]> {
+    let own = || said(arguments.mac.as_deref()).or_else(|| root.string("mac"));
+    let capability = root.object("runtimeConfig").and_then(|object| said(object.string("mac")));
+    let text = last.and_then(|last| last.string("mac")).or(capability).or_else(own);
+    read_mac(root, said(text)?)
 }
 
 fn sysctls(object: &Object<'_>) -> BTreeMap<String, String> {

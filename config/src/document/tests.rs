@@ -104,6 +104,74 @@ fn ports_are_published_where_the_reference_publishes_them() {
     }
 }
 
+fn tuned(more: &str, arguments: &str) -> Result<crate::Tuning, String> {
+    let text = format!(r#"{{"cniVersion":"1.0.0","name":"web","type":"tuning"{more}}}"#);
+    let document = Document::parse(text.as_bytes(), arguments, "tuning").map_err(|error| error.to_string())?;
+    let Stanza::Tuning(tuning) = document.stanza else { panic!("not tuning") };
+    Ok(tuning)
+}
+
+/// containernetworking/plugins 1.9.1, `parseConf` of tuning.
+#[test]
+fn the_arguments_of_a_tuning_stanza_have_the_last_word_on_each_of_its_keys() {
+    let own = r#","mac":"02:00:00:00:00:01","mtu":1400,"promisc":true,"allmulti":true,"txQLen":500,
+        "sysctl":{"net.ipv4.conf.IFNAME.forwarding":"1","net/core/somaxconn":"100"}"#;
+    let args = |cni: &str| format!(r#"{own},"args":{{"cni":{{{cni}}}}}"#);
+    let plain = tuned(own, "").unwrap();
+    assert_eq!(
+        (plain.mtu, plain.promisc, plain.all_multicast, plain.queue_length),
+        (Some(1400), true, true, Some(500))
+    );
+    for nothing in ["", r#""mac":null,"mtu":null,"promisc":null,"allmulti":null,"txQLen":null,"sysctl":null"#] {
+        assert_eq!(tuned(&args(nothing), "").unwrap(), plain, "{nothing}");
+    }
+    let other = tuned(
+        &args(
+            r#""mac":"02:00:00:00:00:04","mtu":1300,"promisc":false,"allmulti":false,"txQLen":9,
+            "sysctl":{"net.core.somaxconn":"200","net.ipv4.tcp_ecn":"1"}"#,
+        ),
+        "",
+    );
+    let other = other.unwrap();
+    assert_eq!(
+        (other.mtu, other.promisc, other.all_multicast, other.queue_length),
+        (Some(1300), false, false, Some(9))
+    );
+    assert_eq!(other.mac, Some([2, 0, 0, 0, 0, 4]));
+    let sysctl: Vec<_> = other.sysctl.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(sysctl, ["net.core.somaxconn=200", "net.ipv4.conf.IFNAME.forwarding=1", "net.ipv4.tcp_ecn=1"]);
+    let less = tuned(&args(r#""mac":"","mtu":0"#), "").unwrap();
+    assert_eq!((less.mac, less.mtu, less.promisc), (None, None, true));
+    let wrong = tuned(&args(r#""mtu":"big","sysctl":{"kernel.x":"1"}"#), "").unwrap_err();
+    assert!(wrong.contains("args.cni.mtu: ") && wrong.contains("args.cni.sysctl.kernel.x: "), "{wrong}");
+}
+
+/// Of tuning `args.cni` beats the capability, and of a bridge it is the other way round.
+#[test]
+fn a_mac_comes_from_whom_the_reference_takes_it() {
+    let (cni, capability) =
+        (r#","args":{"cni":{"mac":"02:00:00:00:00:04"}}"#, r#","runtimeConfig":{"mac":"02:00:00:00:00:03"}"#);
+    let (own, environment) = (r#","mac":"02:00:00:00:00:01""#, "MAC=02:00:00:00:00:02");
+    let last = |text: &str, arguments: &str| tuned(text, arguments).unwrap().mac.map(|mac| mac[5]);
+    assert_eq!(last(&format!("{own}{cni}{capability}"), environment), Some(4));
+    assert_eq!(last(&format!("{own}{capability}"), environment), Some(3));
+    assert_eq!(last(own, environment), Some(2));
+    assert_eq!(last(own, ""), Some(1));
+    assert_eq!(last(&format!(r#"{own},"runtimeConfig":{{"mac":""}}"#), "MAC="), Some(1), "what is empty says nothing");
+    let of_bridge = |more: &str, arguments: &str| {
+        let text = format!(
+            r#"{{"cniVersion":"1.0.0","name":"web","type":"bridge","ipam":{{"type":"host-local","subnet":"10.4.0.0/24"}}{more}}}"#
+        );
+        let document = Document::parse(text.as_bytes(), arguments, "bridge").unwrap();
+        let Stanza::Bridge(bridge) = document.stanza else { panic!("not a bridge") };
+        bridge.mac.map(|mac| mac[5])
+    };
+    assert_eq!(of_bridge(&format!("{cni}{capability}"), environment), Some(3));
+    assert_eq!(of_bridge(cni, environment), Some(4));
+    assert_eq!(of_bridge(r#","args":{"cni":{"mac":""}},"runtimeConfig":{"mac":""}"#, environment), Some(2));
+    assert_eq!(of_bridge(r#","args":{"cni":{"mac":""}}"#, "MAC="), None);
+}
+
 fn fixed(text: &str, arguments: &str) -> crate::StaticIpam {
     let document = Document::parse(text.as_bytes(), arguments, "static").unwrap_or_else(|error| panic!("{error}"));
     let Stanza::Static(fixed) = document.stanza else { panic!("not static") };
