@@ -205,6 +205,11 @@ impl Compiler {
         let addresses: BTreeSet<IpAddr> = self.owners.keys().chain(nodes).copied().collect();
         let classed: Vec<(IpAddr, Vec<AtomId>)> =
             addresses.into_iter().filter_map(|address| Some((address, self.atoms_at(address)?.0))).collect();
+        for (address, _) in &classed {
+            if let Some(class) = self.ground.standing.class(*address) {
+                kept.entry(*address).or_insert(class);
+            }
+        }
         let lasting = self.lasting(&kept, &classed, &old.tables);
         self.place_ranges(&old.tables, &lasting);
         for (address, signature) in classed {

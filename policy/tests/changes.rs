@@ -194,6 +194,45 @@ fn a_new_compiler_goes_on_with_the_numbers_that_stand() {
     assert!(passes(&other, 2, 1, 5433) && !passes(&other, 2, 1, 5432) && !passes(&other, 3, 1, 5433));
 }
 
+const FROM_A_BLOCK: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress: [{from: [{ipBlock: {cidr: 10.4.0.0/24}}], ports: [{port: 80}]}]
+";
+const BUT_TESTS: &str = "
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: tests}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: db}}}}
+  ingress: [{action: Deny, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: test}}}}]}]
+";
+
+/// Who has no element of his own is looked up by his block's class. Where he is somebody else after a restart, no packet of his
+/// that was looked up before is judged as one of the block is now.
+#[test]
+fn a_new_compiler_keeps_no_number_by_which_somebody_else_was_looked_up() {
+    let sandboxes = || vec![sandbox("shop", "db", 1), sandbox("shop", "test", 2)];
+    let old = compiler(&[FROM_A_BLOCK], sandboxes());
+    let class = old.compiled().class(address(2));
+    assert_eq!((class, old.compiled().classes.get(&address(2))), (old.compiled().class(address(9)), None));
+    let changed = FROM_A_BLOCK.replace("port: 80", "port: 81");
+    for (texts, is_kept) in [(&[FROM_A_BLOCK][..], true), (&[&changed], true), (&[&changed, BUT_TESTS], false)] {
+        let mut next = Compiler::new("n1");
+        sandboxes().into_iter().for_each(|sandbox| drop(next.update(Change::Sandbox(sandbox))));
+        next.go_on_from(read_back(&old));
+        next.update(Change::Policies(policies(texts)));
+        assert_eq!(next.compiled().class(address(9)) == class, is_kept, "{texts:?}");
+        assert_ne!(next.compiled().class(address(2)) == class, !is_kept);
+        assert_eq!(passes(&next, 2, 1, 81), texts.len() == 1 && texts[0] != FROM_A_BLOCK);
+    }
+}
+
 #[test]
 fn what_is_new_is_told_from_what_is_another() {
     let mut compiler = compiler(&[DATABASE], vec![sandbox("shop", "db", 1), sandbox("shop", "api", 2)]);

@@ -25,6 +25,11 @@ impl Standing {
         self.tables.classes.iter().map(|(address, class)| (*address, *class)).collect()
     }
 
+    /// The class that packets of an address are looked up by, which may be that of the range around it; `None`: the world's.
+    pub(super) fn class(&self, address: IpAddr) -> Option<ClassId> {
+        Some(self.tables.class(address)).filter(|class| *class != ClassId::WORLD)
+    }
+
     pub(super) fn block(&self, range: &AddressRange) -> Option<ClassId> {
         self.tables.blocks.get(range).copied()
     }
