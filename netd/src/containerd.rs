@@ -186,7 +186,7 @@ impl Containerd {
         let call = call(path, namespace);
         let held = self.open.lock().await.clone();
         if let Some(connection) = held {
-            match connection.unary(call, request).await {
+            match connection.unary(call.clone(), request).await {
                 Err(CallError::Broken(_)) => {}
                 answered => return answered,
             }

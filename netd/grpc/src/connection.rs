@@ -26,23 +26,24 @@ pub struct Limits {
 }
 
 /// Which method, and what goes with the request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Call<'a> {
     path: &'static str,
-    metadata: Option<(&'static str, &'a str)>,
+    metadata: Vec<(&'static str, &'a str)>,
 }
 
 impl<'a> Call<'a> {
     /// The method at `/package.Service/Method`.
     #[must_use]
     pub const fn to(path: &'static str) -> Self {
-        Self { path, metadata: None }
+        Self { path, metadata: Vec::new() }
     }
 
-    /// The same with this metadata.
+    /// The same with this metadata, too.
     #[must_use]
-    pub fn with(self, name: &'static str, value: &'a str) -> Self {
-        Self { metadata: Some((name, value)), ..self }
+    pub fn with(mut self, name: &'static str, value: &'a str) -> Self {
+        self.metadata.push((name, value));
+        self
     }
 }
 
@@ -121,7 +122,7 @@ impl Connection {
         let mut head = Request::post(format!("{}{}", self.base, call.path))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
-        if let Some((name, value)) = call.metadata {
+        for (name, value) in call.metadata {
             head = head.header(name, value);
         }
         let head = head.body(()).map_err(|error| CallError::Garbled(error.to_string()))?;

@@ -24,6 +24,10 @@ const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
+/// Metadata of a call that is to end where its member has found no leader for three elections (etcd's
+/// `rpctypes.MetadataRequireLeaderKey`).
+const WITH_LEADER: (&str, &str) = ("hasleader", "true");
+
 /// A member that has no leader says nothing for as long as that lasts: another one may have one.
 const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(5);
 /// Who is behind a broken link does not refuse.
@@ -106,7 +110,10 @@ impl Client {
 
     fn call(&self, path: &'static str) -> Call<'_> {
         let call = Call::to(path);
-        self.token.as_ref().map_or(call, |token| call.with("token", token))
+        match &self.token {
+            Some(token) => call.with("token", token),
+            None => call,
+        }
     }
 
     /// Everything whose key begins so, at one revision; a majority of the members agrees on it. It comes in pieces: where all
@@ -148,7 +155,8 @@ impl Client {
         Ok(Outcome { is_done: answer.succeeded, revision: answer.header.revision })
     }
 
-    /// Every change below a prefix from `revision` on.
+    /// Every change below a prefix from `revision` on. A member that is cut off from the others would go on with what it hears no
+    /// more, and ends the watch instead.
     pub(super) async fn watch(&self, prefix: Vec<u8>, revision: i64) -> Result<Watch, CallError> {
         let create = WatchCreateRequest {
             range_end: after(&prefix),
@@ -158,7 +166,8 @@ impl Client {
         };
         let request_union = Some(Request_union::CreateRequest(create));
         let request = WatchRequest { request_union, ..WatchRequest::default() };
-        Ok(Watch { answers: self.connection.open_stream(self.call(WATCH), &request).await? })
+        let call = self.call(WATCH).with(WITH_LEADER.0, WITH_LEADER.1);
+        Ok(Watch { answers: self.connection.open_stream(call, &request).await? })
     }
 
     /// A lease that ends `seconds` after it was last kept alive.

@@ -225,6 +225,30 @@ fn members_die_and_come_back() {
     assert_eq!(all(&cluster, 2, 1), second);
 }
 
+/// With a long lease nothing is asked of it that it would have to ask the others: it would say nothing for long, and go on
+/// answering that it is there.
+#[test]
+fn a_member_without_a_leader_is_left_though_it_answers() {
+    let mut cluster = Cluster::start(3);
+    let lease = Duration::from_secs(300);
+    let settings = EtcdSettings { lease, endpoints: cluster.endpoints()[..1].to_vec(), ..settings(&cluster) };
+    // The node outlives the members.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let begin = async {
+        let a = node_at(&cluster, settings, "a", "a", 1);
+        blocks(&a, 1).await;
+        // By then it has nothing to say.
+        sleep(LEASE).await;
+        a
+    };
+    let a = cluster.place.run(|| runtime.block_on(begin)).unwrap();
+    cluster.kill(1);
+    cluster.kill(2);
+    let check = async { until(a.status(), |status: &Status| !status.is_connected).await.error.unwrap() };
+    let error = cluster.place.run(|| runtime.block_on(check)).unwrap();
+    assert!(error.contains("no leader"), "{error}");
+}
+
 #[test]
 fn a_store_that_was_set_back_gives_no_block_away() {
     let mut cluster = Cluster::start(1);
