@@ -1,6 +1,7 @@
 //! One connection's life: list, watch, and do one thing after the other as `decide` says. It ends with the first error, and
 //! the next begins with a list: a watch that was resumed would not tell that the store was set back.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -265,6 +266,19 @@ impl<'a> Session<'a> {
             (self.said, self.talk) = (None, Talk::default());
         }
         self.renew = Instant::now() + self.node.settings.lease / 3;
+        self.keep_former().await
+    }
+
+    /// What an earlier netd of this node told stays under that one's lease until this one has said what there is: that may take
+    /// longer than a lease.
+    async fn keep_former(&self) -> Result<(), SessionError> {
+        if self.talk.number != 0 || !self.has_name() {
+            return Ok(());
+        }
+        let leases: BTreeSet<i64> = self.hearsay.own.values().map(|(_, lease)| *lease).collect();
+        for lease in leases.into_iter().filter(|lease| ![0, self.lease].contains(lease)) {
+            self.client.keep_alive(lease).await?;
+        }
         Ok(())
     }
 

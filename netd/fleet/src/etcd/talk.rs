@@ -28,7 +28,8 @@ pub(super) struct Talk {
     pub(super) since: Option<u64>,
     /// What the store should have, as it is written, and which telling that is.
     wanted: BTreeMap<String, Vec<u8>>,
-    number: u64,
+    /// 0: netd has not said anything yet.
+    pub(super) number: u64,
     is_read: bool,
     answered: BTreeMap<InstanceId, TicketId>,
 }

@@ -224,6 +224,28 @@ fn what_is_told_outlives_the_stores_absence_and_goes_with_its_node() {
     });
 }
 
+/// A restart may take longer than a lease: what was told stays until netd has said what there is.
+#[test]
+fn what_an_earlier_netd_told_stays_until_this_one_has_said_something() {
+    let cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let (a, b) = two(&cluster).await;
+        let of = me(&a);
+        a.tell(1, one(record("login", 1)), BTreeSet::new());
+        heard(&b, of, |records| records.len() == 1).await;
+        drop(a);
+        let a = node(&cluster, "a", "a", 1);
+        sleep(4 * LEASE).await;
+        assert_eq!(b.heard().borrow().records.get(&of).map(|records| records.len()), Some(1));
+        a.tell(1, one(record("guest", 2)), BTreeSet::new());
+        let is =
+            |records: &Records| records.get("c1").is_some_and(|one| one.as_ref().is_ok_and(|one| one.name == "guest"));
+        heard(&b, of, is).await;
+        drop(a);
+        heard(&b, of, BTreeMap::is_empty).await;
+    });
+}
+
 #[test]
 fn what_a_store_forgot_is_believed_while_one_who_heard_it_may_come_back() {
     let mut cluster = Cluster::start(1);
