@@ -14,6 +14,9 @@ use crate::peers::{NodeRecord, Peers};
 use crate::record::Record;
 use crate::view::{Key, Txn, Value, View};
 
+/// Keys that one transaction takes away beside the protocol's: etcd takes 128 operations.
+const TOGETHER: usize = 100;
+
 pub(super) struct Mirror {
     keys: Keys,
     pub(super) view: View,
@@ -128,8 +131,21 @@ impl Mirror {
             .put
             .iter()
             .map(|(key, value)| Ok(Write::Put { key: self.keys.of(key), value: encode(value)?, lease: 0 }));
-        let deletes = txn.delete.iter().map(|key| Ok(Write::Delete(self.keys.of(key))));
+        let deletes = txn.delete.iter().map(|key| self.keys.of(key)).chain(self.tickets_of_removed(txn));
+        let deletes = deletes.map(|key| Ok(Write::Delete(key)));
         Ok(Words { seen, writes: puts.chain(deletes).collect::<Result<_, _>>()? })
+    }
+
+    /// Whoever is removed by a new charter asks nobody any more. Without its last ticket nothing is kept of what it told.
+    fn tickets_of_removed(&self, txn: &Txn) -> impl Iterator<Item = Vec<u8>> {
+        let known = self.view.charter.as_ref().map(|charter| &charter.removed);
+        let charter = txn.put.iter().find_map(|(_, value)| match value {
+            Value::Charter(charter) => Some(charter),
+            Value::Record(_) | Value::Ack => None,
+        });
+        let removed = charter.into_iter().flat_map(|charter| &charter.removed);
+        let new = removed.filter(move |node| known.is_none_or(|known| !known.contains(node)));
+        new.take(TOGETHER).map(|node| self.keys.ticket(*node))
     }
 
     /// Our own acknowledgements, which no watch of ours tells us. Whether that was all of the transaction.

@@ -102,9 +102,14 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// What this node asked as a peer outlives its lease.
+    /// What this node asked as a peer outlives its lease; of one that was removed, and lives, nothing does.
     fn lasting(&self, ticket: TicketId) -> Write {
-        let key = self.node.keys.ticket(self.node.memory.instance);
+        let me = self.node.memory.instance;
+        let key = self.node.keys.ticket(me);
+        let is_removed = self.mirror.view.charter.as_ref().is_some_and(|charter| charter.removed.contains(&me));
+        if is_removed {
+            return Write::Delete(key);
+        }
         Write::Put { key, value: ticket.to_string().into(), lease: 0 }
     }
 

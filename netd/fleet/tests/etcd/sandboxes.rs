@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 
-use netd_fleet::{Discovery as _, Fleet, Heard, InstanceId, Needs, Records, SandboxRecord, Told};
+use netd_fleet::{Discovery as _, Fleet, Heard, InstanceId, Needs, Records, SandboxRecord, Status, Told};
 use tokio::time::sleep;
 
 use super::cluster::{Cluster, copy};
@@ -243,6 +243,44 @@ fn what_an_earlier_netd_told_stays_until_this_one_has_said_something() {
         heard(&b, of, is).await;
         drop(a);
         heard(&b, of, BTreeMap::is_empty).await;
+    });
+}
+
+#[test]
+fn the_last_ticket_of_a_removed_node_goes_with_it_whether_it_lives_or_not() {
+    let cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let (a, b) = two(&cluster).await;
+        let c = node(&cluster, "c", "c", 0);
+        peers(&a, |peers| peers.contains_key(&name("c"))).await;
+        // All three witness: two of them can do without the third.
+        settled(&a, 2).await;
+        let (dead, living) = (me(&b), me(&c));
+        let ticket = |of: InstanceId| cluster.value(&format!("tickets/{of}"));
+        for of in [me(&a), dead, living] {
+            while ticket(of).is_none() {
+                sleep(LEASE / 20).await;
+            }
+        }
+        drop(b);
+        peers(&a, |peers| !peers.contains_key(&name("b"))).await;
+        for of in [dead, living] {
+            a.blocks().remove(of);
+            let is_removed = |status: &Status| status.charter.as_ref().is_some_and(|it| it.removed.contains(&of));
+            until(a.status(), is_removed).await;
+            assert_eq!(ticket(of), None);
+        }
+        assert!(ticket(me(&a)).is_some());
+        // It asks again where it comes back to the store, and for as long as it lives.
+        let asked = || cluster.value(&format!("sandboxes/asked/{living}"));
+        let before = asked();
+        cluster.end_leases();
+        while asked().is_none() || asked() == before {
+            sleep(LEASE / 20).await;
+        }
+        peers(&a, |peers| peers.contains_key(&name("c"))).await;
+        sleep(LEASE).await;
+        assert_eq!(ticket(living), None);
     });
 }
 
