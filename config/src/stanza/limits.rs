@@ -56,7 +56,8 @@ pub(crate) fn unheeded(kind: &str, root: &Object<'_>) -> Vec<String> {
         ],
         "firewall" => &[(
             "iptablesAdminChainName",
-            "netd's containers do not pass that chain: a rule that somebody writes there does nothing; write a policy",
+            "netd leads nothing to that chain: a rule that somebody writes there holds only where FORWARD leads to it \
+             (`netdctl doctor` looks); write a policy",
         )],
         _ => &[],
     };

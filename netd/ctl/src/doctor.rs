@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::render::{self, Look};
 
+mod admin;
 mod checks;
 mod containerd;
 mod facts;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::containerd::{self, OURS};
 use super::facts::{Answers, Facts, Nerdctl, Plugins, Socket};
-use super::{Finding, firewall, fleet, kernel, neighbours, sysctl};
+use super::{Finding, admin, firewall, fleet, kernel, neighbours, sysctl};
 use crate::model::{Network, Sandbox, short_id};
 
 /// Names that our folder must have: what nerdctl's and containerd's own conflists call.
@@ -32,6 +32,7 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     findings.extend(nerdctl(&facts.nerdctl));
     let status = facts.netd.as_ref().ok().map(|answers| &answers.status);
     findings.extend(firewall::check(&facts.firewalls, status, facts.sysctls.bridge_nf));
+    findings.extend(admin::check(&facts.admin));
     let ours = facts.netd.is_ok().then(|| bridges(answers));
     let networks = answers.networks.as_deref().unwrap_or_default();
     findings.extend(fleet::check(&facts.fleet, (ours.as_ref(), networks), (&facts.firewalls, &facts.sysctls)));

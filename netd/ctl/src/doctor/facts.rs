@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use super::admin::{self, AdminChain};
 use super::containerd::{self, Containerd, OURS, said};
 use super::firewall::{self, Firewalls};
 use super::fleet::{self, Fleet};
@@ -33,6 +34,7 @@ pub(crate) struct Facts {
     pub(crate) nerdctl: Nerdctl,
     pub(crate) plugins: Plugins,
     pub(crate) firewalls: Firewalls,
+    pub(crate) admin: Vec<AdminChain>,
     pub(crate) fleet: Fleet,
     pub(crate) reservations: Vec<Reservation>,
     /// Ids of the tasks that containerd runs, as CNI knows them.
@@ -90,12 +92,13 @@ pub(crate) struct Reservation {
 
 /// Gathers everything.
 pub(crate) fn gather(place: &Place) -> Facts {
-    let processes = processes(place);
+    let (processes, netd) = (processes(place), ask_netd(&place.socket));
     Facts {
         kernel: kernel(place),
         sysctls: sysctl::gather(place),
         neighbours: neighbours::gather(place),
-        netd: ask_netd(&place.socket),
+        admin: admin::gather(place, netd.as_ref().ok()),
+        netd,
         socket: (place.socket.display().to_string(), socket(&place.socket)),
         containerd: containerd::gather(place, &processes),
         nerdctl: nerdctl(place),

@@ -53,6 +53,7 @@ pub(crate) fn healthy() -> Facts {
         nerdctl: Nerdctl { installed: true, cni_path: Some(OURS.to_owned()), error: None },
         plugins: Plugins { ours: NEEDED.map(str::to_owned).into(), others: vec!["/opt/cni/bin"] },
         firewalls: Firewalls { chains: Some(Vec::new()), ..Firewalls::default() },
+        admin: Vec::new(),
         fleet: Fleet { heard: BTreeSet::from(["nd-vxlan".to_owned()]), ..in_fleet("vxlan") },
         reservations: Vec::new(),
         tasks: BTreeSet::new(),
