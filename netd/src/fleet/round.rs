@@ -10,6 +10,7 @@ use netd_config::{FleetConfig, NetworkName, PoolConfig};
 use netd_fleet::{Encapsulation as Unpacked, Peers, Status, without};
 use netd_kernel::{Encapsulation, Kernel, Key, Objects, Step};
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::task::JoinError;
 use tokio::time::{sleep, sleep_until};
 use tracing::{info, warn};
@@ -141,7 +142,7 @@ impl Inner {
         let (mut care, mut next) = (Care::Whole, Instant::now());
         loop {
             ears.heard();
-            config.mark_unchanged();
+            care = heed(&mut config, care);
             if let Err(error) = inner.round(lifecycle, care).await {
                 warn!(error = &error as &dyn std::error::Error, "the fleet is not as it should be; netd tries again");
             }
@@ -172,11 +173,22 @@ impl Inner {
     }
 }
 
+/// How closely to look, where the settings may have changed while news were gathered: what counts as seen here is in the look
+/// that follows, and a later change wakes the wait after it.
+fn heed<T>(settings: &mut watch::Receiver<T>, care: Care) -> Care {
+    if settings.has_changed().unwrap_or(false) {
+        settings.mark_unchanged();
+        Care::Whole
+    } else {
+        care
+    }
+}
+
 impl Ears {
     fn heard(&mut self) {
         self.peers.mark_unchanged();
         self.usable.mark_unchanged();
-        self.status.iter_mut().for_each(tokio::sync::watch::Receiver::mark_unchanged);
+        self.status.iter_mut().for_each(watch::Receiver::mark_unchanged);
     }
 
     async fn change(&mut self) {
@@ -367,8 +379,20 @@ mod tests {
     use std::time::Instant;
 
     use ipnet::IpNet;
+    use tokio::sync::watch;
 
-    use super::{KEPT_FOR, ripe};
+    use super::{Care, KEPT_FOR, heed, ripe};
+
+    #[test]
+    fn settings_that_change_while_news_are_gathered_are_looked_at_with_them() {
+        let (settings, mut seen) = watch::channel("vxlan");
+        assert_eq!(heed(&mut seen, Care::News), Care::News);
+        settings.send_replace("ipip");
+        assert_eq!(heed(&mut seen, Care::News), Care::Whole);
+        assert_eq!(heed(&mut seen, Care::News), Care::News, "once");
+        settings.send_replace("direct");
+        assert!(seen.has_changed().unwrap(), "what comes later wakes the wait");
+    }
 
     #[test]
     fn a_block_is_ripe_when_nobody_has_used_it_for_long_enough_without_a_break() {
