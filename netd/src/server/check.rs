@@ -1,5 +1,6 @@
 //! CHECK of one CNI stanza: whether what it asked for is still so. What the kernel lacks, the executor says.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use netd_api::v1::FailureCode;
@@ -87,8 +88,18 @@ fn has_own(stanza: &Stanza) -> bool {
 }
 
 fn unasked(ports: &[PortMapping], found: &Attachment) -> Vec<String> {
-    let others = ports.iter().filter(|port| !found.ports.contains(port));
+    let others = ports.iter().filter(|port| !is_published(port, &found.ports));
     others.map(|port| format!("port {}/{} was not published", port.host, port.protocol)).collect()
+}
+
+/// Earlier netds recorded other places for a host address of zeros: all of both families for `::` and for `0.0.0.0`, later those
+/// of IPv4 for the latter, which is all of both today.
+fn is_published(port: &PortMapping, recorded: &[PortMapping]) -> bool {
+    let at = |host_ip| recorded.contains(&PortMapping { host_ip, ..port.clone() });
+    match port.host_ip {
+        None => at(None) || at(Some(Ipv4Addr::UNSPECIFIED.into())),
+        Some(address) => at(Some(address)) || (address.is_unspecified() && at(None)),
+    }
 }
 
 fn unfenced(found: &Attachment) -> Vec<String> {

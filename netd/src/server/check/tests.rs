@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::{Arc, mpsc};
 
-use netd_config::{Document, LinkName};
+use netd_config::{Document, LinkName, PortMapping, Protocol};
 use netd_kernel::{Kernel, Key, LinuxKernel, Object, Step};
 use nix::sched::{CloneFlags, unshare};
 
-use super::faults;
+use super::{faults, is_published};
 use crate::attachment::{Attachment, State};
 use crate::desired;
 use crate::executor::Executor;
@@ -106,6 +106,37 @@ fn on_a_node(test: impl FnOnce() + Send + 'static) {
 
 fn is_port(at: &str) -> impl Fn(&Key) -> bool {
     move |key| matches!(key, Key::Published(publication) if publication.to_string() == at)
+}
+
+#[test]
+fn what_an_earlier_netd_recorded_of_a_host_address_of_zeros_is_published_still() {
+    let port = |host: u16, host_ip: Option<&str>| PortMapping {
+        host,
+        container: 80,
+        protocol: Protocol::Tcp,
+        host_ip: host_ip.map(|text| text.parse().unwrap()),
+    };
+    let (all, v4, v6) = (None, Some("0.0.0.0"), Some("::"));
+    let (one, other) = (Some("192.0.2.1"), Some("192.0.2.2"));
+    // What is asked for today, what is recorded, and whether that is it.
+    let table = [
+        (all, all, true),
+        (all, v4, true),
+        (all, v6, false),
+        (all, one, false),
+        (v4, all, true),
+        (v4, v6, false),
+        (v6, all, true),
+        (v6, v6, true),
+        (v6, v4, false),
+        (one, one, true),
+        (one, all, false),
+        (one, other, false),
+    ];
+    for (asked, recorded, expected) in table {
+        assert_eq!(is_published(&port(80, asked), &[port(80, recorded)]), expected, "{asked:?} {recorded:?}");
+        assert!(!is_published(&port(81, asked), &[port(80, recorded)]));
+    }
 }
 
 #[test]
