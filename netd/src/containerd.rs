@@ -231,6 +231,14 @@ fn call<'a>(path: &'static str, namespace: &'a str) -> Call<'a> {
     if namespace.is_empty() { call } else { call.with("containerd-namespace", namespace) }
 }
 
+/// Reads any bytes as containerd's record of a container and of a sandbox, and as an event.
+#[must_use]
+pub fn read_answer(bytes: &[u8]) -> (Option<Description>, Option<Description>, Option<Happening>) {
+    let container = api::Container::parse_from_bytes(bytes).ok().map(|container| record::of_container(CRI, container));
+    let sandbox = api::Sandbox::parse_from_bytes(bytes).ok().and_then(|sandbox| record::of_sandbox(&sandbox));
+    (container, sandbox, Event::parse_from_bytes(bytes).ok().and_then(|event| happening(&event)))
+}
+
 fn named(id: &str) -> Id {
     let mut named = Id::new();
     id.clone_into(&mut named.id);

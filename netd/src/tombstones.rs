@@ -72,8 +72,7 @@ impl Tombstone {
     /// # Errors
     /// The file cannot be read, or says something else.
     pub fn key(&self) -> io::Result<AttachmentKey> {
-        let content: Content = serde_json::from_slice(&read(&self.path)?)?;
-        Ok(AttachmentKey { network: content.network, container: content.container_id, interface: content.interface })
+        read_key(&read(&self.path)?)
     }
 
     /// Whether it is still there.
@@ -92,6 +91,15 @@ impl Tombstone {
             done => done,
         }
     }
+}
+
+/// Reads any bytes as a tombstone's content.
+///
+/// # Errors
+/// They say something else.
+pub fn read_key(content: &[u8]) -> io::Result<AttachmentKey> {
+    let content: Content = serde_json::from_slice(content)?;
+    Ok(AttachmentKey { network: content.network, container: content.container_id, interface: content.interface })
 }
 
 /// A file, and nothing that it takes time to open or has no end.

@@ -1,6 +1,7 @@
 //! What is fuzzed: each reader with the promises that hold for any input. The reader's right answers are its own tests'.
 
 mod config;
+mod fleet;
 mod frames;
 mod journal;
 mod netlink;
@@ -23,7 +24,7 @@ pub struct Target {
 }
 
 /// All readers of what others wrote.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 22] = [
     Target { name: "conflist", tokens: config::TOKENS, read: config::conflist },
     Target { name: "document", tokens: config::TOKENS, read: config::document },
     Target { name: "result", tokens: config::TOKENS, read: config::result },
@@ -32,9 +33,20 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "records", tokens: journal::TOKENS, read: journal::records },
     Target { name: "leases", tokens: journal::TOKENS, read: journal::leases },
     Target { name: "netlink", tokens: &["\u{10}\0\0\0", "\u{14}\0\0\0", "\u{4}\0\u{1}\0"], read: netlink::datagram },
-    Target { name: "elements", tokens: &["\u{8}\0\u{1}\0", "\u{4}\0\u{3}\0"], read: netlink::elements },
+    Target { name: "elements", tokens: netlink::TOKENS, read: netlink::elements },
+    Target { name: "sets", tokens: netlink::SETS, read: netlink::sets },
+    Target { name: "link", tokens: netlink::TOKENS, read: netlink::link },
+    Target { name: "objects", tokens: netlink::TOKENS, read: netlink::objects },
+    Target { name: "notices", tokens: netlink::TOKENS, read: netlink::notices },
+    Target { name: "chains", tokens: netlink::CHAINS, read: netlink::chains },
+    Target { name: "flows", tokens: netlink::TOKENS, read: netlink::flows },
+    Target { name: "packets", tokens: netlink::TOKENS, read: netlink::packets },
     Target { name: "policy", tokens: policy::TOKENS, read: policy::file },
     Target { name: "frames", tokens: frames::TOKENS, read: frames::socket },
+    Target { name: "messages", tokens: &["\0\0\0\0", "\u{1}"], read: frames::messages_of_grpc },
+    Target { name: "fleet", tokens: fleet::TOKENS, read: fleet::values },
+    Target { name: "tombstone", tokens: journal::TOKENS, read: journal::tombstone },
+    Target { name: "containerd", tokens: journal::CONTAINERD, read: journal::containerd },
 ];
 
 /// A shape of anything that can be hashed.

@@ -30,7 +30,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("netd-cni", &["netd-api"]),
     ("netd-hook", &["netd-api"]),
     ("netdctl", &["netd-api", "netd-config", "netd-policy"]),
-    ("netd-fuzz", &["netd", "netd-config", "netd-hook", "netd-netlink", "netd-policy"]),
+    (
+        "netd-fuzz",
+        &["netd", "netd-config", "netd-fleet", "netd-grpc", "netd-hook", "netd-kernel", "netd-netlink", "netd-policy"],
+    ),
     ("netd-rig", &[]),
     ("xtask", &["netd-rig"]),
     ("netd-bench", &["netd-api", "netd-config", "netd-fleet", "netd-kernel"]),

@@ -20,7 +20,7 @@ pub use fake::FakeKernel;
 pub use linux::underlay::{Carried, Path, Underlay};
 pub use linux::{
     Asker, Coexistence, Echo, Firewall, LOG_GROUP, LOGGED_ALLOW, LOGGED_AUDIT, LOGGED_DENY, LinuxKernel, Obstacle,
-    OurLink, Passage, fixed_ruleset,
+    OurLink, Passage, fixed_ruleset, read_elements,
 };
 pub use netd_netlink::nft::{Change, Changes, Others};
 pub use netd_netlink::{LoggedPacket, NetlinkError, Notice, Notices, PacketLog};

@@ -39,7 +39,7 @@ use ruleset::Ruleset;
 
 pub use coexist::{Coexistence, Firewall, Obstacle, OurLink, Passage};
 pub use echo::{Asker, Echo};
-pub use ruleset::{LOG_GROUP, LOGGED_ALLOW, LOGGED_AUDIT, LOGGED_DENY};
+pub use ruleset::{LOG_GROUP, LOGGED_ALLOW, LOGGED_AUDIT, LOGGED_DENY, read_elements};
 
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 

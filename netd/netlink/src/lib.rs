@@ -20,4 +20,4 @@ pub use attributes::{Attributes, attribute, attributes};
 pub use link::Link;
 pub use notices::{Notice, Notices};
 pub use packet_log::{LoggedPacket, PacketLog};
-pub use socket::{NetlinkError, Socket};
+pub use socket::{NetlinkError, Socket, decode};

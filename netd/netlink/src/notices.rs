@@ -83,10 +83,33 @@ impl Notices {
     /// `WouldBlock`: nothing was said since. Any other is the socket's end.
     pub fn receive(&self) -> io::Result<Vec<Notice>> {
         match self.socket.recv_from_full() {
-            Ok((datagram, _)) => Ok(answers(&datagram).iter().filter_map(notice).collect()),
+            Ok((datagram, _)) => Ok(answers(&datagram).iter().filter_map(Notice::read).collect()),
             Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Ok(vec![Notice::Lost]),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl Notice {
+    /// Reads any message of the kernel's; `None`: it tells of other things, or nothing that can be read.
+    #[must_use]
+    pub fn read(answer: &Answer) -> Option<Self> {
+        let Answer::Object { message, .. } = answer else { return None };
+        let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
+        if kind != DELETED && kind != ROUTE_DELETED {
+            return None;
+        }
+        let object = decode(message).ok()??;
+        if let RouteNetlinkMessage::DelRoute(route) = &object {
+            return unrouted(route);
+        }
+        let RouteNetlinkMessage::DelLink(link) = object else { return None };
+        // A port that leaves its bridge is told in the same words, as the bridge's (net/bridge/br_netlink.c).
+        if link.header.interface_family == AddressFamily::Bridge {
+            return None;
+        }
+        let name = |one: LinkAttribute| if let LinkAttribute::IfName(name) = one { Some(name) } else { None };
+        link.attributes.into_iter().find_map(name).map(Self::Gone)
     }
 }
 
@@ -100,25 +123,6 @@ impl std::os::fd::AsFd for Notices {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-fn notice(answer: &Answer) -> Option<Notice> {
-    let Answer::Object { message, .. } = answer else { return None };
-    let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
-    if kind != DELETED && kind != ROUTE_DELETED {
-        return None;
-    }
-    let object = decode(message).ok()??;
-    if let RouteNetlinkMessage::DelRoute(route) = &object {
-        return unrouted(route);
-    }
-    let RouteNetlinkMessage::DelLink(link) = object else { return None };
-    // A port that leaves its bridge is told in the same words, as the bridge's (net/bridge/br_netlink.c).
-    if link.header.interface_family == AddressFamily::Bridge {
-        return None;
-    }
-    let name = |one: LinkAttribute| if let LinkAttribute::IfName(name) = one { Some(name) } else { None };
-    link.attributes.into_iter().find_map(name).map(Notice::Gone)
 }
 
 /// The default route has no destination, and is nobody's here.

@@ -69,7 +69,7 @@ impl PacketLog {
     /// `WouldBlock`: nothing was logged since. Any other is the socket's end.
     pub fn receive(&self) -> io::Result<Vec<LoggedPacket>> {
         match self.socket.datagram() {
-            Ok(datagram) => Ok(answers(&datagram).iter().filter_map(packet).collect()),
+            Ok(datagram) => Ok(answers(&datagram).iter().filter_map(LoggedPacket::read).collect()),
             Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -118,19 +118,24 @@ fn configure(group: u16, body: Attributes) -> Request {
     Request { kind: CONFIGURE, flags: 0, family: 0, resource: group, body }
 }
 
-fn packet(answer: &Answer) -> Option<LoggedPacket> {
-    const INPUT: u16 = 4;
-    const PAYLOAD: u16 = 9;
-    const PREFIX: u16 = 10;
-    let Answer::Object { message, .. } = answer else { return None };
-    if u16::from_ne_bytes(*message.get(4..)?.first_chunk()?) != LOG {
-        return None;
+impl LoggedPacket {
+    /// Reads any message of the kernel's; `None`: it logs no packet, or none that can be read.
+    #[must_use]
+    pub fn read(answer: &Answer) -> Option<Self> {
+        const INPUT: u16 = 4;
+        const PAYLOAD: u16 = 9;
+        const PREFIX: u16 = 10;
+        let Answer::Object { message, .. } = answer else { return None };
+        if u16::from_ne_bytes(*message.get(4..)?.first_chunk()?) != LOG {
+            return None;
+        }
+        let body = message.get(HEADERS..)?;
+        let text =
+            |value: &[u8]| String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into();
+        let link = attribute(body, INPUT).and_then(|value| value.first_chunk().copied()).map_or(0, u32::from_be_bytes);
+        let read = headers(attribute(body, PAYLOAD)?)?;
+        Some(Self { prefix: attribute(body, PREFIX).map_or_else(String::new, text), input: link, ..read })
     }
-    let body = message.get(HEADERS..)?;
-    let text = |value: &[u8]| String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into();
-    let link = attribute(body, INPUT).and_then(|value| value.first_chunk().copied()).map_or(0, u32::from_be_bytes);
-    let read = headers(attribute(body, PAYLOAD)?)?;
-    Some(LoggedPacket { prefix: attribute(body, PREFIX).map_or_else(String::new, text), input: link, ..read })
 }
 
 fn headers(packet: &[u8]) -> Option<LoggedPacket> {

@@ -373,7 +373,11 @@ fn body(object: &[u8]) -> &[u8] {
     object.get(HEADER + NETFILTER_HEADER..).unwrap_or_default()
 }
 
-pub(crate) fn decode(message: &[u8]) -> io::Result<Option<RouteNetlinkMessage>> {
+/// A whole message as netlink-packet-route reads it; `None`: it is of netlink itself.
+///
+/// # Errors
+/// It cannot be read.
+pub fn decode(message: &[u8]) -> io::Result<Option<RouteNetlinkMessage>> {
     let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message).map_err(io::Error::other)?;
     let NetlinkPayload::InnerMessage(object) = message.payload else { return Ok(None) };
     Ok(Some(object))

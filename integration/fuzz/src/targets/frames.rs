@@ -1,5 +1,6 @@
 //! The NRI door's socket: frames of the multiplexer, and the runtime's calls within them.
 
+use netd_grpc::Incoming;
 use netd_hook::frame::{FrameDecoder, encode};
 use netd_hook::message::MessageDecoder;
 
@@ -45,6 +46,34 @@ fn frames<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Heard {
         }
     }
     (heard, false)
+}
+
+/// What a gRPC peer sends, as messages of up to so many octets.
+pub(super) fn messages_of_grpc(input: &[u8]) -> Verdict {
+    const LARGEST: usize = 1_000;
+    let read = |pieces: std::slice::Chunks<'_, u8>| {
+        let mut incoming = Incoming::new(LARGEST);
+        let mut heard = Vec::new();
+        for piece in pieces {
+            incoming.push(piece);
+            loop {
+                match incoming.whole() {
+                    Ok(Some(message)) => heard.push(message.to_vec()),
+                    Ok(None) => break,
+                    Err(_) => return (heard, true),
+                }
+            }
+        }
+        (heard, false)
+    };
+    let whole = read(input.chunks(input.len().max(1)));
+    promise(read(input.chunks(PIECE)) == whole, || "read in pieces, it says otherwise".to_owned())?;
+    let octets: usize = whole.0.iter().map(Vec::len).sum();
+    promise(octets <= input.len() && whole.0.iter().all(|one| one.len() <= LARGEST), || {
+        format!("{octets} octets of {} read", input.len())
+    })?;
+    let lengths: Vec<usize> = whole.0.iter().take(6).map(|one| one.len().min(40)).collect();
+    Ok(shape((lengths, whole.1)))
 }
 
 /// How many messages, and whether they ended in a refusal.

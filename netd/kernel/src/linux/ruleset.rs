@@ -344,6 +344,14 @@ fn touches(flow: &Flow, addresses: &BTreeSet<IpAddr>) -> bool {
 }
 
 /// Whether this key's objects are made by [`Ruleset::apply`]. Forwarding is, as far as its guard goes.
+/// The objects that elements of the set `set` stand for. Any elements are safe, and any set.
+#[must_use]
+pub fn read_elements(set: &str, found: &[Element]) -> Objects {
+    let mut objects = Objects::new();
+    elements::read(&mut objects, set, found);
+    objects
+}
+
 pub(super) fn is_ours(step: &Step) -> bool {
     let part = step.key().part();
     part == Part::Skeleton || part.is_elements()

@@ -50,6 +50,14 @@ pub struct Request {
     pub(crate) body: Attributes,
 }
 
+impl Request {
+    /// Its attributes.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        self.body.as_bytes()
+    }
+}
+
 pub(super) fn request(kind: u16, flags: u16, family: Family, body: Attributes) -> Request {
     Request { kind, flags, family: family as u8, resource: 0, body }
 }
