@@ -263,6 +263,12 @@ fn proxy_target(attachment: &Attachment, publication: Publication) -> Option<Soc
     addresses.first().map(|address| SocketAddr::new(*address, port.container))
 }
 
+/// What netd passes on that comes to its sockets, where the ruleset does not lead it away before.
+pub(crate) fn proxied(attachment: &Attachment) -> Vec<(Publication, SocketAddr)> {
+    let tcp = sockets(attachment).into_iter().filter(|one| one.protocol == Protocol::Tcp);
+    tcp.filter_map(|one| Some((one, proxy_target(attachment, one)?))).collect()
+}
+
 fn open(publication: Publication) -> nix::Result<OwnedFd> {
     let address = SockaddrStorage::from(SocketAddr::new(publication.address, publication.port));
     let family = if publication.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };

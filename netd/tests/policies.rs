@@ -333,12 +333,35 @@ fn a_sandbox_reaches_itself_and_a_published_port_leads_only_who_is_allowed() {
             assert!(refused(space, address) < Duration::from_secs(1), "{address}: refused by silence");
         }
     }
+    // netd says of each what became of it.
+    let said = |from: &str, to: &str| {
+        let answer = shop.test(from, to, 8080);
+        let led = answer.ways.iter().all(|way| way.published.ends_with(":8080 is published, leads to shop/web:80"));
+        assert!(led && !answer.ways.is_empty(), "{answer:?}");
+        answer.ways.iter().map(|way| way.allowed).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        ["web", "node", "192.0.2.9", "2001:db8::9", "other"].map(|from| said(from, "node")),
+        [vec![true], vec![true], vec![false], vec![false], vec![false]]
+    );
     let outsiders = "podSelector: {matchLabels: {app: login}}";
     shop.apply(&FROM_LOGIN.replace(outsiders, "ipBlock: {cidr: 192.0.2.0/24, except: [192.0.2.64/26]}"));
     assert_heard(&[
         ("outside", &outside, "192.0.2.1:8080", Ok("192.0.2.9")),
         ("outside", &outside, "[2001:db8::1]:8080", Err(())),
     ]);
+    assert_eq!((said("192.0.2.9", "192.0.2.1"), said("2001:db8::9", "2001:db8::1")), (vec![true], vec![false]));
+    // The rules see the sandbox's own address, though the server sees the node's.
+    shop.apply(&FROM_LOGIN.replace(outsiders, "ipBlock: {cidr: 10.4.0.3/32}"));
+    assert_heard(&[
+        ("other", &shop.other, "192.0.2.1:8080", Ok("10.4.0.1")),
+        ("other", &shop.other, "[2001:db8::1]:8080", Err(())),
+    ]);
+    assert_eq!(said("other", "node"), [true, false], "by IPv4, and by IPv6");
+    assert!(!shop.test("other", "node", 8080).allowed, "not by all addresses");
+    let ways: Vec<_> = shop.test("other", "web", 80).ways.into_iter().map(|way| (way.families, way.allowed)).collect();
+    let each = |families: &[&str], allowed| (families.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>(), allowed);
+    assert_eq!(ways, [each(&["IPv4"], true), each(&["IPv6"], false)]);
 }
 
 /// netd itself brings IPv6 to a sandbox that has only IPv4; the rules see the node come.
@@ -352,12 +375,16 @@ fn whoever_comes_by_netds_own_proxy_is_judged_by_his_own_address() {
             ("node", &shop.node.space, "[::1]:8080", Ok("10.6.0.1")),
         ]);
     };
+    let said = || shop.test("2001:db8::9", "2001:db8::1", 8080).allowed;
     asked(Ok("10.6.0.1"));
+    assert!(said(), "no policy is in force, and nobody is counted");
     shop.apply(FROM_LOGIN);
     asked(Err(()));
+    assert!(!said());
     let outsiders = "podSelector: {matchLabels: {app: login}}";
     shop.apply(&FROM_LOGIN.replace(outsiders, "ipBlock: {cidr: '2001:db8::/64'}"));
     asked(Ok("10.6.0.1"));
+    assert!(said());
 }
 
 /// The rules cannot tell whose connection it is; netd can, and ends it.

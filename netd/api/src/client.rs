@@ -58,7 +58,7 @@ macro_rules! calls {
         /// The messages that the client sends and gets.
         pub mod blocking {
             pub use super::messages::{
-                Attachment, Call, Dropped, Failure, Firewall, FleetBlock, FleetNode, FleetRoute, Network, PeerCheck, Policy, PolicyFile, PolicyName, PublishedPort, Reachable, Reason,
+                AddressPair, Attachment, Call, Dropped, Failure, Firewall, FleetBlock, FleetNode, FleetRoute, Network, PeerCheck, Policy, PolicyFile, PolicyName, PublishedPort, Reachable, ReachedBy, Reason, TestedWay,
                 $($request, $response),*
             };
         }

@@ -1,5 +1,6 @@
 //! `netdctl policy` and `netdctl drops`: what is asked, and of what the answer consists. How it looks is `policy/render`.
 
+mod asked;
 mod model;
 mod render;
 mod target;
@@ -77,17 +78,17 @@ pub(crate) fn answer(
                 ..api::TestPolicyRequest::new()
             };
             let verdict = model::Verdict::from(netd()?.test_policy(&asked)?);
-            let answer = show(arguments, &verdict, |verdict| render::verdict(verdict, look))?;
+            let answer = show(arguments, &verdict, |verdict| asked::verdict(verdict, look))?;
             Ok(Answer { ill: !verdict.allowed, ..answer })
         }
         Policy::Matrix => {
             let ways = model::ways(netd()?.reach(String::new(), Vec::new())?, false);
-            show(arguments, &ways, |ways| render::matrix(ways))
+            show(arguments, &ways, |ways| asked::matrix(ways))
         }
         Policy::Diff { file } => {
             let mut ways = model::ways(netd()?.reach(name(file), text(file)?)?, true);
-            ways.retain(|way| way.ports_after.as_ref() != Some(&way.ports));
-            show(arguments, &ways, |ways| render::diff(ways))
+            ways.retain(model::Way::changes);
+            show(arguments, &ways, |ways| asked::diff(ways))
         }
     }
 }

@@ -24,7 +24,6 @@ use tracing::{info, warn};
 use super::Settings;
 use super::cutter::Errand;
 use super::deaf::Deaf;
-use super::explain::End;
 use super::files::PolicyFiles;
 use super::filters::Filters;
 use super::members::Members;
@@ -50,15 +49,6 @@ impl Force {
     #[must_use]
     pub fn node(&self) -> &str {
         self.members.node()
-    }
-
-    /// The one sandbox whose container's id begins so.
-    #[must_use]
-    pub fn by_container(&self, prefix: &str) -> Option<End> {
-        match self.members.of_container(prefix).as_slice() {
-            [one] => Some(End::Sandbox((*one).clone())),
-            _ => None,
-        }
     }
 }
 

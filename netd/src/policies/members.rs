@@ -48,6 +48,11 @@ impl Members {
         Self { node: node.to_owned(), namespaces, ..Self::default() }
     }
 
+    /// Nobody yet, on the same node.
+    pub(super) fn afresh(&self) -> Self {
+        Self::new(&self.node, self.namespaces.clone())
+    }
+
     /// This node's name.
     pub(super) fn node(&self) -> &str {
         &self.node

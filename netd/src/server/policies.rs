@@ -15,12 +15,15 @@ use netd_policy::{Direction, Policy, Sandbox, Traffic, oracle};
 
 use super::Service;
 use super::attach::Answer;
+use crate::attachment::Attachment;
 use crate::policies::drops::{Denied, Drops};
 use crate::policies::enforcer::Force;
-use crate::policies::explain::{End, ExplainError, Explanation, explain, spoken};
+use crate::policies::explain::{Explanation, Reason, explain, spoken};
 use crate::policies::files::{PolicyFiles, sources};
 use crate::policies::follow::put_in_force;
+use crate::policies::ground::Ground;
 use crate::policies::objects::{self, Counted};
+use crate::policies::pairs::families;
 use crate::policies::{applied, matrix};
 use crate::reply::{failure, refusal};
 
@@ -95,6 +98,11 @@ impl<K: Kernel + 'static> Service<K> {
         self.enforce_files().await
     }
 
+    async fn attachments(&self) -> Answer<Vec<Attachment>> {
+        let snapshot = self.lifecycle.owner.snapshot().await;
+        Ok(snapshot.map_err(|error| failure(FailureCode::NOT_AVAILABLE, &error))?.attachments)
+    }
+
     async fn files(&self) -> Answer<Arc<PolicyFiles>> {
         self.lifecycle.policies.ask(|force| Arc::clone(&force.files)).await.ok_or_else(stopped)
     }
@@ -115,10 +123,12 @@ impl<K: Kernel + 'static> Service<K> {
         let protocol = u8::try_from(protocol)
             .map_err(|_| refusal(FailureCode::INVALID_CONFIG, format!("{protocol} is no protocol")))?;
         let traffic = Traffic { protocol, port: number(request.port, "port")? };
+        let attachments = self.attachments().await?;
         let answer = self.lifecycle.policies.ask(move |force| {
-            let from = find(force, &request.from)?;
-            let to = find(force, &request.to)?;
-            explain(force.compiler.world(), force.compiler.policies(), (&from, &to), traffic)
+            let ground = Ground::new(force, &attachments);
+            let from = ground.find(force, &request.from)?;
+            let to = ground.find(force, &request.to)?;
+            explain(&ground, (&from, &to), traffic)
         });
         let explained = answer.await.ok_or_else(stopped)?;
         explained.map(tested).map_err(|error| failure(FailureCode::INVALID_CONFIG, &error))
@@ -131,7 +141,9 @@ impl<K: Kernel + 'static> Service<K> {
             let parsed = applied::parse(&request.file, &request.text);
             Some(parsed.map_err(|error| refusal(FailureCode::INVALID_CONFIG, error))?)
         };
-        let answer = self.lifecycle.policies.ask(move |force| matrix::reach(force, then)).await.ok_or_else(stopped)?;
+        let attachments = self.attachments().await?;
+        let asked = move |force: &Force| matrix::reach(force, &Ground::new(force, &attachments), then);
+        let answer = self.lifecycle.policies.ask(asked).await.ok_or_else(stopped)?;
         answer.map_err(|error| refusal(FailureCode::INVALID_CONFIG, error))
     }
 
@@ -141,10 +153,6 @@ impl<K: Kernel + 'static> Service<K> {
         response.drops = self.desk.drops.after(request.after, patience).await.into_iter().map(dropped).collect();
         Ok(response)
     }
-}
-
-fn find(force: &Force, text: &str) -> Result<End, ExplainError> {
-    End::find(force.compiler.world(), force.node(), text).or_else(|error| force.by_container(text).ok_or(error))
 }
 
 fn stopped() -> Failure {
@@ -193,21 +201,32 @@ fn spell(direction: Direction) -> &'static str {
     }
 }
 
-fn tested(explained: Explanation) -> TestPolicyResponse {
-    let mut response = TestPolicyResponse::new();
-    response.allowed = explained.allowed;
-    response.from = explained.from;
-    response.to = explained.to;
-    response.remedy = explained.remedy.unwrap_or_default();
-    for reason in explained.reasons {
-        let mut told = v1::Reason::new();
-        spell(reason.direction).clone_into(&mut told.direction);
-        told.allowed = reason.allowed;
-        told.rule = reason.rule;
-        told.place = reason.place;
-        response.reasons.push(told);
+/// What holds for all is that which does not pass, where some do.
+fn tested(explained: Vec<Explanation>) -> TestPolicyResponse {
+    let first = explained.iter().find(|one| !one.allowed).or(explained.first()).cloned();
+    let ways = explained.into_iter().map(way).collect();
+    let Some(first) = first.map(way) else { return TestPolicyResponse::new() };
+    let v1::TestedWay { allowed, from, to, reasons, remedy, .. } = first;
+    TestPolicyResponse { allowed, from, to, reasons, remedy, ways, ..TestPolicyResponse::new() }
+}
+
+fn way(explained: Explanation) -> v1::TestedWay {
+    v1::TestedWay {
+        allowed: explained.allowed,
+        families: families(&explained.pairs),
+        pairs: matrix::told(&explained.pairs),
+        from: explained.from,
+        to: explained.to,
+        published: explained.published.unwrap_or_default(),
+        reasons: explained.reasons.into_iter().map(reason).collect(),
+        remedy: explained.remedy.unwrap_or_default(),
+        ..v1::TestedWay::new()
     }
-    response
+}
+
+fn reason(reason: Reason) -> v1::Reason {
+    let Reason { direction, allowed, rule, place } = reason;
+    v1::Reason { direction: spell(direction).to_owned(), allowed, rule, place, ..v1::Reason::new() }
 }
 
 fn dropped(denied: Denied) -> v1::Dropped {

@@ -70,6 +70,31 @@ pub(crate) struct Verdict {
     pub(crate) reasons: Vec<Reason>,
     /// Empty where it is allowed.
     pub(crate) remedy: String,
+    /// By every pair of addresses, those with one answer together. Where they differ, `allowed` is false, and what stands beside
+    /// it is of the first that are denied.
+    pub(crate) ways: Vec<TestedWay>,
+}
+
+/// What pairs of addresses have in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct TestedWay {
+    pub(crate) allowed: bool,
+    /// "IPv4", "IPv6", "IPv6 link-local".
+    pub(crate) families: Vec<String>,
+    pub(crate) pairs: Vec<Pair>,
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// Where a published port leads, in words; empty: it is none.
+    pub(crate) published: String,
+    pub(crate) reasons: Vec<Reason>,
+    pub(crate) remedy: String,
+}
+
+/// Addresses of sender and receiver.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Pair {
+    pub(crate) from: String,
+    pub(crate) to: String,
 }
 
 /// What decided in one direction.
@@ -91,6 +116,32 @@ pub(crate) struct Way {
     /// As it would be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ports_after: Option<String>,
+    /// Where not all pairs of addresses reach the same: each. The first is as above.
+    pub(crate) by: Vec<WayBy>,
+}
+
+/// What pairs of addresses reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct WayBy {
+    /// As in [`TestedWay`].
+    pub(crate) families: Vec<String>,
+    pub(crate) pairs: Vec<Pair>,
+    pub(crate) ports: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ports_after: Option<String>,
+}
+
+impl Way {
+    /// Whether anything would be otherwise than it is, by any address.
+    pub(crate) fn changes(&self) -> bool {
+        self.ports_after.as_ref() != Some(&self.ports) || self.by.iter().any(WayBy::changes)
+    }
+}
+
+impl WayBy {
+    pub(crate) fn changes(&self) -> bool {
+        self.ports_after.as_ref() != Some(&self.ports)
+    }
 }
 
 /// A denied packet.
@@ -154,7 +205,29 @@ impl From<api::TestPolicyResponse> for Verdict {
             to: answer.to,
             reasons: answer.reasons.into_iter().map(Reason::from).collect(),
             remedy: answer.remedy,
+            ways: answer.ways.into_iter().map(TestedWay::from).collect(),
         }
+    }
+}
+
+impl From<api::TestedWay> for TestedWay {
+    fn from(answer: api::TestedWay) -> Self {
+        Self {
+            allowed: answer.allowed,
+            families: answer.families,
+            pairs: answer.pairs.into_iter().map(Pair::from).collect(),
+            from: answer.from,
+            to: answer.to,
+            published: answer.published,
+            reasons: answer.reasons.into_iter().map(Reason::from).collect(),
+            remedy: answer.remedy,
+        }
+    }
+}
+
+impl From<api::AddressPair> for Pair {
+    fn from(answer: api::AddressPair) -> Self {
+        Self { from: answer.from, to: answer.to }
     }
 }
 
@@ -181,11 +254,18 @@ impl From<api::Dropped> for Dropped {
 /// The ways of an answer, by name; with `after`, also as they would be.
 pub(crate) fn ways(answer: api::ReachResponse, after: bool) -> Vec<Way> {
     let name = |at: u32| usize::try_from(at).ok().and_then(|at| answer.ends.get(at)).cloned().unwrap_or_default();
+    let by = |by: api::ReachedBy| WayBy {
+        families: by.families,
+        pairs: by.pairs.into_iter().map(Pair::from).collect(),
+        ports: by.ports,
+        ports_after: after.then_some(by.ports_after),
+    };
     let way = |pair: api::Reachable| Way {
         from: name(pair.from),
         to: name(pair.to),
         ports: pair.ports,
         ports_after: after.then_some(pair.ports_after),
+        by: pair.by.into_iter().map(by).collect(),
     };
     answer.pairs.into_iter().map(way).collect()
 }

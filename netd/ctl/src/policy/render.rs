@@ -1,7 +1,7 @@
-//! Policies, verdicts and denied packets to text. Pure.
+//! Policies and denied packets to text. Pure. Verdicts are `asked`'s.
 
-use super::model::{Dropped, Name, Policies, Policy, Reason, Validated, Verdict, Way};
-use crate::render::{Look, line};
+use super::model::{Dropped, Name, Policies, Policy, Validated};
+use crate::render::line;
 use crate::table::Table;
 
 pub(crate) fn policies(policies: &Policies) -> String {
@@ -59,20 +59,6 @@ pub(super) fn full(kind: &str, namespace: &str, name: &str) -> String {
     if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
 }
 
-pub(crate) fn verdict(verdict: &Verdict, look: Look) -> String {
-    let word = |allowed| if allowed { look.paint(32, "allowed") } else { look.paint(31, "denied") };
-    let mut text = String::new();
-    line(&mut text, format_args!("{}: {} to {}", word(verdict.allowed), verdict.from, verdict.to));
-    for Reason { direction, allowed, rule, place } in &verdict.reasons {
-        let place = if place.is_empty() { String::new() } else { format!(" ({place})") };
-        line(&mut text, format_args!("  {direction} {}: {rule}{place}", word(*allowed)));
-    }
-    if !verdict.remedy.is_empty() {
-        line(&mut text, format_args!("What would allow it: {}", verdict.remedy));
-    }
-    text
-}
-
 pub(crate) fn validated(files: &[Validated]) -> String {
     let mut text = String::new();
     for Validated { file, policies, errors } in files {
@@ -82,29 +68,6 @@ pub(crate) fn validated(files: &[Validated]) -> String {
         errors.iter().for_each(|error| line(&mut text, format_args!("{error}")));
     }
     text
-}
-
-/// One way a line.
-pub(crate) fn matrix(ways: &[Way]) -> String {
-    if ways.is_empty() {
-        return "No sandboxes: there is nobody to reach.\n".to_owned();
-    }
-    let mut table = Table::new(["FROM", "TO", "PORTS"]);
-    ways.iter().for_each(|way| table.row([way.from.clone(), way.to.clone(), way.ports.clone()]));
-    table.render()
-}
-
-/// Only what changes.
-pub(crate) fn diff(ways: &[Way]) -> String {
-    if ways.is_empty() {
-        return "Nothing would open or close.\n".to_owned();
-    }
-    let mut table = Table::new(["FROM", "TO", "NOW", "THEN"]);
-    for way in ways {
-        let after = way.ports_after.clone().unwrap_or_default();
-        table.row([way.from.clone(), way.to.clone(), way.ports.clone(), after]);
-    }
-    table.render()
 }
 
 pub(crate) fn drops(drops: &[Dropped]) -> String {
@@ -138,9 +101,9 @@ fn time_of_day(unix_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{Dropped, File, Name, Policies, Policy, Reason, Validated, Verdict, Way};
-    use super::{applied, deleted, diff, drops, matrix, policies, validated, verdict};
-    use crate::render::{Look, json_lines};
+    use super::super::model::{Dropped, File, Name, Policies, Policy, Validated};
+    use super::{applied, deleted, drops, policies, validated};
+    use crate::render::json_lines;
 
     fn a_policy() -> Policy {
         Policy {
@@ -177,30 +140,6 @@ shop       cart  NetworkPolicy  ingress,egress  3          41       2       /etc
     }
 
     #[test]
-    fn a_verdict_says_why_and_what_to_do() {
-        let reason = |direction: &str, allowed, place: &str| Reason {
-            direction: direction.to_owned(),
-            allowed,
-            rule: "a rule".to_owned(),
-            place: place.to_owned(),
-        };
-        let denied = Verdict {
-            allowed: false,
-            from: "login (10.4.0.2)".to_owned(),
-            to: "cart (10.4.0.3), tcp/80".to_owned(),
-            reasons: vec![reason("egress", true, ""), reason("ingress", false, "shop.yaml:12")],
-            remedy: "an ingress rule".to_owned(),
-        };
-        let expected = "\
-denied: login (10.4.0.2) to cart (10.4.0.3), tcp/80
-  egress allowed: a rule
-  ingress denied: a rule (shop.yaml:12)
-What would allow it: an ingress rule
-";
-        assert_eq!(verdict(&denied, Look::default()), expected);
-    }
-
-    #[test]
     fn examined_files_are_told_one_by_one() {
         let file = |errors: &[&str]| Validated {
             file: "shop.yaml".to_owned(),
@@ -211,20 +150,6 @@ What would allow it: an ingress rule
         let expected = "shop.yaml: good, 2 policies\nshop.yaml:1:2: it is wrong\nshop.yaml:3:4: and this\n";
         assert_eq!(validated(&files), expected);
         assert_eq!(json_lines(&files).unwrap().lines().count(), 2);
-    }
-
-    #[test]
-    fn ways_are_listed_and_compared() {
-        let way = |after: Option<&str>| Way {
-            from: "login".to_owned(),
-            to: "cart".to_owned(),
-            ports: "none".to_owned(),
-            ports_after: after.map(str::to_owned),
-        };
-        assert_eq!(matrix(&[way(None)]), "FROM   TO    PORTS\nlogin  cart  none\n");
-        assert_eq!(diff(&[way(Some("tcp/80"))]), "FROM   TO    NOW   THEN\nlogin  cart  none  tcp/80\n");
-        assert_eq!(diff(&[]), "Nothing would open or close.\n");
-        assert_eq!(matrix(&[]), "No sandboxes: there is nobody to reach.\n");
     }
 
     #[test]
