@@ -18,7 +18,7 @@ use netd::lifecycle::Lifecycle;
 use netd::networks::Networks;
 use netd::node::Node;
 use netd::policies::drops::Drops;
-use netd::policies::follow::{self, put_in_force};
+use netd::policies::follow;
 use netd::policies::watched::Watched;
 use netd::policies::{Policies, PolicyError, Settings, explain};
 use netd::ports::{Ports, Store};
@@ -159,12 +159,11 @@ async fn serve(
 /// Makes the kernel what the record says, before anybody is answered.
 async fn restore(lifecycle: &Lifecycle<LinuxKernel>, config: &NodeConfig, watched: &Watched) -> Result<()> {
     force(lifecycle, config, watched).await?;
-    match resync::run(lifecycle, Watch::Alone, false).await {
-        // It is in the log, and the next resync tries again: the others are not kept waiting for it.
-        Err(error) if error.spares_the_rules() => {}
-        resynced => drop(
-            resynced.context("cannot make the rules of the record; `netdctl doctor` says what this kernel lacks")?,
-        ),
+    if let Err(error) = rules(lifecycle).await {
+        // A ruleset that is made anew is made with its policies, which may be what is refused.
+        follow::fall_back(lifecycle, config.quarantine, watched, &netd_api::chain(&error)).await?;
+        let made = rules(lifecycle).await;
+        made.context("cannot make the rules of the record; `netdctl doctor` says what this kernel lacks")?;
     }
     lifecycle.policies.settle().await.context("cannot write the policies")?;
     // Ahead of who asks: no address is given that is not this node's.
@@ -176,13 +175,20 @@ async fn restore(lifecycle: &Lifecycle<LinuxKernel>, config: &NodeConfig, watche
     hold_ports(lifecycle).await
 }
 
+/// A link that cannot be put right is in the log, and the next resync tries again: the others are not kept waiting for it.
+async fn rules(lifecycle: &Lifecycle<LinuxKernel>) -> Result<(), resync::ResyncError> {
+    match resync::run(lifecycle, Watch::Alone, false).await {
+        Err(error) if error.spares_the_rules() => Ok(()),
+        resynced => resynced.map(drop),
+    }
+}
+
 /// Ahead of the links and rules of the record: a ruleset that is made anew is made with what is the fleet's and with its
 /// policies, and they with whom they select on other nodes.
 async fn force(lifecycle: &Lifecycle<LinuxKernel>, config: &NodeConfig, watched: &Watched) -> Result<()> {
     lifecycle.fleet.look().await.context("cannot look for the ways to other nodes")?;
     lifecycle.fleet.recall(lifecycle).await;
-    let files = watched.snapshot();
-    let forced = put_in_force(lifecycle, config.quarantine, move || files).await;
+    let forced = follow::begin(lifecycle, config.quarantine, watched).await;
     forced.context("cannot put the policies in force; `netdctl doctor` says what this kernel lacks")
 }
 

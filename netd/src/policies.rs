@@ -33,9 +33,9 @@ pub mod watched;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, PoisonError};
 use std::thread;
 
 use netd_config::{Denied, Namespaces};
@@ -82,7 +82,11 @@ pub struct Policies {
     needs: Option<watch::Receiver<Option<Needs>>>,
     /// Whose files are being put in force.
     turn: Arc<Mutex<()>>,
+    troubles: Troubles,
 }
+
+/// What is wrong with policy files, for those who do not wait for the thread.
+pub(crate) type Troubles = Arc<std::sync::Mutex<Vec<String>>>;
 
 impl Policies {
     /// For one who reads the files and puts them in force; others wait.
@@ -100,11 +104,18 @@ impl Policies {
         let (told, changes) = watch::channel(());
         let (needing, needs) = watch::channel(None);
         let cutter = cutter::start(Arc::clone(&executor), Arc::downgrade(&requests))?;
-        let told = Told { in_force: Arc::clone(&in_force), changes: told, needs: needing, cutter };
+        let troubles = Troubles::default();
+        let told = Told {
+            in_force: Arc::clone(&in_force),
+            changes: told,
+            needs: needing,
+            cutter,
+            troubles: Arc::clone(&troubles),
+        };
         let enforcer = Enforcer::new(executor, settings, told);
         thread::Builder::new().name("policies".to_owned()).spawn(move || enforcer.run(&receiver))?;
         let turn = Arc::default();
-        Ok(Self { requests: Some(requests), in_force, changes: Some(changes), needs: Some(needs), turn })
+        Ok(Self { requests: Some(requests), in_force, changes: Some(changes), needs: Some(needs), turn, troubles })
     }
 
     /// Policies that are in force, and whose thread has ended.
@@ -131,6 +142,17 @@ impl Policies {
         strangers: BTreeSet<Block>,
     ) -> Result<(), PolicyError> {
         heard(self.send(|done| Request::Others(others, strangers, done))?).await
+    }
+
+    /// What is wrong with the policy files, each with what holds instead. Never waits.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The files as they are in force, for a thread that may wait. `None`: as [`Policies::ask`].
+    pub(crate) fn files_and_wait(&self) -> Option<Arc<PolicyFiles>> {
+        self.ask_and_wait(|force| Arc::clone(&force.files))
     }
 
     /// Whether any policy is in force.
@@ -164,7 +186,7 @@ impl Policies {
     /// detached meanwhile if there were no policies before.
     ///
     /// # Errors
-    /// See [`PolicyError`].
+    /// See [`PolicyError`]; then the files that were in force are, and whoever is attached meanwhile is by these.
     pub async fn enforce(&self, files: Arc<PolicyFiles>, attachments: Vec<Attachment>) -> Result<(), PolicyError> {
         heard(self.send(|done| Request::Files(files, attachments, done))?).await
     }

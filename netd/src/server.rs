@@ -143,6 +143,9 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
                 response.published_ports = tally.published_ports as u64;
                 response.warnings = runtime::missed(&tally.unlabelled, SystemTime::now());
                 response.warnings.extend(tally.misnamed_ports);
+                response
+                    .warnings
+                    .extend(self.lifecycle.policies.troubles().iter().map(|one| format!("policies: {one}")));
                 response.warnings.extend(self.lifecycle.fleet.warnings());
                 response.warnings.extend(tally.strays.iter().map(stray));
             }

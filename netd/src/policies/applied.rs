@@ -10,14 +10,46 @@ use netd_policy::{Policy, PolicyName};
 use thiserror::Error;
 
 use super::files::{Documents, PolicyFiles};
-use crate::whole_file::write_whole;
+use crate::whole_file::write_all_whole;
 
-/// The policies could not be written down. Those before the one named are.
+/// A directory of policies could not be changed. Nothing is.
 #[derive(Debug, Error)]
 #[error("cannot write {path}; make its directory writable, or set state_dir in netd.toml")]
 pub(crate) struct ApplyError {
     path: PathBuf,
     source: io::Error,
+}
+
+/// What stood in files before they were changed. `None`: there was none.
+#[derive(Debug, Default)]
+pub(crate) struct Undo(Vec<(PathBuf, Option<Vec<u8>>)>);
+
+impl Undo {
+    fn of(paths: impl IntoIterator<Item = PathBuf>) -> io::Result<Self> {
+        let stood = |path: PathBuf| match std::fs::read(&path) {
+            Ok(text) => Ok((path, Some(text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((path, None)),
+            Err(error) => Err(error),
+        };
+        Ok(Self(paths.into_iter().map(stood).collect::<io::Result<_>>()?))
+    }
+
+    /// Makes the files what they were. What cannot be is in the log, and told as what is there.
+    pub(crate) fn take_back(self) {
+        let (stood, new): (Vec<_>, Vec<_>) = self.0.into_iter().partition(|(_, text)| text.is_some());
+        let stood: Vec<_> = stood.into_iter().filter_map(|(path, text)| Some((path, text?))).collect();
+        if let Err(error) = write_all_whole(&stood) {
+            tracing::warn!(%error, "policy files that were changed are not what they were before");
+        }
+        for (path, _) in new {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "a policy file that was not there before stays");
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// The policies of a text, at least one.
@@ -73,15 +105,29 @@ pub(crate) fn path_of(files: &PolicyFiles, wanted: &v1::PolicyName, folder: &Pat
     }
 }
 
-/// Writes each policy into its own file: the one that it has, if it has one.
-pub(crate) fn write(folder: &Path, files: &PolicyFiles, policies: &[(PolicyName, String)]) -> Result<(), ApplyError> {
-    for (name, text) in policies {
-        let own =
-            files.holder(name).filter(|holder| holder.policies.len() == 1).map(|holder| PathBuf::from(&holder.file));
-        let path = own.filter(|path| path.starts_with(folder)).unwrap_or_else(|| folder.join(file_name(name)));
-        write_whole(&path, text.as_bytes()).map_err(|source| ApplyError { path, source })?;
+/// Writes each policy into its own file: the one that it has, if it has one. All of them, or none.
+pub(crate) fn write(folder: &Path, files: &PolicyFiles, policies: &[(PolicyName, String)]) -> Result<Undo, ApplyError> {
+    let texts: Vec<_> = policies.iter().map(|(name, text)| (path_for(folder, files, name), text.as_bytes())).collect();
+    let failed = |source| ApplyError { path: folder.to_owned(), source };
+    let undo = Undo::of(texts.iter().map(|(path, _)| path.clone())).map_err(failed)?;
+    if let Err(error) = write_all_whole(&texts) {
+        undo.take_back();
+        return Err(failed(error));
     }
-    Ok(())
+    Ok(undo)
+}
+
+/// Removes the file of a policy.
+pub(crate) fn remove(path: PathBuf) -> Result<Undo, ApplyError> {
+    let failed = |source| ApplyError { path: path.clone(), source };
+    let undo = Undo::of([path.clone()]).map_err(failed)?;
+    std::fs::remove_file(&path).map_err(failed)?;
+    Ok(undo)
+}
+
+fn path_for(folder: &Path, files: &PolicyFiles, name: &PolicyName) -> PathBuf {
+    let own = files.holder(name).filter(|holder| holder.policies.len() == 1).map(|holder| PathBuf::from(&holder.file));
+    own.filter(|path| path.starts_with(folder)).unwrap_or_else(|| folder.join(file_name(name)))
 }
 
 /// Names have dots, and no underscores.
@@ -115,7 +161,7 @@ mod tests {
         let policies = parse("x.yaml", text.as_bytes()).unwrap();
         let parts = apart("x.yaml", text.as_bytes(), &policies).unwrap();
         assert_eq!(parts.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>(), [policy("one"), policy("two")]);
-        write(folder.path(), &PolicyFiles::default(), &parts).unwrap();
+        drop(write(folder.path(), &PolicyFiles::default(), &parts).unwrap());
         let file = folder.path().join("networkpolicy_shop_two.yaml");
         assert_eq!(std::fs::read_to_string(&file).unwrap(), policy("two"));
         let texts = BTreeMap::from([(file.display().to_string(), policy("two"))]);
@@ -130,6 +176,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_back_is_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = folder.path().join("networkpolicy_shop_p1.yaml");
+        std::fs::write(&old, policy("p1") + "# mine\n").unwrap();
+        // More than are synchronised one by one.
+        let text = (0..9).map(|at| policy(&format!("p{at}"))).collect::<Vec<_>>().join("---\n");
+        let policies = parse("x.yaml", text.as_bytes()).unwrap();
+        let parts = apart("x.yaml", text.as_bytes(), &policies).unwrap();
+        let undo = write(folder.path(), &PolicyFiles::default(), &parts).unwrap();
+        let count = || std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!((count(), std::fs::read_to_string(&old).unwrap()), (9, policy("p1")));
+        undo.take_back();
+        assert_eq!((count(), std::fs::read_to_string(&old).unwrap()), (1, policy("p1") + "# mine\n"));
+        super::remove(old.clone()).unwrap().take_back();
+        assert_eq!(std::fs::read_to_string(&old).unwrap(), policy("p1") + "# mine\n");
+        // One of them cannot be written: none is.
+        std::fs::create_dir(folder.path().join("networkpolicy_shop_p8.yaml")).unwrap();
+        write(folder.path(), &PolicyFiles::default(), &parts).unwrap_err();
+        assert_eq!((count(), std::fs::read_to_string(&old).unwrap()), (2, policy("p1") + "# mine\n"));
+    }
+
+    #[test]
     fn no_two_policies_share_a_file_and_one_that_has_a_file_keeps_it() {
         let folder = tempfile::tempdir().unwrap();
         let named = |namespace: &str, name: &str| {
@@ -138,12 +206,12 @@ mod tests {
             (name.policies().next().unwrap().name.clone(), text)
         };
         let two = [named("k8s", "io.x"), named("k8s.io", "x")];
-        write(folder.path(), &PolicyFiles::default(), &two).unwrap();
+        drop(write(folder.path(), &PolicyFiles::default(), &two).unwrap());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
         let old = folder.path().join("networkpolicy.shop.one.yaml").display().to_string();
         let files = PolicyFiles::default().next(&[Source { file: old.clone(), text: Ok(policy("one")) }]);
         let (name, text) = named("shop", "one");
-        write(folder.path(), &files, &[(name, text.clone() + "# again\n")]).unwrap();
+        drop(write(folder.path(), &files, &[(name, text.clone() + "# again\n")]).unwrap());
         assert_eq!(std::fs::read_to_string(old).unwrap(), text + "# again\n");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     }

@@ -36,6 +36,11 @@ impl Deaf {
         touched
     }
 
+    /// Classes have other numbers from now on.
+    pub(super) fn forget(&mut self) {
+        self.classes.clear();
+    }
+
     /// Whether the class was known, and is not what it was.
     fn turn(&mut self, class: ClassId, compiled: &Compiled) -> bool {
         let is = is_denied_anything(compiled, class);

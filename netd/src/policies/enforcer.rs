@@ -5,23 +5,25 @@
 //! requests ─▶ all that are queued ─▶ compiler ─▶ one transaction ─▶ answers ─▶ cutter: whose flows may have lost their permission
 //! ```
 
+mod refuse;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, PoisonError};
 
 use netd_config::{Denied, LinkName};
 use netd_fleet::Needs;
 use netd_kernel::{Flow, Kernel, Objects, Step};
-use netd_policy::{Block, Change, Compiler, Profile, ProfileId, Sandbox, SandboxName};
+use netd_policy::{Block, Change, Compiler, Policy, Profile, ProfileId, Sandbox, SandboxName};
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
 
 use super::Settings;
+use super::Troubles;
 use super::cutter::Errand;
 use super::deaf::Deaf;
 use super::files::PolicyFiles;
@@ -32,6 +34,7 @@ use super::others;
 use super::verdict;
 use crate::attachment::{Attachment, AttachmentKey};
 use crate::executor::{Executor, ExecutorError};
+use refuse::Before;
 use write::makes_ruleset;
 
 /// What the thread knows, for those who ask.
@@ -95,6 +98,7 @@ pub(super) struct Enforcer<K> {
     changes: watch::Sender<()>,
     needs: watch::Sender<Option<Needs>>,
     cutter: Sender<Errand>,
+    troubles: Troubles,
     node: String,
     denied: Denied,
     /// Somebody has said which policies there are. Until then what a netd before this one left stays as it is: without it,
@@ -123,6 +127,8 @@ pub(super) struct Told {
     pub(super) needs: watch::Sender<Option<Needs>>,
     /// Whose flows are to be read.
     pub(super) cutter: Sender<Errand>,
+    /// What is wrong with the files.
+    pub(super) troubles: Troubles,
 }
 
 /// What one round has gathered.
@@ -133,6 +139,11 @@ struct Round {
     observed: Option<Objects>,
     /// Answered when it is written.
     waiting: Vec<Done>,
+    /// What was in force before the files of this round, where it has any, and who is answered when they hold wholly.
+    before: Option<Before>,
+    filing: Vec<Done>,
+    /// No policy is left.
+    is_last_gone: bool,
     /// Whose flows may have lost their permission, and who is answered when those are cut, too.
     errand: Errand,
     /// Who may be isolated now, or not any more, or isolated from others than before.
@@ -151,7 +162,7 @@ struct Round {
 impl<K: Kernel> Enforcer<K> {
     /// Without policies.
     pub(super) fn new(executor: Arc<Executor<K>>, settings: Settings, told: Told) -> Self {
-        let Told { in_force, changes, needs, cutter } = told;
+        let Told { in_force, changes, needs, cutter, troubles } = told;
         let Settings { node, namespaces, denied } = settings;
         let compiler = Compiler::new(&node);
         let force = Force { files: Arc::default(), compiler, members: Members::new(&node, namespaces) };
@@ -166,6 +177,7 @@ impl<K: Kernel> Enforcer<K> {
             changes,
             needs,
             cutter,
+            troubles,
             node,
             denied,
             is_told: false,
@@ -199,9 +211,11 @@ impl<K: Kernel> Enforcer<K> {
             }
             Request::Files(files, attachments, done) => {
                 self.judge_all(round);
+                let before = Before { files: Arc::clone(&self.force.files), is_told: self.is_told };
+                round.before.get_or_insert(before);
                 self.load(files, &attachments, round);
                 self.judge_all(round);
-                round.errand.waiting.push(done);
+                round.filing.push(done);
             }
             Request::Node(addresses) => {
                 if addresses != self.own_addresses() {
@@ -248,19 +262,12 @@ impl<K: Kernel> Enforcer<K> {
     fn load(&mut self, files: Arc<PolicyFiles>, attachments: &[Attachment], round: &mut Round) {
         let was = self.in_force.load(Ordering::SeqCst);
         self.is_told = true;
-        if was && self.force.files.policies().eq(files.policies()) {
-            self.force.files = files;
+        let is_same = was && self.force.files.policies().eq(files.policies());
+        let policies = self.say(files);
+        if is_same {
             return;
         }
-        let policies: Vec<_> = files.policies().cloned().collect();
         let is = !policies.is_empty();
-        let needs = Some(others::needs(policies.iter()));
-        self.needs.send_if_modified(|known| {
-            let is_news = *known != needs;
-            *known = needs;
-            is_news
-        });
-        self.force.files = files;
         if !was && is {
             // Who came as the last policy went may have gone since, without a word.
             let gone = self.force.members.clear();
@@ -270,11 +277,32 @@ impl<K: Kernel> Enforcer<K> {
             self.go_on_from_what_stands(round);
         }
         self.update(vec![Change::Policies(policies)], round);
-        if was && !is {
-            let gone = self.force.members.clear();
-            self.update(gone, round);
+        round.is_last_gone = was && !is;
+        if is {
+            self.in_force.store(true, Ordering::SeqCst);
         }
-        self.in_force.store(is, Ordering::SeqCst);
+    }
+
+    /// Which files are in force, for those who ask. Returns their policies.
+    fn say(&mut self, files: Arc<PolicyFiles>) -> Vec<Policy> {
+        *self.troubles.lock().unwrap_or_else(PoisonError::into_inner) = files.errors().map(str::to_owned).collect();
+        let needs = Some(others::needs(files.policies()));
+        self.needs.send_if_modified(|known| {
+            let is_news = *known != needs;
+            *known = needs;
+            is_news
+        });
+        self.force.files = files;
+        self.force.files.policies().cloned().collect()
+    }
+
+    /// Those who come and go are told of until the kernel has taken it that there is no policy any more: it may not.
+    fn follow_force(&mut self, round: &Round, is_written: bool) {
+        if round.is_last_gone && is_written {
+            let gone = self.force.members.clear();
+            self.update(gone, &mut Round::default());
+            self.in_force.store(false, Ordering::SeqCst);
+        }
     }
 
     /// A netd before this one may have left all of it in the kernel. Where that cannot be read now, the comparison says so.
@@ -354,19 +382,26 @@ impl<K: Kernel> Enforcer<K> {
     }
 
     fn commit(&mut self, mut round: Round) {
-        round.isolated.extend(self.force.members.moved());
-        self.follow_isolated(&mut round);
-        let (outcome, links) = match self.write(&mut round) {
-            Ok(links) => (Ok(()), links),
-            Err(error) => (Err(Arc::new(error)), None),
+        let mut outcome = self.attempt(&mut round);
+        let repaired = match &outcome {
+            Ok(Some(links)) => Err(Arc::clone(links)),
+            Ok(None) => Ok(()),
+            Err(error) => Err(Arc::clone(error)),
         };
-        if let Err(error) = &outcome {
-            self.is_dirty = true;
-            let error = error.as_ref() as &dyn std::error::Error;
-            warn!(error, "policies not written; the kernel holds what it held, and the next round tries again");
+        answer(mem::take(&mut round.repairing), &repaired);
+        if let (Err(error), Some(before)) = (&outcome, round.before.take()) {
+            let error = Arc::clone(error);
+            let refused = mem::take(&mut round.filing);
+            self.take_back(before, &error, &mut round);
+            outcome = self.attempt(&mut round);
+            self.follow_force(&round, outcome.is_ok());
+            answer(refused, &Err(error));
+        } else {
+            self.follow_force(&round, outcome.is_ok());
         }
+        let outcome = outcome.map(drop);
         answer(round.waiting, &outcome);
-        answer(round.repairing, &links.map_or_else(|| outcome.clone(), |error| Err(Arc::new(error))));
+        round.errand.waiting.append(&mut round.filing);
         self.owed.judged.append(&mut round.errand.judged);
         self.owed.flows.append(&mut round.flows);
         if outcome.is_ok() {
@@ -384,6 +419,19 @@ impl<K: Kernel> Enforcer<K> {
         } else {
             answer(round.errand.waiting, &outcome);
         }
+    }
+
+    /// Links that could not be put right are none of policies' affair.
+    fn attempt(&mut self, round: &mut Round) -> Result<Option<Arc<ExecutorError>>, Arc<ExecutorError>> {
+        round.isolated.extend(self.force.members.moved());
+        self.follow_isolated(round);
+        let written = self.write(round).map(|links| links.map(Arc::new)).map_err(Arc::new);
+        if let Err(error) = &written {
+            self.is_dirty = true;
+            let error = error.as_ref() as &dyn std::error::Error;
+            warn!(error, "policies not written; the kernel holds what it held, and the next round tries again");
+        }
+        written
     }
 
     fn follow_isolated(&mut self, round: &mut Round) {

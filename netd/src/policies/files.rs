@@ -79,6 +79,27 @@ impl PolicyFiles {
         })
     }
 
+    /// What stays in force, which is these files' policies, where the kernel refuses what `wanted` says: each file that would have
+    /// changed anything says so, and the next reading tries it again.
+    #[must_use]
+    pub(super) fn refusing(&self, wanted: &Self, why: &str) -> Self {
+        let (before, after) = (self.by_name(), wanted.by_name());
+        let mut files: Vec<_> =
+            wanted.files.iter().map(|file| kept_in_force(file, before.get(file.file.as_str()).copied(), why)).collect();
+        let gone =
+            self.files.iter().filter(|file| !file.policies.is_empty() && !after.contains_key(file.file.as_str()));
+        files.extend(gone.map(|file| {
+            let error = format!("{}: the kernel refuses to be without it: {why}; it stays in force", file.file);
+            PolicyFile { error: Some(error), ..file.clone() }
+        }));
+        Self { files }
+    }
+
+    /// What is wrong with each file that something is wrong with.
+    pub fn errors(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().filter_map(|file| file.error.as_deref())
+    }
+
     /// These files after a change, when `sources` are all there are.
     #[must_use]
     pub fn next(&self, sources: &[Source]) -> Self {
@@ -150,6 +171,17 @@ fn kept(file: String, before: Option<&PolicyFile>, error: String) -> PolicyFile 
     let policies = netd_policy::parse(&file, &good).unwrap_or_default();
     let error = if good.is_empty() { error } else { format!("{error}; its last good text stays in force") };
     PolicyFile { file, policies, error: Some(error), good }
+}
+
+fn kept_in_force(wanted: &PolicyFile, before: Option<&PolicyFile>, why: &str) -> PolicyFile {
+    let before = before.cloned().unwrap_or_default();
+    if before.policies == wanted.policies {
+        return wanted.clone();
+    }
+    let stays =
+        if before.policies.is_empty() { "nothing of it is in force" } else { "its last good text stays in force" };
+    let error = format!("{}: the kernel refuses it: {why}; {stays}", wanted.file);
+    PolicyFile { file: wanted.file.clone(), error: Some(error), ..before }
 }
 
 /// Of several files that hold one policy, the first does; the others say so.
@@ -263,6 +295,33 @@ mod tests {
         assert!(names(&good.next(&[source("a", list)])).is_empty(), "that is said");
         assert!(names(&good.next(&[])).is_empty());
         assert_eq!(PolicyFiles::default().next(&[source("a", "")]).files[0].error, None);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_leaves_what_was_in_force_and_is_tried_by_the_next_reading() {
+        let good = PolicyFiles::default().next(&[
+            source("a", &policy("one")),
+            source("b", &policy("two")),
+            source("d", &policy("four")),
+        ]);
+        let sources = [source("a", &policy("one")), source("b", &policy("three")), source("c", &policy("five"))];
+        let wanted = good.next(&sources);
+        let refused = good.refusing(&wanted, "no");
+        assert_eq!(names(&refused), ["one", "two", "four"]);
+        assert_eq!(
+            refused.errors().collect::<Vec<_>>(),
+            [
+                "b: the kernel refuses it: no; its last good text stays in force",
+                "c: the kernel refuses it: no; nothing of it is in force",
+                "d: the kernel refuses to be without it: no; it stays in force"
+            ]
+        );
+        // The next netd has what was in force, though the file is broken by then.
+        let next = PolicyFiles::remembered(refused.texts()).next(&[source("b", "kind: [")]);
+        assert_eq!(names(&next), ["two"]);
+        assert_eq!(names(&refused.next(&[source("b", "kind: [")])), ["two"]);
+        assert_eq!(refused.next(&sources), wanted, "tried again");
+        assert_eq!(good.refusing(&good, "no"), good);
     }
 
     #[test]

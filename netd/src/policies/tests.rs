@@ -52,7 +52,7 @@ async fn what_is_denied_is_answered_or_dropped_as_the_node_says() {
 }
 
 #[tokio::test]
-async fn a_failure_is_told_and_the_next_round_writes_all() {
+async fn a_failure_is_told_and_who_tries_again_writes_all() {
     let kernel = Arc::new(FakeKernel::new());
     let policies = policies(&kernel, Denied::Answered);
     policies.verify().await.unwrap();
@@ -60,13 +60,113 @@ async fn a_failure_is_told_and_the_next_round_writes_all() {
     kernel.fail_at(0);
     assert!(policies.enforce(files(CLOSED), Vec::new()).await.is_err());
     assert_eq!(keys(&kernel), before);
+    assert!(!policies.is_any_in_force());
     policies.verify().await.unwrap();
+    assert_eq!(keys(&kernel), before);
+    policies.enforce(files(CLOSED), Vec::new()).await.unwrap();
     let block = |key: &Key| matches!(key, Key::Block(..));
     assert!(keys(&kernel).iter().any(block), "{kernel}");
     // Without policies nothing is left.
     policies.enforce(files(""), Vec::new()).await.unwrap();
     assert_eq!(keys(&kernel), before);
     assert!(!policies.is_any_in_force());
+}
+
+fn sandbox_named(name: &str, address: &str) -> Attachment {
+    let mut own = attachment(name, &[]);
+    (own.namespace, own.foreign) = ("default".to_owned(), vec![address.parse().unwrap()]);
+    own
+}
+
+async fn in_force(policies: &Policies) -> Vec<String> {
+    policies.ask(|force| force.compiler.policies().iter().map(|one| one.name.name.clone()).collect()).await.unwrap()
+}
+
+/// At whatever step.
+#[tokio::test]
+async fn what_the_kernel_refuses_leaves_what_was_in_force_as_it_was() {
+    let kernel = Arc::new(FakeKernel::new());
+    let policies = policies(&kernel, Denied::Answered);
+    let own = sandbox_named("web", "10.4.0.2");
+    policies.enforce(files(FROM_FAR), vec![own.clone()]).await.unwrap();
+    let before = kernel.observe(Scope::Node).unwrap();
+    for (text, names) in [(both(), vec!["c", "from-far"]), (String::new(), vec![])] {
+        for step in 0.. {
+            kernel.fail_at(step);
+            let refused = policies.enforce(files(&text), vec![own.clone()]).await;
+            kernel.heal();
+            if refused.is_ok() {
+                assert!(step > 1, "nothing was refused");
+                break;
+            }
+            assert_eq!(in_force(&policies).await, ["from-far"], "step {step}");
+            assert_eq!(kernel.observe(Scope::Node).unwrap(), before, "step {step}");
+            let troubles = policies.troubles();
+            let is_told = troubles.iter().any(|one| {
+                one.starts_with("a.yaml: the kernel refuses it: ")
+                    && one.ends_with("; its last good text stays in force")
+            });
+            assert!(is_told, "{troubles:?}");
+        }
+        assert_eq!(in_force(&policies).await, names);
+        assert_eq!(policies.troubles(), Vec::<String>::new());
+        policies.enforce(files(FROM_FAR), vec![own.clone()]).await.unwrap();
+    }
+}
+
+/// And is told of when the last policy was to go, and did not.
+#[tokio::test]
+async fn who_is_attached_while_policies_are_refused_is_judged_by_those_in_force() {
+    let kernel = Arc::new(FakeKernel::new());
+    let policies = policies(&kernel, Denied::Answered);
+    let own = sandbox_named("web", "10.4.0.2");
+    policies.enforce(files(FROM_FAR), vec![own.clone()]).await.unwrap();
+    let stands = kernel.observe(Scope::Node).unwrap();
+    let elsewhere = Arc::new(FakeKernel::new());
+    self::policies(&elsewhere, Denied::Answered).enforce(files(&both()), vec![own.clone()]).await.unwrap();
+    let new = keys(&elsewhere).into_iter().find(|key| matches!(key, Key::Block(..))).unwrap();
+    let old = stands.into_keys().find(|key| matches!(key, Key::Isolated(..))).unwrap();
+    for (text, refused) in [(both(), new), (String::new(), old)] {
+        kernel.refuse(refused);
+        for number in 3..6 {
+            let address = format!("10.4.0.{number}");
+            // One round, as it may be.
+            let (release, held) = channel::<()>();
+            let wait = move |_: &Force| held.recv().unwrap_or_default();
+            drop(policies.requests.as_ref().unwrap().send(Request::Ask(Box::new(wait))));
+            let filed = policies.send(|done| Request::Files(files(&text), vec![own.clone()], done)).unwrap();
+            let late = Box::new(sandbox_named(&format!("late{number}"), &address));
+            let joined = policies.send(|done| Request::Join(late, done)).unwrap();
+            drop(release);
+            assert!(heard(filed).await.is_err());
+            heard(joined).await.unwrap();
+            assert!(policies.is_any_in_force());
+            let is_isolated = |key: &Key| matches!(key, Key::Isolated(.., at) if at.to_string() == address);
+            assert!(keys(&kernel).iter().any(is_isolated), "{address}: nobody asks about it");
+        }
+        kernel.heal();
+    }
+    policies.enforce(files(&both()), Vec::new()).await.unwrap();
+    assert_eq!(in_force(&policies).await, ["c", "from-far"]);
+}
+
+/// Nobody has said before which there are: what another netd has left is not taken for nothing.
+#[tokio::test]
+async fn policies_that_are_refused_at_the_start_take_nothing_away() {
+    let kernel = Arc::new(FakeKernel::new());
+    let own = sandbox_named("web", "10.4.0.2");
+    policies(&kernel, Denied::Answered).enforce(files(FROM_FAR), vec![own.clone()]).await.unwrap();
+    let before = kernel.observe(Scope::Node).unwrap();
+    let executor = Arc::new(Executor::new(Arc::clone(&kernel), BTreeSet::new()));
+    let again = Policies::start(executor, Settings { node: "here".to_owned(), ..Settings::default() }).unwrap();
+    kernel.fail_at(0);
+    assert!(again.enforce(files(&both()), vec![own.clone()]).await.is_err());
+    again.settle().await.unwrap();
+    assert_eq!(kernel.observe(Scope::Node).unwrap(), before);
+    let kept = files(FROM_FAR).refusing(&files(&both()), "no");
+    again.enforce(Arc::new(kept), vec![own]).await.unwrap();
+    assert_eq!(kernel.observe(Scope::Node).unwrap(), before);
+    assert_eq!(again.troubles().len(), 1);
 }
 
 /// With the numbers of one that had other policies before.

@@ -19,27 +19,46 @@ use crate::whole_file::write_whole;
 pub struct Watched {
     current: Receiver<Arc<PolicyFiles>>,
     paths: Arc<[PathBuf]>,
+    kept: Arc<Path>,
     _watching: Arc<io::PipeWriter>,
 }
 
 impl Watched {
-    /// Reads the directories, and again whenever something in them changes. `kept` is a file for the last good texts. The
+    /// Reads the directories, and again whenever something in them changes. `kept` is a file for the texts that are in force. The
     /// first reading is done when this returns.
     ///
     /// # Errors
     /// No thread or pipe is to be had.
     pub fn start(paths: Vec<PathBuf>, kept: PathBuf) -> io::Result<Self> {
         let (publish, current) = channel(Arc::new(PolicyFiles::remembered(recall(&kept))));
-        let all = paths.as_slice().into();
-        let watching = directories::watch("policies", paths, move |paths| read(paths, &kept, &publish))?;
-        Ok(Self { current, paths: all, _watching: Arc::new(watching) })
+        let (all, kept) = (paths.as_slice().into(), kept.into());
+        let watching = directories::watch("policies", paths, move |paths| read(paths, &publish))?;
+        Ok(Self { current, paths: all, kept, _watching: Arc::new(watching) })
     }
 
-    /// The files as they are at this moment, though nobody has noticed it yet.
+    /// The files as they are at this moment, though nobody has noticed it yet, where `before` are in force.
     #[must_use]
-    pub fn read_now(&self) -> PolicyFiles {
-        let before = self.snapshot();
-        before.next(&sources(&self.paths, &before))
+    pub fn read_now(&self, before: &PolicyFiles) -> PolicyFiles {
+        before.next(&sources(&self.paths, before))
+    }
+
+    /// What was in force when it was kept.
+    #[must_use]
+    pub fn kept(&self) -> PolicyFiles {
+        PolicyFiles::remembered(recall(&self.kept))
+    }
+
+    /// Keeps what is in force now for the next netd: a file that is broken by then has this text still, and one that the kernel
+    /// refuses.
+    pub fn keep(&self, in_force: &PolicyFiles) {
+        let texts = in_force.texts();
+        if texts == recall(&self.kept) {
+            return;
+        }
+        if let Err(error) = keep(&self.kept, &texts) {
+            let path = self.kept.display();
+            warn!(%path, %error, "cannot keep the policies' texts; a file that is broken at the next start has none");
+        }
     }
 
     /// The files as they were last read.
@@ -55,18 +74,13 @@ impl Watched {
     }
 }
 
-fn read(paths: &[PathBuf], kept: &Path, publish: &Sender<Arc<PolicyFiles>>) {
+fn read(paths: &[PathBuf], publish: &Sender<Arc<PolicyFiles>>) {
     let before = Arc::clone(&publish.borrow());
     let next = before.next(&sources(paths, &before));
     if next == *before {
         return;
     }
     report(&before, &next);
-    if next.texts() != before.texts()
-        && let Err(error) = keep(kept, &next.texts())
-    {
-        warn!(path = %kept.display(), %error, "cannot keep the policies' texts; a file that is broken at the next start has none");
-    }
     publish.send_replace(Arc::new(next));
 }
 
@@ -125,6 +139,7 @@ mod tests {
         let patience = Duration::from_secs(10);
         let found = seen.wait_for(|files| files.policies().count() == 1);
         drop(tokio::time::timeout(patience, found).await.unwrap().unwrap());
+        watched.keep(&watched.snapshot());
         drop(watched);
         fs::write(directory.join("a.yaml"), "kind: [").unwrap();
         let again = start();

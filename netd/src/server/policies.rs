@@ -16,15 +16,16 @@ use netd_policy::{Direction, Policy, Sandbox, Traffic, oracle};
 use super::Service;
 use super::attach::Answer;
 use crate::attachment::Attachment;
+use crate::policies::applied::{self, ApplyError, Undo};
 use crate::policies::drops::{Denied, Drops};
 use crate::policies::enforcer::Force;
 use crate::policies::explain::{Explanation, Reason, explain, spoken};
 use crate::policies::files::{PolicyFiles, sources};
-use crate::policies::follow::put_in_force;
+use crate::policies::follow::in_turn;
 use crate::policies::ground::Ground;
+use crate::policies::matrix;
 use crate::policies::objects::{self, Counted};
 use crate::policies::pairs::families;
-use crate::policies::{applied, matrix};
 use crate::reply::{failure, refusal};
 
 /// A client asks again after this.
@@ -65,7 +66,7 @@ impl<K: Kernel + 'static> Service<K> {
         answer.await.map_err(|error| failure(FailureCode::INTERNAL, &error))
     }
 
-    /// Written down, then in force before the answer; what is not right is not written.
+    /// Written down, then in force before the answer; what is not right is not written, and what the kernel refuses does not stay.
     pub(super) async fn apply_call(&self, request: ApplyPoliciesRequest) -> Answer<ApplyPoliciesResponse> {
         let folder = self.desk.directories.last().cloned().ok_or_else(stopped)?;
         let (file, text) = (request.file, request.text);
@@ -73,12 +74,11 @@ impl<K: Kernel + 'static> Service<K> {
         let parts = applied::apart(&file, &text, &policies);
         let parts = parts.map_err(|error| refusal(FailureCode::INVALID_CONFIG, error))?;
         let names: Vec<_> = policies.into_iter().map(|policy| policy.name).collect();
+        // Nobody reads what may not stay.
+        let _turn = self.lifecycle.policies.turn().await;
         let files = self.files().await?;
         applied::refuse_others(&files, &names, &folder).map_err(|error| refusal(FailureCode::CONFLICT, error))?;
-        let written = tokio::task::spawn_blocking(move || applied::write(&folder, &files, &parts)).await;
-        let written = written.map_err(|error| failure(FailureCode::INTERNAL, &error))?;
-        written.map_err(|error| failure(FailureCode::INPUT_OUTPUT, &error))?;
-        self.enforce_files().await?;
+        self.changing(move || applied::write(&folder, &files, &parts)).await?;
         let mut response = ApplyPoliciesResponse::new();
         response.applied = names.iter().map(name).collect();
         Ok(response)
@@ -87,15 +87,25 @@ impl<K: Kernel + 'static> Service<K> {
     pub(super) async fn delete_call(&self, request: DeletePolicyRequest) -> Answer<()> {
         let folder = self.desk.directories.last().cloned().ok_or_else(stopped)?;
         let wanted = request.name.unwrap_or_default();
+        let _turn = self.lifecycle.policies.turn().await;
         let files = self.files().await?;
         let path = applied::path_of(&files, &wanted, &folder).map_err(|error| refusal(FailureCode::CONFLICT, error))?;
-        let gone = path.clone();
-        let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(&gone)).await;
-        removed.map_err(|error| failure(FailureCode::INTERNAL, &error))?.map_err(|error| {
-            let remedy = "make its directory writable (state_dir in netd.toml)";
-            refusal(FailureCode::INPUT_OUTPUT, format!("cannot delete {}: {error}; {remedy}", path.display()))
-        })?;
-        self.enforce_files().await
+        self.changing(move || applied::remove(path)).await
+    }
+
+    /// Changes files, and puts that in force. What cannot be is taken back.
+    async fn changing(&self, change: impl FnOnce() -> Result<Undo, ApplyError> + Send + 'static) -> Answer<()> {
+        let changed = tokio::task::spawn_blocking(change).await;
+        let changed = changed.map_err(|error| failure(FailureCode::INTERNAL, &error))?;
+        let undo = changed.map_err(|error| failure(FailureCode::INPUT_OUTPUT, &error))?;
+        if let Err(error) = self.enforce_files().await {
+            let undone = tokio::task::spawn_blocking(move || undo.take_back()).await;
+            undone.map_err(|error| failure(FailureCode::INTERNAL, &error))?;
+            // The files are as they were: nothing is wrong with them, and nothing changes.
+            drop(self.enforce_files().await);
+            return Err(error);
+        }
+        Ok(())
     }
 
     async fn attachments(&self) -> Answer<Vec<Attachment>> {
@@ -107,11 +117,11 @@ impl<K: Kernel + 'static> Service<K> {
         self.lifecycle.policies.ask(|force| Arc::clone(&force.files)).await.ok_or_else(stopped)
     }
 
-    /// As the watch will do in a moment, and without harm again.
+    /// As the watch will do in a moment, and without harm again. To be asked for in one's turn.
     async fn enforce_files(&self) -> Answer<()> {
         let (directories, before) = (self.desk.directories.clone(), self.files().await?);
         let read = move || Arc::new(before.next(&sources(&directories, &before)));
-        let forced = put_in_force(&self.lifecycle, self.desk.quarantine, read).await;
+        let forced = in_turn(&self.lifecycle, self.desk.quarantine, read).await;
         forced.map_err(|error| failure(FailureCode::INTERNAL, &error))
     }
 
