@@ -9,6 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Counts(BTreeMap<&'static str, u64>);
 
+impl Counts {
+    pub(crate) fn of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
+}
+
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts: Vec<String> = self.0.iter().map(|(what, count)| format!("{count} {what}")).collect();

@@ -29,6 +29,18 @@ const CLIENTS: u16 = 4;
 /// The kernel takes a dead namespace apart behind the back of all.
 const SETTLING: Duration = Duration::from_secs(5);
 
+/// What happens at least once in so many kills.
+const ENOUGH: [(&str, u64); 8] = [
+    ("attached", 1),
+    ("detached", 1),
+    ("extended", 1),
+    ("repeated", 1),
+    ("moved", 3),
+    ("sandboxes killed", 3),
+    ("attaches cut off", 3),
+    ("detaches cut off", 6),
+];
+
 /// Clients at work, and how to make them pause.
 struct Load {
     clients: Vec<Mutex<Client>>,
@@ -103,21 +115,26 @@ impl Rounds {
         }
     }
 
-    /// Resyncs until the node is as it should be.
+    /// Once the kernel has taken apart what died, one resync is enough, but for a namespace that goes just then: then two.
     fn settle(&self, expected: &Facts) {
-        let start = Instant::now();
-        loop {
+        within(SETTLING, || expected.contains(&verdict::links(&self.node)));
+        for turn in ["one resync did", "two resyncs did"] {
             self.node.door().resync();
-            let found = verdict::found(&self.node);
-            if found == *expected {
-                break;
+            if within(SETTLING, || verdict::found(&self.node) == *expected) {
+                return self.ledger.count(turn);
             }
-            if start.elapsed() > SETTLING {
-                let missing: Vec<_> = expected.difference(&found).collect();
-                let left: Vec<_> = found.difference(expected).collect();
-                self.fail(&format!("missing: {missing:#?}\nleft over: {left:#?}"));
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        }
+        let found = verdict::found(&self.node);
+        let missing: Vec<_> = expected.difference(&found).collect();
+        let left: Vec<_> = found.difference(expected).collect();
+        self.fail(&format!("missing: {missing:#?}\nleft over: {left:#?}"));
+    }
+
+    /// A run in which hardly anybody got through shows nothing.
+    fn assert_enough_was_done(&self) {
+        let counts = self.ledger.counts();
+        for (what, kills_each) in ENOUGH {
+            assert!(counts.of(what) >= self.kills / kills_each, "{} kills, {what} too rarely: {counts}", self.kills);
         }
     }
 
@@ -137,6 +154,20 @@ impl Rounds {
         self.kill();
         self.node.until_it_answers();
         self.check(load);
+    }
+}
+
+/// Whether it comes about.
+fn within(patience: Duration, is_so: impl Fn() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if is_so() {
+            return true;
+        }
+        if start.elapsed() > patience {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -173,6 +204,7 @@ fn killed_at_random_moments_netd_keeps_what_it_told_and_leaks_nothing() {
         drop(over);
     });
     rounds.finish(&load);
+    rounds.assert_enough_was_done();
     println!(
         "{} kills in {:.1} s, longest round {} ms: {}",
         rounds.kills,

@@ -53,8 +53,7 @@ pub(crate) fn found(node: &Node) -> Facts {
         let addresses: Vec<IpAddr> = attachment.addresses.iter().map(address).collect();
         facts.insert(format!("listed {} {} {}", attachment.container_id, joined(&addresses), attachment.state));
     }
-    let links = node.namespace.command("ip -o link show type veth");
-    facts.insert(format!("{} links", links.lines().count()));
+    facts.insert(links(node));
     facts.extend(elements(node));
     facts.extend(ways(node));
     facts.extend(guards(node));
@@ -63,6 +62,12 @@ pub(crate) fn found(node: &Node) -> Facts {
     }
     facts.extend(held_namespaces(node.process()));
     facts
+}
+
+/// How many ends of sandboxes' links there are.
+pub(crate) fn links(node: &Node) -> String {
+    let links = node.namespace.command("ip -o link show type veth");
+    format!("{} links", links.lines().count())
 }
 
 /// What does not pass, each with what its sandbox has.
