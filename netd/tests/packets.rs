@@ -194,7 +194,9 @@ fn a_sandbox_does_not_reach_the_nodes_loopback() {
     web.command("ip rule add pref 10 lookup 7");
     web.command("ip rule add pref 20 lookup local");
     web.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap());
+    let capture = node.space.capture();
     assert!(web.hears("127.0.0.1:6000").is_err());
+    assert!(capture.has_opening("127.0.0.1:6000".parse().unwrap()), "it did not try");
 }
 
 #[test]
@@ -282,26 +284,28 @@ fn a_link_local_address_works_at_once_and_is_the_kernels_own() {
     assert!(shown.contains("fe80::ff:fe00:9/64"), "{shown}");
 }
 
+/// What goes out by masquerade, and what comes in by a published port, while the program is killed, in the midst of a start too.
 #[test]
 fn a_restart_loses_no_packet() {
-    let mut node = Node::new();
+    let mut node = Node::of_the_program();
     let outside = node.outside();
     let web = Space::new();
-    node.attach(&web, "web", &[DUAL, SAME_BRIDGE]).unwrap();
+    let published = portmap(r#"{"hostPort":7000,"containerPort":7002,"protocol":"udp"}"#);
+    node.attach(&web, "web", &[DUAL, &published, SAME_BRIDGE]).unwrap();
     outside.serve_udp(7001);
+    web.serve_udp(7002);
     assert_eq!(web.hears_udp("192.0.2.9:7001").as_deref(), Some("192.0.2.1"));
+    assert_eq!(outside.hears_udp("192.0.2.1:7000").as_deref(), Some("192.0.2.9"));
     let over = Arc::new(AtomicBool::new(false));
-    let (sent, heard) = std::thread::scope(|scope| {
-        let traffic = scope.spawn(|| web.exchange_udp("192.0.2.9:7001", 200, &over));
-        for _ in 0..4 {
-            std::thread::sleep(Duration::from_millis(100));
-            node.stop();
-            std::thread::sleep(Duration::from_millis(100));
-            node.start();
-        }
+    let (out, inwards) = std::thread::scope(|scope| {
+        let out = scope.spawn(|| web.exchange_udp("192.0.2.9:7001", 200, &over));
+        let inwards = scope.spawn(|| outside.exchange_udp("192.0.2.1:7000", 200, &over));
+        node.die_again_and_again();
         over.store(true, Ordering::Relaxed);
-        traffic.join().unwrap()
+        (out.join().unwrap(), inwards.join().unwrap())
     });
-    assert!(sent >= 200, "{sent}");
-    assert_eq!(heard, sent);
+    for (sent, heard) in [out, inwards] {
+        assert!(sent >= 200, "{sent}");
+        assert_eq!(heard, sent);
+    }
 }

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use netd_api::{Client, blocking};
@@ -51,7 +52,11 @@ fn label_as(node: &Node, container: &str, name: &str) {
 
 impl Shop {
     fn new(network: &str) -> Self {
-        let shop = Self { node: Node::new(), web: Space::new(), login: Space::new(), other: Space::new() };
+        Self::on(Node::new(), network)
+    }
+
+    fn on(node: Node, network: &str) -> Self {
+        let shop = Self { node, web: Space::new(), login: Space::new(), other: Space::new() };
         for (space, name) in [(&shop.web, "web"), (&shop.login, "login"), (&shop.other, "other")] {
             shop.node.attach(space, name, &[network]).unwrap();
             label(&shop.node, name);
@@ -445,7 +450,7 @@ fn a_rule_that_names_nodes_stands_between_a_sandbox_and_its_node() {
 
 #[test]
 fn routed_sandboxes_obey_too_and_policies_outlive_netd() {
-    let mut shop = Shop::new(ROUTED);
+    let mut shop = Shop::on(Node::of_the_program(), ROUTED);
     shop.apply(FROM_LOGIN);
     let expected = |shop: &Shop| {
         assert_heard(&[
@@ -463,8 +468,12 @@ fn routed_sandboxes_obey_too_and_policies_outlive_netd() {
 /// What stands by numbers of its own, and what has come instead while no netd was there.
 #[test]
 fn a_netd_that_starts_again_changes_what_is_other_and_nothing_else() {
-    let mut shop = Shop::new(DUAL);
+    let mut shop = Shop::on(Node::of_the_program(), DUAL);
     shop.web.echo(7);
+    let heard = shop.web.listen_udp(5_000);
+    // Without a policy it arrives.
+    shop.other.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"?", "10.4.0.2:5000").unwrap());
+    assert_eq!(heard.recv_timeout(Duration::from_secs(5)).as_deref(), Ok("10.4.0.4"));
     let to_echo = FROM_LOGIN.replace("port: 80", "port: 7");
     for _ in 0..3 {
         shop.apply(&to_echo);
@@ -473,14 +482,13 @@ fn a_netd_that_starts_again_changes_what_is_other_and_nothing_else() {
     shop.apply(&to_echo);
     let rules = |shop: &Shop| shop.node.space.command("nft -s list table inet netd");
     let (before, mut flow) = (rules(&shop), open(&shop.login, "10.4.0.2:7"));
-    let (heard, over) = (shop.web.listen_udp(5_000), Arc::new(AtomicBool::new(false)));
+    let over = Arc::new(AtomicBool::new(false));
     knock(&shop.other, "10.4.0.2:5000", &over);
-    shop.node.stop();
-    shop.node.start();
+    shop.node.die_again_and_again();
     assert_eq!(rules(&shop), before);
     assert!(echoes(&mut flow), "a flow that is allowed before and after was cut");
     shop.node.stop();
-    let file = shop.node.folder.path().join("policies/networkpolicy_shop_from-login.yaml");
+    let file = shop.node.policies().join("networkpolicy_shop_from-login.yaml");
     std::fs::write(file, FROM_LOGIN.replace("port: 80", "port: 7, endPort: 80")).unwrap();
     shop.node.start();
     assert_heard(&[
@@ -490,7 +498,7 @@ fn a_netd_that_starts_again_changes_what_is_other_and_nothing_else() {
     ]);
     assert!(echoes(&mut flow), "a flow that is allowed before and after was cut");
     over.store(true, Ordering::Relaxed);
-    assert!(heard.try_recv().is_err(), "what is denied passed while netd started");
+    assert_eq!(heard.try_recv(), Err(TryRecvError::Empty), "what is denied passed while netd started");
 }
 
 /// Sends where nobody lets it, on and on.

@@ -220,6 +220,7 @@ fn a_sandbox_sends_under_its_own_addresses_only() {
 #[test]
 fn a_sandbox_does_not_reach_the_nodes_loopback_and_is_no_router_to_it() {
     let node = Node::new();
+    let outside = node.outside();
     node.space.command("ip link set lo up");
     let web = Space::new();
     let only_v4 = PTP.replace(r#",[{"subnet":"fd00:6::/64"}]"#, "").replace(r#",{"dst":"::/0"}"#, "");
@@ -233,12 +234,17 @@ fn a_sandbox_does_not_reach_the_nodes_loopback_and_is_no_router_to_it() {
     web.command("ip rule add pref 10 lookup 7");
     web.command("ip rule add pref 20 lookup local");
     web.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap());
+    let capture = node.space.capture();
     assert!(web.hears("127.0.0.1:6000").is_err());
+    assert!(capture.has_opening("127.0.0.1:6000".parse().unwrap()), "it did not try");
     // The node listens to routers elsewhere: it does not forward IPv6.
     assert_eq!(node.space.command("cat /proc/sys/net/ipv6/conf/all/forwarding").trim(), "0");
-    web.run(advertise_a_router);
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(node.space.command("ip -6 route show default"), "");
+    web.run(|| advertise_a_router("eth0"));
+    // The one that comes behind it, by another link, is taken.
+    outside.run(|| advertise_a_router("out0"));
+    let default = || node.space.command("ip -6 route show default");
+    node.until(|_| default().contains("dev up0"));
+    assert_eq!(default().matches("via ").count(), 1, "{}", default());
 }
 
 /// What is in a tunnel nobody looks at: it goes neither to the node nor through it.
@@ -281,10 +287,10 @@ fn is_told_that_nobody_speaks(protocol: u8, to: [u8; 4]) -> bool {
 
 /// To all nodes of the link, lifetime half an hour.
 #[expect(clippy::disallowed_methods, reason = "it is there")]
-fn advertise_a_router() {
+fn advertise_a_router(link: &str) {
     let sender = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6).unwrap();
     setsockopt(&sender, sockopt::Ipv6MulticastHops, &255).unwrap();
-    let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+    let index = nix::net::if_::if_nametoindex(link).unwrap();
     let all = std::net::SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, index);
     let mut advertisement = [0; 16];
     (advertisement[0], advertisement[4]) = (134, 64);
@@ -355,7 +361,7 @@ fn a_detach_leaves_nothing() {
 
 #[test]
 fn a_restart_loses_no_packet_and_keeps_its_rules() {
-    let mut node = Node::new();
+    let mut node = Node::of_the_program();
     let outside = node.outside();
     let web = Space::new();
     node.attach(&web, "web", &[PTP, &portmap(&tcp(8080, 80)), SAME_BRIDGE]).unwrap();
@@ -365,12 +371,7 @@ fn a_restart_loses_no_packet_and_keeps_its_rules() {
     let over = Arc::new(AtomicBool::new(false));
     let (sent, heard) = std::thread::scope(|scope| {
         let traffic = scope.spawn(|| web.exchange_udp("192.0.2.9:7001", 200, &over));
-        for _ in 0..4 {
-            std::thread::sleep(Duration::from_millis(100));
-            node.stop();
-            std::thread::sleep(Duration::from_millis(100));
-            node.start();
-        }
+        node.die_again_and_again();
         over.store(true, Ordering::Relaxed);
         traffic.join().unwrap()
     });

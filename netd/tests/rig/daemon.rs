@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use netd_api::{Client, blocking};
 use nix::sched::{CloneFlags, unshare};
 
+use super::Space;
+
 pub(crate) struct Daemon {
     pub(crate) child: Child,
     pub(crate) socket: PathBuf,
@@ -20,6 +22,16 @@ impl Daemon {
     /// All that it has said, and those before it in the same folder.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub(crate) fn until_it_listens(mut self) -> Self {
+        let start = Instant::now();
+        while Client::connect(&self.socket, &[]).is_err() {
+            assert!(self.child.try_wait().unwrap().is_none(), "netd ended at once");
+            assert!(start.elapsed() < Duration::from_secs(60), "netd does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self
     }
 }
 
@@ -38,6 +50,18 @@ fn log(folder: &Path) -> PathBuf {
 }
 
 pub(crate) fn spawn(folder: &Path, settings: &str) -> Child {
+    let netd = program(folder, settings);
+    // The child is made on a thread in a namespace of its own, and inherits it.
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+        netd()
+    })
+    .join()
+    .unwrap()
+}
+
+/// Writes the settings; what starts it where it is called.
+fn program(folder: &Path, settings: &str) -> impl FnOnce() -> Child + Send + 'static + use<> {
     let config = folder.join("netd.toml");
     let (run_dir, log) = (folder.join("run"), log(folder));
     std::fs::write(
@@ -48,15 +72,11 @@ pub(crate) fn spawn(folder: &Path, settings: &str) -> Child {
         ),
     )
     .unwrap();
-    // The child is made on a thread in a namespace of its own, and inherits it.
-    std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap_or_else(|error| panic!("this test needs root (unshare: {error})"));
+    move || {
         let mut netd = Command::new(env!("CARGO_BIN_EXE_netd"));
         let log = File::options().create(true).append(true).open(log).unwrap();
         netd.arg("--config").arg(config).process_group(0).stderr(log).spawn().unwrap()
-    })
-    .join()
-    .unwrap()
+    }
 }
 
 pub(crate) fn start(folder: &Path) -> Daemon {
@@ -64,14 +84,20 @@ pub(crate) fn start(folder: &Path) -> Daemon {
 }
 
 pub(crate) fn start_with(folder: &Path, settings: &str) -> Daemon {
-    let mut daemon = Daemon { child: spawn(folder, settings), socket: folder.join("run/netd.sock"), log: log(folder) };
-    let start = Instant::now();
-    while Client::connect(&daemon.socket, &[]).is_err() {
-        assert!(daemon.child.try_wait().unwrap().is_none(), "netd ended at once");
-        assert!(start.elapsed() < Duration::from_secs(60), "netd does not listen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    daemon
+    of(folder, spawn(folder, settings)).until_it_listens()
+}
+
+/// In a namespace that is there, and outlives it. It does not listen yet.
+pub(crate) fn begin_in(space: &Space, folder: &Path, settings: &str) -> Daemon {
+    of(folder, space.run(program(folder, settings)))
+}
+
+fn of(folder: &Path, child: Child) -> Daemon {
+    Daemon { child, socket: socket(folder), log: log(folder) }
+}
+
+pub(crate) fn socket(folder: &Path) -> PathBuf {
+    folder.join("run/netd.sock")
 }
 
 pub(crate) fn status(daemon: &Daemon) -> blocking::StatusResponse {

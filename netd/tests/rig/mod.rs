@@ -1,4 +1,4 @@
-//! A node for tests: a network namespace with netd's service on the real kernel in it, sandboxes, and an outside.
+//! A node for tests: a network namespace with netd's service on the real kernel in it, or its program, sandboxes, and an outside.
 //!
 //! ```text
 //! sandbox eth0 ── nd… br0 [ node ] up0 192.0.2.1, 2001:db8::1 ── out0 192.0.2.9, 2001:db8::9 [ outside ]
@@ -12,8 +12,8 @@ pub(crate) mod shop;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +40,7 @@ use netd_api::{Client, Tag, blocking};
 use netd_config::Quarantine;
 use netd_kernel::LinuxKernel;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
 
 /// After so long, nothing is heard any more.
 const PATIENCE: Duration = Duration::from_millis(1000);
@@ -225,6 +226,12 @@ impl Space {
         arrivals
     }
 
+    /// Takes down what comes in at all links from now on, before any rule.
+    pub(crate) fn capture(&self) -> Capture {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        Capture(self.run(move || socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).unwrap()))
+    }
+
     pub(crate) fn hears_udp(&self, address: &str) -> Option<String> {
         let address: SocketAddr = address.parse().unwrap();
         self.run(move || {
@@ -248,61 +255,117 @@ impl Drop for Space {
     }
 }
 
+/// Frames of a namespace's links.
+pub(crate) struct Capture(OwnedFd);
+
+impl Capture {
+    /// Whether somebody began a TCP connection to this address.
+    pub(crate) fn has_opening(&self, to: SocketAddrV4) -> bool {
+        let mut frame = [0; 64];
+        while let Ok(length) = recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty()) {
+            // Ethernet, IPv4 without options.
+            let is_tcp = length > 47 && (&frame[12..15], frame[23]) == (&[8, 0, 0x45], 6);
+            let is_to = frame[30..34] == to.ip().octets() && frame[36..38] == to.port().to_be_bytes();
+            if is_tcp && is_to && frame[47] & 0x12 == 2 {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 /// A node with netd in it.
 pub(crate) struct Node {
+    // The first to go.
+    netd: Netd,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) space: Space,
-    stop: Option<mpsc::Sender<()>>,
-    daemon: Option<JoinHandle<()>>,
+}
+
+/// How netd runs on a node.
+enum Netd {
+    /// Its service, in the test's own process: put together here, and stopped in good order.
+    Service(Option<(mpsc::Sender<()>, JoinHandle<()>)>),
+    /// Its program, which ends by signal 9 only.
+    Program(Option<daemon::Daemon>),
 }
 
 impl Node {
     pub(crate) fn new() -> Self {
-        let mut node = Self { folder: tempfile::tempdir().unwrap(), space: Space::new(), stop: None, daemon: None };
+        Self::with(Netd::Service(None))
+    }
+
+    /// Runs the program itself: the order of its start, and what it finds after a crash, are the real ones.
+    pub(crate) fn of_the_program() -> Self {
+        Self::with(Netd::Program(None))
+    }
+
+    fn with(netd: Netd) -> Self {
+        let mut node = Self { netd, folder: tempfile::tempdir().unwrap(), space: Space::new() };
         node.start();
         node
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        self.folder.path().join("netd.sock")
+        match self.netd {
+            Netd::Service(_) => self.folder.path().join("netd.sock"),
+            Netd::Program(_) => daemon::socket(self.folder.path()),
+        }
     }
 
     pub(crate) fn conf_dir(&self) -> PathBuf {
         self.folder.path().join("net.d")
     }
 
-    /// Starts the service as the daemon does; the runtime's threads inherit the namespace.
+    /// Where netd keeps the policies that were applied.
+    pub(crate) fn policies(&self) -> PathBuf {
+        self.socket().with_file_name("policies")
+    }
+
     pub(crate) fn start(&mut self) {
-        let (socket, journal) = (self.socket(), self.folder.path().join("journal"));
-        let (ready, is_ready) = mpsc::channel();
-        let (stop, stopped) = mpsc::channel::<()>();
-        let daemon = self.space.run(move || {
-            std::thread::spawn(move || {
-                let runtime =
-                    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-                let server = runtime.block_on(serve(&socket, &journal));
-                ready.send(()).unwrap();
-                // The other end is dropped to stop.
-                assert!(stopped.recv().is_err());
-                drop(server);
-                runtime.shutdown_background();
-            })
-        });
-        is_ready.recv().unwrap();
-        (self.stop, self.daemon) = (Some(stop), Some(daemon));
+        let socket = self.socket();
+        match &mut self.netd {
+            Netd::Service(service) => *service = Some(start_service(&self.space, &socket)),
+            Netd::Program(program) => {
+                *program = Some(begin_program(&self.space, self.folder.path()).until_it_listens());
+            }
+        }
+    }
+
+    /// The program is killed so long after it was begun, whatever it is about.
+    pub(crate) fn start_and_die(&self, after: Duration) {
+        let begun = begin_program(&self.space, self.folder.path());
+        std::thread::sleep(after);
+        drop(begun);
     }
 
     pub(crate) fn stop(&mut self) {
-        drop(self.stop.take());
-        if let Some(daemon) = self.daemon.take() {
-            daemon.join().unwrap();
+        match &mut self.netd {
+            Netd::Service(service) => {
+                if let Some((stop, thread)) = service.take() {
+                    drop(stop);
+                    thread.join().unwrap();
+                }
+            }
+            Netd::Program(program) => drop(program.take()),
+        }
+    }
+
+    /// Four times the program is killed and started again, each time past one more that dies at another place of its start.
+    pub(crate) fn die_again_and_again(&mut self) {
+        for half in [2, 5, 12, 30] {
+            std::thread::sleep(Duration::from_millis(100));
+            self.stop();
+            std::thread::sleep(Duration::from_millis(100));
+            self.start_and_die(Duration::from_millis(half));
+            self.start();
         }
     }
 
     /// Links the node to an outside; forwarding is off before netd switches it on.
     pub(crate) fn outside(&self) -> Space {
         let outside = Space::new();
-        let node = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&self.space.fd));
+        let node = format!("/proc/{}/fd/{}", std::process::id(), self.space.fd.as_raw_fd());
         outside.command(&format!("ip link add out0 type veth peer name up0 netns {node}"));
         for (space, link, number) in [(&outside, "out0", 9), (&self.space, "up0", 1)] {
             space.command(&format!("ip addr add 192.0.2.{number}/24 dev {link}"));
@@ -320,7 +383,7 @@ impl Node {
     /// Another network beside the outside's, whose router the node could be.
     pub(crate) fn neighbour(&self) -> Space {
         let neighbour = Space::new();
-        let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&self.space.fd));
+        let path = format!("/proc/{}/fd/{}", std::process::id(), self.space.fd.as_raw_fd());
         neighbour.command(&format!("ip link add n0 type veth peer name up1 netns {path}"));
         for (space, link, number) in [(&neighbour, "n0", 9), (&self.space, "up1", 1)] {
             space.command(&format!("ip addr add 198.51.100.{number}/24 dev {link}"));
@@ -401,6 +464,32 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// As the daemon does; the runtime's threads inherit the namespace. It goes on until what is given is dropped.
+fn start_service(space: &Space, socket: &Path) -> (mpsc::Sender<()>, JoinHandle<()>) {
+    let (socket, journal) = (socket.to_owned(), socket.with_file_name("journal"));
+    let (ready, is_ready) = mpsc::channel();
+    let (stop, stopped) = mpsc::channel::<()>();
+    let thread = space.run(move || {
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let server = runtime.block_on(serve(&socket, &journal));
+            ready.send(()).unwrap();
+            // The other end is dropped to stop.
+            assert!(stopped.recv().is_err());
+            drop(server);
+            runtime.shutdown_background();
+        })
+    });
+    is_ready.recv().unwrap();
+    (stop, thread)
+}
+
+fn begin_program(space: &Space, folder: &Path) -> daemon::Daemon {
+    // Nothing of the machine's own.
+    let none = folder.join("none");
+    daemon::begin_in(space, folder, &format!("policies_dir = {none:?}\n"))
 }
 
 pub(crate) fn call(config: &str, container: &str, netns_path: &str) -> blocking::Call {
