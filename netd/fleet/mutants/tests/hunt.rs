@@ -48,6 +48,12 @@ fn every_broken_rule_is_found() {
     hunt_all(&drivers.chain(hunted).collect::<Vec<_>>(), DEEP);
 }
 
+#[test]
+fn every_rule_that_may_be_missed_is_there() {
+    let unknown: Vec<_> = DEEP.iter().filter(|rule| !MUTANTS.iter().any(|mutant| mutant.rule == **rule)).collect();
+    assert!(unknown.is_empty(), "there are no such rules any more: {unknown:?}");
+}
+
 /// What is found above is not found by the copying.
 #[test]
 fn with_no_rule_broken_the_copy_is_sound() {
