@@ -1,28 +1,25 @@
-//! The one owner of [`Node`]: requests come by channel, are decided one after another, and are in the journal before
-//! they are answered. It never waits for the kernel.
+//! The one owner of [`Node`]: what it is asked is decided one after another, and is in the journal before it is answered.
+//! It never waits for the kernel, so whoever asks waits for microseconds: nobody else has to be woken for it.
 //!
 //! ```text
-//! server, resync ──Request──▶ owner ──append──▶ journal
-//!                ◀──oneshot──
+//! server, resync ──▶ handle: one at a time ──▶ owner ──append──▶ journal
 //! ```
 
 mod handle;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netd_config::{ContainerId, LinkName};
-use netd_kernel::{Family, Publication};
+use netd_kernel::Family;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, info};
 
 use crate::attachment::{Attachment, AttachmentKey, Description, Facts, LabelState, State};
 use crate::identity;
 use crate::journal::{Journal, JournalError, Record};
 use crate::lasting::Kept;
-use crate::node::{AttachError, Attached, BlockUse, Extended, Extension, Follower, Node, Share, Wanted};
+use crate::node::{AttachError, Attached, Extended, Extension, Follower, Node, Share, Wanted};
 
 /// Why a request was refused.
 #[derive(Debug, Error)]
@@ -33,7 +30,7 @@ pub enum OwnerError {
     /// The decision could not be made durable, so it was not made.
     #[error("cannot record the decision")]
     Journal(#[from] JournalError),
-    /// The owner is gone: netd is going down.
+    /// It died over a decision, and takes no other.
     #[error("netd is stopping; try again")]
     Stopping,
 }
@@ -94,48 +91,13 @@ pub struct Judged {
 
 pub use handle::OwnerHandle;
 
-type Answer<T> = oneshot::Sender<Result<T, OwnerError>>;
-
-#[derive(Debug)]
-enum Request {
-    Attach(Box<Wanted>, Answer<Attached>),
-    Wired(AttachmentKey, Facts, Option<Box<Description>>, Answer<Attachment>),
-    Renew(AttachmentKey, Answer<Option<Renewed>>),
-    Extend(Box<Follower>, Box<Extension>, Answer<Extended>),
-    Put(Box<Attachment>, Answer<()>),
-    One(AttachmentKey, Answer<Option<Attachment>>),
-    Draining(AttachmentKey, Answer<Vec<Attachment>>),
-    NotClosed(Box<Attachment>, Answer<BTreeSet<Publication>>),
-    Of(String, Answer<Vec<Attachment>>),
-    AtLink(String, Answer<Option<Attachment>>),
-    UsesBridge(String, Answer<bool>),
-    UsesGateway(LinkName, Answer<bool>),
-    LeftBehind(ContainerId, Answer<Vec<AttachmentKey>>),
-    Closed(Box<Attachment>, Answer<()>),
-    Guard(Family, Answer<()>),
-    Drain(AttachmentKey, Answer<Option<Attachment>>),
-    DrainExactly(Box<Attachment>, Answer<Option<Attachment>>),
-    Reaped(Box<Attachment>, Answer<()>),
-    Describe(String, Box<Description>, Answer<Judged>),
-    Quarantine(bool, Answer<Judged>),
-    Kept(Option<u64>, Answer<(u64, Option<Kept>)>),
-    Snapshot(Answer<Snapshot>),
-    Tally(Answer<Tally>),
-    Share(Box<Share>, Answer<()>),
-    Usage(Answer<Vec<BlockUse>>),
-    Retire(IpNet, Answer<bool>),
-    Unretire(IpNet, Answer<()>),
-    SpokenFor(BTreeMap<IpAddr, ContainerId>, Answer<BTreeSet<IpAddr>>),
-}
-
-/// Starts the owner of a node as the journal left it.
+/// The owner of a node as the journal left it.
 #[must_use]
 pub fn start(node: Node, journal: Journal) -> OwnerHandle {
-    let (requests, receiver) = mpsc::channel(1_024);
-    tokio::spawn(Owner { node, journal, quarantines: None, recorded: 0 }.run(receiver));
-    OwnerHandle { requests }
+    OwnerHandle::new(Owner { node, journal, quarantines: None, recorded: 0 })
 }
 
+#[derive(Debug)]
 struct Owner {
     node: Node,
     journal: Journal,
@@ -146,62 +108,6 @@ struct Owner {
 }
 
 impl Owner {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        while let Some(request) = requests.recv().await {
-            self.serve(request);
-            self.compact();
-        }
-    }
-
-    fn serve(&mut self, request: Request) {
-        // A caller that went away does not need its answer; the decision stands and resync finds it.
-        match request {
-            Request::Attach(wanted, answer) => drop(answer.send(self.attach(*wanted))),
-            Request::Wired(key, facts, said, answer) => drop(answer.send(self.wired(&key, facts, said.as_deref()))),
-            Request::Renew(key, answer) => drop(answer.send(self.renew(&key))),
-            Request::Extend(follower, extension, answer) => {
-                drop(answer.send(self.extend(*follower, &extension)));
-            }
-            Request::Put(attachment, answer) => drop(answer.send(self.put(*attachment))),
-            Request::One(key, answer) => drop(answer.send(Ok(self.node.attachment(&key).cloned()))),
-            Request::Draining(key, answer) => drop(answer.send(Ok(self.node.draining_of(&key)))),
-            Request::NotClosed(gone, answer) => drop(answer.send(Ok(self.node.not_closed(&gone)))),
-            Request::Of(container, answer) => drop(answer.send(Ok(self.of(&container)))),
-            Request::AtLink(link, answer) => drop(answer.send(Ok(self.node.at_link(&link).cloned()))),
-            Request::UsesBridge(bridge, answer) => drop(answer.send(Ok(self.node.uses_bridge(&bridge)))),
-            Request::UsesGateway(link, answer) => drop(answer.send(Ok(self.node.uses_gateway(&link)))),
-            Request::LeftBehind(container, answer) => drop(answer.send(Ok(self.node.left_behind(&container)))),
-            Request::Closed(gone, answer) => {
-                self.node.closed(&gone);
-                drop(answer.send(Ok(())));
-            }
-            Request::Guard(family, answer) => drop(answer.send(self.record(Record::Guard(family)))),
-            Request::Drain(key, answer) => drop(answer.send(self.drain(&key))),
-            Request::DrainExactly(attachment, answer) => drop(answer.send(self.drain_exactly(&attachment))),
-            Request::Reaped(gone, answer) => drop(answer.send(self.reaped(&gone))),
-            Request::Describe(container, description, answer) => {
-                drop(answer.send(self.describe(&container, &description)));
-            }
-            Request::Quarantine(holds, answer) => drop(answer.send(self.quarantine(holds))),
-            Request::Kept(known, answer) => {
-                let kept = (known != Some(self.recorded)).then(|| self.node.kept());
-                drop(answer.send(Ok((self.recorded, kept))));
-            }
-            Request::Snapshot(answer) => drop(answer.send(Ok(self.snapshot()))),
-            Request::Tally(answer) => drop(answer.send(Ok(self.tally()))),
-            Request::Share(share, answer) => drop(answer.send(self.share(*share))),
-            Request::Usage(answer) => drop(answer.send(Ok(self.node.usage()))),
-            Request::Retire(block, answer) => drop(answer.send(self.retire(block))),
-            Request::SpokenFor(addresses, answer) => {
-                drop(answer.send(Ok(self.node.spoken_for(addresses))));
-            }
-            Request::Unretire(block, answer) => {
-                self.node.unretire(block);
-                drop(answer.send(Ok(())));
-            }
-        }
-    }
-
     fn attach(&mut self, wanted: Wanted) -> Result<Attached, OwnerError> {
         let key = wanted.key.clone();
         let mut attached = self.node.attach(wanted)?;
@@ -330,6 +236,12 @@ impl Owner {
     fn retire(&mut self, block: IpNet) -> Result<bool, OwnerError> {
         let Some(records) = self.node.retire(block) else { return Ok(false) };
         self.record_all(records).map(|()| true)
+    }
+
+    /// `None`, beside the number of records, where that is `known`.
+    fn kept(&self, known: Option<u64>) -> (u64, Option<Kept>) {
+        let is_new = known != Some(self.recorded);
+        (self.recorded, is_new.then(|| self.node.kept()))
     }
 
     fn snapshot(&self) -> Snapshot {

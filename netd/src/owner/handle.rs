@@ -1,30 +1,34 @@
-//! The way to the owner: a method a request. What is decided is the owner's.
+//! The way to the owner: a method a question, one at a time. What is decided is the owner's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
 use netd_config::{ContainerId, LinkName};
 use netd_kernel::{Family, Publication};
-use tokio::sync::{mpsc, oneshot};
 
-use super::{Answer, Judged, OwnerError, Renewed, Request, Snapshot, Tally};
+use super::{Judged, Owner, OwnerError, Renewed, Snapshot, Tally};
 use crate::attachment::{Attachment, AttachmentKey, Description, Facts};
+use crate::journal::Record;
 use crate::lasting::Kept;
 use crate::node::{Attached, BlockUse, Extended, Extension, Follower, Share, Wanted};
 
 /// The way to the owner; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct OwnerHandle {
-    pub(super) requests: mpsc::Sender<Request>,
-}
+pub struct OwnerHandle(Arc<Mutex<Owner>>);
+
 impl OwnerHandle {
+    pub(super) fn new(owner: Owner) -> Self {
+        Self(Arc::new(Mutex::new(owner)))
+    }
+
     /// Reserves what the attachment needs.
     ///
     /// # Errors
     /// See [`OwnerError`]; nothing is reserved then.
     pub async fn attach(&self, wanted: Wanted) -> Result<Attached, OwnerError> {
-        self.ask(|answer| Request::Attach(Box::new(wanted), answer)).await
+        self.decide(|owner| owner.attach(wanted))
     }
 
     /// Records that the attachment stands, and what its container is, where somebody has said it.
@@ -37,7 +41,7 @@ impl OwnerHandle {
         facts: Facts,
         said: Option<Description>,
     ) -> Result<Attachment, OwnerError> {
-        self.ask(|answer| Request::Wired(key, facts, said.map(Box::new), answer)).await
+        self.decide(|owner| owner.wired(&key, facts, said.as_ref()))
     }
 
     /// Records that a damaged attachment is made again. `None`: it is gone, or has no link to make.
@@ -45,7 +49,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`]; it then stays as it is.
     pub async fn renew(&self, key: AttachmentKey) -> Result<Option<Renewed>, OwnerError> {
-        self.ask(|answer| Request::Renew(key, answer)).await
+        self.decide(|owner| owner.renew(&key))
     }
 
     /// Records what a later stanza of a chain adds.
@@ -53,7 +57,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`]; nothing is recorded then.
     pub async fn extend(&self, follower: Follower, extension: Extension) -> Result<Extended, OwnerError> {
-        self.ask(|answer| Request::Extend(Box::new(follower), Box::new(extension), answer)).await
+        self.decide(|owner| owner.extend(follower, &extension))
     }
 
     /// Records the attachment as it is given here, whatever it was before; but what was said of its container meanwhile
@@ -62,7 +66,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`].
     pub async fn put(&self, attachment: Attachment) -> Result<(), OwnerError> {
-        self.ask(|answer| Request::Put(Box::new(attachment), answer)).await
+        self.decide(|owner| owner.put(attachment))
     }
 
     /// One attachment, if it stands.
@@ -70,7 +74,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn one(&self, key: AttachmentKey) -> Result<Option<Attachment>, OwnerError> {
-        self.ask(|answer| Request::One(key, answer)).await
+        self.decide(|owner| Ok(owner.node.attachment(&key).cloned()))
     }
 
     /// All attachments of a container.
@@ -78,7 +82,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn of(&self, container: String) -> Result<Vec<Attachment>, OwnerError> {
-        self.ask(|answer| Request::Of(container, answer)).await
+        self.decide(|owner| Ok(owner.of(&container)))
     }
 
     /// The attachment whose host end has this name, if it stands.
@@ -86,7 +90,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn at_link(&self, link: String) -> Result<Option<Attachment>, OwnerError> {
-        self.ask(|answer| Request::AtLink(link, answer)).await
+        self.decide(|owner| Ok(owner.node.at_link(&link).cloned()))
     }
 
     /// Whether an attachment is a port of this bridge.
@@ -94,7 +98,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn uses_bridge(&self, bridge: String) -> Result<bool, OwnerError> {
-        self.ask(|answer| Request::UsesBridge(bridge, answer)).await
+        self.decide(|owner| Ok(owner.node.uses_bridge(&bridge)))
     }
 
     /// See [`Node::uses_gateway`].
@@ -102,7 +106,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn uses_gateway(&self, link: LinkName) -> Result<bool, OwnerError> {
-        self.ask(|answer| Request::UsesGateway(link, answer)).await
+        self.decide(|owner| Ok(owner.node.uses_gateway(&link)))
     }
 
     /// See [`Node::left_behind`].
@@ -110,7 +114,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn left_behind(&self, container: ContainerId) -> Result<Vec<AttachmentKey>, OwnerError> {
-        self.ask(|answer| Request::LeftBehind(container, answer)).await
+        self.decide(|owner| Ok(owner.node.left_behind(&container)))
     }
 
     /// The ruleset knows nothing of a drained attachment any more: its ports are free.
@@ -118,7 +122,10 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn closed(&self, attachment: Attachment) -> Result<(), OwnerError> {
-        self.ask(|answer| Request::Closed(Box::new(attachment), answer)).await
+        self.decide(|owner| {
+            owner.node.closed(&attachment);
+            Ok(())
+        })
     }
 
     /// Records that netd switches a family's forwarding on.
@@ -126,7 +133,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`].
     pub async fn guard(&self, family: Family) -> Result<(), OwnerError> {
-        self.ask(|answer| Request::Guard(family, answer)).await
+        self.decide(|owner| owner.record(Record::Guard(family)))
     }
 
     /// What was under this key and has a link that is still to be deleted.
@@ -134,7 +141,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn draining(&self, key: AttachmentKey) -> Result<Vec<Attachment>, OwnerError> {
-        self.ask(|answer| Request::Draining(key, answer)).await
+        self.decide(|owner| Ok(owner.node.draining_of(&key)))
     }
 
     /// The ports of a drained attachment that are not free for others yet.
@@ -142,7 +149,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn not_closed(&self, gone: Attachment) -> Result<BTreeSet<Publication>, OwnerError> {
-        self.ask(|answer| Request::NotClosed(Box::new(gone), answer)).await
+        self.decide(|owner| Ok(owner.node.not_closed(&gone)))
     }
 
     /// Takes the attachment away; what is returned has a link to close and to delete. `None`: there is no such one.
@@ -150,7 +157,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`].
     pub async fn drain(&self, key: AttachmentKey) -> Result<Option<Attachment>, OwnerError> {
-        self.ask(|answer| Request::Drain(key, answer)).await
+        self.decide(|owner| owner.drain(&key))
     }
 
     /// As [`OwnerHandle::drain`], but only if the attachment still has this very link, not one made since.
@@ -158,7 +165,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`].
     pub async fn drain_exactly(&self, attachment: Attachment) -> Result<Option<Attachment>, OwnerError> {
-        self.ask(|answer| Request::DrainExactly(Box::new(attachment), answer)).await
+        self.decide(|owner| owner.drain_exactly(&attachment))
     }
 
     /// Records that a drained attachment's link is gone; its addresses are free now.
@@ -166,7 +173,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`].
     pub async fn reaped(&self, attachment: Attachment) -> Result<(), OwnerError> {
-        self.ask(|answer| Request::Reaped(Box::new(attachment), answer)).await
+        self.decide(|owner| owner.reaped(&attachment))
     }
 
     /// Gives all attachments of a container what it is, and returns them as they are now.
@@ -174,7 +181,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`].
     pub async fn describe(&self, container: String, description: Description) -> Result<Judged, OwnerError> {
-        self.ask(|answer| Request::Describe(container, Box::new(description), answer)).await
+        self.decide(|owner| owner.describe(&container, &description))
     }
 
     /// From now on containers without their labels pass no packet, or pass them; those that are there too. Until this is
@@ -183,7 +190,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`]; some are then judged and others not, and it has to be said again.
     pub async fn quarantine(&self, holds: bool) -> Result<Judged, OwnerError> {
-        self.ask(|answer| Request::Quarantine(holds, answer)).await
+        self.decide(|owner| owner.quarantine(holds))
     }
 
     /// Who holds, and who held last, which addresses; `None` where nothing was recorded since the answer that came with
@@ -192,7 +199,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn kept(&self, known: Option<u64>) -> Result<(u64, Option<Kept>), OwnerError> {
-        self.ask(|answer| Request::Kept(known, answer)).await
+        self.decide(|owner| Ok(owner.kept(known)))
     }
 
     /// A copy of everything.
@@ -200,7 +207,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn snapshot(&self) -> Result<Snapshot, OwnerError> {
-        self.ask(Request::Snapshot).await
+        self.decide(|owner| Ok(owner.snapshot()))
     }
 
     /// What this node may give addresses from, from now on.
@@ -208,7 +215,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`].
     pub async fn share(&self, share: Share) -> Result<(), OwnerError> {
-        self.ask(|answer| Request::Share(Box::new(share), answer)).await
+        self.decide(|owner| owner.share(share))
     }
 
     /// How much of each block of this node is used.
@@ -216,7 +223,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn usage(&self) -> Result<Vec<BlockUse>, OwnerError> {
-        self.ask(Request::Usage).await
+        self.decide(|owner| Ok(owner.node.usage()))
     }
 
     /// Gives nothing out of a block any more, if nobody holds an address of it; says whether that is so.
@@ -224,7 +231,7 @@ impl OwnerHandle {
     /// # Errors
     /// See [`OwnerError`].
     pub async fn retire(&self, block: IpNet) -> Result<bool, OwnerError> {
-        self.ask(|answer| Request::Retire(block, answer)).await
+        self.decide(|owner| owner.retire(block))
     }
 
     /// A block that was retired may be any network's.
@@ -232,7 +239,10 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn unretire(&self, block: IpNet) -> Result<(), OwnerError> {
-        self.ask(|answer| Request::Unretire(block, answer)).await
+        self.decide(|owner| {
+            owner.node.unretire(block);
+            Ok(())
+        })
     }
 
     /// Other nodes may take these addresses for these containers', from now on and until this is said again: nobody else gets
@@ -241,7 +251,7 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn spoken_for(&self, addresses: BTreeMap<IpAddr, ContainerId>) -> Result<BTreeSet<IpAddr>, OwnerError> {
-        self.ask(|answer| Request::SpokenFor(addresses, answer)).await
+        self.decide(|owner| Ok(owner.node.spoken_for(addresses)))
     }
 
     /// What there is, in numbers.
@@ -249,12 +259,14 @@ impl OwnerHandle {
     /// # Errors
     /// [`OwnerError::Stopping`].
     pub async fn tally(&self) -> Result<Tally, OwnerError> {
-        self.ask(Request::Tally).await
+        self.decide(|owner| Ok(owner.tally()))
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, OwnerError> {
-        let (answer, answered) = oneshot::channel();
-        self.requests.send(request(answer)).await.map_err(|_| OwnerError::Stopping)?;
-        answered.await.map_err(|_| OwnerError::Stopping)?
+    fn decide<T>(&self, decide: impl FnOnce(&mut Owner) -> Result<T, OwnerError>) -> Result<T, OwnerError> {
+        // One that died may have left half of a decision.
+        let mut owner = self.0.lock().map_err(|_| OwnerError::Stopping)?;
+        let decided = decide(&mut owner);
+        owner.compact();
+        decided
     }
 }
