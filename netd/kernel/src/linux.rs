@@ -29,7 +29,7 @@ use netd_config::LinkName;
 use netd_netlink::conntrack::{self, End};
 use netd_netlink::nft::{Changes, Others};
 use netd_netlink::{Link, NetlinkError, Socket};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE};
 
 use crate::object::{Bridge, Flow, Interface, Key, Mac, Object, Objects, Port, Step, Veth};
 use crate::seam::{ApplyError, Kernel, KernelError, LinkFacts, Sandbox, Scope};
@@ -188,7 +188,7 @@ impl LinuxKernel {
         let bridge_mac = bridge.as_ref().map(|bridge| observe::in_words(&bridge.mac)).unwrap_or_default();
         let message = messages::veth(name, veth, mac, bridge.map(|bridge| bridge.index), inside.namespace());
         let mark = messages::mark(name, veth, self.has_ipv6);
-        let mut batch = vec![(message, CREATE), (mark, 0)];
+        let mut batch = vec![(message, CREATE | NLM_F_ECHO), (mark, 0)];
         let raised = (veth.port != Port::Down).then(|| (messages::up_by_name(name), 0));
         let vlans = veth.vlans.as_ref().filter(|_| veth.bridge.is_some());
         if vlans.is_none() {
@@ -200,9 +200,9 @@ impl LinuxKernel {
         if existing(&mut socket, name).is_ok() {
             return Err(exists());
         }
-        let made = socket.execute(batch);
+        let made = socket.create_link(batch);
         drop(socket);
-        made.map_err(|error| match (&error, &veth.bridge) {
+        let made = made.map_err(|error| match (&error, &veth.bridge) {
             (NetlinkError::Refused { source, .. }, _) if source.raw_os_error() == Some(libc::EEXIST) => exists(),
             (NetlinkError::Refused { source, .. }, Some(bridge)) if source.raw_os_error() == Some(libc::EXFULL) => {
                 KernelError::Full(bridge.clone())
@@ -215,6 +215,7 @@ impl LinuxKernel {
             let batch = vlan::port(index(&mut socket, name)?, vlans).into_iter().chain(raised).collect();
             socket.execute(batch).map_err(|error| refused(format!("put {name} into its VLANs"), error))?;
         }
+        inside.made().end = made.and_then(|host| other_end(&host, veth)).map(|end| (veth.peer.1.clone(), end));
         inside.made().host = Some((name.clone(), veth.bridge.clone(), observe::in_words(&mac), bridge_mac));
         if veth.port == Port::Closed { self.port(name, veth) } else { Ok(()) }
     }
@@ -444,6 +445,13 @@ fn index(socket: &mut Socket, name: &LinkName) -> Result<u32, KernelError> {
 
 fn existing(socket: &mut Socket, name: &LinkName) -> Result<Link, KernelError> {
     socket.link(messages::by_name(name)).map_err(|_| KernelError::NotFound(format!("link {name}")))
+}
+
+/// The other end of a pair, as far as it follows from this one: both have the MTU that was asked for, or the kernel's. None
+/// where its MAC is the kernel's to choose.
+fn other_end(host: &Link, veth: &Veth) -> Option<Link> {
+    let (index, mac) = (host.other_end?, veth.peer_mac?.to_vec());
+    Some(Link { index, mac, mtu: host.mtu, controller: None, other_end: Some(host.index) })
 }
 
 /// One that nobody else is likely to have, of the sort that everybody may give (IEEE 802, 8.4).

@@ -11,6 +11,8 @@ const INDEX: usize = 20;
 const ADDRESS: u16 = 1;
 /// `IFLA_MTU`.
 const MTU: u16 = 4;
+/// `IFLA_LINK`.
+const OTHER_END: u16 = 5;
 /// `IFLA_MASTER`.
 const CONTROLLER: u16 = 10;
 
@@ -25,6 +27,8 @@ pub struct Link {
     pub mtu: u32,
     /// Number of the bridge that it is a port of.
     pub controller: Option<u32>,
+    /// Number of a veth's other end, in that one's namespace.
+    pub other_end: Option<u32>,
 }
 
 impl Link {
@@ -32,12 +36,13 @@ impl Link {
     #[must_use]
     pub fn read(message: &[u8]) -> Option<Self> {
         let index = u32::from_ne_bytes(*message.get(INDEX..)?.first_chunk()?);
-        let mut link = Self { index, mac: Vec::new(), mtu: 0, controller: None };
+        let mut link = Self { index, mac: Vec::new(), mtu: 0, controller: None, other_end: None };
         for (kind, value) in attributes(message.get(HEADERS..)?) {
             match kind {
                 ADDRESS => link.mac = value.to_vec(),
                 MTU => link.mtu = number(value).unwrap_or_default(),
                 CONTROLLER => link.controller = number(value),
+                OTHER_END => link.other_end = number(value),
                 _ => {}
             }
         }
@@ -74,13 +79,18 @@ mod tests {
     fn what_another_wrote_is_read() {
         let mac = vec![2, 0, 0, 0, 0, 7];
         let name = LinkAttribute::IfName("nd00000001".to_owned());
-        let port =
-            vec![LinkAttribute::Address(mac.clone()), name, LinkAttribute::Mtu(1_400), LinkAttribute::Controller(9)];
+        let port = vec![
+            LinkAttribute::Address(mac.clone()),
+            name,
+            LinkAttribute::Mtu(1_400),
+            LinkAttribute::Controller(9),
+            LinkAttribute::Link(2),
+        ];
         assert_eq!(
             Link::read(&written(4_711, port)),
-            Some(Link { index: 4_711, mac, mtu: 1_400, controller: Some(9) })
+            Some(Link { index: 4_711, mac, mtu: 1_400, controller: Some(9), other_end: Some(2) })
         );
-        let alone = Link { index: 1, mac: Vec::new(), mtu: 0, controller: None };
+        let alone = Link { index: 1, mac: Vec::new(), mtu: 0, controller: None, other_end: None };
         assert_eq!(Link::read(&written(1, Vec::new())), Some(alone));
         assert_eq!(Link::read(&[0; 31]), None);
     }

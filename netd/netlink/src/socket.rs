@@ -128,6 +128,26 @@ impl Socket {
     /// # Errors
     /// See [`NetlinkError`]. The kernel goes on after a refused message: what follows it was tried.
     pub fn execute(&mut self, batch: Vec<(RouteNetlinkMessage, u16)>) -> Result<(), NetlinkError> {
+        self.each_echo(batch, &mut |_| {})
+    }
+
+    /// The same, for a batch whose first message makes a link and asks to be told what came of it (`NLM_F_ECHO`). A kernel
+    /// before Linux 6.2 does not tell: `None`.
+    ///
+    /// # Errors
+    /// As for [`Socket::execute`].
+    pub fn create_link(&mut self, batch: Vec<(RouteNetlinkMessage, u16)>) -> Result<Option<Link>, NetlinkError> {
+        let mut link = None;
+        self.each_echo(batch, &mut |object| link = Link::read(object))?;
+        Ok(link)
+    }
+
+    /// Shows what is echoed of the first message.
+    fn each_echo(
+        &mut self,
+        batch: Vec<(RouteNetlinkMessage, u16)>,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), NetlinkError> {
         let first = self.sequence + 1;
         let count = batch.len();
         let mut bytes = Vec::new();
@@ -144,7 +164,15 @@ impl Socket {
         let mut refused: Option<NetlinkError> = None;
         loop {
             for answer in self.receive().map_err(failed)? {
-                let Answer::Ack { sequence, errno, text } = answer else { continue };
+                let (sequence, errno, text) = match answer {
+                    Answer::Ack { sequence, errno, text } => (sequence, errno, text),
+                    Answer::Object { sequence, message, .. } if sequence == first => {
+                        visit(&message);
+                        continue;
+                    }
+                    // Of a request that was given up before.
+                    Answer::Object { .. } | Answer::Done { .. } => continue,
+                };
                 if errno != 0 && (first..=self.sequence).contains(&sequence) {
                     let index = usize::try_from(sequence - first).unwrap_or(count);
                     let source = io::Error::from_raw_os_error(errno);

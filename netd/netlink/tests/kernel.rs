@@ -3,9 +3,9 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "the kernel has many attributes, a test wants one")]
 
 use netd_netlink::{NetlinkError, Notice, Notices, Socket};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -58,6 +58,39 @@ fn the_refused_message_is_named_and_those_behind_it_were_tried() {
         assert_eq!((index, source.raw_os_error()), (1, Some(17)), "EEXIST of the second");
         let found = names(&mut socket);
         assert!(found.contains(&"br0".to_owned()) && found.contains(&"br1".to_owned()), "{found:?}");
+    });
+}
+
+/// From Linux 6.2 on.
+fn tells_of_new_links() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let numbers: Vec<u32> = release.split(['.', '-']).take(2).map(|number| number.parse().unwrap()).collect();
+    numbers >= vec![6, 2]
+}
+
+#[test]
+fn what_came_of_a_new_link_is_what_the_kernel_says_when_it_is_asked() {
+    in_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let named = |name: &str| LinkAttribute::IfName(name.to_owned());
+        let mut other = LinkMessage::default();
+        other.attributes.push(named("end1"));
+        let mut pair = LinkMessage::default();
+        let info = LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other)));
+        let mac = LinkAttribute::Address(vec![2, 0, 0, 0, 0, 7]);
+        pair.attributes = vec![named("end0"), mac, LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), info])];
+        let create = |flags| vec![(RouteNetlinkMessage::NewLink(pair.clone()), NLM_F_CREATE | NLM_F_EXCL | flags)];
+        let told = socket.create_link(create(NLM_F_ECHO)).unwrap();
+        let mut ask = |name: &str| {
+            let mut question = LinkMessage::default();
+            question.attributes.push(named(name));
+            socket.link(RouteNetlinkMessage::GetLink(question)).unwrap()
+        };
+        let (here, there) = (ask("end0"), ask("end1"));
+        assert_eq!((here.other_end, there.other_end), (Some(there.index), Some(here.index)));
+        assert_eq!(told, tells_of_new_links().then_some(here));
+        let refused = socket.create_link(create(NLM_F_ECHO)).unwrap_err();
+        assert!(matches!(refused, NetlinkError::Refused { index: 0, .. }), "{refused:?}");
     });
 }
 

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netd_config::LinkName;
-use netd_netlink::Socket;
+use netd_netlink::{Link, Socket};
 
 use super::namespace::{self, Entrant};
 use crate::object::NetnsId;
@@ -29,6 +29,8 @@ pub(crate) struct Inside {
 pub(super) struct Made {
     /// The host end, its bridge, and the MACs of both.
     pub(super) host: Option<(LinkName, Option<LinkName>, String, String)>,
+    /// The sandbox end's name, and what the kernel told of it when it was made.
+    pub(super) end: Option<(LinkName, Link)>,
     /// The sandbox end, its MAC and its MTU.
     pub(super) interface: Option<(LinkName, String, u32)>,
 }

@@ -22,7 +22,8 @@ pub(super) fn configure(
     flags: u16,
 ) -> Result<(), KernelError> {
     let mut socket = inside.socket();
-    let found = socket.link(messages::by_name(name));
+    let made = inside.made().end.as_ref().filter(|(made, _)| made == name).map(|(_, link)| link.clone());
+    let found = made.map_or_else(|| socket.link(messages::by_name(name)), Ok);
     let link = found.map_err(|_| KernelError::NotFound(format!("interface {name}")))?;
     let index = link.index;
     for (key, value) in &interface.sysctls {
