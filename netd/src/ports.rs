@@ -25,11 +25,11 @@ use nix::sys::socket::{
     shutdown, socket, sockopt,
 };
 use thiserror::Error;
-use tokio::task::JoinHandle;
 
 use crate::attachment::{Attachment, AttachmentKey};
 use crate::node::{at_all, places};
 pub use gate::Gate;
+use proxy::{Accepting, Doorman};
 pub use store::Store;
 
 /// An attachment that publishes more ports than this has no sockets: at two a port, a range would use up descriptors.
@@ -63,8 +63,8 @@ pub enum PortError {
 /// One reserved port.
 #[derive(Debug)]
 enum Held {
-    /// A TCP socket that listens; the task accepts on it. The descriptor is there where the socket is in the store too.
-    Accepting(JoinHandle<()>, Option<Arc<OwnedFd>>),
+    /// A TCP socket that listens, and is accepted on. The descriptor is there where the socket is in the store too.
+    Accepting(Accepting, Option<Arc<OwnedFd>>),
     /// A socket that is only there.
     Bound(Arc<OwnedFd>),
     /// nerdctl's hook holds it while the container runs.
@@ -73,11 +73,9 @@ enum Held {
 
 impl Held {
     /// Lets go: where the store has nothing of it, the port is free when this returns.
-    async fn end(self) {
-        if let Self::Accepting(task, stored) = self {
-            task.abort();
-            // It was told to end, and says so.
-            drop(task.await);
+    fn end(self) {
+        if let Self::Accepting(accepting, stored) = self {
+            drop(accepting);
             if let Some(socket) = stored {
                 // It listens no more, whoever else has it. One that did not listen is none to shut.
                 shutdown(socket.as_raw_fd(), Shutdown::Both).ok();
@@ -94,7 +92,8 @@ impl Held {
     }
 }
 
-type Sockets = BTreeMap<Publication, Held>;
+/// Of one attachment, which has few: a tree of its own would have room for eleven.
+type Sockets = Vec<(Publication, Held)>;
 
 /// All reserved ports of this node.
 #[derive(Debug)]
@@ -103,6 +102,8 @@ pub struct Ports {
     nerdctl: PathBuf,
     store: Arc<Store>,
     gate: Gate,
+    /// From the first port on.
+    doorman: Mutex<Option<Doorman>>,
 }
 
 impl Default for Ports {
@@ -115,7 +116,13 @@ impl Ports {
     /// None yet. `nerdctl`: where nerdctl keeps the process ids of its port reservers.
     #[must_use]
     pub fn new(nerdctl: &Path) -> Self {
-        Self { held: Mutex::default(), nerdctl: nerdctl.to_owned(), store: Arc::default(), gate: Gate::default() }
+        Self {
+            held: Mutex::default(),
+            nerdctl: nerdctl.to_owned(),
+            store: Arc::default(),
+            gate: Gate::default(),
+            doorman: Mutex::default(),
+        }
     }
 
     /// The same, where `gate` says who passes by netd itself.
@@ -144,7 +151,7 @@ impl Ports {
         let mut new = Sockets::new();
         for publication in self.missing(&attachment.key, &wanted) {
             match self.reserve(attachment, publication) {
-                Ok(held) => drop(new.insert(publication, held)),
+                Ok(held) => new.push((publication, held)),
                 Err(error) => {
                     self.let_go(new).await;
                     return Err(error);
@@ -161,7 +168,7 @@ impl Ports {
     async fn let_go(&self, sockets: Sockets) {
         let stored = sockets.iter().filter(|(_, held)| held.to_store().is_some());
         let stored = stored.map(|(publication, _)| *publication).collect();
-        end(sockets).await;
+        sockets.into_iter().for_each(|(_, held)| held.end());
         self.store.remove(stored).await;
     }
 
@@ -173,10 +180,8 @@ impl Ports {
 
     fn missing(&self, key: &AttachmentKey, wanted: &[Publication]) -> Vec<Publication> {
         let all = self.lock();
-        let known = all.get(key);
-        let has = |publication: &Publication| {
-            known.and_then(|held| held.get(publication)).is_some_and(|held| !matches!(held, Held::ByReserver))
-        };
+        let held: BTreeSet<Publication> = all.get(key).into_iter().flatten().filter_map(ours).collect();
+        let has = |publication: &Publication| held.contains(publication);
         wanted.iter().filter(|publication| !has(publication)).copied().collect()
     }
 
@@ -185,8 +190,11 @@ impl Ports {
         let mut all = self.lock();
         let (mut kept, old) =
             all.remove(key).unwrap_or_default().into_iter().partition::<Sockets, _>(|(one, _)| wanted.contains(one));
+        // What a reserver held is netd's own now.
+        kept.retain(|(one, _)| !new.iter().any(|(instead, _)| instead == one));
         kept.extend(new);
         if !kept.is_empty() {
+            kept.shrink_to_fit();
             all.insert(key.clone(), kept);
         }
         old
@@ -195,18 +203,27 @@ impl Ports {
     /// Attachments with ports that nerdctl's reserver held when they were asked for.
     #[must_use]
     pub fn borrowed(&self) -> Vec<AttachmentKey> {
-        let is_borrowed = |held: &BTreeMap<_, Held>| held.values().any(|one| matches!(one, Held::ByReserver));
+        let is_borrowed = |held: &Sockets| held.iter().any(|one| ours(one).is_none());
         self.lock().iter().filter(|(_, held)| is_borrowed(held)).map(|(key, _)| key.clone()).collect()
     }
 
     /// Number of reserved ports, one an address family.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.lock().values().map(BTreeMap::len).sum()
+        self.lock().values().map(Vec::len).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AttachmentKey, Sockets>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn accept(&self, socket: OwnedFd, target: Option<SocketAddr>) -> io::Result<Accepting> {
+        let mut doorman = self.doorman.lock().unwrap_or_else(PoisonError::into_inner);
+        let doorman = match &mut *doorman {
+            Some(doorman) => doorman,
+            none => none.insert(Doorman::start(self.gate.clone(), proxy::MOST)?),
+        };
+        doorman.accept(socket, target)
     }
 
     fn reserve(&self, attachment: &Attachment, publication: Publication) -> Result<Held, PortError> {
@@ -217,8 +234,7 @@ impl Ports {
                 let target = proxy_target(attachment, publication);
                 let twin = self.store.is_there().then(|| socket.try_clone().map(Arc::new));
                 let twin = twin.transpose().map_err(failed)?;
-                let task = proxy::accept(socket, target, self.gate.clone(), proxy::MOST).map_err(failed)?;
-                Ok(Held::Accepting(task, twin))
+                Ok(Held::Accepting(self.accept(socket, target).map_err(failed)?, twin))
             }
             Ok(socket) => Ok(Held::Bound(Arc::new(socket))),
             Err(Errno::EADDRINUSE) if reserver::holds(&self.nerdctl, &attachment.key.container, publication) => {
@@ -230,10 +246,9 @@ impl Ports {
     }
 }
 
-async fn end(sockets: Sockets) {
-    for held in sockets.into_values() {
-        held.end().await;
-    }
+/// What is reserved, if by netd's own socket.
+fn ours((publication, held): &(Publication, Held)) -> Option<Publication> {
+    (!matches!(held, Held::ByReserver)).then_some(*publication)
 }
 
 /// The sockets that reserve an attachment's ports: on both families for a port without host address, since what comes by

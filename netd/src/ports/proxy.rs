@@ -1,14 +1,19 @@
 //! What comes to the socket of a published port. To `[::1]`, and to an IPv6 address where the sandbox has only IPv4, no
 //! packet can be led by the ruleset: netd accepts and passes the bytes on. Everything else missed the ruleset, and is reset.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::os::fd::OwnedFd;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::poll::PollTimeout;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, copy_bidirectional};
+use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::gate::{Gate, Visit};
@@ -24,31 +29,131 @@ const SILENCE: u32 = 60;
 const ASK_AGAIN: u32 = 10;
 const ASKED: u32 = 6;
 
-/// Accepts on `socket` for as long as the task lives, at most `most` at a time. Its connections end with it.
-pub(super) fn accept(
-    socket: OwnedFd,
-    target: Option<SocketAddr>,
+/// Accepts on all sockets, by one task: hardly anybody ever comes here, and a task for each socket, with its place in the
+/// runtime's own list, would be a third of what an attachment occupies.
+#[derive(Debug)]
+pub(super) struct Doorman {
+    doors: Arc<Doors>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Doors {
     gate: Gate,
     most: usize,
-) -> io::Result<JoinHandle<()>> {
-    let listener = TcpListener::from_std(StdListener::from(socket))?;
-    Ok(tokio::spawn(async move {
-        let mut connections = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                Some(_ended) = connections.join_next() => continue,
-            };
-            match accepted {
-                Ok((stream, _)) if connections.len() >= most => reset(&stream),
-                Ok((stream, client)) => drop(connections.spawn(serve(stream, client, target, gate.clone()))),
-                Err(error) => {
-                    tracing::debug!(%error, "cannot accept on a published port");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
+    bell: AsyncFd<Bell>,
+    open: Mutex<BTreeMap<u64, Door>>,
+}
+
+/// Rings when somebody is at a door (epoll(7)).
+#[derive(Debug)]
+struct Bell(Epoll);
+
+#[derive(Debug)]
+struct Door {
+    listener: TcpListener,
+    target: Option<SocketAddr>,
+    connections: JoinSet<()>,
+}
+
+/// A socket that is accepted on for as long as this lives. Its connections end with it; it is closed when this is gone.
+#[derive(Debug)]
+pub(super) struct Accepting {
+    doors: Arc<Doors>,
+    number: u64,
+}
+
+impl AsRawFd for Bell {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.0.as_raw_fd()
+    }
+}
+
+impl Drop for Doorman {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        let mut open = self.doors.open();
+        if let Some(door) = open.remove(&self.number) {
+            // Somebody else may have the socket too: then it would go on ringing.
+            self.doors.bell.get_ref().0.delete(&door.listener).ok();
         }
-    }))
+    }
+}
+
+impl Doorman {
+    /// To be called on a runtime. At most `most` connections pass by one socket at a time.
+    pub(super) fn start(gate: Gate, most: usize) -> io::Result<Self> {
+        let bell = Bell(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        #[expect(unsafe_code, reason = "the runtime trusts the descriptor's owner")]
+        // SAFETY: the bell has its descriptor for as long as it lives, and never another.
+        let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?;
+        let doors = Arc::new(Doors { gate, most, bell, open: Mutex::default() });
+        let task = tokio::spawn(attend(Arc::clone(&doors)));
+        Ok(Self { doors, task })
+    }
+
+    /// Accepts on `socket`, which does not block; `target`: where those who come are led.
+    pub(super) fn accept(&self, socket: OwnedFd, target: Option<SocketAddr>) -> io::Result<Accepting> {
+        let door = Door { listener: TcpListener::from(socket), target, connections: JoinSet::new() };
+        let mut open = self.doors.open();
+        let number = open.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.doors.bell.get_ref().0.add(&door.listener, EpollEvent::new(EpollFlags::EPOLLIN, number))?;
+        open.insert(number, door);
+        drop(open);
+        Ok(Accepting { doors: Arc::clone(&self.doors), number })
+    }
+}
+
+async fn attend(doors: Arc<Doors>) {
+    while let Ok(mut rung) = doors.bell.readable().await {
+        let answered = doors.callers().and_then(|callers| {
+            if callers.is_empty() {
+                rung.clear_ready();
+            }
+            callers.into_iter().try_for_each(|number| doors.answer(number))
+        });
+        if let Err(error) = answered {
+            tracing::debug!(%error, "cannot accept on a published port");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+impl Doors {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, Door>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The doors that somebody is at.
+    fn callers(&self) -> io::Result<Vec<u64>> {
+        let mut events = [EpollEvent::empty(); 64];
+        let count = self.bell.get_ref().0.wait(&mut events, PollTimeout::ZERO)?;
+        Ok(events.iter().take(count).map(EpollEvent::data).collect())
+    }
+
+    /// Lets one in. What is closed meanwhile has nobody at it.
+    fn answer(&self, number: u64) -> io::Result<()> {
+        let mut open = self.open();
+        let Some(door) = open.get_mut(&number) else { return Ok(()) };
+        let (stream, client) = match door.listener.accept() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            accepted => accepted?,
+        };
+        stream.set_nonblocking(true)?;
+        let stream = TcpStream::from_std(stream)?;
+        while door.connections.try_join_next().is_some() {}
+        if door.connections.len() >= self.most {
+            reset(&stream);
+        } else {
+            door.connections.spawn(serve(stream, client, door.target, self.gate.clone()));
+        }
+        Ok(())
+    }
 }
 
 /// A stream that is reset, unless it has come to its end: who hears of an end believes that he has had all.

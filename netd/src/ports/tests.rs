@@ -317,7 +317,8 @@ fn a_port_takes_so_many_connections_at_a_time_and_asks_them_whether_they_are_the
         let socket =
             super::open(super::Publication { address: "::".parse().unwrap(), protocol: Protocol::Tcp, port: 8080 });
         let target = Some("10.4.0.2:80".parse().unwrap());
-        let accepting = super::proxy::accept(socket.unwrap(), target, Gate::default(), 2).unwrap();
+        let doorman = super::proxy::Doorman::start(Gate::default(), 2).unwrap();
+        let accepting = doorman.accept(socket.unwrap(), target).unwrap();
         let (mut first, mut second) = (connected("[fd00::1]:8080").await, connected("[fd00::1]:8080").await);
         assert!(goes_on(&mut first).await && goes_on(&mut second).await);
         let mut third = connected("[fd00::1]:8080").await;
@@ -349,7 +350,7 @@ fn a_port_takes_so_many_connections_at_a_time_and_asks_them_whether_they_are_the
             }
             assert!(start.elapsed() < PATIENCE, "its place is not free");
         }
-        accepting.abort();
+        drop(accepting);
         assert!(is_reset(&mut first).await);
     });
 }
