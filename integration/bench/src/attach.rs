@@ -177,6 +177,9 @@ impl Bench {
     fn take_turns(&mut self, size: usize) -> Result<()> {
         let mut turns: Vec<usize> =
             (0..self.fields.len()).filter(|at| self.fields.get(*at).is_some_and(|field| size <= field.most)).collect();
+        if turns.is_empty() {
+            return Ok(());
+        }
         let runs = self.fields.iter().map(|field| field.runs).max().unwrap_or_default();
         for run in 0..runs {
             for at in &turns {
