@@ -11,10 +11,10 @@ use netd_api::v1;
 use netd_config::{self as config, LinkName};
 use netd_kernel::{Coexistence, Firewall, NetlinkError, Obstacle, OurLink, Passage};
 use tokio::sync::Notify;
-use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::attachment::{Attachment, Wiring};
+use crate::blocking::blocking;
 
 /// A firewall is loaded by many transactions: it is looked at when it has come to rest.
 const REST: Duration = Duration::from_millis(20);
@@ -85,7 +85,7 @@ impl Coexist {
 
     async fn settle(&self) {
         let Some(inner) = self.0.clone() else { return };
-        match spawn_blocking(move || inner.settle()).await {
+        match blocking(move || inner.settle()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => unseen(&error),
             Err(error) => unseen(&error),

@@ -1,4 +1,4 @@
-//! Kernel work on behalf of requests. Everything here blocks: it runs on the blocking pool, never on the owner's task.
+//! Kernel work on behalf of requests. Everything here blocks: it runs where `blocking` has it run, never under the owner.
 
 mod check;
 
@@ -44,7 +44,7 @@ impl ExecutorError {
 #[derive(Debug)]
 pub struct Executor<K> {
     kernel: Arc<K>,
-    /// Held while the kernel works: to be waited for on the blocking pool only.
+    /// Held while the kernel works: to be waited for by what may block only.
     standing: Mutex<Objects>,
     guarded: Mutex<BTreeSet<Family>>,
     /// Whose link of a VLAN's gateway is being taken away: one at a time, or what one doubts another takes for doubted still.

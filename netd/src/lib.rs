@@ -8,6 +8,7 @@
 
 pub mod allowlist;
 pub mod attachment;
+mod blocking;
 pub mod census;
 pub mod coexist;
 pub mod containerd;

@@ -24,6 +24,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::attachment::{Attachment, AttachmentKey, Description, Facts, State};
+use crate::blocking::{blocking, to_its_end};
 use crate::coexist::Coexist;
 use crate::executor::{Executor, ExecutorError};
 use crate::fleet::Fleet;
@@ -194,7 +195,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         Asked: Future<Output = Option<Description>> + Send + 'static,
     {
         let this = self.clone();
-        tokio::spawn(async move {
+        to_its_end(async move {
             let (_turn, attached) = this.reserve(wanted).await?;
             match attached {
                 Attached::Already(attachment) => Ok(*attachment),
@@ -300,7 +301,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     async fn forget_flows(&self, attachment: &Attachment) -> Done<()> {
         let _alone = self.reaper.rest().await;
         let (executor, reused) = (Arc::clone(&self.executor), attachment.clone());
-        Ok(tokio::task::spawn_blocking(move || executor.forget_flows(&reused, &[])).await??)
+        Ok(blocking(move || executor.forget_flows(&reused, &[])).await??)
     }
 
     /// What is not wired yet would wait for somebody to wire it.
@@ -333,7 +334,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         if self.policies.is_any_in_force() {
             // What is bridged is told to meet the rules before there is anything to bridge.
             let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
-            tokio::task::spawn_blocking(move || executor.make_shared(&wanted)).await??;
+            blocking(move || executor.make_shared(&wanted)).await??;
             self.admit(attachment).await?;
         }
         self.coexist.admit(attachment).await;
@@ -342,7 +343,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     async fn switch_forwarding(&self, attachment: &Attachment) -> Done<()> {
         let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
-        for family in tokio::task::spawn_blocking(move || executor.unswitched(&wanted)).await?? {
+        for family in blocking(move || executor.unswitched(&wanted)).await?? {
             self.owner.guard(family).await?;
             self.executor.guard(family);
             info!(?family, "switching forwarding on, for what comes from or goes to a sandbox only");
@@ -352,7 +353,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     async fn wire(&self, attachment: &Attachment, sandbox: Sandbox) -> Done<Facts> {
         let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
-        let wired = tokio::task::spawn_blocking(move || executor.wire(&wanted, &sandbox)).await?;
+        let wired = blocking(move || executor.wire(&wanted, &sandbox)).await?;
         wired.map_err(|source| LifecycleError::Kernel { key: Box::new(attachment.key.clone()), source })
     }
 
@@ -375,13 +376,13 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// See [`LifecycleError`]. One that cannot be made again is detached.
     pub async fn mend(&self, key: AttachmentKey, sandbox: Sandbox) -> Done<bool> {
         let this = self.clone();
-        tokio::spawn(async move {
+        to_its_end(async move {
             let _turn = this.turns.take(&key).await;
             let found = this.owner.one(key).await?;
             let attached = |found: &Attachment| found.state == State::Attached && found.netns == sandbox.id;
             let Some(attachment) = found.filter(attached) else { return Ok(false) };
             let (executor, seen) = (Arc::clone(&this.executor), attachment.clone());
-            let (sandbox, is_damaged) = tokio::task::spawn_blocking(move || {
+            let (sandbox, is_damaged) = blocking(move || {
                 executor.restate(&seen)?;
                 let is_damaged = executor.is_damaged(&seen, &sandbox)?;
                 Ok::<_, ExecutorError>((sandbox, is_damaged))
@@ -442,7 +443,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     async fn set_port(&self, attachment: &Attachment) -> Done<()> {
         let (executor, wanted) = (Arc::clone(&self.executor), attachment.clone());
-        tokio::task::spawn_blocking(move || executor.set_port(&wanted)).await??;
+        blocking(move || executor.set_port(&wanted)).await??;
         if attachment.quarantined {
             info!(key = %attachment.key, "in quarantine: passes no packet until its labels are known");
         } else {
@@ -475,7 +476,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// The attachment's sandbox, if its namespace is still at its path. `None` where netd cannot see the path.
     pub async fn sandbox_of(&self, attachment: &Attachment) -> Option<Sandbox> {
         let (executor, path, id) = (Arc::clone(&self.executor), attachment.netns_path.clone(), attachment.netns);
-        let look = tokio::task::spawn_blocking(move || {
+        let look = blocking(move || {
             let sandbox = executor.identify(open_namespace(&path).ok()?.into()).ok()?;
             (sandbox.id == id).then_some(sandbox)
         });

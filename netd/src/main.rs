@@ -66,7 +66,10 @@ fn run() -> Result<()> {
         .max_blocking_threads(KERNEL_WORKERS)
         .enable_all()
         .build()?;
-    runtime.block_on(daemon::run(config, &arguments.config))
+    let ended = runtime.block_on(daemon::run(config, &arguments.config));
+    // A call that is still being served goes on by it until the process ends; what is cut off then is the next start's.
+    std::mem::forget(runtime);
+    ended
 }
 
 fn settings(path: &Path) -> Result<NodeConfig> {

@@ -13,6 +13,7 @@ use tokio::task::JoinError;
 use tracing::warn;
 
 use crate::attachment::{Attachment, GatewayOf};
+use crate::blocking::blocking;
 use crate::executor::{Executor, ExecutorError};
 use crate::owner::{OwnerError, OwnerHandle};
 
@@ -80,7 +81,7 @@ impl<K: Kernel + 'static> Worker<K> {
 
     async fn delete(&self, links: Vec<Attachment>) -> Result<(), ReaperError> {
         let worker = Arc::clone(&self.executor);
-        Ok(tokio::task::spawn_blocking(move || worker.unlink(&links)).await??)
+        Ok(blocking(move || worker.unlink(&links)).await??)
     }
 
     async fn reap(&self, gone: &Attachment, is_gone: bool) -> Result<(), ReaperError> {
@@ -119,7 +120,7 @@ pub(crate) async fn forget_flows<K: Kernel + 'static>(
     }
     let now = owner.one(gone.key.clone()).await?.map(|now| now.leases).unwrap_or_default();
     let (worker, gone) = (Arc::clone(executor), gone.clone());
-    Ok(tokio::task::spawn_blocking(move || worker.forget_flows(&gone, &now)).await??)
+    Ok(blocking(move || worker.forget_flows(&gone, &now)).await??)
 }
 
 /// The link of a VLAN's gateway goes with the VLAN's last attachment. The owner is asked while nobody waits for anything of the
@@ -138,10 +139,10 @@ pub(crate) async fn remove_gateway<K: Kernel + 'static>(
     }
     let _alone = executor.removing_gateway().await;
     let (worker, doubted) = (Arc::clone(executor), link.clone());
-    tokio::task::spawn_blocking(move || worker.doubt_gateway(&doubted)).await??;
+    blocking(move || worker.doubt_gateway(&doubted)).await??;
     if is_used().await {
         return Ok(());
     }
     let worker = Arc::clone(executor);
-    Ok(tokio::task::spawn_blocking(move || worker.remove_gateway(&link)).await??)
+    Ok(blocking(move || worker.remove_gateway(&link)).await??)
 }

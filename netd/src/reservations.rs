@@ -13,12 +13,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
 
+use crate::blocking::blocking;
 use crate::ipam::Reserved;
 
 /// A directory that was changed so shortly before a look may change again at the same time by its file system's clock, whose ticks
 /// are some milliseconds (and two seconds on the coarsest): what was seen is not remembered.
 const SETTLED: Duration = Duration::from_secs(3);
-/// Readers of one path at a time: a file system that does not answer keeps no more of the blocking pool than this.
+/// Readers of one path at a time: a file system that does not answer keeps no more threads than this.
 const READERS: usize = 2;
 /// What nobody has asked for so long is forgotten.
 const UNUSED: Duration = Duration::from_secs(600);
@@ -43,7 +44,7 @@ struct Seen {
 struct Directory(u64, u64);
 
 impl Reservations {
-    /// As [`Reservations::read`], on the blocking pool.
+    /// As [`Reservations::read`], where it may block.
     ///
     /// # Errors
     /// As there.
@@ -56,7 +57,7 @@ impl Reservations {
     ) -> io::Result<Reserved> {
         let turn = self.readers_of(path).acquire_owned().await.map_err(io::Error::other)?;
         let (this, path, network) = (Arc::clone(self), path.to_owned(), network.to_owned());
-        let found = tokio::task::spawn_blocking(move || {
+        let found = blocking(move || {
             let _turn = turn;
             this.read(directory.as_ref(), &path, &network, now)
         });

@@ -4,7 +4,7 @@
 //! door ── connect ── preamble (descriptors by SCM_RIGHTS) ── ttrpc requests ──▶ netd
 //! ```
 //!
-//! The client blocks and needs no runtime; the feature `server` adds the daemon's end, on tokio.
+//! The client blocks and needs no runtime; the feature `server` adds the daemon's end, beside a tokio runtime.
 //! Not here: what a request means.
 
 mod client;
@@ -43,7 +43,7 @@ pub use preamble::Tag;
 #[cfg(feature = "server")]
 pub use preamble::{Descriptors, descriptors};
 #[cfg(feature = "server")]
-pub use server::listen;
+pub use server::{is_on_a_callers_thread, listen};
 pub use wire::CallError;
 
 /// An error with all its causes, on one line: each names what it adds, none repeats the next.

@@ -7,6 +7,7 @@ use tracing::info;
 
 use super::{Done, Lifecycle, LifecycleError};
 use crate::attachment::{Attachment, Facts};
+use crate::blocking::{blocking, to_its_end};
 use crate::node::{Extended, Extension, Follower};
 
 impl<K: Kernel + 'static> Lifecycle<K> {
@@ -16,7 +17,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// See [`LifecycleError`]; the attachment is then as it was.
     pub async fn extend(&self, follower: Follower, extension: Extension, sandbox: Sandbox) -> Done<Attachment> {
         let this = self.clone();
-        tokio::spawn(async move {
+        to_its_end(async move {
             let _turn = this.turns.take(&follower.key).await;
             this.bury_own(&follower.key).await?.into_iter().for_each(|gone| this.reaper.take(gone));
             match this.owner.extend(follower, extension).await? {
@@ -57,7 +58,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     async fn extend_in_kernel(&self, before: Attachment, after: Attachment, sandbox: Sandbox) -> Done<Facts> {
         let (executor, key) = (Arc::clone(&self.executor), Box::new(after.key.clone()));
-        let made = tokio::task::spawn_blocking(move || executor.extend(&before, &after, &sandbox)).await?;
+        let made = blocking(move || executor.extend(&before, &after, &sandbox)).await?;
         made.map_err(|source| LifecycleError::Kernel { key, source })
     }
 
@@ -65,7 +66,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     async fn go_back(&self, mut before: Attachment, after: Attachment) -> Done<()> {
         let is_new = before.wiring.is_none() && before.leases.is_empty() && before.ports.is_empty();
         let (executor, old, new) = (Arc::clone(&self.executor), before.clone(), after.clone());
-        tokio::task::spawn_blocking(move || executor.restore(&old, &new)).await??;
+        blocking(move || executor.restore(&old, &new)).await??;
         if is_new {
             drop(self.owner.drain(after.key.clone()).await?);
             self.ports.release(&after.key).await;

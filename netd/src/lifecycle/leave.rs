@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::{Done, Lifecycle, LifecycleError};
 use crate::attachment::{Attachment, AttachmentKey};
+use crate::blocking::{blocking, to_its_end};
 use crate::reaper;
 use crate::tombstones::Tombstone;
 
@@ -22,7 +23,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// See [`LifecycleError`].
     pub async fn detach(&self, key: AttachmentKey, wait: bool) -> Done<bool> {
         let this = self.clone();
-        tokio::spawn(async move {
+        to_its_end(async move {
             let turn = this.turns.take(&key).await;
             let container = key.container.clone();
             let all = this.drain(key).await?;
@@ -99,7 +100,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     async fn unlink(&self, gone: &Attachment) -> Done<()> {
         let (executor, unlinked) = (Arc::clone(&self.executor), gone.clone());
-        Ok(tokio::task::spawn_blocking(move || executor.unlink(std::slice::from_ref(&unlinked))).await??)
+        Ok(blocking(move || executor.unlink(std::slice::from_ref(&unlinked))).await??)
     }
 
     /// Carries out a tombstone, unless an attach of its key has done so; says whether there was something to detach.
@@ -190,7 +191,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         let is_replaced = current.is_some();
         let ports = if gone.ports.is_empty() { BTreeSet::new() } else { self.owner.not_closed(gone.clone()).await? };
         let (executor, closing) = (Arc::clone(&self.executor), gone.clone());
-        tokio::task::spawn_blocking(move || executor.close(&closing, current.as_ref(), &ports)).await??;
+        blocking(move || executor.close(&closing, current.as_ref(), &ports)).await??;
         if !is_replaced {
             self.policies.forget(gone.key.clone());
         }

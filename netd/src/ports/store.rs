@@ -23,6 +23,8 @@ use nix::sys::socket::{
 };
 use tracing::{debug, warn};
 
+use crate::blocking::blocking;
+
 /// A manager that takes in nothing for so long is not waited for (milliseconds).
 const PATIENCE: u16 = 500;
 
@@ -92,7 +94,7 @@ impl Store {
         .await;
     }
 
-    /// On the blocking pool: the manager may be slow to read.
+    /// The manager may be slow to read.
     async fn tell<T: Send + 'static>(
         self: &Arc<Self>,
         what: Vec<T>,
@@ -102,7 +104,7 @@ impl Store {
             return;
         }
         let store = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || tell(&store, &what)).await {
+        match blocking(move || tell(&store, &what)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the service manager does not take what it is told of published ports"),
             Err(error) => debug!(%error, "the service manager was not told"),

@@ -18,6 +18,7 @@ use netd_kernel::{Interface, Kernel, Key, LinkSettings, Object, Sandbox, Step};
 use super::Service;
 use crate::allowlist::AllowlistError;
 use crate::attachment::{Attachment, AttachmentKey, Description, LabelState};
+use crate::blocking::blocking;
 use crate::directories;
 use crate::ipam::Reserved;
 use crate::lifecycle::open_namespace;
@@ -208,7 +209,7 @@ impl<K: Kernel + 'static> Service<K> {
         let sandbox = self.sandbox(asked).await?;
         let steps = vec![step(Key::Interface(sandbox.id, name))];
         let executor = Arc::clone(&self.lifecycle.executor);
-        match tokio::task::spawn_blocking(move || executor.within(&steps, &sandbox)).await {
+        match blocking(move || executor.within(&steps, &sandbox)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(failure(FailureCode::INTERNAL, &error)),
             Err(error) => Err(refusal(FailureCode::INTERNAL, format!("{CUT}: {error}"))),
@@ -249,7 +250,7 @@ impl<K: Kernel + 'static> Service<K> {
             Some(fd) => fd.try_clone(),
             None => {
                 let path = asked.call.netns_path.clone();
-                let opened = tokio::task::spawn_blocking(move || open_namespace(&path)).await;
+                let opened = blocking(move || open_namespace(&path)).await;
                 opened.map_err(io::Error::other).flatten().map(OwnedFd::from)
             }
         };
@@ -313,7 +314,7 @@ async fn name_servers(ipam: &Ipam) -> Answer<Dns> {
     const LONGEST: u64 = 64 << 10;
     let Some(path) = ipam.resolv_conf().map(str::to_owned) else { return Ok(ipam.dns()) };
     let file = path.clone();
-    let read = tokio::task::spawn_blocking(move || directories::text(Path::new(&file), LONGEST, "resolv.conf")).await;
+    let read = blocking(move || directories::text(Path::new(&file), LONGEST, "resolv.conf")).await;
     let read = read.map_err(|error| refusal(FailureCode::INTERNAL, format!("{CUT}: {error}")))?;
     let unreadable = |error: String| refusal(FailureCode::INPUT_OUTPUT, format!("{path} (resolvConf): {error}"));
     read.map(|text| Dns::of_resolv_conf(&String::from_utf8_lossy(&text))).map_err(unreadable)

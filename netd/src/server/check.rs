@@ -10,6 +10,7 @@ use netd_kernel::{Kernel, Sandbox};
 use super::Service;
 use super::attach::{Answer, Asked, key_of, owner_failure, parse, previous};
 use crate::attachment::{Attachment, AttachmentKey, State};
+use crate::blocking::blocking;
 use crate::executor::{Executor, ExecutorError};
 use crate::reply::{CUT, failure, refusal};
 
@@ -33,7 +34,7 @@ impl<K: Kernel + 'static> Service<K> {
         let (executor, stanza) = (Arc::clone(&self.lifecycle.executor), document.stanza);
         let (name, interface) = (key.to_string(), key.interface);
         let look = move || faults(&executor, &stanza, found.as_ref(), (&interface, &sandbox));
-        let look = tokio::task::spawn_blocking(look);
+        let look = blocking(look);
         match look.await {
             Ok(Ok(faults)) if faults.is_empty() => Ok(()),
             Ok(Ok(faults)) => Err(refusal(

@@ -2,13 +2,11 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
-use tokio::io::Interest;
-use tokio::net::UnixStream;
-use tokio::time::timeout;
 use ttrpc::asynchronous::TtrpcContext;
 use ttrpc::{ConnectionData, ConnectionDataExt};
 
@@ -37,20 +35,21 @@ pub fn descriptors(context: &TtrpcContext) -> Arc<Descriptors> {
 }
 
 /// Takes the preamble off a new connection, for the context of its requests.
-pub(crate) async fn receive(stream: &UnixStream) -> io::Result<ConnectionData> {
-    let descriptors = timeout(DEADLINE, gather(stream)).await??;
+pub(crate) fn receive(stream: &UnixStream) -> io::Result<ConnectionData> {
+    stream.set_read_timeout(Some(DEADLINE))?;
+    let descriptors = gather(stream)?;
+    stream.set_read_timeout(None)?;
     let mut data = ConnectionData::new();
     data.insert(KEY.to_owned(), Box::new(Arc::new(descriptors)));
     Ok(data)
 }
 
-async fn gather(stream: &UnixStream) -> io::Result<Descriptors> {
+fn gather(stream: &UnixStream) -> io::Result<Descriptors> {
     let mut bytes = [0_u8; SIZE];
     let mut filled = 0;
     let mut fds = Vec::new();
     while filled < SIZE {
-        let rest = &mut bytes[filled..];
-        match stream.async_io(Interest::READABLE, || take(stream, rest, &mut fds)).await? {
+        match take(stream, &mut bytes[filled..], &mut fds)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             taken => filled += taken,
         }

@@ -1,48 +1,54 @@
-//! One connection: the preamble, then ttrpc calls, one after another. One task does it all, so that a door's one call passes
-//! through no other hand on its way to the service; the runtime's own server has five tasks and a thread for it.
+//! One connection: the preamble, then ttrpc calls, one after another, all on the calling thread; the runtime's own server has
+//! five tasks and a thread for it.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use protobuf::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
+use tokio::runtime::Handle;
 use ttrpc::asynchronous::{Service, TtrpcContext};
 use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_REQUEST};
 use ttrpc::{Code, ConnectionData, MessageHeader, Request, Response, Status, get_status};
 
+use super::places::Places;
 use crate::preamble;
 
 /// What the generated code makes of a service: its methods by name.
 pub(super) type Services = HashMap<String, Service>;
 
-pub(super) async fn serve(stream: UnixStream, services: Arc<Services>) {
-    // A stranger, or a caller that is done: there is nobody to tell.
-    drop(converse(stream, &services).await);
-}
+/// Most calls are no longer (octets); the rest of a longer one is read as it is.
+const USUAL: usize = 2 << 10;
 
-async fn converse(stream: UnixStream, services: &Services) -> io::Result<Infallible> {
-    let data = Arc::new(preamble::receive(&stream).await?);
-    let mut stream = BufReader::new(stream);
+/// Until the caller hangs up, or says what is no call.
+pub(super) fn converse(
+    mut stream: &UnixStream,
+    (services, places): (&Services, &Places),
+    runtime: &Handle,
+) -> io::Result<Infallible> {
+    let data = Arc::new(preamble::receive(stream)?);
+    let mut calls = BufReader::with_capacity(USUAL, stream);
     loop {
-        let (header, body) = read(&mut stream).await?;
-        let answer = call(header, &body, services, Arc::clone(&data)).await;
-        stream.write_all(&frame(header.stream_id, answer)?).await?;
+        let (header, body) = read(&mut calls)?;
+        let place = places.take();
+        let answer = runtime.block_on(call(header, &body, services, Arc::clone(&data)));
+        drop(place);
+        stream.write_all(&frame(header.stream_id, answer)?)?;
     }
 }
 
-async fn read(stream: &mut BufReader<UnixStream>) -> io::Result<(MessageHeader, Vec<u8>)> {
+fn read(stream: &mut impl Read) -> io::Result<(MessageHeader, Vec<u8>)> {
     let mut header = [0; MESSAGE_HEADER_LENGTH];
-    stream.read_exact(&mut header).await?;
+    stream.read_exact(&mut header)?;
     let header = MessageHeader::from(header);
     let length = usize::try_from(header.length).map_err(io::Error::other)?;
     if header.type_ != MESSAGE_TYPE_REQUEST || length > MESSAGE_LENGTH_MAX {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
+    stream.read_exact(&mut body)?;
     Ok((header, body))
 }
 
