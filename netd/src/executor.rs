@@ -27,6 +27,9 @@ pub enum ExecutorError {
     /// Some links, or what is on them, could not be put right. All else was done.
     #[error("the kernel refused links")]
     Links(#[source] ApplyError),
+    /// Nothing can be written to the ruleset.
+    #[error("netd's ruleset is gone or another's; netd makes it again in a moment, try again then")]
+    NoRuleset,
     /// The kernel could not be read.
     #[error("cannot read the kernel's state")]
     Observe(#[from] KernelError),

@@ -381,6 +381,8 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             let found = this.owner.one(key).await?;
             let attached = |found: &Attachment| found.state == State::Attached && found.netns == sandbox.id;
             let Some(attachment) = found.filter(attached) else { return Ok(false) };
+            // Its ways are said again.
+            this.admit(&attachment).await?;
             let (executor, seen) = (Arc::clone(&this.executor), attachment.clone());
             let (sandbox, is_damaged) = blocking(move || {
                 executor.restate(&seen)?;
@@ -404,14 +406,20 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// # Errors
     /// [`OwnerError`]. A link that does not follow is the next resync's.
     pub async fn describe(&self, container: String, description: Description) -> Result<Vec<Attachment>, OwnerError> {
-        let judged = self.owner.describe(container, description).await?;
-        self.fleet.relabelled();
-        if self.policies.is_any_in_force() {
-            self.follow(judged.attachments.iter().map(|one| one.key.clone()).collect()).await;
-        } else {
-            self.follow(judged.changed).await;
-        }
-        Ok(judged.attachments)
+        let this = self.clone();
+        let described = tokio::spawn(async move {
+            let judged = this.owner.describe(container, description).await?;
+            this.fleet.relabelled();
+            for attachment in &judged.attachments {
+                let turn = this.turns.take(&attachment.key).await;
+                // Whoever puts the first policy in force may have counted it before, as somebody else; he is done by now.
+                if this.policies.is_any_in_force() || judged.changed.contains(&attachment.key) {
+                    this.follow_in(&turn, attachment.key.clone()).await;
+                }
+            }
+            Ok(judged.attachments)
+        });
+        described.await.unwrap_or(Err(OwnerError::Stopping))
     }
 
     /// From now on containers without their labels are held back, or are not; those that are there too.
@@ -420,24 +428,29 @@ impl<K: Kernel + 'static> Lifecycle<K> {
     /// [`OwnerError`]. A link that does not follow is the next resync's.
     pub async fn quarantine(&self, holds: bool) -> Result<(), OwnerError> {
         let judged = self.owner.quarantine(holds).await?;
-        self.follow(judged.changed).await;
+        self.let_pass(judged.changed).await;
         Ok(())
     }
 
-    /// What is being wired follows when it is its turn; each by what is recorded then.
-    async fn follow(&self, changed: Vec<AttachmentKey>) {
-        for key in changed {
-            let _turn = self.turns.take(&key).await;
-            let Ok(Some(attachment)) = self.owner.one(key).await else { continue };
-            // One that policies do not know stays held back.
-            let followed = match self.admit(&attachment).await {
-                Ok(()) => self.set_port(&attachment).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = followed {
-                let error = &error as &dyn std::error::Error;
-                warn!(key = %attachment.key, error, "its link does not follow its quarantine; the next resync sees to it");
-            }
+    /// The links of these follow their quarantine. What is being wired follows when it is its turn; each by what is recorded
+    /// then, and once policies know it.
+    pub async fn let_pass(&self, keys: Vec<AttachmentKey>) {
+        for key in keys {
+            let turn = self.turns.take(&key).await;
+            self.follow_in(&turn, key).await;
+        }
+    }
+
+    async fn follow_in(&self, _: &Turn, key: AttachmentKey) {
+        let Ok(Some(attachment)) = self.owner.one(key).await else { return };
+        // One that policies do not know stays held back.
+        let followed = match self.admit(&attachment).await {
+            Ok(()) => self.set_port(&attachment).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = followed {
+            let error = &error as &dyn std::error::Error;
+            warn!(key = %attachment.key, error, "its link does not follow its quarantine; the next resync sees to it");
         }
     }
 

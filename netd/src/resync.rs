@@ -96,6 +96,8 @@ pub struct Resync {
     pub lost: Vec<Attachment>,
     /// Attachments whose link is there and not where it belongs: at its bridge, or at none.
     pub loose: Vec<Attachment>,
+    /// Attachments that pass packets by the record and not in the kernel. They are let go one by one, when policies know each.
+    pub held: Vec<AttachmentKey>,
     /// Drained links that are still there, or already gone.
     pub drained: Vec<Attachment>,
     /// Changes in the node's namespace.
@@ -139,7 +141,8 @@ pub fn compare(
             desired::merge(&mut target, desired::shared(attachment, &snapshot.guarded));
             target.extend(desired::ruled(attachment));
             target.extend(veth.and_then(|key| kept_back(attachment, key, observed)));
-            target.extend(desired::routed(attachment));
+            target.extend(desired::routed(attachment).into_iter().filter(|(key, _)| raises_nothing(key, observed)));
+            resync.held.extend(Some(&attachment.key).filter(|_| is_held(attachment, observed)).cloned());
             resync.loose.extend(Some(attachment).filter(|one| is_loose(one, observed)).cloned());
         }
     }
@@ -172,11 +175,26 @@ fn has_gateway(attachment: &Attachment, link: &LinkName) -> bool {
     gateway.is_some_and(|gateway| gateway.link == *link)
 }
 
+/// Whether the link of an attachment, or a way to it, waits to be let go. A link that is gone is lost instead.
+fn is_held(attachment: &Attachment, observed: &Objects) -> bool {
+    let Some(wiring) = attachment.wiring.as_ref().filter(|_| !attachment.quarantined) else { return false };
+    let link = observed.get(&Key::Veth(wiring.host_link.clone()));
+    let Some(Object::Veth(link)) = link else { return false };
+    (link.port == Port::Down && link.bridge.is_some())
+        || desired::ways(attachment).keys().any(|way| !observed.contains_key(way))
+}
+
+fn raises_nothing(key: &Key, observed: &Objects) -> bool {
+    !matches!(key, Key::Way(..)) || observed.contains_key(key)
+}
+
 /// The link of an attachment whose quarantine or whose VLANs it does not follow. A shut port is none of this: the kernel is late in opening
 /// it, or it is about to be deleted.
 fn kept_back(attachment: &Attachment, key: Key, observed: &Objects) -> Option<(Key, Object)> {
     let Some(Object::Veth(found)) = observed.get(&key) else { return None };
-    let wanted = desired::port(attachment);
+    // No port is raised here: it goes up only when policies know its sandbox. A routed link's door is its ways.
+    let stays_down = found.port == Port::Down && found.bridge.is_some();
+    let wanted = if stays_down { Port::Down } else { desired::port(attachment) };
     let vlans = attachment.wiring.as_ref().and_then(|wiring| wiring.vlans.clone());
     let is_elsewhere = vlans.is_some() && found.bridge.is_some() && found.vlans != vlans;
     let differs = (wanted == Port::Down) != (found.port == Port::Down) || is_elsewhere;
@@ -262,13 +280,17 @@ pub async fn run<K: Kernel + 'static>(
     for gone in resync.drained.into_iter().chain(unclosed) {
         failures.note(lifecycle.finish(gone).await);
     }
-    let (mut dead, mut lost) = (resync.dead, resync.lost);
+    let (mut dead, mut lost, mut held) = (resync.dead, resync.lost, resync.held);
     if !resync.steps.is_empty()
         && let Some(found) = repair(lifecycle, &mut failures).await
     {
         dead.extend(found.dead);
         lost.extend(found.lost);
+        held.extend(found.held);
     }
+    held.sort();
+    held.dedup();
+    lifecycle.let_pass(held).await;
     if !resync.fabric.is_empty() {
         failures.note(lifecycle.fleet.mend(lifecycle).await);
     }
@@ -344,8 +366,9 @@ fn tell(resync: &Resync, living: &BTreeSet<AttachmentKey>) -> Vec<String> {
         format!("make {} again: its link is {why}", loose.key)
     });
     let drained = resync.drained.iter().map(|gone| format!("delete the link of {}: it was detached", gone.key));
+    let held = resync.held.iter().map(|key| format!("let {key} pass packets: it is in no quarantine"));
     let steps = resync.steps.iter().chain(&resync.fabric).map(|step| format!("{step:?}"));
-    dead.chain(lost).chain(loose).chain(drained).chain(steps).collect()
+    dead.chain(lost).chain(loose).chain(drained).chain(held).chain(steps).collect()
 }
 
 /// Carries out the detaches that `netd-cni` was asked for while netd was away. An unreadable tombstone is left for

@@ -81,6 +81,7 @@ fn one_by_one<K: Kernel>(executor: &Executor<K>, step: &Step, refused: &mut Refu
             // The step is of no use to people.
             ExecutorError::Apply(error) | ExecutorError::Links(error) => chain(&error.source),
             ExecutorError::Observe(error) => chain(error),
+            ExecutorError::NoRuleset => chain(&error),
         };
         refused.insert(step.key().clone(), text);
     }

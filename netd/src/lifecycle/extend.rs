@@ -48,6 +48,10 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     async fn change_to(&self, before: &Attachment, mut after: Attachment, sandbox: Sandbox) -> Done<Attachment> {
         self.ports.hold(&after).await?;
+        if before.wiring != after.wiring {
+            // Its link is set again, to what the record says of its quarantine.
+            self.admit(&after).await?;
+        }
         let facts = self.extend_in_kernel(before.clone(), after.clone(), sandbox).await?;
         if facts != after.facts && after.wiring.is_some() {
             after = self.owner.wired(after.key, facts, None).await?;

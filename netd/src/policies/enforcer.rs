@@ -144,6 +144,8 @@ struct Round {
     filing: Vec<Done>,
     /// No policy is left.
     is_last_gone: bool,
+    /// Who may pass packets once it is written, and not while there is no ruleset to write it to.
+    joining: Vec<Done>,
     /// Whose flows may have lost their permission, and who is answered when those are cut, too.
     errand: Errand,
     /// Who may be isolated now, or not any more, or isolated from others than before.
@@ -203,7 +205,7 @@ impl<K: Kernel> Enforcer<K> {
             Request::Join(attachment, done) => {
                 let changes = self.force.members.join(&attachment);
                 self.update(changes, round);
-                round.waiting.push(done);
+                round.joining.push(done);
             }
             Request::Part(key) => {
                 let changes = self.force.members.part(&key);
@@ -400,6 +402,8 @@ impl<K: Kernel> Enforcer<K> {
             self.follow_force(&round, outcome.is_ok());
         }
         let outcome = outcome.map(drop);
+        let stands = if self.is_dirty { Err(Arc::new(ExecutorError::NoRuleset)) } else { Ok(()) };
+        answer(round.joining, &outcome.clone().and(stands));
         answer(round.waiting, &outcome);
         round.errand.waiting.append(&mut round.filing);
         self.owed.judged.append(&mut round.errand.judged);

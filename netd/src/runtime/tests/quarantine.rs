@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use netd_kernel::{Kernel, Object, Port, Scope};
+use netd_kernel::{Direction, Kernel, Key, Object, Port, Reach, Scope, Step, fixed_ruleset};
 
 use super::{CRI, LABELS_DUE, Rig, known, lifecycle, missed};
 use crate::attachment::{Attachment, Description, LabelState};
 use crate::containerd::fake::Fake;
+use crate::node::Wanted;
+use crate::node::tests::{WEB, wanted};
+use crate::policies::files::{PolicyFiles, Source};
+use crate::policies::{Policies, Settings};
 use crate::resync::{self, Watch};
 
 fn nerdctl() -> (String, String) {
@@ -144,4 +148,88 @@ async fn the_first_policy_holds_back_whose_labels_are_missing_and_the_last_lets_
     assert!(told[0].contains("not known, and it passes no packet until then: containerd has not said"), "{told:?}");
     assert!(told[0].contains("see that containerd answers at containerd_socket (netd.toml)"), "{told:?}");
     assert_eq!(rig.ports(), [Port::Down], "it does not end by being late");
+}
+
+const CLOSED: &str = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: c}\n\
+                      spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, \
+                      ingress: [{action: Deny, from: [{netd/networks: [192.0.2.0/24]}]}]}\n";
+
+/// A container without its labels, where a policy is in force for all that have some; and what will hold of it then.
+async fn held_back_by_policy(network: &str) -> (Rig, Key) {
+    let mut rig = Rig::new();
+    let (key, ruleset) = fixed_ruleset();
+    rig.kernel.apply(&[Step::Create(key, ruleset)], None).unwrap();
+    let executor = Arc::clone(&rig.lifecycle.executor);
+    let policies = Policies::start(executor, Settings { node: "here".to_owned(), ..Settings::default() }).unwrap();
+    rig.lifecycle = rig.lifecycle.obeying(policies);
+    let source = Source { file: "a.yaml".to_owned(), text: Ok(CLOSED.to_owned()) };
+    let files = Arc::new(PolicyFiles::default().next(&[source]));
+    rig.lifecycle.policies.enforce(files, Vec::new()).await.unwrap();
+    rig.lifecycle.quarantine(true).await.unwrap();
+    let label_state = LabelState::Pending { source: "nri".to_owned(), due: SystemTime::now() };
+    let pending = Wanted { label_state, ..wanted(network, "a", 1) };
+    let pending = rig.lifecycle.attach(pending, rig.kernel.sandbox(1)).await.unwrap();
+    let key = Key::Isolated(Direction::Ingress, Reach::Others, pending.leases[0].address.addr());
+    assert!(pending.quarantined && !rig.has(&key) && !rig.passes(), "{}", rig.kernel);
+    (rig, key)
+}
+
+impl Rig {
+    fn has(&self, key: &Key) -> bool {
+        self.kernel.observe(Scope::Node).unwrap().contains_key(key)
+    }
+
+    fn passes(&self) -> bool {
+        let has_way = || self.kernel.observe(Scope::Node).unwrap().keys().any(|key| matches!(key, Key::Way(..)));
+        let is_bridged = self.kernel.observe(Scope::Node).unwrap().keys().any(|key| matches!(key, Key::Bridge(_)));
+        if is_bridged { self.ports() != [Port::Down] } else { has_way() }
+    }
+}
+
+const ROUTED: &str = r#"{"cniVersion":"1.0.0","name":"routed","type":"ptp",
+    "ipam":{"type":"host-local","ranges":[[{"subnet":"10.6.0.0/24"}]]}}"#;
+
+#[tokio::test]
+async fn no_resync_lets_go_whom_policies_could_not_be_told_of() {
+    for network in [WEB, ROUTED] {
+        let (rig, own) = held_back_by_policy(network).await;
+        rig.kernel.refuse(own.clone());
+        assert!(!rig.lifecycle.describe("a".to_owned(), said("nri")).await.unwrap()[0].quarantined);
+        for watch in [Watch::Running, Watch::Alone] {
+            assert_eq!(resync::run(&rig.lifecycle, watch, false).await.unwrap().len(), 1);
+            assert!(!rig.passes(), "{}", rig.kernel);
+        }
+        let key = rig.attachments().await.remove(0).key;
+        assert!(rig.lifecycle.mend(key, rig.kernel.sandbox(1)).await.is_err());
+        assert!(!rig.passes(), "{}", rig.kernel);
+        rig.kernel.heal();
+        assert_eq!(rig.resync().await.len(), 1);
+        assert!(rig.passes() && rig.has(&own), "{}", rig.kernel);
+        assert_eq!(rig.resync().await, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn without_a_ruleset_nobody_is_let_go() {
+    let (rig, own) = held_back_by_policy(WEB).await;
+    rig.kernel.apply(&[Step::Delete(Key::Ruleset)], None).unwrap();
+    for _ in 0..2 {
+        // The first finds that what changed cannot be written, the second that there is nothing to compare with.
+        rig.lifecycle.describe("a".to_owned(), said("nri")).await.unwrap();
+        assert!(!rig.passes(), "{}", rig.kernel);
+    }
+    rig.resync().await;
+    assert!(rig.passes() && rig.has(&own), "{}", rig.kernel);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_nobody_described_and_held_back() {
+    let (rig, _) = held_back_by_policy(WEB).await;
+    let alone = rig.lifecycle.turns.whole_node().await;
+    let described = rig.lifecycle.describe("a".to_owned(), said("nri"));
+    tokio::time::timeout(Duration::from_millis(50), described).await.unwrap_err();
+    drop(alone);
+    while !rig.passes() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
