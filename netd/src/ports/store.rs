@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use netd_config::Protocol;
 use netd_kernel::Publication;
@@ -125,6 +126,8 @@ impl Store {
     fn say(&self, text: &str, fd: Option<&Arc<OwnedFd>>) -> io::Result<()> {
         let Some(manager) = &self.manager else { return Ok(()) };
         let socket = UnixDatagram::unbound()?;
+        // Its queue may be full, and it may not read for long: while it reloads, or never again.
+        socket.set_write_timeout(Some(Duration::from_millis(PATIENCE.into())))?;
         socket.connect(manager)?;
         let fds: Vec<i32> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
         let with = if fds.is_empty() { Vec::new() } else { vec![ControlMessage::ScmRights(&fds)] };
@@ -177,11 +180,29 @@ fn is_of(socket: &OwnedFd, publication: Publication) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, UdpSocket};
+    use std::os::unix::net::UnixDatagram;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     use netd_config::Protocol;
     use netd_kernel::Publication;
 
-    use super::{is_of, name, parse};
+    use super::{PATIENCE, Store, is_of, name, parse};
+
+    #[test]
+    fn a_manager_that_does_not_read_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let manager = folder.path().join("notify");
+        let _unread = UnixDatagram::bind(&manager).unwrap();
+        let store = Store { manager: Some(manager), ..Store::default() };
+        let (told, refused) = channel();
+        std::thread::spawn(move || {
+            let is_refused = (0..100_000).any(|_| store.say("WATCHDOG=1", None).is_err());
+            told.send(is_refused).unwrap();
+        });
+        let limit = Duration::from_millis(u64::from(PATIENCE) * 10);
+        assert!(refused.recv_timeout(limit).unwrap(), "its queue takes what it is told for ever");
+    }
 
     #[test]
     fn a_name_says_which_port_and_only_its_socket_is_taken_for_it() {
