@@ -359,7 +359,8 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     /// What a reserver of nerdctl's held becomes ours when it has died; while it lives, nothing changes.
     pub async fn take_over_ports(&self) {
-        for key in self.ports.borrowed() {
+        let ports = Arc::clone(&self.ports);
+        for key in tokio::task::spawn_blocking(move || ports.left_behind()).await.unwrap_or_default() {
             let _turn = self.turns.take(&key).await;
             if let Ok(Some(attachment)) = self.owner.one(key).await
                 && let Err(error) = self.ports.hold(&attachment).await

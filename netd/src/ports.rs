@@ -30,6 +30,7 @@ use crate::attachment::{Attachment, AttachmentKey};
 use crate::node::{at_all, places};
 pub use gate::Gate;
 use proxy::{Accepting, Doorman};
+use reserver::Reserver;
 pub use store::Store;
 
 /// An attachment that publishes more ports than this has no sockets: at two a port, a range would use up descriptors.
@@ -68,7 +69,7 @@ enum Held {
     /// A socket that is only there.
     Bound(Arc<OwnedFd>),
     /// nerdctl's hook holds it while the container runs.
-    ByReserver,
+    ByReserver(Reserver),
 }
 
 impl Held {
@@ -87,7 +88,7 @@ impl Held {
         match self {
             Self::Accepting(_, stored) => stored.clone(),
             Self::Bound(socket) => Some(Arc::clone(socket)),
-            Self::ByReserver => None,
+            Self::ByReserver(_) => None,
         }
     }
 }
@@ -148,14 +149,22 @@ impl Ports {
     /// See [`PortError`]; what was reserved before stays, nothing new does.
     pub async fn hold(&self, attachment: &Attachment) -> Result<(), PortError> {
         let wanted = sockets(attachment);
-        let mut new = Sockets::new();
+        let (mut new, mut taken) = (Sockets::new(), Vec::new());
         for publication in self.missing(&attachment.key, &wanted) {
             match self.reserve(attachment, publication) {
-                Ok(held) => new.push((publication, held)),
+                Ok(held) => new.extend(held.map(|held| (publication, held))),
+                Err(PortError::Taken { .. }) => taken.push(publication),
                 Err(error) => {
                     self.let_go(new).await;
                     return Err(error);
                 }
+            }
+        }
+        match self.borrow(attachment, taken).await {
+            Ok(borrowed) => new.extend(borrowed),
+            Err(error) => {
+                self.let_go(new).await;
+                return Err(error);
             }
         }
         let stored = new.iter().filter_map(|(publication, held)| Some((*publication, held.to_store()?))).collect();
@@ -200,11 +209,14 @@ impl Ports {
         old
     }
 
-    /// Attachments with ports that nerdctl's reserver held when they were asked for.
+    /// Attachments with ports that nerdctl's reserver held when they were asked for, and has died since. Reads files.
     #[must_use]
-    pub fn borrowed(&self) -> Vec<AttachmentKey> {
-        let is_borrowed = |held: &Sockets| held.iter().any(|one| ours(one).is_none());
-        self.lock().iter().filter(|(_, held)| is_borrowed(held)).map(|(key, _)| key.clone()).collect()
+    pub fn left_behind(&self) -> Vec<AttachmentKey> {
+        let of = |held: &Sockets| {
+            held.iter().find_map(|(_, one)| if let Held::ByReserver(reserver) = one { Some(*reserver) } else { None })
+        };
+        let borrowed: Vec<_> = self.lock().iter().filter_map(|(key, held)| Some((key.clone(), of(held)?))).collect();
+        borrowed.into_iter().filter(|(_, reserver)| !reserver.lives()).map(|(key, _)| key).collect()
     }
 
     /// Number of reserved ports, one an address family.
@@ -226,7 +238,25 @@ impl Ports {
         doorman.accept(socket, target)
     }
 
-    fn reserve(&self, attachment: &Attachment, publication: Publication) -> Result<Held, PortError> {
+    /// What is taken by the reserver of the attachment's own container is taken for it. The tables of all sockets of the node
+    /// are read, on the blocking pool and once for all ports.
+    async fn borrow(&self, attachment: &Attachment, taken: Vec<Publication>) -> Result<Sockets, PortError> {
+        let Some(first) = taken.first().copied() else { return Ok(Sockets::new()) };
+        let failed = |publication| PortError::Taken { key: Box::new(attachment.key.clone()), publication };
+        let (nerdctl, container, asked) = (self.nerdctl.clone(), attachment.key.container.clone(), taken.clone());
+        let look = tokio::task::spawn_blocking(move || {
+            let reserver = Reserver::of(&nerdctl, &container)?;
+            Some((reserver, reserver.held_of(&asked)))
+        });
+        let (reserver, held) = look.await.ok().flatten().ok_or_else(|| failed(first))?;
+        match taken.iter().find(|one| !held.contains(one)) {
+            Some(others) => Err(failed(*others)),
+            None => Ok(taken.into_iter().map(|one| (one, Held::ByReserver(reserver))).collect()),
+        }
+    }
+
+    /// `None`: no socket is needed.
+    fn reserve(&self, attachment: &Attachment, publication: Publication) -> Result<Option<Held>, PortError> {
         let key = || Box::new(attachment.key.clone());
         let failed = |source| PortError::Io { key: key(), publication, source };
         match self.store.take(publication).map_or_else(|| open(publication), Ok) {
@@ -234,12 +264,10 @@ impl Ports {
                 let target = proxy_target(attachment, publication);
                 let twin = self.store.is_there().then(|| socket.try_clone().map(Arc::new));
                 let twin = twin.transpose().map_err(failed)?;
-                Ok(Held::Accepting(self.accept(socket, target).map_err(failed)?, twin))
+                Ok(Some(Held::Accepting(self.accept(socket, target).map_err(failed)?, twin)))
             }
-            Ok(socket) => Ok(Held::Bound(Arc::new(socket))),
-            Err(Errno::EADDRINUSE) if reserver::holds(&self.nerdctl, &attachment.key.container, publication) => {
-                Ok(Held::ByReserver)
-            }
+            Ok(socket) => Ok(Some(Held::Bound(Arc::new(socket)))),
+            Err(error) if is_needless(&attachment.ports, publication, error) => Ok(None),
             Err(Errno::EADDRINUSE) => Err(PortError::Taken { key: key(), publication }),
             Err(error) => Err(PortError::Io { key: key(), publication, source: error.into() }),
         }
@@ -248,7 +276,7 @@ impl Ports {
 
 /// What is reserved, if by netd's own socket.
 fn ours((publication, held): &(Publication, Held)) -> Option<Publication> {
-    (!matches!(held, Held::ByReserver)).then_some(*publication)
+    (!matches!(held, Held::ByReserver(_))).then_some(*publication)
 }
 
 /// The sockets that reserve an attachment's ports: on both families for a port without host address, since what comes by
@@ -263,6 +291,13 @@ fn sockets(attachment: &Attachment) -> Vec<Publication> {
     // A socket at all addresses leaves no room for one at a single address, and needs none beside it.
     let is_alone = |one: &&Publication| one.address.is_unspecified() || !all.contains(&at_all(one));
     all.iter().filter(is_alone).copied().collect()
+}
+
+/// Whether a socket that cannot be is none that anybody misses: a node without IPv6 (`ipv6.disable=1`) has no such sockets, and
+/// a port without a host address is published where the node has addresses.
+fn is_needless(ports: &[PortMapping], publication: Publication, error: Errno) -> bool {
+    let names_it = |port: &PortMapping| port.host_ip.is_some() && places(port).contains(&publication);
+    error == Errno::EAFNOSUPPORT && publication.address.is_ipv6() && !ports.iter().any(names_it)
 }
 
 /// Where a connection that comes to our socket goes: to the sandbox's address of the same family, else to its other one.
@@ -299,6 +334,10 @@ fn open(publication: Publication) -> nix::Result<OwnedFd> {
     if publication.protocol == Protocol::Tcp {
         // A connection of ours that lingers in TIME_WAIT is no user of the port.
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    }
+    if !publication.address.is_unspecified() {
+        // The node may get the address later: by DHCP, at the end of DAD, as the next holder of a floating one (ip(7)).
+        setsockopt(&fd, sockopt::IpFreebind, &true)?;
     }
     bind(fd.as_raw_fd(), &address)?;
     if publication.protocol == Protocol::Tcp {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -13,7 +14,9 @@ use netd_kernel::{Interface, Kernel, Key, LinkSettings, LinuxKernel, NetnsId, Ob
 use nix::sched::{CloneFlags, unshare};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Gate, PortError, Ports};
+use nix::errno::Errno;
+
+use super::{Gate, PortError, Ports, is_needless, places};
 use crate::attachment::{Attachment, AttachmentKey, Facts, State};
 
 pub(crate) fn attachment(container: &str, ports: &[(u16, Protocol)]) -> Attachment {
@@ -115,26 +118,77 @@ fn a_taken_port_is_named_and_nothing_new_is_held() {
     });
 }
 
+/// A thread that stands for nerdctl's reserver, until what is returned is called. It is in the caller's namespace.
+pub(crate) fn reserve(state: &Path, addresses: &'static [&str]) -> impl FnOnce() + use<> {
+    let (ready, begun) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let reserver = std::thread::spawn(move || {
+        let sockets: Vec<_> = addresses.iter().map(|one| TcpListener::bind(one).unwrap()).collect();
+        ready.send(nix::unistd::gettid().to_string()).unwrap();
+        drop((ended.recv(), sockets));
+    });
+    std::fs::write(state.join("port-reserver.pid"), begun.recv().unwrap()).unwrap();
+    move || {
+        drop(end);
+        reserver.join().unwrap();
+    }
+}
+
 #[test]
 fn a_port_that_the_containers_own_reserver_holds_is_accepted_and_taken_over_later() {
     on_a_node(async || {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("default/abc");
         std::fs::create_dir_all(&state).unwrap();
-        // This thread stands for the reserver: the test's other threads are in other namespaces.
-        std::fs::write(state.join("port-reserver.pid"), nix::unistd::gettid().to_string()).unwrap();
-        let reserver = TcpListener::bind("0.0.0.0:8080").unwrap();
+        let end = reserve(&state, &["0.0.0.0:8080", "0.0.0.0:8081"]);
         let ports = Ports::new(folder.path());
-        let own = attachment("default-abc", &[(8080, Protocol::Tcp)]);
+        let own = attachment("default-abc", &[(8080, Protocol::Tcp), (8081, Protocol::Tcp)]);
         assert!(
             ports.hold(&attachment("default-abd", &[(8080, Protocol::Tcp)])).await.is_err(),
             "of another container"
         );
         ports.hold(&own).await.unwrap();
-        drop(reserver);
+        assert!(ports.left_behind().is_empty(), "its reserver lives");
+        end();
+        assert!(ports.left_behind() == std::slice::from_ref(&own.key), "it is gone");
         ports.hold(&own).await.unwrap();
+        assert!(ports.left_behind().is_empty());
         assert!(TcpListener::bind("0.0.0.0:8080").is_err(), "not taken over");
     });
+}
+
+#[test]
+fn a_port_is_published_at_an_address_that_the_node_has_not_yet_and_is_taken_there() {
+    on_a_node(async || {
+        let ports = Ports::default();
+        let mut web = attachment("web", &[]);
+        let at = |address: &str, protocol| PortMapping {
+            host: 8080,
+            container: 80,
+            protocol,
+            host_ip: Some(address.parse().unwrap()),
+        };
+        web.ports = vec![
+            at("192.0.2.77", Protocol::Tcp),
+            at("192.0.2.77", Protocol::Udp),
+            at("2001:db8::77", Protocol::Tcp),
+            at("2001:db8::77", Protocol::Udp),
+        ];
+        ports.hold(&web).await.unwrap();
+        assert_eq!(ports.count(), 4);
+        let other = Attachment { key: attachment("other", &[]).key, ..web.clone() };
+        assert!(matches!(ports.hold(&other).await, Err(PortError::Taken { .. })));
+    });
+}
+
+#[test]
+fn a_node_without_ipv6_misses_only_sockets_that_somebody_named() {
+    let mut ports = attachment("web", &[(8080, Protocol::Tcp)]).ports;
+    let [v4, v6] = places(&ports[0])[..] else { panic!() };
+    assert!(is_needless(&ports, v6, Errno::EAFNOSUPPORT));
+    assert!(!is_needless(&ports, v4, Errno::EAFNOSUPPORT) && !is_needless(&ports, v6, Errno::EADDRINUSE));
+    ports.push(PortMapping { host_ip: Some(v6.address), ..ports[0].clone() });
+    assert!(!is_needless(&ports, v6, Errno::EAFNOSUPPORT));
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use super::super::ResyncError;
 use super::*;
 use crate::policies::Policies;
 use crate::ports::Ports;
-use crate::ports::tests::on_a_node;
+use crate::ports::tests::{on_a_node, reserve};
 use crate::reaper;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -409,16 +409,14 @@ fn a_port_is_taken_over_when_it_is_its_attachments_turn() {
         let mut rig = fresh(folder.path()).await;
         let state = folder.path().join("nerdctl/default/abc");
         std::fs::create_dir_all(&state).unwrap();
-        // This thread stands for the reserver.
-        std::fs::write(state.join("port-reserver.pid"), nix::unistd::gettid().to_string()).unwrap();
         rig.lifecycle = rig.lifecycle.publishing(Ports::new(&folder.path().join("nerdctl")));
-        let reserver = TcpListener::bind("0.0.0.0:8080").unwrap();
+        let end = reserve(&state, &["0.0.0.0:8080"]);
         let key = rig.attach("default-abc", 1).await.unwrap().key;
         let follower =
             Follower { key: key.clone(), netns: NetnsId(1), netns_path: String::new(), addresses: Vec::new() };
         let port = PortMapping { host: 8080, container: 80, protocol: Protocol::Tcp, host_ip: None };
         rig.lifecycle.extend(follower, Extension::Ports(vec![port]), rig.kernel.sandbox(1)).await.unwrap();
-        drop(reserver);
+        end();
         let turn = rig.lifecycle.turns.take(&key).await;
         let early = tokio::time::timeout(Duration::from_millis(100), rig.lifecycle.take_over_ports()).await;
         assert!(early.is_err() && TcpListener::bind("0.0.0.0:8080").is_ok(), "somebody else works on it");
