@@ -276,9 +276,10 @@ impl<K: Kernel + 'static> Service<K> {
         let mut collected = Collected::default();
         for attachment in snapshot.attachments {
             let is_callers = attachment.key.network.as_str() == network && !attachment.extra;
-            if is_callers && !is_valid(&attachment.key) {
-                match self.lifecycle.detach(attachment.key, false).await {
-                    Ok(_) => collected.removed += 1,
+            // What is being wired is somebody's who has it in no list yet.
+            if is_callers && attachment.state == State::Attached && !is_valid(&attachment.key) {
+                match self.lifecycle.detach_exactly(attachment).await {
+                    Ok(was_there) => collected.removed += u32::from(was_there),
                     Err(error) => collected.failures.push(lifecycle_failure(&error)),
                 }
             }
@@ -291,8 +292,8 @@ impl<K: Kernel + 'static> Service<K> {
         let internal = |error| failure(FailureCode::INTERNAL, &error);
         let mut removed = 0;
         for attachment in self.lifecycle.owner.of(container.to_owned()).await.map_err(internal)? {
-            self.lifecycle.detach(attachment.key, false).await.map_err(|error| lifecycle_failure(&error))?;
-            removed += 1;
+            let gone = self.lifecycle.detach_exactly(attachment).await;
+            removed += u32::from(gone.map_err(|error| lifecycle_failure(&error))?);
         }
         Ok(removed)
     }

@@ -154,6 +154,28 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         self.detach_left_behind(container).await
     }
 
+    /// Detaches what a list was made by, and nothing that has taken its place since; its link goes behind the answer. Says
+    /// whether it was still there.
+    ///
+    /// # Errors
+    /// See [`LifecycleError`].
+    pub async fn detach_exactly(&self, seen: Attachment) -> Done<bool> {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let turn = this.turns.take(&seen.key).await;
+            let container = seen.key.container.clone();
+            let Some(gone) = this.owner.drain_exactly(seen).await? else { return Ok(false) };
+            this.close(&gone).await?;
+            this.fleet.stir();
+            info!(key = %gone.key, "detached: no list names it");
+            this.reaper.take(gone);
+            drop(turn);
+            this.detach_left_behind(container).await?;
+            Ok(true)
+        })
+        .await?
+    }
+
     /// Does again what is left to do for a drained attachment, if anything still is.
     ///
     /// # Errors

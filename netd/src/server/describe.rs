@@ -14,6 +14,8 @@ use crate::reply::{failure, lifecycle_failure, refusal};
 
 /// Names of networks, separated by commas; they become `net1`, `net2` and so on, in their order.
 const EXTRA_NETWORKS: &str = "netd.io/networks";
+/// Each is a link, a lease and rules: one annotation is not to empty a pool.
+const MOST_EXTRA: usize = 16;
 
 impl<K: Kernel + 'static> Service<K> {
     pub(super) async fn describe_call(
@@ -54,8 +56,12 @@ impl<K: Kernel + 'static> Service<K> {
     /// The first that fails ends it; what was attached before goes with the container.
     async fn attach_extra(&self, request: &DescribeRequest, asked: Asked<'_>) -> Answer<Vec<String>> {
         let text = request.annotations.get(EXTRA_NETWORKS).map(String::as_str).unwrap_or_default();
+        let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        if names.len() > MOST_EXTRA {
+            return Err(too_many(request, names.len()));
+        }
         let mut attached = Vec::new();
-        for (index, name) in text.split(',').map(str::trim).filter(|name| !name.is_empty()).enumerate() {
+        for (index, name) in names.into_iter().enumerate() {
             let network = self.networks.lookup(name).ok_or_else(|| unknown(request, name))?;
             self.run_chain(&network, &format!("net{}", index + 1), asked).await?;
             attached.push(name.to_owned());
@@ -103,6 +109,15 @@ fn call_of(request: &DescribeRequest) -> Call {
     call
 }
 
+fn too_many(request: &DescribeRequest, count: usize) -> Failure {
+    let message = format!(
+        "cannot attach {} to the {count} networks that its annotation {EXTRA_NETWORKS} names: {MOST_EXTRA} are the most; \
+         name fewer",
+        request.container_id
+    );
+    refusal(FailureCode::INVALID_CONFIG, message)
+}
+
 fn unknown(request: &DescribeRequest, name: &str) -> Failure {
     let message = format!(
         "cannot attach {} to network {name:?}, which its annotation {EXTRA_NETWORKS} names: no file in the network \
@@ -110,4 +125,25 @@ fn unknown(request: &DescribeRequest, name: &str) -> Failure {
         request.container_id
     );
     refusal(FailureCode::INVALID_CONFIG, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::tests::service;
+
+    #[tokio::test]
+    async fn an_annotation_names_so_many_networks_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (service, _) = service(folder.path());
+        for (count, expected) in [(16, "no file"), (17, "17 networks"), (100_000, "100000 networks")] {
+            let mut request = DescribeRequest::new();
+            request.annotations.insert(EXTRA_NETWORKS.to_owned(), vec!["a"; count].join(","));
+            let (call, descriptors) = (call_of(&request), Descriptors::default());
+            let asked = Asked { call: &call, descriptors: &descriptors, extra: None };
+            let failure = service.attach_extra(&request, asked).await.unwrap_err();
+            assert_eq!(failure.code.enum_value(), Ok(FailureCode::INVALID_CONFIG));
+            assert!(failure.message.contains(expected), "{failure:?}");
+        }
+    }
 }
