@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use netd_api::server::Netd;
 use netd_api::{Client, Tag, blocking, v1};
@@ -66,6 +67,29 @@ fn who_sends_something_else_is_dropped_and_others_go_on() {
     let file = File::create(folder.path().join("a")).unwrap();
     assert_eq!(inode_seen(&socket, Some(&file)), file.metadata().unwrap().ino());
     drop(silent);
+}
+
+/// Returns when nobody has the other end of the pipe any more.
+fn ended(mut end: std::io::PipeReader) {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(end.read(&mut [0]).unwrap()).ok());
+    assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(0), "the descriptor is still held");
+}
+
+#[test]
+fn a_descriptor_is_held_no_longer_than_one_request_and_not_for_one_that_does_not_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_runtime, _server, socket) = serve(folder.path());
+    for calls in [true, false] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let client = Client::connect(&socket, &[(Tag::SandboxNetns, writer.as_fd())]).unwrap();
+        drop(writer);
+        if calls {
+            assert_ne!(client.status(&blocking::StatusRequest::new()).unwrap().attachments, 0);
+        }
+        ended(reader);
+        assert_eq!(client.status(&blocking::StatusRequest::new()).is_ok(), calls);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use protobuf::Message;
 use tokio::runtime::Handle;
@@ -15,6 +16,11 @@ use ttrpc::{Code, ConnectionData, MessageHeader, Request, Response, Status, get_
 
 use super::places::Places;
 use crate::preamble;
+
+/// A door that sends descriptors calls at once. One that was stopped in between would keep a sandbox's namespace alive.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// For an answer to be taken.
+const TAKEN: Duration = Duration::from_secs(30);
 
 /// What the generated code makes of a service: its methods by name.
 pub(super) type Services = HashMap<String, Service>;
@@ -28,15 +34,29 @@ pub(super) fn converse(
     (services, places): (&Services, &Places),
     runtime: &Handle,
 ) -> io::Result<Infallible> {
-    let data = Arc::new(preamble::receive(stream)?);
+    let mut data = Arc::new(preamble::receive(stream)?);
+    stream.set_write_timeout(Some(TAKEN))?;
+    let has_descriptors = has_descriptors(&data);
+    stream.set_read_timeout(has_descriptors.then_some(DEADLINE))?;
     let mut calls = BufReader::with_capacity(USUAL, stream);
     loop {
         let (header, body) = read(&mut calls)?;
+        // Descriptors are of the first call, and end with it.
+        let of_this = std::mem::replace(&mut data, Arc::new(ConnectionData::new()));
         let place = places.take();
-        let answer = runtime.block_on(call(header, &body, services, Arc::clone(&data)));
+        let answer = runtime.block_on(call(header, &body, services, of_this));
         drop(place);
         stream.write_all(&frame(header.stream_id, answer)?)?;
+        if has_descriptors {
+            stream.set_read_timeout(None)?;
+        }
     }
+}
+
+fn has_descriptors(data: &Arc<ConnectionData>) -> bool {
+    let context = TtrpcContext { connection_data: Arc::clone(data), ..TtrpcContext::default() };
+    let found = preamble::descriptors(&context);
+    [&found.caller_netns, &found.sandbox_netns, &found.ipam_dir].into_iter().any(Option::is_some)
 }
 
 fn read(stream: &mut impl Read) -> io::Result<(MessageHeader, Vec<u8>)> {
