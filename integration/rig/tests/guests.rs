@@ -54,7 +54,8 @@ fn three_hosts_are_one_network_over_ipip_on_the_kernel_of_debian() {
     let arguments = &["--exact", "three_hosts_are_one_network_over_ipip"];
     let nodes = Trial { folder: "integration/rig", target: "nodes", arguments };
     let sizes = Trial { folder: "netd", target: "mtu", arguments: &["over_ipip"] };
-    Guest::Debian.test(&[all("netd/kernel", "ruleset"), nodes, sizes], LIMIT).unwrap();
+    let pool = Trial { folder: "netd", target: "fleet", arguments: &["--exact", "a_pool_of_its_own_goes_by_ipip"] };
+    Guest::Debian.test(&[all("netd/kernel", "ruleset"), nodes, sizes, pool], LIMIT).unwrap();
 }
 
 /// A clock that may be set is the guest's own.
