@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::Node;
+use crate::{Node, netd, parts};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -30,13 +31,17 @@ pub struct Inventory {
     pub files: BTreeSet<String>,
     /// Named network namespaces.
     pub namespaces: BTreeSet<String>,
+    /// Addresses that a netd at its default paths holds, with their holders; those that it drains too.
+    pub leases: BTreeSet<String>,
+    /// Sockets that wait for others, `protocol address:port`.
+    pub sockets: BTreeSet<String>,
 }
 
 impl Inventory {
     /// Looks at `node`.
     ///
     /// # Errors
-    /// `ip` or `nft` failed.
+    /// `ip`, `nft` or `ss` failed, or netd runs and does not answer.
     pub fn of(node: &Node) -> Result<Self> {
         let (elements, rules) = nftables(node)?;
         let mut files = BTreeSet::new();
@@ -44,14 +49,15 @@ impl Inventory {
         collect_files(&cni, &cni, &mut files);
         let namespaces = fs::read_dir(node.outside("/run/netns")).into_iter().flatten().flatten();
         let namespaces = namespaces.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        Ok(Self { links: links(node)?, elements, rules, files, namespaces })
+        let (leases, sockets) = (leases(node)?, sockets(node)?);
+        Ok(Self { links: links(node)?, elements, rules, files, namespaces, leases, sockets })
     }
 
     /// What `node` holds beyond `earlier` once its sandboxes are gone. It waits for the kernel,
     /// which takes a namespace apart some time after the last reference is gone; a [`crate::Place`] is one.
     ///
     /// # Errors
-    /// `ip` or `nft` failed.
+    /// See [`Self::of`].
     pub fn left(node: &Node, earlier: &Self) -> Result<Self> {
         let start = Instant::now();
         loop {
@@ -73,22 +79,26 @@ impl Inventory {
             rules: beyond(&self.rules, &earlier.rules),
             files: beyond(&self.files, &earlier.files),
             namespaces: beyond(&self.namespaces, &earlier.namespaces),
+            leases: beyond(&self.leases, &earlier.leases),
+            sockets: beyond(&self.sockets, &earlier.sockets),
         }
     }
 
-    /// Whether a sandbox left a trace: a link, an element, a lease or a namespace. Rules are not asked: those that a network's
+    /// Whether a sandbox left a trace: a link, an element, a lease, a namespace or a socket. Rules are not asked: those that a network's
     /// first sandbox brought may stay for the next one.
     #[must_use]
     pub fn has_traces(&self) -> bool {
         self.traces().iter().any(|(_, found)| !found.is_empty())
     }
 
-    fn traces(&self) -> [(&'static str, &BTreeSet<String>); 4] {
+    fn traces(&self) -> [(&'static str, &BTreeSet<String>); 6] {
         [
             ("links", &self.links),
             ("nftables elements", &self.elements),
             ("files of CNI", &self.files),
             ("namespaces", &self.namespaces),
+            ("leases of netd", &self.leases),
+            ("listening sockets", &self.sockets),
         ]
     }
 }
@@ -132,6 +142,30 @@ fn nftables(node: &Node) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
         }
     }
     Ok((elements, rules))
+}
+
+/// None where no netd runs.
+fn leases(node: &Node) -> Result<BTreeSet<String>> {
+    if UnixStream::connect(node.outside(netd::SOCKET)).is_err() {
+        return Ok(BTreeSet::new());
+    }
+    let netdctl = parts::ours()?.join("netdctl");
+    let text = node.output(Command::new(netdctl).args(["-o", "json", "lease", "ls"]))?;
+    let listed: Vec<Value> = serde_json::from_str(&text).context("`netdctl -o json lease ls` printed no JSON list")?;
+    let line = |lease: &Value| {
+        ["address", "network", "sandbox", "interface"].map(|key| lease[key].as_str().unwrap_or("?")).join(" ")
+    };
+    Ok(listed.iter().map(line).collect())
+}
+
+fn sockets(node: &Node) -> Result<BTreeSet<String>> {
+    let arguments = ["--no-header", "--oneline", "--numeric", "--listening", "--tcp", "--udp"];
+    let text = node.output(Command::new("ss").args(arguments))?;
+    let socket = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some(format!("{} {}", words.first()?, words.get(4)?))
+    };
+    Ok(text.lines().filter_map(socket).collect())
 }
 
 fn collect_files(root: &Path, folder: &Path, files: &mut BTreeSet<String>) {

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::{Daemon, Node, Program};
 
-const SOCKET: &str = "/run/netd/netd.sock";
+pub(crate) const SOCKET: &str = "/run/netd/netd.sock";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running netd.
