@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use netd_rig::{BUSYBOX, Bed, NERDCTL_DEFAULT, Nerdctl, Netd, Place, Plugins, Release, parts, until};
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, socket};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt};
 use serde_json::Value;
 
 const STARTS: usize = 200;
@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LONG_ENOUGH: Duration = Duration::from_secs(2);
 /// How long netd stays dead.
 const DEAD: Duration = Duration::from_millis(500);
+/// Octets that may wait to be read: every frame that floods the bridge comes to each of them.
+const ROOM: usize = 8 << 20;
 /// CNI's code for an error that passes.
 const TRY_AGAIN_LATER: u64 = 11;
 /// Who is mute neither speaks nor is spoken to.
@@ -165,6 +167,7 @@ impl Sandbox {
             let mouth = unblocked((Ipv4Addr::UNSPECIFIED, 0));
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
             let capture = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).unwrap();
+            setsockopt(&capture, sockopt::RcvBufForce, &ROOM).unwrap();
             (mouth, capture)
         };
         let (mouth, capture) = place.run(open).unwrap();
@@ -194,6 +197,15 @@ impl Sandbox {
             }
         }
     }
+}
+
+/// How much came that a socket of this namespace had no room for. `which` are arguments for `ss` that name that one only.
+fn lost(which: &[&str]) -> u64 {
+    let shown = Command::new("ss").args(["--no-header", "--numeric", "--memory"]).args(which).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let drops: Vec<_> = shown.split(",d").skip(1).filter_map(|rest| rest.split_once(')')?.0.parse().ok()).collect();
+    let [one] = drops[..] else { panic!("not one socket is {which:?}: {shown}") };
+    one
 }
 
 /// IPv4, UDP, and from the neighbour.
@@ -250,6 +262,7 @@ fn speak(sandboxes: &[Sandbox], is_over: &AtomicBool) {
 /// The neighbour sends to every address of the network all the time. Gives how often it heard each sandbox.
 fn call_and_hear(sandboxes: &[Sandbox], speaking: &AtomicUsize, is_over: &AtomicBool) -> BTreeMap<usize, usize> {
     let socket = unblocked((EAR, PORT));
+    setsockopt(&socket, sockopt::RcvBufForce, &ROOM).unwrap();
     // A mouth for each: what waits for an address that is not there yet would fill a common one's buffer.
     let mouths: Vec<_> = (EAR.octets()[3] + 1..=254).map(|last| (unblocked((EAR, 0)), last)).collect();
     let mut heard = BTreeMap::new();
@@ -273,6 +286,7 @@ fn call_and_hear(sandboxes: &[Sandbox], speaking: &AtomicUsize, is_over: &Atomic
         }
         thread::sleep(PAUSE);
     }
+    assert_eq!(lost(&["--udp", "--all", "sport", "=", &format!(":{PORT}")]), 0, "the neighbour did not hear all");
     heard
 }
 
@@ -292,6 +306,9 @@ fn capture(sandboxes: &[Sandbox], spoken_to: &AtomicUsize, is_over: &AtomicBool)
         let reached = sandboxes.iter().zip(&counts).filter(|(one, count)| one.is_free() && **count > 0).count();
         spoken_to.store(reached, Ordering::Relaxed);
         thread::sleep(PAUSE / 4);
+    }
+    for one in sandboxes {
+        assert_eq!(one.place.run(|| lost(&["--packet"])).unwrap(), 0, "{}: not all was captured", one.number);
     }
     sandboxes.iter().zip(&counts).filter(|(one, _)| !one.is_free()).map(|(_, count)| count).sum()
 }
