@@ -326,13 +326,14 @@ pub const MUTANTS: &[Mutant] = &[
         "return Some(commit([Key::Charter],",
         "return Some(commit([],",
     ),
-    broken("a store is told in the incarnation that was seen", TELL, ".chain([Key::Charter]);", ";"),
+    broken("a store is told in the incarnation that was seen", TELL, ".chain([Key::Charter]).collect();", ".collect();"),
     broken(
         "a store is told only what it lacks still",
         TELL,
         "some.keys().map(|block| Key::Block(*block)).chain([Key::Charter])",
-        "[Key::Charter]",
+        "[Key::Charter].into_iter()",
     ),
+    broken("what was told is firm", TELL, "record.incarnation.min(before)", "{ let _ = before; record.incarnation }"),
     broken("who tells or adopts does so in what was seen", AMEND, "commit([Key::Charter],", "commit([],"),
     // Wishes.
     broken(

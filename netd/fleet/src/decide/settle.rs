@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Action, Scene, commit};
 use crate::charter::{Phase, Settling};
-use crate::record::{Table, ahead};
+use crate::record::{Record, Table, ahead};
 use crate::view::{Key, Value};
 
 /// Records written at once, with the charter: etcd takes 128 operations.
@@ -42,8 +42,13 @@ fn tell(scene: &Scene<'_>, settling: &Settling, missing: Table) -> Action {
     let charter = scene.charter.with(Phase::Settling(settling.told_more(scene.fresh)));
     let some: Table = missing.into_iter().take(AT_ONCE).collect();
     // The blocks as well: the same incarnation may have begun on another copy of the store, by a request that came late.
-    let unchanged = some.keys().map(|block| Key::Block(*block)).chain([Key::Charter]);
-    let records = some.iter().map(|(block, record)| (Key::Block(*block), Value::Record(record.clone())));
+    let unchanged: Vec<Key> = some.keys().map(|block| Key::Block(*block)).chain([Key::Charter]).collect();
+    let before = scene.charter.number.saturating_sub(1);
+    let records = some.into_iter().map(|(block, record)| {
+        // This incarnation may have been open in another copy of the store. What is adopted is firm, whoever is there to seal it.
+        let incarnation = record.incarnation.min(before);
+        (Key::Block(block), Value::Record(Record { incarnation, ..record }))
+    });
     commit(unchanged, records.chain([(Key::Charter, Value::Charter(charter))]))
 }
 

@@ -235,3 +235,24 @@ fn present_nodes_become_witnesses_in_odd_numbers() {
         assert!(fleet.charter().is_open());
     }
 }
+
+/// The same incarnation was open in another copy of the store. There somebody claimed a block, and died before he sealed it.
+#[test]
+fn what_was_told_is_firm_whoever_is_there_to_seal_it() {
+    let mut fleet = Fleet::new(vec![want(1), want(0)]);
+    fleet.rest(&[0, 1]);
+    let (block, record) = fleet.view.blocks.first_key_value().map(|(block, record)| (*block, record.clone())).unwrap();
+    let (own, charter) = (fleet.claim_of(0), fleet.charter().next(None, 7));
+    fleet.view.apply(Key::Charter, Some(Value::Charter(charter.clone())));
+    fleet.view.apply(Key::Block(block), None);
+    fleet.nodes.iter_mut().for_each(|(memory, _)| memory.charter = Some(charter.clone()));
+    let (owner, name) = (InstanceId::new(9), NodeName::new("n9").unwrap());
+    let claims = [(ClaimId::new(9), Claim { owner, name })].into();
+    let (id, incarnation) = (RecordId::new(9), charter.number);
+    let other = Record { id, author: owner, incarnation, sealed: false, claims, ..record };
+    fleet.nodes[1].0.table.insert(block, other);
+    assert_eq!(written(fleet.step(1)).len(), 2);
+    fleet.rest(&[0, 1]);
+    assert!(fleet.charter().is_open());
+    assert_eq!(fleet.view.blocks[&block].claims.keys().collect::<Vec<_>>(), [&own]);
+}

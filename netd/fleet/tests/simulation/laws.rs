@@ -49,8 +49,10 @@ pub(crate) enum Law {
     Unpromised,
     /// and has told all it remembers.
     Untold,
-    /// When an incarnation opens, no majority is left that could acknowledge in one of before.
+    /// When an incarnation opens, no majority is left that could acknowledge in one of before,
     Unheard,
+    /// and all that was told is firm.
+    Open,
 }
 
 /// What happened, and which law forbids it.
@@ -271,6 +273,12 @@ impl World {
     /// After an incarnation opened. Of one that had begun before the store was set back, whoever remembers what came later
     /// begins the next.
     pub(crate) fn judge_opening(&mut self, id: IncarnationId) {
+        let number = self.store.charter().map_or(0, |charter| charter.number);
+        let is_open = |record: &Record| !record.sealed && record.incarnation >= number;
+        let open = self.store.records().find(|(_, record)| is_open(record)).map(|(key, _)| *key);
+        if let Some(key) = open {
+            self.breaks(Law::Open, || format!("{number} opens, and {key:?} is not firm"));
+        }
         if self.begun != Some(id) {
             return;
         }
