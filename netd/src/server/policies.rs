@@ -213,7 +213,7 @@ fn spell(direction: Direction) -> &'static str {
 
 /// What holds for all is that which does not pass, where some do.
 fn tested(explained: Vec<Explanation>) -> TestPolicyResponse {
-    let first = explained.iter().find(|one| !one.allowed).or(explained.first()).cloned();
+    let first = explained.iter().find(|one| !one.allowed).or_else(|| explained.first()).cloned();
     let ways = explained.into_iter().map(way).collect();
     let Some(first) = first.map(way) else { return TestPolicyResponse::new() };
     let v1::TestedWay { allowed, from, to, reasons, remedy, .. } = first;
