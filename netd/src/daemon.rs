@@ -13,7 +13,7 @@ use netd::coexist::Coexist;
 use netd::executor::Executor;
 use netd::fleet::Fleet;
 use netd::journal::Journal;
-use netd::lasting::Lasting;
+use netd::lease_history::LeaseHistory;
 use netd::lifecycle::Lifecycle;
 use netd::networks::Networks;
 use netd::node::Node;
@@ -23,12 +23,12 @@ use netd::policies::watched::Watched;
 use netd::policies::{Policies, PolicyError, Settings, explain};
 use netd::ports::{Ports, Store};
 use netd::reservations::Reservations;
-use netd::resync::Watch;
+use netd::resync::Exclusivity;
 use netd::runtime::Runtime;
 use netd::server::{PolicyDesk, Service};
 use netd::tombstones::Tombstones;
 use netd::watch::Heard;
-use netd::{lasting, owner, resync, watch, watchdog};
+use netd::{lease_history, owner, resync, watch, watchdog};
 use netd_config::NodeConfig;
 use netd_kernel::{Coexistence, LOG_GROUP, LinuxKernel, LoggedPacket, Notices, Obstacle, PacketLog, Passage};
 use nix::fcntl::{Flock, FlockArg};
@@ -54,18 +54,18 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let settings = Settings { node: name, namespaces: config.namespaces.clone(), denied: config.denied };
     let policies = Policies::start(Arc::clone(&executor), settings).context("cannot start the policies' thread")?;
     let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
-        .minding(Tombstones::new(tombstones))
-        .publishing(Ports::default().lasting(Store::open()).behind(policies.gate()))
-        .obeying(policies)
-        .beside(coexist(&config)?)
-        .among(fleet);
+        .with_tombstones(Tombstones::new(tombstones))
+        .with_ports(Ports::default().with_store(Store::open()).with_gate(policies.gate()))
+        .with_policies(policies)
+        .with_coexist(coexist(&config)?)
+        .with_fleet(fleet);
     let kept = Path::new(&config.state_dir).join("policies.json");
     let watched =
         Watched::start(policy_directories(&config), kept).context("cannot watch the directory of policies")?;
     restore(&lifecycle, &config, &watched).await?;
 
     let (ending, end) = tokio::sync::oneshot::channel::<()>();
-    let keeping = lasting::keep(lifecycle.owner.clone(), lasting, async move { drop(end.await) });
+    let keeping = lease_history::keep(lifecycle.owner.clone(), lasting, async move { drop(end.await) });
     let keeping = tokio::spawn(keeping);
     serve(&config, &lifecycle, (heard, watched), is_shared).await?;
     drop(ending);
@@ -77,7 +77,7 @@ struct Record {
     _lock: Flock<fs::File>,
     journal: Journal,
     node: Node,
-    lasting: Lasting,
+    lasting: LeaseHistory,
 }
 
 fn open_record(config: &NodeConfig, tombstones: &Path) -> Result<Record> {
@@ -90,8 +90,8 @@ fn open_record(config: &NodeConfig, tombstones: &Path) -> Result<Record> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
     let (journal, records) = Journal::open(&run_dir.join("journal"), &boot_id)?;
     let node = Node::replay(&config.link_prefix, records);
-    let mut node = if config.spoof_guard { node } else { node.trusting_sandboxes() };
-    let (lasting, last) = Lasting::open(Path::new(&config.state_dir), SystemTime::now());
+    let mut node = if config.spoof_guard { node } else { node.without_spoof_guard() };
+    let (lasting, last) = LeaseHistory::open(Path::new(&config.state_dir), SystemTime::now());
     node.recall(last);
     Ok(Record { _lock, journal, node, lasting })
 }
@@ -177,7 +177,7 @@ async fn restore(lifecycle: &Lifecycle<LinuxKernel>, config: &NodeConfig, watche
 
 /// A link that cannot be put right is in the log, and the next resync tries again: the others are not kept waiting for it.
 async fn rules(lifecycle: &Lifecycle<LinuxKernel>) -> Result<(), resync::ResyncError> {
-    match resync::run(lifecycle, Watch::Alone, false).await {
+    match resync::run(lifecycle, Exclusivity::Exclusive, false).await {
         Err(error) if error.spares_the_rules() => Ok(()),
         resynced => resynced.map(drop),
     }
@@ -260,7 +260,7 @@ async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime, is_s
             tracing::warn!(%error, "tombstones remain");
         }
         lifecycle.take_over_ports().await;
-        if let Err(error) = resync::run(lifecycle, Watch::Running, false).await {
+        if let Err(error) = resync::run(lifecycle, Exclusivity::Shared, false).await {
             tracing::warn!(%error, "resync failed; the next one tries again");
         }
         lifecycle.policies.live_at(follow::own_addresses());

@@ -106,9 +106,9 @@ fn guard(attachment: &Attachment) -> Objects {
         return Objects::new();
     };
     let port = || wiring.host_link.clone();
-    let leased = attachment.leases.iter().map(|lease| Key::Leased(port(), mac, lease.address.addr()));
+    let leased = attachment.leases.iter().map(|lease| Key::PortAddress(port(), mac, lease.address.addr()));
     let trunk = wiring.vlans.as_ref().filter(|vlans| vlans.is_trunk()).map(|_| Key::Trunk(port()));
-    let keys = [Key::Guarded(port()), Key::Station(port(), mac)].into_iter().chain(leased).chain(trunk);
+    let keys = [Key::Guarded(port()), Key::PortMac(port(), mac)].into_iter().chain(leased).chain(trunk);
     keys.map(|key| (key, Object::Set)).collect()
 }
 
@@ -132,7 +132,7 @@ pub fn ways(attachment: &Attachment) -> Objects {
     let Some(wiring) = attachment.wiring.as_ref().filter(|wiring| wiring.bridge.is_none()) else {
         return Objects::new();
     };
-    let way = |lease: &Lease| (Key::Way(wiring.host_link.clone(), lease.address.addr()), Object::Set);
+    let way = |lease: &Lease| (Key::SandboxRoute(wiring.host_link.clone(), lease.address.addr()), Object::Set);
     attachment.leases.iter().map(way).collect()
 }
 

@@ -8,19 +8,19 @@
 //!
 //! Not here: who owns which block (netd-fleet), and which packets pass (the ruleset).
 
-mod acquaint;
-mod believe;
+mod announce;
+mod apply;
 mod check;
 mod fabric;
-mod hear;
 mod look;
 mod measure;
+mod receive;
+mod reconcile;
 mod reload;
+mod report;
 mod round;
-mod settle;
 mod source;
-mod stand;
-mod told;
+mod verify;
 mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,9 +36,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
 
 use crate::node::{Share, ShareError};
+pub use apply::{guards, is_fleets};
 pub use fabric::{Fabric, Here, Trouble, fabric, mtu_of};
 pub use round::RoundError;
-pub use settle::{guards, is_fleets};
 pub use source::FleetStartError;
 use source::Source;
 pub use wishes::{Wishes, wishes};
@@ -71,13 +71,13 @@ struct Inner {
     state_dir: PathBuf,
     run_dir: PathBuf,
     /// How full the blocks are may have changed.
-    stirred: Notify,
+    usage_changed: Notify,
     /// What this node's sandboxes are may have changed.
-    relabelled: Notify,
+    labels_changed: Notify,
     /// What stands in the kernel may have changed.
-    shaken: Notify,
+    kernel_changed: Notify,
     /// A way to a peer is another, or somebody asks how large it is.
-    moved: Notify,
+    paths_changed: Notify,
     /// Who writes what is the fleet's.
     writing: tokio::sync::Mutex<()>,
 }
@@ -97,7 +97,7 @@ struct State {
     /// All objects of the fleet, as the kernel was left; `None`: nobody knows.
     stands: Option<Objects>,
     /// What the kernel refused.
-    refused: settle::Refused,
+    refused: apply::Refused,
     /// What `netd.toml` says and this netd does not follow.
     unfollowed: Vec<String>,
     /// When tunnels that are no longer wanted go.
@@ -105,7 +105,7 @@ struct State {
     /// Networks that were asked for, beside those of files.
     asked: BTreeMap<(NetworkName, String), Instant>,
     /// Gateways on bridges that were used since the start.
-    gateways: BTreeSet<stand::OfBridge>,
+    gateways: BTreeSet<reconcile::OfBridge>,
     /// What is not believed of what others tell.
     disbelieved: Vec<String>,
     /// Why what others tell of their sandboxes does not hold here.
@@ -150,10 +150,10 @@ impl Fleet {
             namespaces: config.namespaces.clone(),
             state_dir: PathBuf::from(&config.state_dir),
             run_dir: PathBuf::from(&config.run_dir),
-            stirred: Notify::new(),
-            relabelled: Notify::new(),
-            shaken: Notify::new(),
-            moved: Notify::new(),
+            usage_changed: Notify::new(),
+            labels_changed: Notify::new(),
+            kernel_changed: Notify::new(),
+            paths_changed: Notify::new(),
             writing,
         }))))
     }
@@ -173,7 +173,7 @@ impl Fleet {
     /// How full the blocks are has changed.
     pub fn stir(&self) {
         if let Some(inner) = &self.0 {
-            inner.stirred.notify_one();
+            inner.usage_changed.notify_one();
         }
     }
 
@@ -191,7 +191,7 @@ impl Fleet {
             Notice::Lost => true,
         };
         if is_ours {
-            inner.shaken.notify_one();
+            inner.kernel_changed.notify_one();
         }
     }
 
@@ -216,7 +216,7 @@ impl Fleet {
             return false;
         };
         inner.state().asked.insert((network.clone(), pool.clone()), Instant::now());
-        inner.stirred.notify_one();
+        inner.usage_changed.notify_one();
         let is_new = inner.started.elapsed() < PATIENCE;
         if !is_new && !inner.source.status().is_some_and(|status| status.is_connected) {
             return false;

@@ -20,7 +20,7 @@ mod frames;
 pub mod identity;
 pub mod ipam;
 pub mod journal;
-pub mod lasting;
+pub mod lease_history;
 pub mod lifecycle;
 pub mod networks;
 pub mod node;

@@ -150,31 +150,31 @@ impl<K: Kernel + 'static> Lifecycle<K> {
 
     /// The same, with tombstones to mind.
     #[must_use]
-    pub fn minding(self, tombstones: Tombstones) -> Self {
+    pub fn with_tombstones(self, tombstones: Tombstones) -> Self {
         Self { tombstones, ..self }
     }
 
     /// The same, with ports of the caller's making.
     #[must_use]
-    pub fn publishing(self, ports: Ports) -> Self {
+    pub fn with_ports(self, ports: Ports) -> Self {
         Self { ports: Arc::new(ports), ..self }
     }
 
     /// The same, with policies to obey.
     #[must_use]
-    pub fn obeying(self, policies: Policies) -> Self {
+    pub fn with_policies(self, policies: Policies) -> Self {
         Self { policies, ..self }
     }
 
     /// The same, with other programs' firewalls to mind.
     #[must_use]
-    pub fn beside(self, coexist: Coexist) -> Self {
+    pub fn with_coexist(self, coexist: Coexist) -> Self {
         Self { coexist, ..self }
     }
 
     /// The same, among other nodes.
     #[must_use]
-    pub fn among(self, fleet: Fleet) -> Self {
+    pub fn with_fleet(self, fleet: Fleet) -> Self {
         Self { fleet, ..self }
     }
 
@@ -269,7 +269,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         match self.make_whole(&attachment, sandbox, asked).await {
             Ok(attachment) => {
                 self.fleet.stir();
-                self.fleet.relabelled();
+                self.fleet.labels_changed();
                 info!(key = %attachment.key, leases = ?attachment.leases, "attached");
                 Ok(attachment)
             }
@@ -410,7 +410,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         let this = self.clone();
         let described = tokio::spawn(async move {
             let judged = this.owner.describe(container, description).await?;
-            this.fleet.relabelled();
+            this.fleet.labels_changed();
             for attachment in &judged.attachments {
                 let turn = this.turns.take(&attachment.key).await;
                 // Whoever puts the first policy in force may have counted it before, as somebody else; he is done by now.

@@ -19,7 +19,7 @@ use netd_kernel::{Family, Publication};
 use crate::attachment::{Attachment, AttachmentKey, Lease, State, Wiring};
 use crate::ipam::Leases;
 use crate::journal::Record;
-use crate::lasting::{Kept, Last};
+use crate::lease_history::{Kept, PastLease};
 use blocks::Blocks;
 use draft::claims;
 pub(crate) use draft::{at_all, places};
@@ -85,7 +85,7 @@ impl Node {
 
     /// From now on, sandboxes are attached without a spoof guard.
     #[must_use]
-    pub fn trusting_sandboxes(self) -> Self {
+    pub fn without_spoof_guard(self) -> Self {
         Self { trusts_sandboxes: true, ..self }
     }
 
@@ -124,11 +124,11 @@ impl Node {
     }
 
     /// Remembers who held which address before this boot, the oldest first. What this boot knows of them is newer.
-    pub fn recall(&mut self, last: Vec<Last>) {
+    pub fn recall(&mut self, last: Vec<PastLease>) {
         let kept = self.kept();
         let known: BTreeSet<&AttachmentKey> =
             kept.held.keys().chain(kept.remembered.iter().map(|(key, _)| key)).collect();
-        for Last { key, addresses, .. } in last.into_iter().filter(|last| !known.contains(&last.key)) {
+        for PastLease { key, addresses, .. } in last.into_iter().filter(|last| !known.contains(&last.key)) {
             addresses.into_iter().for_each(|address| self.take(Record::Remembered(key.clone(), address)));
         }
     }

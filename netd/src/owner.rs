@@ -18,7 +18,7 @@ use tracing::{debug, error, info};
 use crate::attachment::{Attachment, AttachmentKey, Description, Facts, LabelState, State};
 use crate::identity;
 use crate::journal::{Journal, JournalError, Record};
-use crate::lasting::Kept;
+use crate::lease_history::Kept;
 use crate::node::{AttachError, Attached, Extended, Extension, Follower, Node, Share, Wanted};
 
 /// Why a request was refused.

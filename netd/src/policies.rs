@@ -12,7 +12,6 @@
 
 pub(crate) mod applied;
 mod cutter;
-mod deaf;
 pub mod drops;
 pub mod ends;
 pub mod enforcer;
@@ -23,6 +22,7 @@ pub mod follow;
 pub(crate) mod ground;
 pub(crate) mod matrix;
 mod members;
+mod no_flood;
 pub mod objects;
 pub(crate) mod others;
 pub(crate) mod pairs;

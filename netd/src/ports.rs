@@ -128,13 +128,13 @@ impl Ports {
 
     /// The same, where `gate` says who passes by netd itself.
     #[must_use]
-    pub fn behind(self, gate: Gate) -> Self {
+    pub fn with_gate(self, gate: Gate) -> Self {
         Self { gate, ..self }
     }
 
     /// The same, with sockets that outlive netd where `store` does.
     #[must_use]
-    pub fn lasting(self, store: Store) -> Self {
+    pub fn with_store(self, store: Store) -> Self {
         Self { store: Arc::new(store), ..self }
     }
 

@@ -80,11 +80,11 @@ impl Failures {
 
 /// Whether requests go on while kernel and record are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Watch {
+pub enum Exclusivity {
     /// Attachments come and go: what is seen may be about to be recorded, or just have been.
-    Running,
+    Shared,
     /// Nobody else works: what is not recorded is nobody's, and what is being wired was given up.
-    Alone,
+    Exclusive,
 }
 
 /// What a resync would do, or did.
@@ -120,7 +120,7 @@ pub fn compare(
     before: &Snapshot,
     snapshot: &Snapshot,
     observed: &Objects,
-    watch: Watch,
+    exclusivity: Exclusivity,
     fleet: Option<&Objects>,
 ) -> Resync {
     let mut resync = Resync { drained: snapshot.draining.clone(), ..Resync::default() };
@@ -131,13 +131,13 @@ pub fn compare(
         let stands = veth.as_ref().is_none_or(|key| observed.contains_key(key));
         let is_dead = match attachment.state {
             State::Attached => is_left_behind(attachment, snapshot) && old(attachment),
-            State::Wiring => watch == Watch::Alone,
+            State::Wiring => exclusivity == Exclusivity::Exclusive,
         };
         if is_dead {
             resync.dead.push(attachment.clone());
         } else if attachment.state == State::Attached && !stands && old(attachment) {
             resync.lost.push(attachment.clone());
-        } else if attachment.state == State::Attached && (watch == Watch::Alone || old(attachment)) {
+        } else if attachment.state == State::Attached && (exclusivity == Exclusivity::Exclusive || old(attachment)) {
             desired::merge(&mut target, desired::shared(attachment, &snapshot.guarded));
             target.extend(desired::ruled(attachment));
             target.extend(veth.and_then(|key| kept_back(attachment, key, observed)));
@@ -152,7 +152,7 @@ pub fn compare(
     if fleet.is_some() && observed.get(&ruleset) != Some(&made) {
         target.extend(guards(observed));
     }
-    let stays = |key: &Key| stays(key, snapshot, observed, watch) || (fleet.is_some() && is_fleets(key));
+    let stays = |key: &Key| stays(key, snapshot, observed, exclusivity) || (fleet.is_some() && is_fleets(key));
     for (key, object) in observed.iter().filter(|(key, _)| stays(key)) {
         // What somebody else added to a bridge stays: the two are united, never cut down. A guard stays too.
         let is_guard = *object == Object::Forwarding { guarded: true };
@@ -185,7 +185,7 @@ fn is_held(attachment: &Attachment, observed: &Objects) -> bool {
 }
 
 fn raises_nothing(key: &Key, observed: &Objects) -> bool {
-    !matches!(key, Key::Way(..)) || observed.contains_key(key)
+    !matches!(key, Key::SandboxRoute(..)) || observed.contains_key(key)
 }
 
 /// The link of an attachment whose quarantine or whose VLANs it does not follow. A shut port is none of this: the kernel is late in opening
@@ -208,7 +208,7 @@ fn is_left_behind(attachment: &Attachment, snapshot: &Snapshot) -> bool {
 }
 
 /// Whether what was observed stays though no attachment asks for it.
-fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bool {
+fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, exclusivity: Exclusivity) -> bool {
     match key {
         Key::Veth(link) => {
             let is =
@@ -223,24 +223,24 @@ fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bo
         Key::Gateway(..) => true,
         Key::Admitted(link) => {
             let gateway = Key::GatewayLink(link.clone());
-            let is_gateway = observed.contains_key(&gateway) && stays(&gateway, snapshot, observed, watch);
+            let is_gateway = observed.contains_key(&gateway) && stays(&gateway, snapshot, observed, exclusivity);
             observed.contains_key(&Key::Bridge(link.clone())) || is_gateway
         }
         // A detach takes its own away, and an attach adds some before it is recorded as whole.
         Key::Fenced(_)
         | Key::Guarded(_)
         | Key::Trunk(_)
-        | Key::Station(..)
-        | Key::Leased(..)
+        | Key::PortMac(..)
+        | Key::PortAddress(..)
         | Key::Masquerade(..)
         | Key::Published(_)
-        | Key::Way(..) => watch == Watch::Running,
+        | Key::SandboxRoute(..) => exclusivity == Exclusivity::Shared,
         // Policy is compared by whoever knows the policies.
         Key::Filtered(_)
-        | Key::Silent(_)
+        | Key::DropSilently(_)
         | Key::Isolated(..)
-        | Key::Itself(..)
-        | Key::Deaf(_)
+        | Key::Hairpin(..)
+        | Key::NoFlood(_)
         | Key::Class(_)
         | Key::Block(..)
         | Key::Span(_)
@@ -263,10 +263,10 @@ fn stays(key: &Key, snapshot: &Snapshot, observed: &Objects, watch: Watch) -> bo
 /// See [`ResyncError`].
 pub async fn run<K: Kernel + 'static>(
     lifecycle: &Lifecycle<K>,
-    watch: Watch,
+    exclusivity: Exclusivity,
     dry_run: bool,
 ) -> Result<Vec<String>, ResyncError> {
-    let mut resync = look(lifecycle, watch).await?;
+    let mut resync = look(lifecycle, exclusivity).await?;
     let living = living(lifecycle, resync.lost.iter().chain(&resync.loose)).await;
     // Without its sandbox's namespace nothing can be made again; a link that stands is not taken away either.
     resync.loose.retain(|one| living.contains(&one.key));
@@ -324,7 +324,7 @@ async fn living<K: Kernel + 'static>(
 async fn repair<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, failures: &mut Failures) -> Option<Resync> {
     let _alone = lifecycle.turns.whole_node().await;
     let _still = lifecycle.fleet.still().await;
-    let mut resync = failures.note(look(lifecycle, Watch::Alone).await)?;
+    let mut resync = failures.note(look(lifecycle, Exclusivity::Exclusive).await)?;
     if !resync.steps.is_empty() {
         let steps = std::mem::take(&mut resync.steps);
         failures.note(change(lifecycle, steps).await);
@@ -340,13 +340,13 @@ async fn change<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, steps: Vec<Step>)
     Ok(tokio::task::spawn_blocking(move || worker.repair(&steps)).await??)
 }
 
-async fn look<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, watch: Watch) -> Result<Resync, ResyncError> {
+async fn look<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, exclusivity: Exclusivity) -> Result<Resync, ResyncError> {
     let worker = Arc::clone(&lifecycle.executor);
     let before = lifecycle.owner.snapshot().await?;
     let observed = tokio::task::spawn_blocking(move || worker.observe()).await??;
     let snapshot = lifecycle.owner.snapshot().await?;
     let wanted = lifecycle.fleet.objects();
-    let mut resync = compare(&before, &snapshot, &observed, watch, wanted.as_ref());
+    let mut resync = compare(&before, &snapshot, &observed, exclusivity, wanted.as_ref());
     resync.fabric = lifecycle.fleet.plan(&observed);
     Ok(resync)
 }

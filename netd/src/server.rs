@@ -29,7 +29,7 @@ use crate::lifecycle::Lifecycle;
 use crate::networks::Networks;
 use crate::reply::{config_failure, failure, lifecycle_failure};
 use crate::reservations::Reservations;
-use crate::resync::{self, Watch};
+use crate::resync::{self, Exclusivity};
 use crate::runtime::{self, Runtime};
 use attach::Asked;
 pub use policies::PolicyDesk;
@@ -251,7 +251,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
             let living = request.sandboxes.iter().cloned().collect();
             self.runtime.hear(&request.source, &living, &snapshot.attachments);
         }
-        match resync::run(&self.lifecycle, Watch::Running, request.dry_run).await {
+        match resync::run(&self.lifecycle, Exclusivity::Shared, request.dry_run).await {
             Ok(steps) => response.steps = steps,
             Err(error) => response.failure = Some(failure(FailureCode::INTERNAL, &error)).into(),
         }

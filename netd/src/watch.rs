@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::attachment::State;
 use crate::lifecycle::Lifecycle;
-use crate::resync::{self, ResyncError, Watch};
+use crate::resync::{self, Exclusivity, ResyncError};
 
 /// When so much was heard and not followed yet, the kernel is not read further: it drops notices and says so.
 const UNFOLLOWED: usize = 1_024;
@@ -94,7 +94,7 @@ async fn mind<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, word: &Word) -> Res
         // The fleet's own.
         Word::Link(Notice::Unrouted { .. }) => return Ok(()),
         Word::Tombstone => return resync::bury(lifecycle).await,
-        Word::Link(Notice::Lost) => return resync::run(lifecycle, Watch::Running, false).await.map(drop),
+        Word::Link(Notice::Lost) => return resync::run(lifecycle, Exclusivity::Shared, false).await.map(drop),
         Word::Link(Notice::Gone(link)) => link,
         Word::Rules(change) => return restore(lifecycle, change).await,
         Word::Others => {
@@ -112,7 +112,7 @@ async fn mind<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, word: &Word) -> Res
         info!(key = %dead.key, link, "its sandbox is gone");
         lifecycle.bury(dead).await?;
     } else if lifecycle.owner.uses_bridge(link.clone()).await? || has_rules(lifecycle, link.clone()).await? {
-        resync::run(lifecycle, Watch::Running, false).await?;
+        resync::run(lifecycle, Exclusivity::Shared, false).await?;
     }
     Ok(())
 }
@@ -133,7 +133,7 @@ async fn restore<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, change: &Change)
     if let Err(error) = lifecycle.policies.restore().await {
         warn!(error = &error as &dyn std::error::Error, "policies wait for the resync");
     }
-    resync::run(lifecycle, Watch::Running, false).await.map(drop)
+    resync::run(lifecycle, Exclusivity::Shared, false).await.map(drop)
 }
 
 /// Until the other end is dropped.

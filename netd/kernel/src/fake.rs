@@ -270,7 +270,7 @@ impl State {
             | Object::Decision(_)
             | Object::Profile(_)
             | Object::Tunnel(_)
-            | Object::Lead(_)
+            | Object::NextHop(_)
             | Object::Target(_) => object.clone(),
         }
     }
@@ -302,8 +302,10 @@ impl State {
             Step::Replace(key @ Key::Interface(..), Object::Interface(interface)) => {
                 self.interface(key, interface, sandbox, false)
             }
-            Step::Create(key @ (Key::Gateway(link, _) | Key::Way(link, _)), Object::Set)
-            | Step::Replace(key @ (Key::Gateway(link, _) | Key::Way(link, _)), Object::Set) => self.beside(link, key),
+            Step::Create(key @ (Key::Gateway(link, _) | Key::SandboxRoute(link, _)), Object::Set)
+            | Step::Replace(key @ (Key::Gateway(link, _) | Key::SandboxRoute(link, _)), Object::Set) => {
+                self.beside(link, key)
+            }
             Step::Create(key @ Key::Filtered(name), Object::Set)
             | Step::Replace(key @ Key::Filtered(name), Object::Set) => {
                 if !self.objects.contains_key(&Key::Bridge(name.clone())) {
@@ -392,18 +394,18 @@ impl State {
                 self.fit_bridges();
             }
             Key::Filtered(_)
-            | Key::Silent(_)
+            | Key::DropSilently(_)
             | Key::Isolated(..)
-            | Key::Deaf(_)
+            | Key::NoFlood(_)
             | Key::Guarded(_)
             | Key::Trunk(_)
-            | Key::Itself(..)
+            | Key::Hairpin(..)
             | Key::Class(_)
             | Key::Block(..)
             | Key::Span(_)
             | Key::Pair(..)
-            | Key::Station(..)
-            | Key::Leased(..)
+            | Key::PortMac(..)
+            | Key::PortAddress(..)
             | Key::Admitted(_)
             | Key::Fenced(_)
             | Key::Connected
@@ -414,7 +416,7 @@ impl State {
             | Key::Published(_)
             | Key::FarEnd(_)
             | Key::Route(_)
-            | Key::Way(..) => {
+            | Key::SandboxRoute(..) => {
                 self.objects.remove(key);
             }
             Key::Tunnel(encapsulation) => self.delete_tunnel(*encapsulation),

@@ -26,7 +26,7 @@ pub use netd_netlink::nft::{Change, Changes, Others};
 pub use netd_netlink::{LoggedPacket, NetlinkError, Notice, Notices, PacketLog};
 pub use object::{
     Bridge, Class, DEFAULT_VLAN, Decision, Direction, Encapsulation, Entrance, Family, Flow, GatewayLink, Hop,
-    Interface, Key, LAST_VLAN, Lead, LinkSettings, Mac, NetnsId, Object, Objects, Part, Port, Profile, Publication,
+    Interface, Key, LAST_VLAN, LinkSettings, Mac, NetnsId, NextHop, Object, Objects, Part, Port, Profile, Publication,
     Reach, Route, Service, Span, Step, Tunnel, VXLAN_PORT, Veth, VlanRange, Vlans, link_local_of, mac_of_end, profile,
 };
 pub use plan::plan;

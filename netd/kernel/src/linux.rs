@@ -11,10 +11,10 @@ mod messages;
 mod namespace;
 mod observe;
 mod ruleset;
-mod switches;
+mod sandbox_route;
+mod sysctls;
 pub(crate) mod underlay;
 mod vlan;
-mod way;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -148,7 +148,7 @@ impl LinuxKernel {
             Err(error) => return Err(unmade(name, bridge, action(), error)),
         }
         let link = socket.fetch(messages::by_name(name)).map_err(|error| refused(action(), error))?;
-        switches::set(name, &switches::OF_BRIDGE)?;
+        sysctls::set(name, &sysctls::OF_BRIDGE)?;
         // A bridge that was given its MAC keeps it when a port with a lower one comes or goes.
         let index = observe::index(&link);
         let mut batch = vec![(messages::pin(index, bridge, &observe::mac_octets(&link)), 0)];
@@ -302,7 +302,7 @@ impl Kernel for LinuxKernel {
             Scope::Wiring => {
                 let mut objects = observe::node(&mut self.socket(), &self.tunnels).map_err(failed)?;
                 objects.extend(self.ruleset.observe().map_err(failed)?);
-                switches::observe(&mut objects);
+                sysctls::observe(&mut objects);
                 Ok(objects)
             }
             Scope::Filters => observe::filtered(&mut self.socket()).map_err(failed),
@@ -313,7 +313,7 @@ impl Kernel for LinuxKernel {
             }
             Scope::Forwarding => {
                 let mut objects = Objects::new();
-                switches::observe(&mut objects);
+                sysctls::observe(&mut objects);
                 Ok(objects)
             }
             Scope::Ruleset => {
@@ -335,10 +335,10 @@ impl Kernel for LinuxKernel {
         for run in steps.chunk_by(goes_with) {
             let done = match run {
                 run if run.iter().all(fabric::is_ours) => fabric::apply(&mut self.socket(), &self.tunnels, run),
-                [step] if !ruleset::is_ours(step) && !way::is_ours(step) => self.take(step, sandbox),
-                run if run.iter().all(way::is_ours) => way::apply(&mut self.socket(), run),
+                [step] if !ruleset::is_ours(step) && !sandbox_route::is_ours(step) => self.take(step, sandbox),
+                run if run.iter().all(sandbox_route::is_ours) => sandbox_route::apply(&mut self.socket(), run),
                 run if run.iter().all(ruleset::is_ours) => {
-                    self.ruleset.apply(run).and_then(|()| run.iter().try_for_each(switches::switch_on))
+                    self.ruleset.apply(run).and_then(|()| run.iter().try_for_each(sysctls::switch_on))
                 }
                 run => self.delete_all(run),
             };
@@ -434,7 +434,7 @@ fn told(run: &[Step]) -> String {
 /// Steps that are taken as one: the ruleset's in a transaction, ways with one send, deletions of links at the price of one.
 fn goes_with(one: &Step, next: &Step) -> bool {
     let deletes: fn(&Step) -> bool = |step| matches!(step, Step::Delete(Key::Veth(_)));
-    [ruleset::is_ours, fabric::is_ours, way::is_ours, deletes].iter().any(|is| is(one) && is(next))
+    [ruleset::is_ours, fabric::is_ours, sandbox_route::is_ours, deletes].iter().any(|is| is(one) && is(next))
 }
 
 /// A link's number. To ask for a name otherwise (`SIOCGIFINDEX`) has the kernel look for a module where there is none

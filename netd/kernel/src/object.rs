@@ -13,7 +13,7 @@ mod part;
 mod policy;
 mod vlan;
 
-pub use fabric::{Encapsulation, Entrance, Hop, Lead, Tunnel, VXLAN_PORT, mac_of_end};
+pub use fabric::{Encapsulation, Entrance, Hop, NextHop, Tunnel, VXLAN_PORT, mac_of_end};
 pub use part::Part;
 pub use policy::{Class, Decision, Direction, Flow, Profile, Reach, Service, Span, profile};
 pub use vlan::{DEFAULT_VLAN, GatewayLink, LAST_VLAN, VlanRange, Vlans};
@@ -45,19 +45,19 @@ pub enum Key {
     /// `net.ipv4.ip_forward` or `net.ipv6.conf.all.forwarding`.
     Forwarding(Family),
     /// What is refused is dropped without an answer.
-    Silent(Family),
+    DropSilently(Family),
     /// Of an address' new flows in this direction, only those pass that are allowed. It stands before what allows, and goes
     /// after it.
     Isolated(Direction, Reach, IpAddr),
     /// No multicast and no broadcast of other ports gets to the port, but for what addresses and groups are found by.
-    Deaf(LinkName),
-    /// A bridge port sends nothing but what its [`Key::Station`]s and [`Key::Leased`] addresses may.
+    NoFlood(LinkName),
+    /// A bridge port sends nothing but what its [`Key::PortMac`]s and [`Key::PortAddress`] addresses may.
     Guarded(LinkName),
     /// Of a guarded port, frames with a VLAN's tag pass, by its own MAC and whatever addresses; of others they do not.
     Trunk(LinkName),
     /// What one address sends to the other, of the same family, passes: both are one sandbox's, which reaches itself by a
     /// port of the node.
-    Itself(IpAddr, IpAddr),
+    Hairpin(IpAddr, IpAddr),
     /// Who an address is to policies.
     Class(IpAddr),
     /// Who the addresses from one to another (both in it) are that are nobody by themselves. Blocks do not overlap.
@@ -67,9 +67,9 @@ pub enum Key {
     /// Which profile decides what a class of peers (or any other peer) sends to a class of subjects, or gets from it.
     Pair(Direction, Class, Option<Class>),
     /// A MAC that a guarded port may have, with the link-local address that the kernel makes of it.
-    Station(LinkName, Mac),
+    PortMac(LinkName, Mac),
     /// An address that a guarded port may have with this MAC.
-    Leased(LinkName, Mac, IpAddr),
+    PortAddress(LinkName, Mac, IpAddr),
     /// The ruleset knows the bridge as ours.
     Admitted(LinkName),
     /// Sandboxes of other fenced bridges and routed links do not reach those of this one (`ingressPolicy` `same-bridge` and
@@ -101,7 +101,7 @@ pub enum Key {
     Gateway(LinkName, IpAddr),
     /// The route by a routed veth to its sandbox's address, with our protocol number. It is the veth's door: what the sandbox
     /// sends passes only while a route leads back. To an address there is one way. It goes with the veth.
-    Way(LinkName, IpAddr),
+    SandboxRoute(LinkName, IpAddr),
     /// The sandbox end: addresses, routes, link up. Last, so that everything stands before the first packet.
     Interface(NetnsId, LinkName),
 }
@@ -166,8 +166,8 @@ pub enum Object {
     GatewayLink(GatewayLink),
     /// See [`Tunnel`].
     Tunnel(Tunnel),
-    /// See [`Lead`].
-    Lead(Lead),
+    /// See [`NextHop`].
+    NextHop(NextHop),
     /// See [`Veth`].
     Veth(Veth),
     /// See [`Interface`].

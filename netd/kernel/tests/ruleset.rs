@@ -73,10 +73,10 @@ fn policy() -> Objects {
     let web = Service { protocol: 6, port: 80 };
     let mut objects = profile(Profile(7), &[(web, web, Decision::Allow)], Decision::Deny);
     objects.extend([
-        (Key::Silent(Family::V6), Object::Set),
+        (Key::DropSilently(Family::V6), Object::Set),
         (Key::Isolated(Direction::Ingress, Reach::Others, address("10.4.0.2")), Object::Set),
-        (Key::Itself(address("10.4.0.2"), address("10.5.0.2")), Object::Set),
-        (Key::Itself(address("fd00::2"), address("fd00::2")), Object::Set),
+        (Key::Hairpin(address("10.4.0.2"), address("10.5.0.2")), Object::Set),
+        (Key::Hairpin(address("fd00::2"), address("fd00::2")), Object::Set),
         number("10.4.0.2", 1),
         number("fd00::2", 1),
         (Key::Block(address("10.0.0.0"), address("10.255.255.255")), Object::Class(Class(3))),
@@ -84,8 +84,8 @@ fn policy() -> Objects {
         pair(Some(Class(2))),
         pair(None),
         (Key::Guarded(port.clone()), Object::Set),
-        (Key::Station(port.clone(), mac), Object::Set),
-        (Key::Leased(port, mac, address("10.4.0.2")), Object::Set),
+        (Key::PortMac(port.clone(), mac), Object::Set),
+        (Key::PortAddress(port, mac, address("10.4.0.2")), Object::Set),
     ]);
     objects
 }

@@ -93,7 +93,7 @@ fn told(key: &Key) -> String {
         format!("the masquerade of {address} on {home}")
     } else if let Key::Fenced(home) = key {
         format!("ingressPolicy's fence of {home}")
-    } else if let Key::Way(link, address) = key {
+    } else if let Key::SandboxRoute(link, address) = key {
         format!("the route to {address} by {link}")
     } else {
         format!("{key:?}")

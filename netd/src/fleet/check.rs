@@ -9,9 +9,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netd_api::v1::PeerCheck;
 use netd_fleet::NodeRecord;
-use netd_kernel::{Asker, Carried, Echo, Encapsulation, Hop, Key, Lead, Object, Objects};
+use netd_kernel::{Asker, Carried, Echo, Encapsulation, Hop, Key, NextHop, Object, Objects};
 
-use super::told::named;
+use super::report::named;
 use super::{Fleet, Inner, measure};
 
 /// What an echo may take.
@@ -75,7 +75,7 @@ impl Inner {
         let (by, to) = named(hop);
         by.clone_into(&mut check.by);
         check.to = to;
-        check.routed = observed.get(&Key::Route(block)) == Some(&Object::Lead(lead));
+        check.routed = observed.get(&Key::Route(block)) == Some(&Object::NextHop(lead));
         if !check.routed {
             check.troubles.push(format!("the kernel has no such route to {block}; `netdctl resync` puts it there"));
         }
@@ -85,7 +85,7 @@ impl Inner {
     }
 
     /// Octets of the route, of the tunnel, or of the link.
-    fn wanted(&self, lead: Lead, observed: &Objects) -> u32 {
+    fn wanted(&self, lead: NextHop, observed: &Objects) -> u32 {
         if let Some(mtu) = lead.mtu {
             return mtu;
         }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use netd_config::{Encapsulation as Mode, FleetConfig, PoolConfig};
 use netd_fleet::{NodeName, NodeRecord, Peers};
-use netd_kernel::{Encapsulation, Entrance, Hop, Key, Lead, Object, Objects, Path, Tunnel, VXLAN_PORT};
+use netd_kernel::{Encapsulation, Entrance, Hop, Key, NextHop, Object, Objects, Path, Tunnel, VXLAN_PORT};
 
 pub use size::mtu_of;
 
@@ -108,7 +108,7 @@ pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
                 Ok((lead, texts)) => {
                     fabric.troubles.extend(texts.map(|text| Trouble { peer: Some(peer.name.clone()), text }));
                     kinds.extend(lead.hop.encapsulation());
-                    fabric.objects.insert(Key::Route(*block), Object::Lead(lead));
+                    fabric.objects.insert(Key::Route(*block), Object::NextHop(lead));
                 }
                 Err(text) => drop(fabric.troubles.insert(Trouble { peer: Some(peer.name.clone()), text })),
             }
@@ -124,7 +124,7 @@ impl Fabric {
     fn tunnel(&mut self, kind: Encapsulation, here: &Here, peers: &Peers) {
         let Some(entrance) = here.entrance(kind) else {
             self.objects.retain(
-                |_, object| !matches!(object, Object::Lead(Lead { hop, .. }) if hop.encapsulation() == Some(kind)),
+                |_, object| !matches!(object, Object::NextHop(NextHop { hop, .. }) if hop.encapsulation() == Some(kind)),
             );
             let wanted = if kind == Encapsulation::Ipip { "an IPv4 address" } else { "an address" };
             let text = format!(
@@ -162,7 +162,7 @@ fn lead(
     here: &Here,
     peer: &NodeRecord,
     block: IpNet,
-) -> Result<(Lead, impl Iterator<Item = String>), String> {
+) -> Result<(NextHop, impl Iterator<Item = String>), String> {
     let name = &peer.name;
     let pool = config.pools.iter().find(|pool| pool.range.contains(&block)).ok_or_else(|| {
         format!("{name} has {block}, which is of no pool of this node; give all nodes the same pools in netd.toml")
@@ -195,7 +195,7 @@ fn lead(
             mtu.unwrap_or_default()
         )
     });
-    Ok((Lead { hop, mtu: size::said(mtu, block) }, still.into_iter().chain(narrow)))
+    Ok((NextHop { hop, mtu: size::said(mtu, block) }, still.into_iter().chain(narrow)))
 }
 
 /// While two nodes change from one encapsulation to another, whoever is first goes on as before.

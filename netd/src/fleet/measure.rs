@@ -84,10 +84,10 @@ impl Inner {
                 && let Ok(found) = tokio::task::spawn_blocking(move || all(&due)).await
                 && self.learn(found)
             {
-                self.shaken.notify_one();
+                self.kernel_changed.notify_one();
             }
             tokio::select! {
-                () = self.moved.notified() => {}
+                () = self.paths_changed.notified() => {}
                 () = sleep(EVERY) => {}
             }
             sleep(AFTER).await;
@@ -97,7 +97,7 @@ impl Inner {
     /// All that answer, now: somebody has seen that a way is narrower than was found.
     pub(super) fn measure_again(&self) {
         self.state().measured.values_mut().for_each(|found| found.tried = None);
-        self.moved.notify_one();
+        self.paths_changed.notify_one();
     }
 
     /// Says whether some way is another than before.

@@ -15,8 +15,8 @@ use tokio::task::JoinError;
 use tokio::time::{sleep, sleep_until};
 use tracing::{info, warn};
 
+use super::apply::{fleets, rests_on};
 use super::fabric::{Here, fabric, mtu_of};
-use super::settle::{fleets, rests_on};
 use super::source::{self, Ears, Source};
 use super::wishes::wishes;
 use super::{Fleet, Inner, look, measure};
@@ -156,10 +156,10 @@ impl Inner {
                     warn!(error, "the fleet is not told what this node wants; netd tries again");
                 }
                 let look = tokio::select! {
-                    () = inner.stirred.notified() => None,
+                    () = inner.usage_changed.notified() => None,
                     Ok(()) = catalogue.changed() => None,
                     () = ears.change() => Some(Care::News),
-                    () = inner.shaken.notified() => Some(Care::Whole),
+                    () = inner.kernel_changed.notified() => Some(Care::Whole),
                     Ok(()) = config.changed() => Some(Care::Whole),
                     () = sleep_until(next.into()) => Some(Care::Whole),
                 };
@@ -266,7 +266,7 @@ impl Inner {
         }
         let changed = state.here.blocks != here.blocks;
         if !here.paths.iter().all(|(to, path)| state.here.paths.get(to).is_some_and(|known| known.mtu == path.mtu)) {
-            self.moved.notify_one();
+            self.paths_changed.notify_one();
         }
         state.is_known |= is_connected;
         (state.fabric, state.here, state.peers) = (fabric, here.clone(), peers);

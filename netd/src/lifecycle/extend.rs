@@ -35,7 +35,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
                     // Those that it has no more may be another's.
                     self.owner.closed(before).await?;
                 }
-                self.fleet.relabelled();
+                self.fleet.labels_changed();
                 info!(key = %after.key, "extended");
                 Ok(after)
             }

@@ -217,7 +217,7 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         if !is_replaced {
             self.policies.forget(gone.key.clone());
         }
-        self.fleet.relabelled();
+        self.fleet.labels_changed();
         if !gone.ports.is_empty() {
             if !is_replaced {
                 self.ports.release(&gone.key).await;

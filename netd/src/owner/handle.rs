@@ -11,7 +11,7 @@ use netd_kernel::{Family, Publication};
 use super::{Judged, Owner, OwnerError, Renewed, Snapshot, Tally};
 use crate::attachment::{Attachment, AttachmentKey, Description, Facts};
 use crate::journal::Record;
-use crate::lasting::Kept;
+use crate::lease_history::Kept;
 use crate::node::{Attached, BlockUse, Extended, Extension, Follower, Share, Wanted};
 
 /// The way to the owner; cheap to clone.

@@ -25,10 +25,10 @@ use tracing::{info, warn};
 use super::Settings;
 use super::Troubles;
 use super::cutter::Errand;
-use super::deaf::Deaf;
 use super::files::PolicyFiles;
 use super::filters::Filters;
 use super::members::Members;
+use super::no_flood::NoFlood;
 use super::objects::{self, Changes};
 use super::others;
 use super::verdict;
@@ -93,7 +93,7 @@ pub(super) struct Enforcer<K> {
     profiles: BTreeMap<ProfileId, Profile>,
     filtered: BTreeSet<LinkName>,
     filters: Filters,
-    deaf: Deaf,
+    no_flood: NoFlood,
     in_force: Arc<AtomicBool>,
     changes: watch::Sender<()>,
     needs: watch::Sender<Option<Needs>>,
@@ -174,7 +174,7 @@ impl<K: Kernel> Enforcer<K> {
             profiles: BTreeMap::new(),
             filtered: BTreeSet::new(),
             filters: Filters::default(),
-            deaf: Deaf::default(),
+            no_flood: NoFlood::default(),
             in_force,
             changes,
             needs,
@@ -353,7 +353,7 @@ impl<K: Kernel> Enforcer<K> {
             let sides = [&delta.ingress, &delta.egress];
             round.isolated.extend(sides.iter().flat_map(|side| side.removed.iter().chain(side.set.keys())));
             let compiled = self.force.compiler.compiled();
-            round.isolated.extend(self.deaf.touched(&delta, compiled));
+            round.isolated.extend(self.no_flood.touched(&delta, compiled));
             if self.is_dirty {
                 // What changes is found by comparison.
                 continue;
@@ -444,7 +444,7 @@ impl<K: Kernel> Enforcer<K> {
             let is_isolated = compiled.ingress.contains_key(address) || compiled.egress.contains_key(address);
             let port = self.force.members.port(*address);
             self.filters.set(*address, port.map(|port| &port.bridge).filter(|_| is_isolated));
-            self.deaf.set(*address, port.map(|port| &port.link), compiled, &mut round.changes);
+            self.no_flood.set(*address, port.map(|port| &port.link), compiled, &mut round.changes);
         }
     }
 

@@ -11,7 +11,7 @@ use super::drops::Told;
 use super::ends::{End, ExplainError, OUTSIDE_AT, of_link, short, told};
 use super::ground::Ground;
 use super::pairs::{Pair, pairs};
-use super::published::Lead;
+use super::published::NextHop;
 
 /// What all these pairs of addresses have in common: whether a connection is allowed, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,7 +133,7 @@ fn by_one(
     })
 }
 
-fn led(asked: Flow, lead: Lead) -> Flow {
+fn led(asked: Flow, lead: NextHop) -> Flow {
     let traffic = Traffic { port: lead.target.port(), ..asked.traffic };
     Flow { to: lead.target.ip(), traffic, ..asked }
 }
@@ -145,7 +145,7 @@ fn by_netd(ground: &Ground<'_>, asked: Flow, led: Flow) -> [Flow; 2] {
     [asked, Flow { from, ..led }]
 }
 
-fn published(world: &World, to: &End, asked: Traffic, lead: Lead) -> String {
+fn published(world: &World, to: &End, asked: Traffic, lead: NextHop) -> String {
     let name = match world.owner(lead.target.ip()) {
         netd_policy::Owner::Sandbox(sandbox) => short(&sandbox.name),
         netd_policy::Owner::Node(..) | netd_policy::Owner::Outside => lead.target.ip().to_string(),

@@ -12,7 +12,7 @@ use netd_policy::{Change, Policy, World};
 use super::ends::{End, ExplainError, of_link};
 use super::enforcer::Force;
 use super::members::Members;
-use super::published::{Lead, Published};
+use super::published::{NextHop, Published};
 use crate::attachment::Attachment;
 
 /// A bridge, and a VLAN of it.
@@ -86,7 +86,7 @@ impl<'a> Ground<'a> {
     }
 
     /// Where it goes that is sent to an address of this node; `None`: to the node, or to whoever has the address.
-    pub(super) fn lead(&self, to: IpAddr, traffic: netd_policy::Traffic) -> Option<Lead> {
+    pub(super) fn lead(&self, to: IpAddr, traffic: netd_policy::Traffic) -> Option<NextHop> {
         let own = self.world.nodes.get(self.here)?;
         if own.addresses.contains(&to) { self.published.lead(to, traffic) } else { None }
     }

@@ -38,7 +38,7 @@ impl Fate {
 pub fn all(compiled: &Compiled) -> Objects {
     let mut objects = Objects::new();
     objects.extend(compiled.classes.iter().map(|(address, class)| (Key::Class(*address), class_of(*class))));
-    objects.extend(compiled.itself.keys().map(|(from, to)| (Key::Itself(*from, *to), Object::Set)));
+    objects.extend(compiled.itself.keys().map(|(from, to)| (Key::Hairpin(*from, *to), Object::Set)));
     objects.extend(compiled.blocks.iter().map(|(range, class)| (block(range), class_of(*class))));
     for (direction, isolated, pairs, any, host) in [
         (Direction::Ingress, &compiled.ingress, &compiled.pairs_in, &compiled.any_in, &compiled.host_in),
@@ -95,7 +95,7 @@ pub fn steps(changes: Changes) -> Vec<Step> {
 pub fn changes(before: &BTreeMap<ProfileId, netd_policy::Profile>, delta: &Delta, after: &Compiled) -> Changes {
     let mut changes = Changes::new();
     take(&mut changes, &delta.classes, |address| Key::Class(*address), |class| class_of(*class));
-    take(&mut changes, &delta.itself, |(from, to)| Key::Itself(*from, *to), |()| Object::Set);
+    take(&mut changes, &delta.itself, |(from, to)| Key::Hairpin(*from, *to), |()| Object::Set);
     take(&mut changes, &delta.blocks, block, |class| class_of(*class));
     for (direction, isolated, pairs, any, host) in [
         (Direction::Ingress, &delta.ingress, &delta.pairs_in, &delta.any_in, &delta.host_in),

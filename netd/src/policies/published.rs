@@ -21,7 +21,7 @@ pub(crate) struct Published {
 
 /// Where one leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Lead {
+pub(crate) struct NextHop {
     /// A sandbox's address and port.
     pub(crate) target: SocketAddr,
     /// netd accepts, and connects there itself.
@@ -36,7 +36,7 @@ impl Published {
     }
 
     /// Where this leads that comes to an address of the node; `None`: to the node itself.
-    pub(crate) fn lead(&self, to: IpAddr, traffic: Traffic) -> Option<Lead> {
+    pub(crate) fn lead(&self, to: IpAddr, traffic: Traffic) -> Option<NextHop> {
         let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
         let protocol = protocols.into_iter().find(|one| one.number() == traffic.protocol)?;
         let there = Publication { address: to, protocol, port: traffic.port };
@@ -44,9 +44,9 @@ impl Published {
         let of =
             |all: &BTreeMap<Publication, SocketAddr>| all.get(&there).or_else(|| all.get(&at_all(&there))).copied();
         let ruled = of(&self.ruled).filter(|_| to != IpAddr::from(Ipv6Addr::LOCALHOST));
-        let ruled = ruled.map(|target| Lead { target, is_proxied: false });
+        let ruled = ruled.map(|target| NextHop { target, is_proxied: false });
         let is_accepted = traffic.protocol == TCP && to.is_ipv6();
-        let proxied = || of(&self.proxied).filter(|_| is_accepted).map(|target| Lead { target, is_proxied: true });
+        let proxied = || of(&self.proxied).filter(|_| is_accepted).map(|target| NextHop { target, is_proxied: true });
         ruled.or_else(proxied)
     }
 }
@@ -55,7 +55,7 @@ impl Published {
 mod tests {
     use netd_policy::{ICMP, SCTP, TCP, Traffic, UDP};
 
-    use super::{Lead, Published};
+    use super::{NextHop, Published};
     use crate::ports::tests::attachment;
 
     #[test]
@@ -67,7 +67,7 @@ mod tests {
         other.ports[0].host_ip = Some("192.0.2.7".parse().unwrap());
         web.ports[0].container = 81;
         let published = Published::of(&[web, other]);
-        let led = |to: &str, is_proxied| Some(Lead { target: to.parse().unwrap(), is_proxied });
+        let led = |to: &str, is_proxied| Some(NextHop { target: to.parse().unwrap(), is_proxied });
         for (to, protocol, port, expected) in [
             ("192.0.2.1", TCP, 8080, led("10.4.0.2:81", false)),
             ("192.0.2.1", UDP, 53, led("10.4.0.2:80", false)),

@@ -46,7 +46,7 @@ async fn what_is_denied_is_answered_or_dropped_as_the_node_says() {
         let kernel = Arc::new(FakeKernel::new());
         policies(&kernel, denied).verify().await.unwrap();
         for family in [Family::V4, Family::V6] {
-            assert_eq!(keys(&kernel).contains(&Key::Silent(family)), is_silent, "{denied:?} {family:?}");
+            assert_eq!(keys(&kernel).contains(&Key::DropSilently(family)), is_silent, "{denied:?} {family:?}");
         }
     }
 }
@@ -259,7 +259,7 @@ fn what_was_made_for_a_kernel_is_read_back() {
     assert_eq!(files.files[0].error, None);
     compiler.update(Change::Policies(files.policies().cloned().collect()));
     let made = objects::all(compiler.compiled());
-    let is_read = |key: &Key| !matches!(key, Key::Isolated(..) | Key::Itself(..));
+    let is_read = |key: &Key| !matches!(key, Key::Isolated(..) | Key::Hairpin(..));
     let read: Objects = made.into_iter().filter(|(key, _)| is_read(key)).collect();
     for kind in [
         |key: &Key| matches!(key, Key::Class(_)),

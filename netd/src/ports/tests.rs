@@ -252,7 +252,7 @@ fn who_comes_from_outside_by_the_proxy_is_asked_about() {
             let answer = Arc::clone(&answer);
             async move { answer.load(Ordering::Relaxed) }
         });
-        let ports = Ports::default().behind(gate);
+        let ports = Ports::default().with_gate(gate);
         ports.hold(&attachment("web", &[(8080, Protocol::Tcp)])).await.unwrap();
         assert!(!greeted("fd00::2", "[fd00::1]:8080").await);
         assert_eq!(reached.load(Ordering::Relaxed), 0, "the sandbox heard of it");
@@ -294,7 +294,7 @@ fn who_may_not_any_more_is_cut_off_at_both_ends_and_nobody_else() {
         let shut_out = Arc::new(Mutex::new(None::<std::net::IpAddr>));
         let answer = Arc::clone(&shut_out);
         let gate = Gate::new(move |client, _, _| std::future::ready(*answer.lock().unwrap() != Some(client.ip())));
-        let ports = Ports::default().behind(gate.changing(changes));
+        let ports = Ports::default().with_gate(gate.changing(changes));
         ports.hold(&attachment("web", &[(8080, Protocol::Tcp)])).await.unwrap();
         // A change from before is none to who comes later.
         tell.send_replace(());

@@ -12,7 +12,7 @@ use netd_kernel::{
     Entrance, FakeKernel, Hop, Kernel, Key, NetnsId, Object, Objects, Scope, Step, Tunnel, fixed_ruleset,
 };
 
-use super::{Watch, bury, compare, run};
+use super::{Exclusivity, bury, compare, run};
 use crate::attachment::{Attachment, State};
 use crate::executor::Executor;
 use crate::journal::Journal;
@@ -46,7 +46,7 @@ fn start(folder: &Path, kernel: &Arc<FakeKernel>) -> Rig {
 
 async fn restarted(folder: &Path, kernel: &Arc<FakeKernel>) -> Rig {
     let rig = start(folder, kernel);
-    run(&rig.lifecycle, Watch::Alone, false).await.unwrap();
+    run(&rig.lifecycle, Exclusivity::Exclusive, false).await.unwrap();
     rig
 }
 
@@ -77,7 +77,7 @@ impl Rig {
         assert_eq!(self.count(|key| matches!(key, Key::Veth(_))), attachments, "{}", self.kernel);
         assert_eq!(self.count(|key| matches!(key, Key::Masquerade(..))), attachments, "{}", self.kernel);
         assert_eq!(self.count(|key| matches!(key, Key::Published(_))), published, "{}", self.kernel);
-        for watch in [Watch::Running, Watch::Alone] {
+        for watch in [Exclusivity::Shared, Exclusivity::Exclusive] {
             let again = run(&self.lifecycle, watch, false).await.unwrap();
             assert!(again.is_empty(), "a second resync has work: {again:?}");
         }
@@ -115,7 +115,7 @@ async fn a_fault_at_every_step_of_a_routed_attach_leaves_nothing() {
         rig.kernel.heal();
         let count = if attached.is_ok() { 2 } else { 1 };
         rig.agrees(count, 0).await;
-        assert_eq!(rig.count(|key| matches!(key, Key::Way(..))), count, "{}", rig.kernel);
+        assert_eq!(rig.count(|key| matches!(key, Key::SandboxRoute(..))), count, "{}", rig.kernel);
     }
 }
 
@@ -144,7 +144,7 @@ async fn a_vlans_gateway_is_there_as_long_as_somebody_is_in_the_vlan() {
     let Object::GatewayLink(link) = before[&gateway()].clone() else { panic!() };
     let stray = Key::GatewayLink(LinkName::new("br0.20").unwrap());
     rig.kernel.apply(&[Step::Create(stray.clone(), Object::GatewayLink(link))], None).unwrap();
-    assert_eq!(run(&rig.lifecycle, Watch::Running, false).await.unwrap().len(), 2);
+    assert_eq!(run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap().len(), 2);
     assert!(has(&gateway()) && !has(&stray), "{}", rig.kernel);
 }
 
@@ -166,13 +166,13 @@ async fn ways_that_somebody_took_away_come_back_and_strange_ones_go() {
     let before = rig.kernel.observe(Scope::Node).unwrap();
     let link = attached.wiring.unwrap().host_link;
     let address = |text: &str| text.parse().unwrap();
-    let way = |text| Key::Way(link.clone(), address(text));
+    let way = |text| Key::SandboxRoute(link.clone(), address(text));
     let gateway = Key::Gateway(link.clone(), address("10.6.0.1"));
     assert!(before.contains_key(&way("10.6.0.2")) && before.contains_key(&gateway));
     let strange = Step::Create(way("10.6.0.77"), Object::Set);
     rig.kernel.apply(&[Step::Delete(way("10.6.0.2")), Step::Delete(gateway), strange], None).unwrap();
     assert_eq!(
-        run(&rig.lifecycle, Watch::Running, false).await.unwrap().len(),
+        run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap().len(),
         2,
         "what stands is not judged while others work"
     );
@@ -221,10 +221,10 @@ async fn a_sandbox_that_died_without_a_detach_gives_its_address_back() {
     rig.publish("a", 1, 8080).await.unwrap();
     rig.attach("b", 2).await.unwrap();
     rig.kernel.kill_sandbox(NetnsId(1));
-    let told = run(&rig.lifecycle, Watch::Running, true).await.unwrap();
+    let told = run(&rig.lifecycle, Exclusivity::Shared, true).await.unwrap();
     assert_eq!(told, ["release a/eth0 on network web: its sandbox is gone"]);
     assert_eq!(rig.lifecycle.owner.snapshot().await.unwrap().leases, 2, "a dry run changes nothing");
-    run(&rig.lifecycle, Watch::Running, false).await.unwrap();
+    run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap();
     rig.agrees(1, 0).await;
 }
 
@@ -235,9 +235,9 @@ async fn an_attach_under_way_survives_a_resync() {
     let Attached::New { attachment, .. } = rig.lifecycle.owner.attach(wanted(WEB, "a", 1)).await.unwrap() else {
         panic!()
     };
-    assert!(run(&rig.lifecycle, Watch::Running, false).await.unwrap().is_empty());
+    assert!(run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap().is_empty());
     let facts = rig.lifecycle.executor.wire(&attachment, &rig.kernel.sandbox(1)).unwrap();
-    assert!(run(&rig.lifecycle, Watch::Running, false).await.unwrap().is_empty());
+    assert!(run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap().is_empty());
     rig.lifecycle.owner.wired(attachment.key, facts, None).await.unwrap();
     rig.agrees(1, 0).await;
 }
@@ -250,7 +250,7 @@ async fn rules_that_somebody_took_away_come_back() {
     rig.publish("a", 1, 8080).await.unwrap();
     rig.kernel.apply(&[Step::Replace(Key::Ruleset, Object::Ruleset(0))], None).unwrap();
     assert_eq!(rig.count(|key| matches!(key, Key::Published(_))), 0);
-    run(&rig.lifecycle, Watch::Running, false).await.unwrap();
+    run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap();
     rig.agrees(1, 1).await;
 }
 
@@ -268,7 +268,7 @@ fn a_ruleset_that_is_made_again_guards_the_tunnels_that_stand() {
     let nothing = Objects::new();
     let made = |observed: &Objects, fleet: Option<&Objects>| -> BTreeSet<Key> {
         let nobody = Snapshot::default();
-        let steps = compare(&nobody, &nobody, observed, Watch::Alone, fleet).steps;
+        let steps = compare(&nobody, &nobody, observed, Exclusivity::Exclusive, fleet).steps;
         steps.iter().filter(|step| !matches!(step, Step::Delete(_))).map(|step| step.key().clone()).collect()
     };
     let peers = [2, 3].map(|number| Key::Peer([192, 0, 2, number].into()));
@@ -347,7 +347,7 @@ const OWN: &str = "web:a:eth0.json";
 async fn with_tombstone(folder: &Path) -> (Rig, PathBuf) {
     let mut rig = restarted(folder, &Arc::new(FakeKernel::new())).await;
     let stones = folder.join("tombstones");
-    rig.lifecycle = rig.lifecycle.minding(Tombstones::new(stones.clone()));
+    rig.lifecycle = rig.lifecycle.with_tombstones(Tombstones::new(stones.clone()));
     rig.attach("a", 1).await.unwrap();
     std::fs::create_dir(&stones).unwrap();
     std::fs::write(stones.join(OWN), r#"{"network":"web","container_id":"a","interface":"eth0"}"#).unwrap();
@@ -434,7 +434,7 @@ async fn a_fault_at_every_step_of_a_mending_leaves_nothing_half() {
                 drop(rig);
                 rig = restarted(folder.path(), &kernel).await;
             } else {
-                run(&rig.lifecycle, Watch::Running, false).await.unwrap();
+                run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap();
             }
             let left = rig.lifecycle.owner.snapshot().await.unwrap().attachments.len();
             assert!(left == 2 || mended.is_err(), "fault {fault}: {mended:?}");

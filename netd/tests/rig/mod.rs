@@ -32,7 +32,7 @@ use netd::policies::follow::put_in_force;
 use netd::policies::{Policies, Settings};
 use netd::ports::Ports;
 use netd::reservations::Reservations;
-use netd::resync::{self, Watch};
+use netd::resync::{self, Exclusivity};
 use netd::runtime::Runtime;
 use netd::server::{PolicyDesk, Service};
 use netd::tombstones::Tombstones;
@@ -523,14 +523,14 @@ async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
     let policies =
         Policies::start(Arc::clone(&executor), Settings { node: "here".to_owned(), ..Settings::default() }).unwrap();
     let lifecycle = Lifecycle::new(netd::owner::start(record, journal), executor)
-        .minding(Tombstones::new(socket.with_file_name("tombstones")))
-        .publishing(Ports::default().behind(policies.gate()))
-        .obeying(policies);
+        .with_tombstones(Tombstones::new(socket.with_file_name("tombstones")))
+        .with_ports(Ports::default().with_gate(policies.gate()))
+        .with_policies(policies);
     let directory = socket.with_file_name("policies");
     let before = PolicyFiles::default();
     let files = Arc::new(before.next(&sources(std::slice::from_ref(&directory), &before)));
     put_in_force(&lifecycle, Quarantine::Policies, move || files).await.unwrap();
-    resync::run(&lifecycle, Watch::Alone, false).await.unwrap();
+    resync::run(&lifecycle, Exclusivity::Exclusive, false).await.unwrap();
     for attachment in lifecycle.owner.snapshot().await.unwrap().attachments {
         lifecycle.ports.hold(&attachment).await.unwrap();
     }

@@ -98,8 +98,8 @@ fn attachment(number: u8, way: Way, id: netd_kernel::NetnsId) -> Result<Objects>
     Ok(Objects::from([
         (Key::Masquerade(address, bridge), Object::Set),
         (Key::Guarded(port.clone()), Object::Set),
-        (Key::Station(port.clone(), mac), Object::Set),
-        (Key::Leased(port.clone(), mac, address), Object::Set),
+        (Key::PortMac(port.clone(), mac), Object::Set),
+        (Key::PortAddress(port.clone(), mac, address), Object::Set),
         (Key::Veth(port), Object::Veth(veth)),
         (Key::Interface(id, eth0), Object::Interface(interface)),
     ]))

@@ -4,7 +4,7 @@
 use netd::attachment::Description;
 use netd::containerd::{Happening, read_answer};
 use netd::journal::{Record, read_records};
-use netd::lasting::read_leases;
+use netd::lease_history::read_leases;
 use netd::node::Node;
 use netd::tombstones::read_key;
 use serde_json::json;

@@ -326,7 +326,12 @@ pub const MUTANTS: &[Mutant] = &[
         "return Some(commit([Key::Charter],",
         "return Some(commit([],",
     ),
-    broken("a store is told in the incarnation that was seen", TELL, ".chain([Key::Charter]).collect();", ".collect();"),
+    broken(
+        "a store is told in the incarnation that was seen",
+        TELL,
+        ".chain([Key::Charter]).collect();",
+        ".collect();",
+    ),
     broken(
         "a store is told only what it lacks still",
         TELL,

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use ipnet::IpNet;
 
 use super::State;
-use crate::object::{Encapsulation, Family, Hop, Key, Lead, Object, Tunnel};
+use crate::object::{Encapsulation, Family, Hop, Key, NextHop, Object, Tunnel};
 use crate::seam::KernelError;
 
 impl State {
@@ -26,7 +26,7 @@ impl State {
                 let near = self.tunnel(Encapsulation::Vxlan)?.entrance.address();
                 Family::of(near) == Family::of(*peer)
             }
-            (Key::Route(to), Object::Lead(Lead { hop, .. })) => {
+            (Key::Route(to), Object::NextHop(NextHop { hop, .. })) => {
                 hop.encapsulation().map_or(Ok(()), |encapsulation| self.tunnel(encapsulation).map(drop))?;
                 hop.carries(Family::of(to.addr()))
             }
@@ -52,7 +52,7 @@ impl State {
         let is_by = |hop: &Hop| hop.encapsulation() == Some(encapsulation);
         self.objects.retain(|key, object| match (key, object) {
             (Key::FarEnd(_), _) => encapsulation != Encapsulation::Vxlan,
-            (_, Object::Lead(Lead { hop, .. })) => !is_by(hop),
+            (_, Object::NextHop(NextHop { hop, .. })) => !is_by(hop),
             _ => true,
         });
     }

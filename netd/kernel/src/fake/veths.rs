@@ -95,8 +95,11 @@ impl State {
         if !self.objects.contains_key(&Key::Veth(link.clone())) {
             return Err(KernelError::NotFound(format!("link {link}")));
         }
-        if let Key::Way(_, to) = key
-            && self.objects.keys().any(|found| matches!(found, Key::Way(by, other) if other == to && by != link))
+        if let Key::SandboxRoute(_, to) = key
+            && self
+                .objects
+                .keys()
+                .any(|found| matches!(found, Key::SandboxRoute(by, other) if other == to && by != link))
         {
             return Err(KernelError::Exists(format!("a route to {to}")));
         }
@@ -111,7 +114,8 @@ impl State {
             .keys()
             .filter_map(|key| if let Key::Veth(name) = key { Some(name.clone()) } else { None })
             .collect();
-        let is_lost = |key: &Key| matches!(key, Key::Gateway(link, _) | Key::Way(link, _) if !veths.contains(link));
+        let is_lost =
+            |key: &Key| matches!(key, Key::Gateway(link, _) | Key::SandboxRoute(link, _) if !veths.contains(link));
         self.objects.retain(|key, _| !is_lost(key));
     }
 
@@ -119,7 +123,7 @@ impl State {
     pub(super) fn disable_ipv4(&mut self, link: &LinkName) {
         let is_left = |key: &Key| matches!(key, Key::Gateway(on, address) if on == link && address.is_ipv4());
         if !self.objects.keys().any(is_left) {
-            let dies = |key: &Key| matches!(key, Key::Way(by, to) if by == link && to.is_ipv4());
+            let dies = |key: &Key| matches!(key, Key::SandboxRoute(by, to) if by == link && to.is_ipv4());
             self.objects.retain(|key, _| !dies(key));
         }
     }

@@ -73,7 +73,7 @@ pub(super) fn filtered(socket: &mut Socket) -> Result<Objects, NetlinkError> {
 /// Whether the way to `address` is the one by this link. The kernel is asked for the one route first: a look at all takes as
 /// long as there are sandboxes.
 pub(super) fn is_way(socket: &mut Socket, link: &LinkName, index: u32, address: IpAddr) -> Result<bool, NetlinkError> {
-    let key = Key::Way(link.clone(), address);
+    let key = Key::SandboxRoute(link.clone(), address);
     let names = BTreeMap::from([(index, link.clone())]);
     // Where others' routing rules lead elsewhere it is not the one.
     if let Ok(Message::NewRoute(route)) = socket.fetch(route_to(address))
@@ -110,7 +110,7 @@ fn way(route: &RouteMessage, names: &BTreeMap<u32, LinkName>) -> Option<(Key, Ob
         && header.destination_prefix_length == IpNet::from(address).prefix_len();
     let by = |one: &RouteAttribute| if let RouteAttribute::Oif(index) = one { names.get(index).cloned() } else { None };
     let via = route.attributes.iter().find_map(by)?;
-    is_way.then_some((Key::Way(via, address), Object::Set))
+    is_way.then_some((Key::SandboxRoute(via, address), Object::Set))
 }
 
 pub(super) fn destination(attribute: &RouteAttribute) -> Option<IpAddr> {

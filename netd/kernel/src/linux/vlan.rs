@@ -11,13 +11,13 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Message};
 
-use super::switches::{self, Switch};
+use super::sysctls::{self, Sysctl};
 use super::{CREATE, LinuxKernel, existing, index, messages, observe, refused};
 use crate::object::{GatewayLink, Mac, Object, VlanRange, Vlans};
 use crate::seam::KernelError;
 
 /// As a bridge's; and its addresses are announced when it goes up, for it may be there again, by another MAC.
-const SWITCHES: [Switch; 6] = [
+const SYSCTLS: [Sysctl; 6] = [
     ("ipv4", "route_localnet", "1"),
     ("ipv4", "rp_filter", "2"),
     ("ipv4", "arp_notify", "1"),
@@ -132,7 +132,7 @@ impl LinuxKernel {
         let failed =
             |error| refused(format!("make link {name} the gateway of VLAN {} of {bridge}", wanted.vlan), error);
         socket.execute(batch).map_err(failed)?;
-        switches::set(name, &SWITCHES)?;
+        sysctls::set(name, &SYSCTLS)?;
         let index = index(&mut socket, name)?;
         let addresses = wanted.addresses.iter().map(|address| (messages::address(index, *address), NLM_F_CREATE));
         let batch = addresses.chain([(messages::up(index), 0)]).collect();

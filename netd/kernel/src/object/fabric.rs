@@ -107,7 +107,7 @@ impl Hop {
 
 /// A route to a range of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lead {
+pub struct NextHop {
     /// Where packets go.
     pub hop: Hop,
     /// Octets of the largest packet that passes, where a link on the way to this peer is narrower than the one by which it begins:
@@ -117,7 +117,7 @@ pub struct Lead {
 
 impl From<Hop> for Object {
     fn from(hop: Hop) -> Self {
-        Self::Lead(Lead { hop, mtu: None })
+        Self::NextHop(NextHop { hop, mtu: None })
     }
 }
 

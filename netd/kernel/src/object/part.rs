@@ -39,15 +39,15 @@ impl Key {
             | Self::Filtered(_)
             | Self::Veth(_)
             | Self::Gateway(..)
-            | Self::Way(..)
+            | Self::SandboxRoute(..)
             | Self::Interface(..) => Part::Links,
             Self::Ruleset | Self::Forwarding(_) => Part::Skeleton,
             Self::Admitted(_) | Self::Fenced(_) | Self::Masquerade(..) | Self::Published(_) => Part::Networks,
-            Self::Guarded(_) | Self::Trunk(_) | Self::Station(..) | Self::Leased(..) => Part::Guard,
-            Self::Silent(_)
+            Self::Guarded(_) | Self::Trunk(_) | Self::PortMac(..) | Self::PortAddress(..) => Part::Guard,
+            Self::DropSilently(_)
             | Self::Isolated(..)
-            | Self::Deaf(_)
-            | Self::Itself(..)
+            | Self::NoFlood(_)
+            | Self::Hairpin(..)
             | Self::Class(_)
             | Self::Block(..)
             | Self::Span(_)

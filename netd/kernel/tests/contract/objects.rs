@@ -103,17 +103,17 @@ const MAC: Mac = [2, 0x6e, 10, 4, 0, 2];
 /// Elements of policy and of the spoof guard, of every kind.
 fn policy() -> Objects {
     let set = |key| (key, Object::Set);
-    let leased = |address: &str| set(Key::Leased(link("nd2"), MAC, address.parse().unwrap()));
+    let leased = |address: &str| set(Key::PortAddress(link("nd2"), MAC, address.parse().unwrap()));
     let mut objects = profile_of_web(7, Decision::Deny);
     objects.extend(profile_of_web(8, Decision::Audit));
     objects.extend([
-        set(Key::Silent(Family::V4)),
+        set(Key::DropSilently(Family::V4)),
         set(isolated(Direction::Ingress, Reach::Others, "10.4.0.2")),
         set(isolated(Direction::Ingress, Reach::Node, "fd00::2")),
         set(isolated(Direction::Egress, Reach::Others, "fd00::2")),
         set(isolated(Direction::Egress, Reach::Node, "10.4.0.2")),
-        set(Key::Itself("10.4.0.2".parse().unwrap(), "10.5.0.2".parse().unwrap())),
-        set(Key::Itself("fd00::2".parse().unwrap(), "fd00::2".parse().unwrap())),
+        set(Key::Hairpin("10.4.0.2".parse().unwrap(), "10.5.0.2".parse().unwrap())),
+        set(Key::Hairpin("fd00::2".parse().unwrap(), "fd00::2".parse().unwrap())),
         class("10.4.0.2", 1),
         class("fd00::2", 1),
         block("0.0.0.0", "9.255.255.255", 3),
@@ -126,10 +126,10 @@ fn policy() -> Objects {
         pair(Direction::Egress, Some(Class::NODE.0), 7),
         pair(Direction::Ingress, None, 7),
         pair(Direction::Egress, None, 8),
-        set(Key::Deaf(link("nd2"))),
+        set(Key::NoFlood(link("nd2"))),
         set(Key::Guarded(link("nd2"))),
         set(Key::Trunk(link("nd2"))),
-        set(Key::Station(link("nd2"), MAC)),
+        set(Key::PortMac(link("nd2"), MAC)),
         leased("10.4.0.2"),
         leased("fd00::2"),
     ]);
@@ -220,7 +220,7 @@ pub(crate) fn gateway(number: u16, address: &str) -> (Key, Object) {
 }
 
 pub(crate) fn way(address: &str, number: u16) -> (Key, Object) {
-    (Key::Way(link(&format!("nd{number}")), address.parse().unwrap()), Object::Set)
+    (Key::SandboxRoute(link(&format!("nd{number}")), address.parse().unwrap()), Object::Set)
 }
 
 /// A routed pair with all that belongs to it on the node.

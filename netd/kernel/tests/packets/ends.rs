@@ -22,7 +22,7 @@ fn a_sandbox_reaches_itself_by_a_published_port_whatever_it_is_denied() {
         policy.extend(directions.iter().flat_map(|direction| isolated(*direction, Reach::Others, &server)));
         node.enforce(&policy);
         assert_eq!(is_heard(&server), [false; 2], "{directions:?}");
-        policy.extend(server.addresses().map(|address| (Key::Itself(address, address), Object::Set)));
+        policy.extend(server.addresses().map(|address| (Key::Hairpin(address, address), Object::Set)));
         node.enforce(&policy);
         let may_others = !directions.contains(&Direction::Ingress);
         assert_eq!((is_heard(&server), is_heard(&other)), ([true; 2], [may_others; 2]), "{directions:?}");

@@ -152,8 +152,10 @@ impl Node {
             let near = gateways.each_ref().map(|gateway| to(IpNet::from(ip(gateway)), None));
             let far = ["0.0.0.0/0", "::/0"].into_iter().zip(&gateways).map(|(all, by)| to(net(all), Some(ip(by))));
             let routes = near.into_iter().chain(far).collect();
-            let mut objects: Objects =
-                addresses.iter().map(|address| (Key::Way(name.clone(), address.addr()), Object::Set)).collect();
+            let mut objects: Objects = addresses
+                .iter()
+                .map(|address| (Key::SandboxRoute(name.clone(), address.addr()), Object::Set))
+                .collect();
             objects.extend(gateways.iter().map(|gateway| (Key::Gateway(name.clone(), ip(gateway)), Object::Set)));
             objects.insert(Key::Interface(sandbox.id, link("eth0")), interface(addresses, routes));
             objects.insert(Key::Veth(name), Object::Veth(veth));
@@ -182,8 +184,8 @@ impl Sandbox {
 
     /// The objects of its spoof guard.
     pub(crate) fn guard(&self) -> Objects {
-        let leased = self.addresses().map(|address| Key::Leased(self.port.clone(), self.mac, address));
-        let keys = [Key::Guarded(self.port.clone()), Key::Station(self.port.clone(), self.mac)];
+        let leased = self.addresses().map(|address| Key::PortAddress(self.port.clone(), self.mac, address));
+        let keys = [Key::Guarded(self.port.clone()), Key::PortMac(self.port.clone(), self.mac)];
         keys.into_iter().chain(leased).map(|key| (key, Object::Set)).collect()
     }
 }

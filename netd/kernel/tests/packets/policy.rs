@@ -165,7 +165,7 @@ fn a_bridge_is_filtered_in_place_and_not_by_itself() {
     policy.extend(filtered());
     node.enforce(&policy);
     assert_eq!(ask(), [Heard::Refusal; 2]);
-    policy.insert(Key::Silent(Family::V4), Object::Set);
+    policy.insert(Key::DropSilently(Family::V4), Object::Set);
     node.enforce(&policy);
     assert_eq!(ask(), [Heard::Nothing, Heard::Refusal]);
 }

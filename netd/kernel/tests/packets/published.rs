@@ -58,7 +58,7 @@ fn everybody_is_refused_in_words(filters_all: bool) {
     policy.extend(isolated(Direction::Ingress, Reach::Others, &server));
     node.enforce(&policy);
     heard("isolated", [Heard::Refusal; 2]);
-    policy.insert(Key::Silent(Family::V4), Object::Set);
+    policy.insert(Key::DropSilently(Family::V4), Object::Set);
     node.enforce(&policy);
     heard("without a word by IPv4", [Heard::Nothing, Heard::Refusal]);
 }

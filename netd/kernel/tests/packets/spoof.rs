@@ -285,7 +285,7 @@ fn guarded_sandboxes_find_each_other_and_the_outside() {
         assert_eq!(one.space.tcp(address, 80), Heard::Answer, "{address}");
     }
     // What belongs to a port alone goes with it; the port stays shut to what has nobody's leave.
-    guard.remove(&Key::Leased(one.port.clone(), one.mac, one.v4));
+    guard.remove(&Key::PortAddress(one.port.clone(), one.mac, one.v4));
     node.enforce(&guard);
     assert_eq!(one.space.udp(two.v4, 80), Heard::Nothing);
     assert_eq!(one.space.tcp(two.v6, 80), Heard::Answer);
@@ -307,7 +307,7 @@ fn a_deaf_port_gets_no_multicast_and_is_found_all_the_same() {
     };
     for (marker, is_deaf) in [(&b"marker-before"[..], false), (b"marker-after", true)] {
         if is_deaf {
-            node.enforce(&Objects::from([(Key::Deaf(link(two.port.as_str())), Object::Set)]));
+            node.enforce(&Objects::from([(Key::NoFlood(link(two.port.as_str())), Object::Set)]));
         }
         for frame in multicast(marker) {
             one.space.send_frame(&frame);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use netd_config::{FleetConfig, NodeConfig};
 use netd_fleet::{NodeName, NodeRecord, Peers};
-use netd_kernel::{Encapsulation, Entrance, Hop, Key, Lead, Object, Path};
+use netd_kernel::{Encapsulation, Entrance, Hop, Key, NextHop, Object, Path};
 
 use super::{Here, fabric, mtu_of};
 
@@ -51,7 +51,7 @@ fn two() -> Peers {
 fn hops(encapsulation: &str, here: &Here, peers: &Peers) -> (BTreeMap<String, String>, Vec<String>) {
     let fabric = fabric(&config(encapsulation), here, peers);
     let hop = |(key, object): (&Key, &Object)| match (key, object) {
-        (Key::Route(to), Object::Lead(Lead { hop, .. })) => Some((to.to_string(), format!("{hop:?}"))),
+        (Key::Route(to), Object::NextHop(NextHop { hop, .. })) => Some((to.to_string(), format!("{hop:?}"))),
         _ => None,
     };
     (fabric.objects.iter().filter_map(hop).collect(), fabric.troubles.into_iter().map(|one| one.text).collect())
@@ -107,7 +107,7 @@ fn a_route_says_where_less_passes_than_by_others() {
     let sizes = |encapsulation: &str, here: &Here, peers: &Peers| {
         let fabric = fabric(&config(encapsulation), here, peers);
         let size = |(key, object): (&Key, &Object)| match (key, object) {
-            (Key::Route(to), Object::Lead(Lead { mtu: Some(mtu), .. })) => Some(format!("{to} {mtu}")),
+            (Key::Route(to), Object::NextHop(NextHop { mtu: Some(mtu), .. })) => Some(format!("{to} {mtu}")),
             _ => None,
         };
         let troubles = fabric.troubles.iter().filter(|one| one.text.contains("packets of IPv6")).count();

@@ -47,8 +47,8 @@ impl<K: Kernel> Enforcer<K> {
         self.force.compiler = compiler;
         // What changes is found by comparison.
         round.changes.clear();
-        self.deaf.forget();
-        round.isolated.extend(self.deaf.touched(&all, self.force.compiler.compiled()));
+        self.no_flood.forget();
+        round.isolated.extend(self.no_flood.touched(&all, self.force.compiler.compiled()));
     }
 }
 

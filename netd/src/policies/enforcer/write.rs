@@ -87,9 +87,9 @@ impl<K: Kernel> Enforcer<K> {
     /// Everything of the ruleset that is this thread's.
     fn wanted(&self) -> Objects {
         let mut wanted = objects::all(self.force.compiler.compiled());
-        wanted.extend(self.deaf.all());
+        wanted.extend(self.no_flood.all());
         if self.denied == Denied::Dropped {
-            wanted.extend([Family::V4, Family::V6].map(|family| (Key::Silent(family), Object::Set)));
+            wanted.extend([Family::V4, Family::V6].map(|family| (Key::DropSilently(family), Object::Set)));
         }
         wanted
     }

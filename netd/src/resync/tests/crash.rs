@@ -15,7 +15,7 @@ use netd_kernel::{
     Sandbox, Scope, Step,
 };
 
-use super::super::{Watch, run};
+use super::super::{Exclusivity, run};
 use super::{ROUTED, VLAN, WEB};
 use crate::attachment::{Attachment, Description, LabelState, State};
 use crate::executor::Executor;
@@ -149,7 +149,7 @@ impl Daemon {
     async fn again(folder: &Path, kernel: &Arc<FakeKernel>, network: &'static str) -> Self {
         bring_back(folder);
         let daemon = Self::start(folder, kernel, network);
-        run(&daemon.lifecycle, Watch::Alone, false).await.unwrap();
+        run(&daemon.lifecycle, Exclusivity::Exclusive, false).await.unwrap();
         daemon
     }
 
@@ -188,7 +188,7 @@ impl Daemon {
     /// Of each link, whether packets pass by it: the port of a bridge is its door, and a routed one's way.
     fn passes(&self) -> Vec<bool> {
         let objects = self.mortal.kernel.observe(Scope::Node).unwrap();
-        let has_way = |link: &LinkName| objects.keys().any(|key| matches!(key, Key::Way(by, _) if by == link));
+        let has_way = |link: &LinkName| objects.keys().any(|key| matches!(key, Key::SandboxRoute(by, _) if by == link));
         let passes = |(key, object): (&Key, &Object)| match (key, object) {
             (Key::Veth(link), Object::Veth(veth)) if veth.bridge.is_none() => Some(has_way(link)),
             (Key::Veth(_), Object::Veth(veth)) => Some(veth.port == Port::Open),
@@ -234,10 +234,12 @@ impl Daemon {
             (usize::from(!containers.is_empty()), 0)
         };
         assert_eq!(self.count(|key| matches!(key, Key::Fenced(_))), fences);
-        for is in [(|key| matches!(key, Key::Gateway(..))) as fn(&Key) -> bool, |key| matches!(key, Key::Way(..))] {
+        for is in
+            [(|key| matches!(key, Key::Gateway(..))) as fn(&Key) -> bool, |key| matches!(key, Key::SandboxRoute(..))]
+        {
             assert_eq!(self.count(is), ways, "{}", self.mortal.kernel);
         }
-        let again = run(&self.lifecycle, Watch::Alone, false).await.unwrap();
+        let again = run(&self.lifecycle, Exclusivity::Exclusive, false).await.unwrap();
         assert!(again.is_empty(), "a second resync has work: {again:?}");
     }
 }
@@ -383,7 +385,7 @@ async fn a_resync_that_dies_is_finished_by_the_next() {
         bring_back(folder.path());
         let daemon = Daemon::start(folder.path(), &kernel, network);
         daemon.will_die(steps, late);
-        drop(run(&daemon.lifecycle, Watch::Alone, false).await);
+        drop(run(&daemon.lifecycle, Exclusivity::Exclusive, false).await);
         let died = daemon.is_dead();
         Daemon::again(folder.path(), &kernel, network).await.holds(&[("whole", 1)]).await;
         died

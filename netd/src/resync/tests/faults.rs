@@ -99,7 +99,7 @@ async fn one_that_cannot_be_finished_keeps_nothing_else_from_a_resync_or_the_sta
     }
     rig.kernel.refuse(veth(&stuck));
     rig.kernel.apply(&[Step::Delete(masquerade(&stays))], None).unwrap();
-    let error = run(&rig.lifecycle, Watch::Running, false).await.unwrap_err();
+    let error = run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap_err();
     assert!(matches!(error, ResyncError::Lifecycle(_)) && error.spares_the_rules(), "{error:?}");
     assert!(rig.has(&masquerade(&stays)) && !rig.has(&veth(&other)), "{}", rig.kernel);
     // At the start one more is given up.
@@ -112,10 +112,10 @@ async fn one_that_cannot_be_finished_keeps_nothing_else_from_a_resync_or_the_sta
     drop(rig.lifecycle);
     let again = start(folder.path(), &rig.kernel);
     again.kernel.apply(&[Step::Delete(masquerade(&stays))], None).unwrap();
-    assert!(run(&again.lifecycle, Watch::Alone, false).await.unwrap_err().spares_the_rules());
+    assert!(run(&again.lifecycle, Exclusivity::Exclusive, false).await.unwrap_err().spares_the_rules());
     assert!(again.has(&masquerade(&stays)) && !again.has(&veth(&given_up)), "{}", again.kernel);
     again.kernel.heal();
-    run(&again.lifecycle, Watch::Running, false).await.unwrap();
+    run(&again.lifecycle, Exclusivity::Shared, false).await.unwrap();
     again.agrees(1, 0).await;
 }
 
@@ -127,20 +127,20 @@ async fn a_bridge_that_cannot_be_made_keeps_no_other_link_from_being_put_right()
     let routed = rig.lifecycle.attach(wanted(ROUTED, "r", 2), rig.kernel.sandbox(2)).await.unwrap();
     let (bridge, way) = (
         Key::Bridge(LinkName::new("br0").unwrap()),
-        Key::Way(routed.wiring.unwrap().host_link, "10.6.0.2".parse().unwrap()),
+        Key::SandboxRoute(routed.wiring.unwrap().host_link, "10.6.0.2".parse().unwrap()),
     );
     rig.kernel.apply(&[Step::Delete(way.clone()), Step::Delete(bridge.clone())], None).unwrap();
     rig.kernel.refuse(bridge);
-    assert!(run(&rig.lifecycle, Watch::Running, false).await.unwrap_err().spares_the_rules());
+    assert!(run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap_err().spares_the_rules());
     assert!(rig.has(&way), "{}", rig.kernel);
     rig.kernel.refuse(Key::Ruleset);
     rig.kernel.apply(&[Step::Delete(Key::Masquerade("10.6.0.2".parse().unwrap(), way_link(&way)))], None).unwrap();
     rig.kernel.refuse(Key::Masquerade("10.6.0.2".parse().unwrap(), way_link(&way)));
-    assert!(!run(&rig.lifecycle, Watch::Running, false).await.unwrap_err().spares_the_rules());
+    assert!(!run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap_err().spares_the_rules());
 }
 
 fn way_link(key: &Key) -> LinkName {
-    let Key::Way(link, _) = key else { panic!("{key:?}") };
+    let Key::SandboxRoute(link, _) = key else { panic!("{key:?}") };
     link.clone()
 }
 
@@ -167,7 +167,7 @@ async fn a_tombstone_that_cannot_be_carried_out_keeps_no_other_from_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = fresh(folder.path()).await;
     let stones = folder.path().join("tombstones");
-    rig.lifecycle = rig.lifecycle.minding(Tombstones::new(stones.clone()));
+    rig.lifecycle = rig.lifecycle.with_tombstones(Tombstones::new(stones.clone()));
     let first = rig.attach("a", 1).await.unwrap();
     rig.attach("b", 2).await.unwrap();
     std::fs::create_dir(&stones).unwrap();
@@ -229,7 +229,7 @@ async fn what_still_drains_takes_no_port_from_whoever_has_it_now() {
     assert!(rig.has(&published(8080)));
     rig.detach("stuck", true).await.unwrap_err();
     assert!(rig.has(&published(8080)), "{}", rig.kernel);
-    run(&rig.lifecycle, Watch::Running, false).await.unwrap_err();
+    run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap_err();
     assert!(rig.has(&published(8080)), "{}", rig.kernel);
     rig.kernel.heal();
     rig.detach("stuck", true).await.unwrap();
@@ -270,7 +270,7 @@ async fn a_link_that_cannot_be_deleted_keeps_only_its_own_addresses() {
     }
     rig.drained_to(&[&stuck]).await;
     rig.kernel.heal();
-    run(&rig.lifecycle, Watch::Running, false).await.unwrap();
+    run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap();
     rig.agrees(0, 0).await;
 }
 
@@ -379,7 +379,7 @@ async fn an_extension_that_policies_do_not_admit_is_taken_back() {
     rig.attach("b", 2).await.unwrap();
     let before = rig.publish("a", 1, 8080).await.unwrap();
     let sound = rig.lifecycle.clone();
-    rig.lifecycle = rig.lifecycle.obeying(Policies::stopped());
+    rig.lifecycle = rig.lifecycle.with_policies(Policies::stopped());
     let error = rig.publish("a", 1, 8081).await.unwrap_err();
     assert!(matches!(error, LifecycleError::Policy { .. }), "{error:?}");
     rig.lifecycle = sound;
@@ -409,7 +409,7 @@ fn a_port_is_taken_over_when_it_is_its_attachments_turn() {
         let mut rig = fresh(folder.path()).await;
         let state = folder.path().join("nerdctl/default/abc");
         std::fs::create_dir_all(&state).unwrap();
-        rig.lifecycle = rig.lifecycle.publishing(Ports::new(&folder.path().join("nerdctl")));
+        rig.lifecycle = rig.lifecycle.with_ports(Ports::new(&folder.path().join("nerdctl")));
         let end = reserve(&state, &["0.0.0.0:8080"]);
         let key = rig.attach("default-abc", 1).await.unwrap().key;
         let follower =

@@ -13,7 +13,7 @@ use crate::node::Wanted;
 use crate::node::tests::{WEB, wanted};
 use crate::policies::files::{PolicyFiles, Source};
 use crate::policies::{Policies, Settings};
-use crate::resync::{self, Watch};
+use crate::resync::{self, Exclusivity};
 
 fn nerdctl() -> (String, String) {
     let hex = "ab".repeat(32);
@@ -39,7 +39,7 @@ impl Rig {
     }
 
     async fn resync(&self) -> Vec<String> {
-        resync::run(&self.lifecycle, Watch::Running, false).await.unwrap()
+        resync::run(&self.lifecycle, Exclusivity::Shared, false).await.unwrap()
     }
 
     async fn opens(&self) -> Attachment {
@@ -161,7 +161,7 @@ async fn held_back_by_policy(network: &str) -> (Rig, Key) {
     rig.kernel.apply(&[Step::Create(key, ruleset)], None).unwrap();
     let executor = Arc::clone(&rig.lifecycle.executor);
     let policies = Policies::start(executor, Settings { node: "here".to_owned(), ..Settings::default() }).unwrap();
-    rig.lifecycle = rig.lifecycle.obeying(policies);
+    rig.lifecycle = rig.lifecycle.with_policies(policies);
     let source = Source { file: "a.yaml".to_owned(), text: Ok(CLOSED.to_owned()) };
     let files = Arc::new(PolicyFiles::default().next(&[source]));
     rig.lifecycle.policies.enforce(files, Vec::new()).await.unwrap();
@@ -180,7 +180,8 @@ impl Rig {
     }
 
     fn passes(&self) -> bool {
-        let has_way = || self.kernel.observe(Scope::Node).unwrap().keys().any(|key| matches!(key, Key::Way(..)));
+        let has_way =
+            || self.kernel.observe(Scope::Node).unwrap().keys().any(|key| matches!(key, Key::SandboxRoute(..)));
         let is_bridged = self.kernel.observe(Scope::Node).unwrap().keys().any(|key| matches!(key, Key::Bridge(_)));
         if is_bridged { self.ports() != [Port::Down] } else { has_way() }
     }
@@ -195,7 +196,7 @@ async fn no_resync_lets_go_whom_policies_could_not_be_told_of() {
         let (rig, own) = held_back_by_policy(network).await;
         rig.kernel.refuse(own.clone());
         assert!(!rig.lifecycle.describe("a".to_owned(), said("nri")).await.unwrap()[0].quarantined);
-        for watch in [Watch::Running, Watch::Alone] {
+        for watch in [Exclusivity::Shared, Exclusivity::Exclusive] {
             assert_eq!(resync::run(&rig.lifecycle, watch, false).await.unwrap().len(), 1);
             assert!(!rig.passes(), "{}", rig.kernel);
         }

@@ -158,7 +158,10 @@ fn each_of_a_bridges_rules_is_told_by_its_own_stanza() {
 fn each_of_a_routed_links_rules_is_told_by_its_own_stanza() {
     on_a_node(|| {
         let rig = Rig::attach(PTP);
-        rig.without(|key| matches!(key, Key::Way(..)), &[("main", "the node lacks the route to 10.6.0.2 by nd")]);
+        rig.without(
+            |key| matches!(key, Key::SandboxRoute(..)),
+            &[("main", "the node lacks the route to 10.6.0.2 by nd")],
+        );
         let fence = "the node lacks ingressPolicy's fence of nd";
         rig.without(|key| matches!(key, Key::Fenced(_)), &[("main", fence), ("firewall", fence)]);
     });

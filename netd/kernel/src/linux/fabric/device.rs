@@ -16,7 +16,7 @@ use super::{Names, apply, is, messages, observe};
 use crate::linux::messages as netlink;
 use crate::linux::observe as links;
 use crate::linux::{index, refused};
-use crate::object::{Encapsulation, Entrance, Key, Lead, Object, Objects, Step, Tunnel};
+use crate::object::{Encapsulation, Entrance, Key, NextHop, Object, Objects, Step, Tunnel};
 use crate::seam::KernelError;
 
 pub(super) fn create(socket: &mut Socket, names: &Names, tunnel: &Tunnel) -> Result<(), KernelError> {
@@ -71,7 +71,7 @@ fn is_of_one_make(found: Entrance, wanted: Entrance) -> bool {
 fn led(socket: &mut Socket, names: &Names, encapsulation: Encapsulation) -> Result<Objects, KernelError> {
     let all = links::links(socket).and_then(|links| observe::objects(socket, names, &links, &BTreeMap::new()));
     let mut all = all.map_err(|error| refused("read the node's links".to_owned(), error))?;
-    let is_by = |object: &Object| matches!(object, Object::Lead(Lead { hop, .. }) if hop.encapsulation() == Some(encapsulation));
+    let is_by = |object: &Object| matches!(object, Object::NextHop(NextHop { hop, .. }) if hop.encapsulation() == Some(encapsulation));
     let is_end = |key: &Key| matches!(key, Key::FarEnd(_)) && encapsulation == Encapsulation::Vxlan;
     all.retain(|key, object| is_by(object) || is_end(key));
     Ok(all)

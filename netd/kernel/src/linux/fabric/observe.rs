@@ -16,7 +16,7 @@ use super::routes::Found;
 use super::{Names, speaks_ipv6};
 use crate::linux::messages::{OURS, routes};
 use crate::linux::observe::{self as links, data, kind, mtu_of, name};
-use crate::object::{Encapsulation, Entrance, Hop, Key, Lead, Object, Objects, Tunnel};
+use crate::object::{Encapsulation, Entrance, Hop, Key, NextHop, Object, Objects, Tunnel};
 
 /// Tunnels that are up, far ends that are whole, and routes.
 pub(in crate::linux) fn objects(
@@ -43,8 +43,8 @@ pub(in crate::linux) fn objects(
     let ends = vxlan.map_or(Ok(BTreeSet::new()), |device| far_ends(socket, device, &names.vxlan))?;
     let peers = by_next_hop(&ends);
     for (to, found) in all_led(socket)? {
-        let lead = |led| Lead { hop: hop(to.addr(), led, &devices, &peers), mtu: found.mtu };
-        objects.extend(found.taken().map(|led| (Key::Route(to), Object::Lead(lead(led)))));
+        let lead = |led| NextHop { hop: hop(to.addr(), led, &devices, &peers), mtu: found.mtu };
+        objects.extend(found.taken().map(|led| (Key::Route(to), Object::NextHop(lead(led)))));
     }
     objects.extend(ends.into_iter().map(|end| (Key::FarEnd(end), Object::Set)));
     Ok(objects)

@@ -12,7 +12,7 @@ use netlink_packet_route::route::RouteScope;
 use super::messages::{Led, route};
 use super::{Names, absent, device, is, observe};
 use crate::linux::refused;
-use crate::object::{Encapsulation, Family, Hop, Key, Lead, Object, Step};
+use crate::object::{Encapsulation, Family, Hop, Key, NextHop, Object, Step};
 use crate::seam::KernelError;
 
 /// Our routes to one range. One that leads nowhere is behind the other, so that both may stand while one becomes the other.
@@ -81,7 +81,7 @@ fn messages(
     there: &BTreeMap<IpNet, Found>,
 ) -> Result<Vec<(Message, u16)>, KernelError> {
     match step {
-        Step::Create(Key::Route(to), Object::Lead(Lead { hop, mtu })) if hop.carries(Family::of(to.addr())) => {
+        Step::Create(Key::Route(to), Object::NextHop(NextHop { hop, mtu })) if hop.carries(Family::of(to.addr())) => {
             let found = there.get(to).copied().unwrap_or_default();
             let wanted = Wanted { led: devices.led(*hop, to)?, mtu: *mtu };
             match found.taken() {
@@ -89,7 +89,7 @@ fn messages(
                 _ => Ok(set(*to, wanted, found, devices)),
             }
         }
-        Step::Replace(Key::Route(to), Object::Lead(Lead { hop, mtu })) if hop.carries(Family::of(to.addr())) => {
+        Step::Replace(Key::Route(to), Object::NextHop(NextHop { hop, mtu })) if hop.carries(Family::of(to.addr())) => {
             let found = there.get(to).copied().unwrap_or_default();
             let wanted = Wanted { led: devices.led(*hop, to)?, mtu: *mtu };
             Ok(set(*to, wanted, found, devices))
@@ -164,8 +164,8 @@ fn denied(step: &Step, error: NetlinkError) -> KernelError {
                 "a route to {to} that is not netd's: remove it, or give the fleet another pool;"
             ))
         }
-        Step::Create(Key::Route(to), Object::Lead(Lead { hop: Hop::Direct(gateway), .. }))
-        | Step::Replace(Key::Route(to), Object::Lead(Lead { hop: Hop::Direct(gateway), .. }))
+        Step::Create(Key::Route(to), Object::NextHop(NextHop { hop: Hop::Direct(gateway), .. }))
+        | Step::Replace(Key::Route(to), Object::NextHop(NextHop { hop: Hop::Direct(gateway), .. }))
             if is(&error, libc::ENETUNREACH) || is(&error, libc::EHOSTUNREACH) || is(&error, libc::EINVAL) =>
         {
             KernelError::OffLink { to: *to, gateway: *gateway }

@@ -29,14 +29,14 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
         Key::Forwarding(family) if *object == (Object::Forwarding { guarded: true }) => {
             vec![(GUARDED, plain(vec![number(*family)]))]
         }
-        Key::Deaf(port) => vec![(DEAF, plain(name(port)))],
+        Key::NoFlood(port) => vec![(DEAF, plain(name(port)))],
         Key::Guarded(port) => vec![(PORT, plain(name(port)))],
         Key::Trunk(port) => vec![(TRUNKS, plain(name(port)))],
-        Key::Station(port, mac) => guard::station(port, *mac),
-        Key::Leased(port, mac, address) => guard::leased(port, *mac, *address),
-        Key::Silent(family) => policy::silent(*family),
+        Key::PortMac(port, mac) => guard::port_mac(port, *mac),
+        Key::PortAddress(port, mac, address) => guard::port_address(port, *mac, *address),
+        Key::DropSilently(family) => policy::drop_silently(*family),
         Key::Isolated(direction, reach, address) => policy::isolated(*direction, *reach, *address),
-        Key::Itself(from, to) => policy::itself(*from, *to),
+        Key::Hairpin(from, to) => policy::hairpin(*from, *to),
         Key::Class(address) => policy::class(*address, object),
         Key::Block(first, last) => policy::block(*first, *last, object),
         Key::Span(span) => policy::span(*span, object),
@@ -55,7 +55,7 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
         | Key::Route(_)
         | Key::Veth(_)
         | Key::Gateway(..)
-        | Key::Way(..)
+        | Key::SandboxRoute(..)
         | Key::Interface(..) => Vec::new(),
     }
 }
@@ -106,7 +106,7 @@ fn published(publication: &Publication, object: &Object) -> (&'static str, Eleme
         | Object::Decision(_)
         | Object::Profile(_)
         | Object::Tunnel(_)
-        | Object::Lead(_)
+        | Object::NextHop(_)
         | Object::Veth(_)
         | Object::Interface(_) => Vec::new(),
     };

@@ -1,7 +1,7 @@
 //! Tunnels between nodes, their far ends, and the routes to what is others'.
 
 use netd_kernel::{
-    Encapsulation, Entrance, Hop, KernelError, Key, Lead, Object, Objects, Step, Tunnel, fixed_ruleset, plan,
+    Encapsulation, Entrance, Hop, KernelError, Key, NextHop, Object, Objects, Step, Tunnel, fixed_ruleset, plan,
 };
 
 use crate::bench::Bench;
@@ -31,7 +31,7 @@ pub(crate) fn what_leads_by_a_tunnel_needs_it_and_goes_with_it(bench: &dyn Bench
     make(bench, &all);
     assert_eq!(bench.observe_node(), all);
     bench.apply_on_node(&[Step::Delete(vxlan().0)]).unwrap();
-    let is_by = |object: &Object| matches!(object, Object::Lead(Lead { hop, .. }) if hop.encapsulation() == Some(Encapsulation::Vxlan));
+    let is_by = |object: &Object| matches!(object, Object::NextHop(NextHop { hop, .. }) if hop.encapsulation() == Some(Encapsulation::Vxlan));
     let goes = |key: &Key, object: &Object| matches!(key, Key::FarEnd(_)) || *key == vxlan().0 || is_by(object);
     let left: Objects = all.clone().into_iter().filter(|(key, object)| !goes(key, object)).collect();
     assert_eq!(bench.observe_node(), left);
@@ -99,7 +99,7 @@ pub(crate) fn a_route_says_what_size_passes_and_changes_it_in_one_step(bench: &d
     for (to, hops) in [("10.4.1.0/24", hops), ("fd04:1::/64", v6)] {
         for hop in hops {
             for mtu in [Some(1_350), Some(1_300), None, Some(1_300)] {
-                let other = (route(to).0, Object::Lead(Lead { hop, mtu }));
+                let other = (route(to).0, Object::NextHop(NextHop { hop, mtu }));
                 let error = bench.apply_on_node(&create(other.clone())).unwrap_err();
                 assert!(matches!(error.source, KernelError::Exists(_)), "{error:?}");
                 for _ in 0..2 {
@@ -116,7 +116,9 @@ pub(crate) fn a_route_says_what_size_passes_and_changes_it_in_one_step(bench: &d
         assert_eq!(bench.observe_node(), narrow);
         bench.apply_on_node(&replace(route(to))).unwrap();
         assert_eq!(bench.observe_node(), before);
-        bench.apply_on_node(&replace((route(to).0, Object::Lead(Lead { hop: hops[0], mtu: Some(1_300) })))).unwrap();
+        bench
+            .apply_on_node(&replace((route(to).0, Object::NextHop(NextHop { hop: hops[0], mtu: Some(1_300) }))))
+            .unwrap();
         bench.apply_on_node(&[Step::Delete(route(to).0)]).unwrap();
         bench.apply_on_node(&create(route(to))).unwrap();
         assert_eq!(bench.observe_node(), before);

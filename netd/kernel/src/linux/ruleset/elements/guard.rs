@@ -13,13 +13,13 @@ use crate::object::{Key, Mac, Object, link_local_of};
 const MAC: usize = 8;
 
 /// By the MAC comes the link-local address that the kernel makes of it.
-pub(super) fn station(port: &LinkName, mac: Mac) -> Vec<(&'static str, Element)> {
+pub(super) fn port_mac(port: &LinkName, mac: Mac) -> Vec<(&'static str, Element)> {
     let station = [name(port), filled(mac)].concat();
     let own = [station.clone(), octets(link_local_of(mac))].concat();
     vec![(PORT_MAC, plain(station)), (LEASED[1], plain(own))]
 }
 
-pub(super) fn leased(port: &LinkName, mac: Mac, address: IpAddr) -> Vec<(&'static str, Element)> {
+pub(super) fn port_address(port: &LinkName, mac: Mac, address: IpAddr) -> Vec<(&'static str, Element)> {
     vec![(LEASED[index(address)], plain([name(port), filled(mac), octets(address)].concat()))]
 }
 
@@ -28,17 +28,17 @@ pub(super) fn read(set: &str, key: &[u8]) -> Option<(Key, Object)> {
     let (link, rest) = (read_name(key.get(..NAME as usize)?)?, key.get(NAME as usize..)?);
     let wide = set.ends_with('6');
     let key = match set {
-        DEAF => Key::Deaf(link),
+        DEAF => Key::NoFlood(link),
         TRUNKS => Key::Trunk(link),
         PORT => Key::Guarded(link),
-        PORT_MAC => Key::Station(link, *rest.first_chunk()?),
+        PORT_MAC => Key::PortMac(link, *rest.first_chunk()?),
         _ if LEASED.contains(&set) => {
             let (mac, address) = (*rest.first_chunk()?, read_address(rest.get(MAC..)?, wide)?.0);
             // It comes with the MAC.
             if address == link_local_of(mac) {
                 return None;
             }
-            Key::Leased(link, mac, address)
+            Key::PortAddress(link, mac, address)
         }
         _ => return None,
     };
@@ -57,12 +57,12 @@ pub(super) fn samples() -> crate::object::Objects {
     let link = LinkName::new("nd1").unwrap();
     let mac = [2, 0x6e, 10, 4, 0, 2];
     let keys = [
-        Key::Deaf(link.clone()),
+        Key::NoFlood(link.clone()),
         Key::Guarded(link.clone()),
         Key::Trunk(link.clone()),
-        Key::Station(link.clone(), mac),
-        Key::Leased(link.clone(), mac, "10.4.0.2".parse().unwrap()),
-        Key::Leased(link, mac, "fd00::2".parse().unwrap()),
+        Key::PortMac(link.clone(), mac),
+        Key::PortAddress(link.clone(), mac, "10.4.0.2".parse().unwrap()),
+        Key::PortAddress(link, mac, "fd00::2".parse().unwrap()),
     ];
     keys.map(|key| (key, Object::Set)).into()
 }

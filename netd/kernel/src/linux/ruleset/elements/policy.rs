@@ -16,7 +16,7 @@ use crate::object::{Class, Decision, Direction, Family, Flow, Key, Object, Profi
 
 type Elements = Vec<(&'static str, Element)>;
 
-pub(super) fn silent(family: Family) -> Elements {
+pub(super) fn drop_silently(family: Family) -> Elements {
     vec![(SILENT, plain(vec![number(family)]))]
 }
 
@@ -24,7 +24,7 @@ pub(super) fn isolated(direction: Direction, reach: Reach, address: IpAddr) -> E
     vec![(subjects(direction, reach)[index(address)], plain(octets(address)))]
 }
 
-pub(super) fn itself(from: IpAddr, to: IpAddr) -> Elements {
+pub(super) fn hairpin(from: IpAddr, to: IpAddr) -> Elements {
     vec![(ITSELF[index(from)], plain([octets(from), octets(to)].concat()))]
 }
 
@@ -63,7 +63,7 @@ pub(super) fn read(set: &str, elements: &[Element]) -> Vec<(Key, Object)> {
 fn read_one(set: &str, element: &Element) -> Option<(Key, Object)> {
     let key = element.key.as_slice();
     if set == SILENT {
-        return Some((Key::Silent(read_number(key)?), Object::Set));
+        return Some((Key::DropSilently(read_number(key)?), Object::Set));
     }
     for direction in [Direction::Ingress, Direction::Egress] {
         for reach in [Reach::Others, Reach::Node] {
@@ -81,7 +81,7 @@ fn read_one(set: &str, element: &Element) -> Option<(Key, Object)> {
     }
     if let Some(wide) = position(ITSELF, set) {
         let (from, rest) = read_address(key, wide)?;
-        return Some((Key::Itself(from, read_address(rest, wide)?.0), Object::Set));
+        return Some((Key::Hairpin(from, read_address(rest, wide)?.0), Object::Set));
     }
     let address = read_address(key, position(CLASS, set)?)?.0;
     Some((Key::Class(address), Object::Class(Class(read_value(element)?))))
@@ -160,7 +160,7 @@ fn value(object: &Object) -> Vec<u8> {
         | Object::Bridge(_)
         | Object::GatewayLink(_)
         | Object::Tunnel(_)
-        | Object::Lead(_)
+        | Object::NextHop(_)
         | Object::Veth(_)
         | Object::Interface(_) => return Vec::new(),
     };
@@ -227,11 +227,11 @@ pub(super) fn samples() -> crate::object::Objects {
         Decision::Audit,
     );
     objects.extend([
-        (Key::Silent(Family::V6), Object::Set),
+        (Key::DropSilently(Family::V6), Object::Set),
         (Key::Isolated(Direction::Ingress, Reach::Others, address("10.4.0.2")), Object::Set),
         (Key::Isolated(Direction::Egress, Reach::Node, address("fd00::2")), Object::Set),
-        (Key::Itself(address("10.4.0.2"), address("10.5.0.2")), Object::Set),
-        (Key::Itself(address("fd00::2"), address("fd00::2")), Object::Set),
+        (Key::Hairpin(address("10.4.0.2"), address("10.5.0.2")), Object::Set),
+        (Key::Hairpin(address("fd00::2"), address("fd00::2")), Object::Set),
         (Key::Class(address("10.4.0.2")), Object::Class(Class(1))),
         (Key::Class(address("fd00::2")), Object::Class(Class(1))),
         block("0.0.0.0", "9.255.255.255", 3),

@@ -21,9 +21,9 @@ type Message = (RouteNetlinkMessage, u16);
 pub(super) fn is_ours(step: &Step) -> bool {
     matches!(
         step,
-        Step::Create(Key::Gateway(..) | Key::Way(..), Object::Set)
-            | Step::Replace(Key::Gateway(..) | Key::Way(..), Object::Set)
-            | Step::Delete(Key::Gateway(..) | Key::Way(..))
+        Step::Create(Key::Gateway(..) | Key::SandboxRoute(..), Object::Set)
+            | Step::Replace(Key::Gateway(..) | Key::SandboxRoute(..), Object::Set)
+            | Step::Delete(Key::Gateway(..) | Key::SandboxRoute(..))
     )
 }
 
@@ -64,14 +64,14 @@ fn messages<'a>(
         Step::Create(Key::Gateway(link, address), _) | Step::Replace(Key::Gateway(link, address), _) => {
             gateway(by(link)?, *address)
         }
-        Step::Create(Key::Way(link, address), _) | Step::Replace(Key::Way(link, address), _) => {
+        Step::Create(Key::SandboxRoute(link, address), _) | Step::Replace(Key::SandboxRoute(link, address), _) => {
             vec![(netlink::way(by(link)?, *address), NLM_F_CREATE | NLM_F_EXCL)]
         }
         Step::Delete(Key::Gateway(link, address)) => {
             let index = by(link).ok();
             index.map(|index| (netlink::remove_address(index, IpNet::from(*address)), 0)).into_iter().collect()
         }
-        Step::Delete(Key::Way(link, address)) => {
+        Step::Delete(Key::SandboxRoute(link, address)) => {
             by(link).ok().map(|index| (netlink::remove_way(index, *address), 0)).into_iter().collect()
         }
         Step::Create(..) | Step::Replace(..) | Step::Delete(_) => Vec::new(),
@@ -92,7 +92,10 @@ fn gateway(index: u32, address: IpAddr) -> Vec<Message> {
 fn is_so(socket: &mut Socket, step: &Step, error: &NetlinkError) -> Result<bool, KernelError> {
     let NetlinkError::Refused { source, .. } = error else { return Ok(false) };
     Ok(match (step, source.raw_os_error()) {
-        (Step::Create(Key::Way(link, to), _) | Step::Replace(Key::Way(link, to), _), Some(libc::EEXIST)) => {
+        (
+            Step::Create(Key::SandboxRoute(link, to), _) | Step::Replace(Key::SandboxRoute(link, to), _),
+            Some(libc::EEXIST),
+        ) => {
             let index = index(socket, link)?;
             let found = observe::is_way(socket, link, index, *to);
             found.map_err(|error| refused("read the node's routes".to_owned(), error))?
@@ -105,7 +108,7 @@ fn is_so(socket: &mut Socket, step: &Step, error: &NetlinkError) -> Result<bool,
 fn denied(step: &Step, error: NetlinkError) -> KernelError {
     match (step, &error) {
         (
-            Step::Create(Key::Way(_, address), _) | Step::Replace(Key::Way(_, address), _),
+            Step::Create(Key::SandboxRoute(_, address), _) | Step::Replace(Key::SandboxRoute(_, address), _),
             NetlinkError::Refused { source, .. },
         ) if source.raw_os_error() == Some(libc::EEXIST) => KernelError::Exists(format!("a route to {address}")),
         _ => KernelError::Refused { action: format!("take the step {step:?}"), source: io::Error::other(error) },

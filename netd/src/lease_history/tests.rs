@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::{HEADER, Kept, LONGEST, Last, Lasting, keep};
+use super::{HEADER, Kept, LONGEST, LeaseHistory, PastLease, keep};
 use crate::attachment::AttachmentKey;
 use crate::journal::{Journal, Record};
 use crate::node::tests::{WEB, wanted};
@@ -27,12 +27,12 @@ fn kept(held: &[(&str, &str)], remembered: &[(&str, &str)]) -> Kept {
     Kept { held: held.iter().map(of).collect(), remembered: remembered.iter().map(of).collect() }
 }
 
-fn names(last: &[Last]) -> Vec<&str> {
+fn names(last: &[PastLease]) -> Vec<&str> {
     last.iter().map(|one| one.key.container.as_str()).collect()
 }
 
-fn reopen(folder: &Path, after: Duration) -> (Lasting, Vec<Last>) {
-    Lasting::open(folder, now() + after)
+fn reopen(folder: &Path, after: Duration) -> (LeaseHistory, Vec<PastLease>) {
+    LeaseHistory::open(folder, now() + after)
 }
 
 #[tokio::test]
@@ -41,7 +41,7 @@ async fn a_node_of_another_boot_gives_each_its_address_again_and_none_twice() {
     let boot = |id: &str| {
         let (journal, records) = Journal::open(&folder.path().join("journal"), id).unwrap();
         let mut node = Node::replay("nd", records);
-        let (file, last) = Lasting::open(folder.path(), SystemTime::now());
+        let (file, last) = LeaseHistory::open(folder.path(), SystemTime::now());
         node.recall(last);
         (owner::start(node, journal), file)
     };
@@ -90,7 +90,7 @@ fn what_nobody_comes_back_for_is_forgotten_and_a_boot_does_not_make_it_younger()
     file.write(&kept(&[("held", "10.4.0.2")], &[("left", "10.4.0.3")]), now() + LONGEST - day).unwrap();
     assert_eq!(names(&reopen(folder.path(), LONGEST).1), ["held"]);
     // A clock that was behind says nothing.
-    assert_eq!(names(&Lasting::open(folder.path(), SystemTime::UNIX_EPOCH).1), ["left", "held"]);
+    assert_eq!(names(&LeaseHistory::open(folder.path(), SystemTime::UNIX_EPOCH).1), ["left", "held"]);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_torn_file_gives_what_is_whole_and_another_versions_gives_nothing() {
 fn a_folder_that_cannot_be_written_is_told_with_its_key_and_costs_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("file"), "").unwrap();
-    let (mut file, last) = Lasting::open(&folder.path().join("file"), now());
+    let (mut file, last) = LeaseHistory::open(&folder.path().join("file"), now());
     assert!(last.is_empty());
     let error = file.write(&Kept::default(), now()).unwrap_err().to_string();
     assert!(error.contains("/file/leases; leases do not outlive this boot") && error.contains("state_dir"), "{error}");

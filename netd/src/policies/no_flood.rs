@@ -11,16 +11,16 @@ use netd_policy::{ClassId, Compiled, Delta, Profile, ProfileId, TCP};
 use super::filters::Filters;
 use super::objects::{Changes, Fate};
 
-/// Deaf ports, kept up by what changes.
+/// NoFlood ports, kept up by what changes.
 #[derive(Debug, Default)]
-pub(super) struct Deaf {
+pub(super) struct NoFlood {
     ports: Filters,
     /// Whether a class is denied anything, of those that policies are about.
     classes: BTreeMap<ClassId, bool>,
 }
 
-impl Deaf {
-    /// Whom to [`Deaf::set`] anew after this change: who has another class, or one that is not denied what it was.
+impl NoFlood {
+    /// Whom to [`NoFlood::set`] anew after this change: who has another class, or one that is not denied what it was.
     pub(super) fn touched(&mut self, delta: &Delta, compiled: &Compiled) -> BTreeSet<IpAddr> {
         let (any, pairs) = (&delta.any_in, &delta.pairs_in);
         let subjects: BTreeSet<ClassId> = (any.removed.iter().chain(any.set.keys()))
@@ -54,20 +54,21 @@ impl Deaf {
 
     /// This address is behind this port now, or none. Adds what that makes of ports to the changes.
     pub(super) fn set(&mut self, address: IpAddr, port: Option<&LinkName>, compiled: &Compiled, changes: &mut Changes) {
-        let is_deaf = compiled.ingress.contains_key(&address) && is_denied_anything(compiled, compiled.class(address));
-        let port = port.filter(|_| is_deaf);
+        let is_spared =
+            compiled.ingress.contains_key(&address) && is_denied_anything(compiled, compiled.class(address));
+        let port = port.filter(|_| is_spared);
         let old = self.ports.set(address, port);
         if old.as_ref() != port {
             for link in old.iter().chain(port) {
                 let fate = if self.ports.wants(link) { Fate::Set(Object::Set) } else { Fate::Gone };
-                changes.insert(Key::Deaf(link.clone()), fate);
+                changes.insert(Key::NoFlood(link.clone()), fate);
             }
         }
     }
 
     /// Everything that the kernel is to hold.
     pub(super) fn all(&self) -> Objects {
-        self.ports.wanted().into_iter().map(|link| (Key::Deaf(link), Object::Set)).collect()
+        self.ports.wanted().into_iter().map(|link| (Key::NoFlood(link), Object::Set)).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use netd_api::v1::{FleetBlock, FleetNode, FleetResponse, FleetRoute};
 use netd_fleet::{Encapsulation as Unpacked, Hold, Memory, NodeRecord};
-use netd_kernel::{Encapsulation, Hop, Key, Lead, Object};
+use netd_kernel::{Encapsulation, Hop, Key, NextHop, Object};
 
 use super::source::Source;
 use super::{Fleet, Inner, State};
@@ -130,9 +130,9 @@ fn route(block: IpNet, state: &State) -> FleetRoute {
 
 impl State {
     /// How a peer's block is reached, if the kernel has let it be so.
-    pub(super) fn way(&self, block: IpNet) -> Option<Lead> {
+    pub(super) fn way(&self, block: IpNet) -> Option<NextHop> {
         let key = Key::Route(block);
-        let Some(Object::Lead(lead)) = self.fabric.objects.get(&key) else { return None };
+        let Some(Object::NextHop(lead)) = self.fabric.objects.get(&key) else { return None };
         let stands = lead.hop.encapsulation().is_none_or(|kind| !self.refused.contains_key(&Key::Tunnel(kind)));
         Some(*lead).filter(|_| stands && !self.refused.contains_key(&key))
     }

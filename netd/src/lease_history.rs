@@ -31,14 +31,14 @@ const LARGEST: u64 = 64 << 20;
 /// Why the file could not be written.
 #[derive(Debug, Error)]
 #[error("cannot write {path}; leases do not outlive this boot until it can be written (state_dir in netd.toml)")]
-pub struct LastingError {
+pub struct LeaseHistoryError {
     path: PathBuf,
     source: io::Error,
 }
 
 /// The last addresses of one interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Last {
+pub struct PastLease {
     /// Whose.
     pub key: AttachmentKey,
     /// Which.
@@ -58,16 +58,16 @@ pub struct Kept {
 
 /// The file.
 #[derive(Debug)]
-pub struct Lasting {
+pub struct LeaseHistory {
     path: PathBuf,
     /// Of those that hold nothing.
     seen: BTreeMap<AttachmentKey, u64>,
 }
 
-impl Lasting {
+impl LeaseHistory {
     /// Reads the file in `folder`, which is made where it is missing. What cannot be read is left out, with a warning.
     #[must_use]
-    pub fn open(folder: &Path, now: SystemTime) -> (Self, Vec<Last>) {
+    pub fn open(folder: &Path, now: SystemTime) -> (Self, Vec<PastLease>) {
         let path = folder.join("leases");
         let content = read(&path).unwrap_or_else(|error| {
             warn!(path = %path.display(), %error, "cannot read it: containers may get other addresses than before the boot");
@@ -81,19 +81,19 @@ impl Lasting {
     /// Writes what is to be kept, atomically: after a loss of power the file is the old one or the new one.
     ///
     /// # Errors
-    /// See [`LastingError`]; the old file stays.
-    pub fn write(&mut self, kept: &Kept, now: SystemTime) -> Result<(), LastingError> {
+    /// See [`LeaseHistoryError`]; the old file stays.
+    pub fn write(&mut self, kept: &Kept, now: SystemTime) -> Result<(), LeaseHistoryError> {
         let now = seconds(now);
-        let of = |key: &AttachmentKey, addresses: &[IpAddr], seen| Last {
+        let of = |key: &AttachmentKey, addresses: &[IpAddr], seen| PastLease {
             key: key.clone(),
             addresses: addresses.to_vec(),
             seen,
         };
         let since = |key: &AttachmentKey| self.seen.get(key).copied().unwrap_or(now);
-        let remembered: Vec<Last> =
+        let remembered: Vec<PastLease> =
             kept.remembered.iter().map(|(key, addresses)| of(key, addresses, since(key))).collect();
         let held = kept.held.iter().map(|(key, addresses)| of(key, addresses, now));
-        let failed = |source| LastingError { path: self.path.clone(), source };
+        let failed = |source| LeaseHistoryError { path: self.path.clone(), source };
         let mut content = HEADER.to_vec();
         for last in remembered.iter().cloned().chain(held) {
             content.extend(frames::encode(&last).map_err(failed)?);
@@ -105,7 +105,7 @@ impl Lasting {
 }
 
 /// Writes what changes, for ever, and what is left to write when it is told to end.
-pub async fn keep(owner: OwnerHandle, mut file: Lasting, end: impl Future<Output = ()>) {
+pub async fn keep(owner: OwnerHandle, mut file: LeaseHistory, end: impl Future<Output = ()>) {
     let mut written = None;
     let mut end = std::pin::pin!(end);
     loop {
@@ -142,11 +142,11 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The records of a file's content that are not too old by `now`.
-fn parse(content: &[u8], now: u64) -> Vec<Last> {
+fn parse(content: &[u8], now: u64) -> Vec<PastLease> {
     let mut bytes = content.strip_prefix(HEADER).unwrap_or_default();
-    let mut last: Vec<Last> = Vec::new();
+    let mut last: Vec<PastLease> = Vec::new();
     while let Some((payload, rest)) = frames::split(bytes) {
-        last.extend(serde_json::from_slice::<Last>(payload).ok());
+        last.extend(serde_json::from_slice::<PastLease>(payload).ok());
         bytes = rest;
     }
     last.retain(|one| now.saturating_sub(one.seen) < LONGEST.as_secs());
@@ -159,7 +159,7 @@ fn seconds(time: SystemTime) -> u64 {
 
 /// Reads any bytes as a file's content.
 #[must_use]
-pub fn read_leases(content: &[u8]) -> Vec<Last> {
+pub fn read_leases(content: &[u8]) -> Vec<PastLease> {
     parse(content, 0)
 }
 

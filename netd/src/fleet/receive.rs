@@ -10,8 +10,8 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::Inner;
-use super::acquaint::{AGAIN, TOGETHER};
-use super::believe::{Believed, believe, strangers};
+use super::announce::{AGAIN, TOGETHER};
+use super::verify::{Believed, believe, strangers};
 use crate::lifecycle::Lifecycle;
 use crate::policies::PolicyError;
 use crate::reply::chain;

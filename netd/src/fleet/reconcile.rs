@@ -11,8 +11,8 @@ use netd_kernel::{Encapsulation, Kernel, Key, Object, Objects};
 use tracing::{info, warn};
 
 use super::Inner;
+use super::apply::{Refused, fleets, settle};
 use super::round::{Care, RoundError};
-use super::settle::{Refused, fleets, settle};
 use super::source::Source;
 use crate::executor::ExecutorError;
 use crate::lifecycle::Lifecycle;
@@ -139,7 +139,7 @@ impl Inner {
             }
         }
         if is_news {
-            self.shaken.notify_one();
+            self.kernel_changed.notify_one();
         }
         is_news
     }
@@ -172,7 +172,7 @@ impl Inner {
             });
             if is_gone.await?? {
                 // What it was in the way of can be made now.
-                self.shaken.notify_one();
+                self.kernel_changed.notify_one();
             }
         }
         Ok(())

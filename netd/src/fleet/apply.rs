@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netd_kernel::{Encapsulation, Hop, Kernel, Key, Lead, Object, Objects, Part, Step, plan};
+use netd_kernel::{Encapsulation, Hop, Kernel, Key, NextHop, Object, Objects, Part, Step, plan};
 
 use crate::executor::{Executor, ExecutorError};
 use crate::reply::chain;
@@ -31,7 +31,7 @@ pub fn guards(observed: &Objects) -> Objects {
     let guarding = |(key, object): (&Key, &Object)| match (key, object) {
         (_, Object::Tunnel(tunnel)) => vec![Key::Connected, Key::PeersOnly(tunnel.entrance)],
         (Key::FarEnd(peer), _) => vec![Key::Peer(*peer)],
-        (_, Object::Lead(Lead { hop: Hop::Ipip(peer), .. })) => vec![Key::Peer((*peer).into())],
+        (_, Object::NextHop(NextHop { hop: Hop::Ipip(peer), .. })) => vec![Key::Peer((*peer).into())],
         _ => Vec::new(),
     };
     observed.iter().flat_map(guarding).map(|key| (key, Object::Set)).collect()
@@ -97,9 +97,8 @@ pub(super) fn rests_on(step: &Step) -> Vec<Key> {
     let by = |encapsulation: Option<Encapsulation>| encapsulation.map(Key::Tunnel).into_iter().collect();
     match step {
         Step::Create(Key::FarEnd(_), _) | Step::Replace(Key::FarEnd(_), _) => by(Some(Encapsulation::Vxlan)),
-        Step::Create(_, Object::Lead(Lead { hop, .. })) | Step::Replace(_, Object::Lead(Lead { hop, .. })) => {
-            by(hop.encapsulation())
-        }
+        Step::Create(_, Object::NextHop(NextHop { hop, .. }))
+        | Step::Replace(_, Object::NextHop(NextHop { hop, .. })) => by(hop.encapsulation()),
         Step::Create(_, Object::Tunnel(tunnel)) | Step::Replace(_, Object::Tunnel(tunnel)) => {
             vec![Key::Connected, Key::PeersOnly(tunnel.entrance)]
         }

@@ -45,7 +45,7 @@ pub(super) fn switch_on(step: &Step) -> Result<(), KernelError> {
 /// Set before the bridge goes up. The node takes no router's word from its sandboxes; its own link-local address works at
 /// once (the first packet to a sandbox would wait for it, 1 to 2 s); replies may come by another way than the routes say;
 /// and 127/8 reaches published ports (the ruleset drops it from everywhere else).
-pub(super) const OF_BRIDGE: [Switch; 4] = [
+pub(super) const OF_BRIDGE: [Sysctl; 4] = [
     ("ipv4", "route_localnet", "1"),
     ("ipv4", "rp_filter", "2"),
     ("ipv6", "accept_ra", "0"),
@@ -53,10 +53,10 @@ pub(super) const OF_BRIDGE: [Switch; 4] = [
 ];
 
 /// IP version, name and value of a link's switch.
-pub(super) type Switch = (&'static str, &'static str, &'static str);
+pub(super) type Sysctl = (&'static str, &'static str, &'static str);
 
-pub(super) fn set(name: &LinkName, switches: &[Switch]) -> Result<(), KernelError> {
-    for (version, switch, value) in switches.iter().copied() {
+pub(super) fn set(name: &LinkName, sysctls: &[Sysctl]) -> Result<(), KernelError> {
+    for (version, switch, value) in sysctls.iter().copied() {
         let path = format!("/proc/sys/net/{version}/conf/{name}/{switch}");
         match fs::write(&path, value) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && version == "ipv6" => {}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use netd_kernel::{
-    Encapsulation, Entrance, FakeKernel, Hop, Key, Lead, Object, Objects, Step, Tunnel, fixed_ruleset, plan,
+    Encapsulation, Entrance, FakeKernel, Hop, Key, NextHop, Object, Objects, Step, Tunnel, fixed_ruleset, plan,
 };
 
 use super::{UNGUARDED, fleets, has_ground, settle};
@@ -77,7 +77,7 @@ fn a_tunnel_that_is_refused_takes_along_what_leads_by_it_and_nothing_else() {
     ill.insert(Key::Tunnel(Encapsulation::Ipip), tunnel(vxlan()));
     let refused = settle(&executor, &ill, &standing(&executor)).unwrap();
     assert_eq!(refused.keys().collect::<Vec<_>>(), [&Key::Tunnel(Encapsulation::Ipip)]);
-    let by = |object: &Object| matches!(object, Object::Lead(Lead { hop, .. }) if hop.encapsulation() == Some(Encapsulation::Ipip));
+    let by = |object: &Object| matches!(object, Object::NextHop(NextHop { hop, .. }) if hop.encapsulation() == Some(Encapsulation::Ipip));
     let mut expected = wanted();
     expected.retain(|key, object| *key != Key::Tunnel(Encapsulation::Ipip) && !by(object));
     assert_eq!(standing(&executor), expected);
@@ -105,7 +105,7 @@ fn of_many_routes_those_that_are_refused_are_named() {
 fn a_tunnel_whose_guard_is_refused_is_not_made() {
     let executor = Executor::new(Arc::new(FakeKernel::new()), BTreeSet::new());
     let refused = settle(&executor, &wanted(), &Objects::new()).unwrap();
-    let by_none = |object: &Object| matches!(object, Object::Lead(lead) if lead.hop.encapsulation().is_none());
+    let by_none = |object: &Object| matches!(object, Object::NextHop(lead) if lead.hop.encapsulation().is_none());
     let expected: Objects = wanted().into_iter().filter(|(_, object)| by_none(object)).collect();
     assert_eq!(standing(&executor), expected);
     let tunnels = [Encapsulation::Ipip, Encapsulation::Vxlan].map(Key::Tunnel);

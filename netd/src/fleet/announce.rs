@@ -21,8 +21,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::believe::Believed;
 use super::source::Source;
+use super::verify::Believed;
 use super::{Fleet, Inner};
 use crate::lifecycle::Lifecycle;
 use crate::owner::{OwnerError, OwnerHandle};
@@ -58,9 +58,9 @@ impl Fleet {
     }
 
     /// What this node's sandboxes are may have changed.
-    pub fn relabelled(&self) {
+    pub fn labels_changed(&self) {
         if let Some(inner) = &self.0 {
-            inner.relabelled.notify_one();
+            inner.labels_changed.notify_one();
         }
     }
 
@@ -157,7 +157,7 @@ impl Inner {
                 Err(_) => return,
             }
             let ended = tokio::select! {
-                () = self.relabelled.notified() => false,
+                () = self.labels_changed.notified() => false,
                 done = told.changed() => done.is_err(),
                 done = peers.changed() => done.is_err(),
                 done = share.changed() => done.is_err(),
