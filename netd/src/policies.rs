@@ -82,11 +82,17 @@ pub struct Policies {
     needs: Option<watch::Receiver<Option<Needs>>>,
     /// Whose files are being put in force.
     turn: Arc<Mutex<()>>,
-    troubles: Troubles,
+    troubles: Arc<std::sync::Mutex<Troubles>>,
 }
 
-/// What is wrong with policy files, for those who do not wait for the thread.
-pub(crate) type Troubles = Arc<std::sync::Mutex<Vec<String>>>;
+/// What is wrong, for those who do not wait for the thread.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles {
+    /// With policy files.
+    pub(crate) files: Vec<String>,
+    /// With addresses that several sandboxes have.
+    pub(crate) addresses: Vec<String>,
+}
 
 impl Policies {
     /// For one who reads the files and puts them in force; others wait.
@@ -104,7 +110,7 @@ impl Policies {
         let (told, changes) = watch::channel(());
         let (needing, needs) = watch::channel(None);
         let cutter = cutter::start(Arc::clone(&executor), Arc::downgrade(&requests))?;
-        let troubles = Troubles::default();
+        let troubles = Arc::<std::sync::Mutex<Troubles>>::default();
         let told = Told {
             in_force: Arc::clone(&in_force),
             changes: told,
@@ -144,10 +150,11 @@ impl Policies {
         heard(self.send(|done| Request::Others(others, strangers, done))?).await
     }
 
-    /// What is wrong with the policy files, each with what holds instead. Never waits.
+    /// What is wrong with the policy files, and with addresses, each with what holds instead. Never waits for the thread.
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {
-        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.files.iter().chain(&troubles.addresses).cloned().collect()
     }
 
     /// The files as they are in force, for a thread that may wait. `None`: as [`Policies::ask`].

@@ -64,6 +64,8 @@ pub struct Compiler {
     world: World,
     /// Who has an address. Two may, for a moment.
     owners: BTreeMap<IpAddr, BTreeSet<SandboxName>>,
+    /// Addresses that several sandboxes of this node have; see [`World::contested`].
+    contested: BTreeSet<IpAddr>,
     held: BTreeMap<IpAddr, Held>,
     ranges: Ranges,
     ground: Ground,
@@ -90,6 +92,7 @@ impl Compiler {
             last_number: 0,
             world: World::default(),
             owners: BTreeMap::new(),
+            contested: BTreeSet::new(),
             held: BTreeMap::new(),
             ranges: Ranges::default(),
             ground: Ground::default(),
@@ -109,6 +112,11 @@ impl Compiler {
     #[must_use]
     pub fn policies(&self) -> &[Policy] {
         &self.policies
+    }
+
+    /// Addresses of which no packet passes while there are policies, each with those who have it; see [`World::contested`].
+    pub fn contested(&self) -> impl Iterator<Item = (IpAddr, impl Iterator<Item = &SandboxName>)> {
+        self.contested.iter().map(|address| (*address, self.owners.get(address).into_iter().flatten()))
     }
 
     /// The world as it knows it.
@@ -203,8 +211,10 @@ impl Compiler {
         self.ranges = Ranges::new(self.ground.atoms.blocks(&self.world.strangers));
         let nodes = self.world.nodes.values().flat_map(|node| node.addresses.iter());
         let addresses: BTreeSet<IpAddr> = self.owners.keys().chain(nodes).copied().collect();
+        let (contested, single): (BTreeSet<_>, BTreeSet<_>) =
+            addresses.into_iter().partition(|address| self.is_contested(*address));
         let classed: Vec<(IpAddr, Vec<AtomId>)> =
-            addresses.into_iter().filter_map(|address| Some((address, self.atoms_at(address)?.0))).collect();
+            single.into_iter().filter_map(|address| Some((address, self.atoms_at(address)?.0))).collect();
         for (address, _) in &classed {
             if let Some(class) = self.ground.standing.class(*address) {
                 kept.entry(*address).or_insert(class);
@@ -215,6 +225,8 @@ impl Compiler {
         for (address, signature) in classed {
             self.place(address, signature, kept.get(&address).copied().filter(|class| lasting.contains(class)));
         }
+        contested.iter().for_each(|address| self.close(*address));
+        self.contested = contested;
         for subject in self.ground.classes.subjects() {
             self.ingress.add(subject, &self.ground, &mut self.output);
             self.egress.add(subject, &self.ground, &mut self.output);
@@ -278,6 +290,16 @@ impl Compiler {
     fn refresh(&mut self, address: IpAddr) {
         self.unlink_itself(address);
         let old = self.held.get(&address).copied();
+        if self.is_contested(address) {
+            self.contested.insert(address);
+            self.held.remove(&address);
+            self.close(address);
+            if let Some(old) = old {
+                self.leave(old);
+            }
+            return;
+        }
+        self.contested.remove(&address);
         let new = self.atoms_at(address).map(|(signature, new_ports)| {
             for atom in new_ports {
                 self.learn(atom);
@@ -349,6 +371,25 @@ impl Compiler {
         self.link_itself(address);
     }
 
+    /// No rule can tell whose it is: it has no class, and who is asked about without one is denied.
+    fn close(&mut self, address: IpAddr) {
+        let is_closed = !self.policies.is_empty()
+            && own(&self.owners, &self.world, address).next().is_some_and(|first| first.node == self.node);
+        let tables = &mut self.output.tables;
+        tables.classes.remove(&address);
+        for isolated in [&mut tables.ingress, &mut tables.egress] {
+            if is_closed {
+                isolated.insert(address, ());
+            } else {
+                isolated.remove(&address);
+            }
+        }
+    }
+
+    fn is_contested(&self, address: IpAddr) -> bool {
+        own(&self.owners, &self.world, address).nth(1).is_some()
+    }
+
     fn drop_address(&mut self, address: IpAddr) {
         self.held.remove(&address);
         self.owners.remove(&address);
@@ -413,8 +454,20 @@ fn owner<'a>(
     world: &'a World,
     address: IpAddr,
 ) -> Option<&'a Sandbox> {
-    let mut all = owners.get(&address)?.iter().filter_map(|name| world.sandboxes.get(name));
-    let first = all.next()?;
-    let own = first.known.is_some().then(|| all.find(|one| one.known.is_none())).flatten();
-    Some(own.unwrap_or(first))
+    let mut own = own(owners, world, address);
+    match (own.next(), own.next()) {
+        (Some(_), Some(_)) => None,
+        (Some(own), None) => Some(own),
+        (None, _) => owners.get(&address)?.iter().find_map(|name| world.sandboxes.get(name)),
+    }
+}
+
+/// This node's.
+fn own<'a>(
+    owners: &BTreeMap<IpAddr, BTreeSet<SandboxName>>,
+    world: &'a World,
+    address: IpAddr,
+) -> impl Iterator<Item = &'a Sandbox> {
+    let names = owners.get(&address).into_iter().flatten();
+    names.filter_map(|name| world.sandboxes.get(name)).filter(|one| one.known.is_none())
 }

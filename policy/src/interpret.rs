@@ -79,8 +79,11 @@ impl Compiled {
     }
 
     fn peer(&self, direction: Direction, subject: IpAddr, peer: IpAddr, traffic: Traffic) -> Option<Answer> {
-        let profile = self.profile(direction, self.class(subject), self.class(peer))?;
-        self.answer(profile, traffic)
+        match self.profile(direction, self.class(subject), self.class(peer)) {
+            Some(profile) => self.answer(profile, traffic),
+            // It is contested.
+            None => Some(Answer { allowed: false, by: None, log: false, audit: None }),
+        }
     }
 
     fn answer(&self, profile: ProfileId, traffic: Traffic) -> Option<Answer> {

@@ -43,6 +43,8 @@ pub enum Decider {
     Exempt,
     /// No policy has anything to say.
     Default,
+    /// Several sandboxes have its address, and no rule could tell which it is: see [`World::contested`].
+    Contested,
     /// This rule.
     Rule {
         /// Its policy.
@@ -69,11 +71,19 @@ pub fn verdict(world: &World, policies: &[Policy], flow: Flow) -> Verdict {
         return Verdict { egress: exempt.clone(), ingress: exempt };
     }
     let [egress, ingress] = ends(world, flow);
-    let ruling = |end: Option<End<'_>>| match end {
+    let ruling = |end: Option<End<'_>>, address, peer| match end {
+        _ if !policies.is_empty() && is_closed(world, address, peer) => {
+            Ruling { allowed: false, by: Decider::Contested, log: false, audit: None }
+        }
         Some(end) => end.ruling(policies),
         None => Ruling { allowed: true, by: Decider::NoSubject, log: false, audit: None },
     };
-    Verdict { egress: ruling(egress), ingress: ruling(ingress) }
+    Verdict { egress: ruling(egress, flow.from, flow.to), ingress: ruling(ingress, flow.to, flow.from) }
+}
+
+fn is_closed(world: &World, address: IpAddr, peer: IpAddr) -> bool {
+    let is_node = |sandbox: &Sandbox| matches!(world.owner(peer), Owner::Node(name, _) if name == sandbox.node);
+    world.contested(address).is_some_and(|sandbox| !is_node(sandbox))
 }
 
 /// The source and the destination, where they are sandboxes.
@@ -108,7 +118,7 @@ impl Decider {
     #[must_use]
     pub fn policy(&self) -> Option<&PolicyName> {
         match self {
-            Self::NoSubject | Self::Exempt | Self::Default => None,
+            Self::NoSubject | Self::Exempt | Self::Default | Self::Contested => None,
             Self::Rule { policy, .. } | Self::Isolated { policy, .. } => Some(policy),
         }
     }

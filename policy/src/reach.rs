@@ -33,8 +33,24 @@ pub struct Reaches<'a> {
 
 type Family = bool;
 
-/// The profiles of source and destination, where they have a say.
-type Said = [Option<ProfileId>; 2];
+/// What source and destination have to say.
+type Said = [Say; 2];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Say {
+    /// Not asked.
+    Nothing,
+    /// What this profile allows.
+    By(ProfileId),
+    /// Nothing passes: it is contested.
+    No,
+}
+
+impl From<Option<ProfileId>> for Say {
+    fn from(profile: Option<ProfileId>) -> Self {
+        profile.map_or(Self::Nothing, Self::By)
+    }
+}
 
 /// A pair whose reach is another in one state than in another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +77,12 @@ impl<'a> Reaches<'a> {
         let (said, is_v6) = (self.said(from, to), from.is_ipv6());
         let compiled = self.compiled;
         let reach = self.known.entry((is_v6, said)).or_insert_with(|| {
-            let profiles = said.iter().flatten().filter_map(|id| compiled.profiles.get(id));
-            Arc::new(profiles.fold(Reach::all(is_v6), |reach, profile| reach.narrowed(&allowed(profile))))
+            let narrowed = |reach: Reach, say: &Say| match say {
+                Say::Nothing => reach,
+                Say::By(id) => compiled.profiles.get(id).map(|one| reach.narrowed(&allowed(one))).unwrap_or(reach),
+                Say::No => reach.narrowed(&[]),
+            };
+            Arc::new(said.iter().fold(Reach::all(is_v6), narrowed))
         });
         Arc::clone(reach)
     }
@@ -81,27 +101,30 @@ impl<'a> Reaches<'a> {
     fn said(&self, from: IpAddr, to: IpAddr) -> Said {
         let compiled = self.compiled;
         if compiled.itself.contains_key(&(from, to)) {
-            return [None, None];
+            return [Say::Nothing; 2];
         }
         let egress = compiled.egress.contains_key(&from);
         let ingress = compiled.ingress.contains_key(&to);
         match (self.node.contains(&from), self.node.contains(&to)) {
-            (true, true) => [None, None],
-            (true, false) => [None, self.by_host(ingress, &compiled.host_in, to)],
-            (false, true) => [self.by_host(egress, &compiled.host_out, from), None],
+            (true, true) => [Say::Nothing; 2],
+            (true, false) => [Say::Nothing, self.by_host(ingress, &compiled.host_in, to)],
+            (false, true) => [self.by_host(egress, &compiled.host_out, from), Say::Nothing],
             (false, false) => {
                 [self.by_peer(egress, Direction::Egress, from, to), self.by_peer(ingress, Direction::Ingress, to, from)]
             }
         }
     }
 
-    fn by_host(&self, asked: bool, table: &BTreeMap<ClassId, ProfileId>, subject: IpAddr) -> Option<ProfileId> {
-        asked.then(|| table.get(&self.compiled.class(subject)).copied()).flatten()
+    fn by_host(&self, asked: bool, table: &BTreeMap<ClassId, ProfileId>, subject: IpAddr) -> Say {
+        asked.then(|| table.get(&self.compiled.class(subject)).copied()).flatten().into()
     }
 
-    fn by_peer(&self, asked: bool, direction: Direction, subject: IpAddr, peer: IpAddr) -> Option<ProfileId> {
-        let classes = || (self.compiled.class(subject), self.compiled.class(peer));
-        asked.then(classes).and_then(|(subject, peer)| self.compiled.profile(direction, subject, peer))
+    fn by_peer(&self, asked: bool, direction: Direction, subject: IpAddr, peer: IpAddr) -> Say {
+        if !asked {
+            return Say::Nothing;
+        }
+        let (subject, peer) = (self.compiled.class(subject), self.compiled.class(peer));
+        self.compiled.profile(direction, subject, peer).map_or(Say::No, Say::By)
     }
 }
 

@@ -145,19 +145,34 @@ impl Known {
 }
 
 impl World {
-    /// Whose `address` is. A sandbox comes before a node, and one of this node before others'.
+    /// Whose `address` is. A sandbox comes before a node, and one of this node before others'. What is contested is nobody's.
     #[must_use]
     pub fn owner(&self, address: IpAddr) -> Owner<'_> {
-        let has = |sandbox: &&Sandbox| sandbox.addresses.contains_key(&address);
-        let mut all = self.sandboxes.values().filter(has);
-        if let Some(first) = all.next() {
-            let own = first.known.is_some().then(|| all.find(|one| one.known.is_none())).flatten();
-            return Owner::Sandbox(own.unwrap_or(first));
+        let mut own = self.own(address);
+        match (own.next(), own.next()) {
+            (Some(_), Some(_)) => return Owner::Outside,
+            (Some(own), None) => return Owner::Sandbox(own),
+            (None, _) => {}
+        }
+        if let Some(other) = self.sandboxes.values().find(|one| one.addresses.contains_key(&address)) {
+            return Owner::Sandbox(other);
         }
         match self.nodes.iter().find(|(_, node)| node.addresses.contains(&address)) {
             Some((name, node)) => Owner::Node(name, node),
             None => Owner::Outside,
         }
+    }
+
+    /// The first of this node's sandboxes that have `address`, where they are several: on links of their own, but rules ask by
+    /// address alone. Nobody can tell whose a packet is, so while there are policies none of it passes, but between it and its node.
+    #[must_use]
+    pub fn contested(&self, address: IpAddr) -> Option<&Sandbox> {
+        let mut own = self.own(address);
+        own.next().filter(|_| own.next().is_some())
+    }
+
+    fn own(&self, address: IpAddr) -> impl Iterator<Item = &Sandbox> {
+        self.sandboxes.values().filter(move |one| one.known.is_none() && one.addresses.contains_key(&address))
     }
 }
 

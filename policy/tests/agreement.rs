@@ -225,11 +225,15 @@ fn traffic() -> Vec<Traffic> {
 fn interpreted(compilers: &[Compiler; 2], flow: Flow) -> [Said; 2] {
     let world = compilers[0].world();
     let end = |direction| {
-        let (subject, peer) = match direction {
-            Direction::Egress => (world.owner(flow.from), world.owner(flow.to)),
-            Direction::Ingress => (world.owner(flow.to), world.owner(flow.from)),
+        let (address, peer) = match direction {
+            Direction::Egress => (flow.from, world.owner(flow.to)),
+            Direction::Ingress => (flow.to, world.owner(flow.from)),
         };
-        let Owner::Sandbox(sandbox) = subject else { return Said::default() };
+        let subject = match world.owner(address) {
+            Owner::Sandbox(sandbox) => Some(sandbox),
+            Owner::Node(..) | Owner::Outside => world.contested(address),
+        };
+        let Some(sandbox) = subject else { return Said::default() };
         let number = usize::from(sandbox.node != NODES[0]);
         let hook = match (peer, direction) {
             (Owner::Node(name, _), Direction::Egress) if name == sandbox.node => Hook::Input,

@@ -365,3 +365,56 @@ fn an_address_of_this_node_stays_a_subject_whatever_others_say() {
     compiler.update(Change::Sandbox(elsewhere("web", 1, &["app"])));
     assert!(!passes(&compiler, 2, 1, 5432));
 }
+
+/// Two sandboxes that chose one MAC on two bridges have one link-local address; or one network stands twice.
+#[test]
+fn an_address_that_two_sandboxes_have_is_closed_until_one_has_it() {
+    let (web, mut twin) = (sandbox("shop", "db", 2), sandbox("lab", "api", 3));
+    twin.addresses.insert(address(2), "red".to_owned());
+    let others = [sandbox("shop", "api", 4), sandbox("shop", "web", 5)];
+    let mut all = vec![web.clone()];
+    all.extend(others);
+    let mut compiler = compiler(&[DATABASE], all);
+    let isolated = |compiler: &Compiler| {
+        let compiled = compiler.compiled();
+        [&compiled.ingress, &compiled.egress].map(|table| table.keys().copied().collect::<Vec<_>>())
+    };
+    let before = isolated(&compiler);
+    let agree = |compiler: &Compiler, passes: &[(u8, u8)]| {
+        let (compiled, world) = (compiler.compiled(), compiler.world());
+        let node = [].into();
+        let mut reaches = netd_policy::Reaches::new(compiled, &node);
+        for from in 2..=6 {
+            for to in (2..=6).filter(|to| *to != from) {
+                let traffic = Traffic::to(Protocol::Tcp, 5432);
+                let flow = Flow { from: address(from), to: address(to), traffic };
+                let told = netd_policy::oracle::verdict(world, compiler.policies(), flow).allowed();
+                assert_eq!(compiled.interpret(Hook::Forward, flow).allowed(), told, "{flow:?}");
+                assert_eq!(reaches.between(flow.from, flow.to).contains(traffic), told, "{flow:?}");
+                if from == 2 || to == 2 {
+                    assert_eq!(told, passes.contains(&(from, to)), "{flow:?}");
+                }
+            }
+        }
+    };
+    agree(&compiler, &[(2, 3), (2, 4), (2, 5), (2, 6), (4, 2)]);
+    compiler.update(Change::Sandbox(twin.clone()));
+    assert_eq!(compiler.contested().map(|(at, names)| (at, names.count())).collect::<Vec<_>>(), [(address(2), 2)]);
+    agree(&compiler, &[]);
+    // From the start, and by changes.
+    let fresh = self::compiler(&[DATABASE], compiler.world().sandboxes.values().cloned().collect());
+    assert_eq!(isolated(&fresh), isolated(&compiler));
+    assert!(
+        !fresh.compiled().classes.contains_key(&address(2)) && !compiler.compiled().classes.contains_key(&address(2))
+    );
+    // The one that is left is what it is, whichever that may be.
+    compiler.update(Change::Gone(twin.name.clone()));
+    assert_eq!(compiler.contested().count(), 0);
+    assert_eq!(isolated(&compiler), before);
+    agree(&compiler, &[(2, 3), (2, 4), (2, 5), (2, 6), (4, 2)]);
+    compiler.update(Change::Sandbox(twin));
+    compiler.update(Change::Gone(web.name));
+    agree(&compiler, &[(2, 3), (2, 4), (2, 5), (2, 6), (4, 2), (3, 2), (5, 2), (6, 2)]);
+    compiler.update(Change::Policies(Vec::new()));
+    assert_eq!(isolated(&compiler), [Vec::<IpAddr>::new(), Vec::new()]);
+}

@@ -66,6 +66,7 @@ fn the_deciding_rule_is_named_with_its_line() {
             Decider::Isolated { policy, source } => format!("isolated by {policy} {source}"),
             Decider::Default => "default".to_owned(),
             Decider::Exempt => "exempt".to_owned(),
+            Decider::Contested => "contested".to_owned(),
             Decider::NoSubject => "outside".to_owned(),
         })
     };

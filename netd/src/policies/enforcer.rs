@@ -5,6 +5,7 @@
 //! requests ─▶ all that are queued ─▶ compiler ─▶ one transaction ─▶ answers ─▶ cutter: whose flows may have lost their permission
 //! ```
 
+mod contested;
 mod refuse;
 mod write;
 
@@ -13,7 +14,7 @@ use std::mem;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use netd_config::{Denied, LinkName};
 use netd_fleet::Needs;
@@ -98,7 +99,9 @@ pub(super) struct Enforcer<K> {
     changes: watch::Sender<()>,
     needs: watch::Sender<Option<Needs>>,
     cutter: Sender<Errand>,
-    troubles: Troubles,
+    troubles: Arc<Mutex<Troubles>>,
+    /// Addresses that several sandboxes have, and what is told of each.
+    contested: BTreeMap<IpAddr, String>,
     node: String,
     denied: Denied,
     /// Somebody has said which policies there are. Until then what a netd before this one left stays as it is: without it,
@@ -128,7 +131,7 @@ pub(super) struct Told {
     /// Whose flows are to be read.
     pub(super) cutter: Sender<Errand>,
     /// What is wrong with the files.
-    pub(super) troubles: Troubles,
+    pub(super) troubles: Arc<Mutex<Troubles>>,
 }
 
 /// What one round has gathered.
@@ -180,6 +183,7 @@ impl<K: Kernel> Enforcer<K> {
             needs,
             cutter,
             troubles,
+            contested: BTreeMap::new(),
             node,
             denied,
             is_told: false,
@@ -287,7 +291,8 @@ impl<K: Kernel> Enforcer<K> {
 
     /// Which files are in force, for those who ask. Returns their policies.
     fn say(&mut self, files: Arc<PolicyFiles>) -> Vec<Policy> {
-        *self.troubles.lock().unwrap_or_else(PoisonError::into_inner) = files.errors().map(str::to_owned).collect();
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).files =
+            files.errors().map(str::to_owned).collect();
         let needs = Some(others::needs(files.policies()));
         self.needs.send_if_modified(|known| {
             let is_news = *known != needs;
@@ -429,6 +434,7 @@ impl<K: Kernel> Enforcer<K> {
     fn attempt(&mut self, round: &mut Round) -> Result<Option<Arc<ExecutorError>>, Arc<ExecutorError>> {
         round.isolated.extend(self.force.members.moved());
         self.follow_isolated(round);
+        self.follow_contested(round);
         let written = self.write(round).map(|links| links.map(Arc::new)).map_err(Arc::new);
         if let Err(error) = &written {
             self.is_dirty = true;
@@ -442,9 +448,10 @@ impl<K: Kernel> Enforcer<K> {
         let compiled = self.force.compiler.compiled();
         for address in &round.isolated {
             let is_isolated = compiled.ingress.contains_key(address) || compiled.egress.contains_key(address);
-            let port = self.force.members.port(*address);
-            self.filters.set(*address, port.map(|port| &port.bridge).filter(|_| is_isolated));
-            self.no_flood.set(*address, port.map(|port| &port.link), compiled, &mut round.changes);
+            let ports = || self.force.members.ports(*address);
+            let bridges = ports().map(|port| port.bridge.clone()).filter(|_| is_isolated).collect();
+            self.filters.set(*address, bridges);
+            self.no_flood.set(*address, ports().map(|port| port.link.clone()).collect(), compiled, &mut round.changes);
         }
     }
 

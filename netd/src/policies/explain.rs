@@ -207,6 +207,9 @@ fn decided(by: &Decider) -> (String, String) {
         Decider::NoSubject => ("it is no sandbox".to_owned(), String::new()),
         Decider::Exempt => ("policies are not asked about this".to_owned(), String::new()),
         Decider::Default => ("no policy is about it".to_owned(), String::new()),
+        Decider::Contested => {
+            ("several sandboxes have its address, and no rule can tell which it is".to_owned(), String::new())
+        }
         Decider::Rule { policy, name, source } => {
             let named = name.as_ref().map_or_else(String::new, |name| format!(", rule {name:?}"));
             (format!("{policy}{named}"), source.to_string())
@@ -228,6 +231,7 @@ fn remedy(world: &World, verdict: &Verdict, flow: Flow) -> Option<String> {
         both.into_iter().filter(|(ruling, ..)| !ruling.allowed).map(|(ruling, direction, subject, (word, peer))| {
             let subject = sandbox(subject).map_or_else(String::new, |one| short(&one.name));
             match &ruling.by {
+                Decider::Contested => "another subnet or MAC for one of those who have its address".to_owned(),
                 Decider::Rule { policy, source, .. } => {
                     let earlier = if policy.kind == Kind::NetworkPolicy {
                         ""

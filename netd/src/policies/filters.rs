@@ -8,26 +8,28 @@ use netd_config::LinkName;
 /// Isolated addresses, and the links that they are behind.
 #[derive(Debug, Default)]
 pub(super) struct Filters {
-    at: BTreeMap<IpAddr, LinkName>,
+    at: BTreeMap<IpAddr, BTreeSet<LinkName>>,
     behind: BTreeMap<LinkName, BTreeSet<IpAddr>>,
 }
 
 impl Filters {
-    /// An isolated address is behind this link now; `None`: it is not isolated, or behind none. Returns the link that it was
+    /// An isolated address is behind these links now; none: it is not isolated, or behind none. Returns the links that it was
     /// behind.
-    pub(super) fn set(&mut self, address: IpAddr, link: Option<&LinkName>) -> Option<LinkName> {
-        let old = self.at.remove(&address);
-        if let Some(old) = &old
-            && let Some(addresses) = self.behind.get_mut(old)
-        {
-            addresses.remove(&address);
-            if addresses.is_empty() {
-                self.behind.remove(old);
+    pub(super) fn set(&mut self, address: IpAddr, links: BTreeSet<LinkName>) -> BTreeSet<LinkName> {
+        let old = self.at.remove(&address).unwrap_or_default();
+        for link in &old {
+            if let Some(addresses) = self.behind.get_mut(link) {
+                addresses.remove(&address);
+                if addresses.is_empty() {
+                    self.behind.remove(link);
+                }
             }
         }
-        if let Some(link) = link {
-            self.at.insert(address, link.clone());
+        for link in &links {
             self.behind.entry(link.clone()).or_default().insert(address);
+        }
+        if !links.is_empty() {
+            self.at.insert(address, links);
         }
         old
     }
@@ -67,10 +69,15 @@ mod tests {
             (one, None, vec![]),
         ] {
             let before = filters.wanted();
-            let old = filters.set(address, bridge);
-            assert!(old.is_none_or(|old| before.contains(&old)), "{address} {bridge:?}");
+            let old = filters.set(address, bridge.into_iter().cloned().collect());
+            assert!(old.is_subset(&before), "{address} {bridge:?}");
             assert!(wanted.iter().all(|link| filters.wants(link)), "{address} {bridge:?}");
             assert_eq!(filters.wanted().iter().collect::<Vec<_>>(), wanted, "{address} {bridge:?}");
         }
+        let both = std::collections::BTreeSet::from([br0, br1]);
+        filters.set(one, both.clone());
+        assert_eq!(filters.wanted(), both, "it is behind two");
+        assert_eq!(filters.set(one, [].into()), both);
+        assert!(filters.wanted().is_empty());
     }
 }

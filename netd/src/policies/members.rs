@@ -21,8 +21,8 @@ pub(super) struct Members {
     attached: BTreeMap<ContainerId, BTreeMap<AttachmentKey, Place>>,
     sandboxes: BTreeMap<ContainerId, Sandbox>,
     taken: BTreeSet<SandboxName>,
-    /// Behind which bridge and which port of it an address lies, by whose attachment.
-    ports: BTreeMap<IpAddr, (AttachmentKey, BridgePort)>,
+    /// Behind which bridges, and which port of each, an address lies, by whose attachment. One, unless it is contested.
+    ports: BTreeMap<IpAddr, BTreeMap<AttachmentKey, BridgePort>>,
     /// Addresses that may be behind another bridge or port than before.
     moved: BTreeSet<IpAddr>,
 }
@@ -67,8 +67,9 @@ impl Members {
         let container = &attachment.key.container;
         self.leave(&attachment.key);
         if let Some(port) = &place.port {
-            let held = |address: &IpAddr| (*address, (attachment.key.clone(), port.clone()));
-            self.ports.extend(place.addresses.iter().map(held));
+            for address in &place.addresses {
+                self.ports.entry(*address).or_default().insert(attachment.key.clone(), port.clone());
+            }
         }
         self.moved.extend(&place.addresses);
         self.attached.entry(container.clone()).or_default().insert(attachment.key.clone(), place);
@@ -110,9 +111,9 @@ impl Members {
         self.sandboxes.iter()
     }
 
-    /// The port of a bridge behind which an address of a sandbox lies.
-    pub(super) fn port(&self, address: IpAddr) -> Option<&BridgePort> {
-        self.ports.get(&address).map(|(_, port)| port)
+    /// The ports of bridges behind which an address of a sandbox lies.
+    pub(super) fn ports(&self, address: IpAddr) -> impl Iterator<Item = &BridgePort> {
+        self.ports.get(&address).into_iter().flat_map(BTreeMap::values)
     }
 
     /// Addresses that may be behind another port since this was asked last.
@@ -120,13 +121,16 @@ impl Members {
         std::mem::take(&mut self.moved)
     }
 
-    /// Its addresses are behind no bridge any more, unless somebody else has them by now.
+    /// Its addresses are behind no port of its any more.
     fn leave(&mut self, key: &AttachmentKey) {
         let place = self.attached.get(&key.container).and_then(|places| places.get(key));
         for address in place.iter().flat_map(|place| &place.addresses) {
             self.moved.insert(*address);
-            if self.ports.get(address).is_some_and(|(holder, _)| holder == key) {
-                self.ports.remove(address);
+            if let Some(holders) = self.ports.get_mut(address) {
+                holders.remove(key);
+                if holders.is_empty() {
+                    self.ports.remove(address);
+                }
             }
         }
     }

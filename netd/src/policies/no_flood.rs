@@ -52,17 +52,21 @@ impl NoFlood {
         was.is_some_and(|was| was != is)
     }
 
-    /// This address is behind this port now, or none. Adds what that makes of ports to the changes.
-    pub(super) fn set(&mut self, address: IpAddr, port: Option<&LinkName>, compiled: &Compiled, changes: &mut Changes) {
-        let is_spared =
-            compiled.ingress.contains_key(&address) && is_denied_anything(compiled, compiled.class(address));
-        let port = port.filter(|_| is_spared);
-        let old = self.ports.set(address, port);
-        if old.as_ref() != port {
-            for link in old.iter().chain(port) {
-                let fate = if self.ports.wants(link) { Fate::Set(Object::Set) } else { Fate::Gone };
-                changes.insert(Key::NoFlood(link.clone()), fate);
-            }
+    /// This address is behind these ports now. Adds what that makes of ports to the changes.
+    pub(super) fn set(
+        &mut self,
+        address: IpAddr,
+        mut ports: BTreeSet<LinkName>,
+        compiled: &Compiled,
+        changes: &mut Changes,
+    ) {
+        if !(compiled.ingress.contains_key(&address) && is_denied_anything(compiled, compiled.class(address))) {
+            ports.clear();
+        }
+        let old = self.ports.set(address, ports.clone());
+        for link in old.symmetric_difference(&ports) {
+            let fate = if self.ports.wants(link) { Fate::Set(Object::Set) } else { Fate::Gone };
+            changes.insert(Key::NoFlood(link.clone()), fate);
         }
     }
 
@@ -72,10 +76,11 @@ impl NoFlood {
     }
 }
 
+/// Who is isolated and has no profile is contested, and denied everything.
 fn is_denied_anything(compiled: &Compiled, class: ClassId) -> bool {
     let denies = |profile: &ProfileId| compiled.profiles.get(profile).is_some_and(denies);
     let (first, last) = ((class, ClassId(0)), (class, ClassId(u32::MAX)));
-    compiled.any_in.get(&class).is_some_and(denies)
+    compiled.any_in.get(&class).is_none_or(denies)
         || compiled.pairs_in.range(first..=last).any(|(_, profile)| denies(profile))
 }
 

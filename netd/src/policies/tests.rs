@@ -169,6 +169,58 @@ async fn policies_that_are_refused_at_the_start_take_nothing_away() {
     assert_eq!(again.troubles().len(), 1);
 }
 
+/// Two networks with one subnet, on two bridges: rules ask by the address, which is not enough.
+#[tokio::test]
+async fn an_address_that_two_sandboxes_have_is_closed_on_both_bridges_and_told_of() {
+    let kernel = Arc::new(FakeKernel::new());
+    let policies = policies(&kernel, Denied::Answered);
+    let on = |container: &str, netns, bridge: &str| {
+        let config = WEB.replace("br0", bridge).replace("\"web\"", &format!("\"{bridge}\""));
+        let Attached::New { attachment, .. } = OwnNode::new("nd").attach(wanted(&config, container, netns)).unwrap()
+        else {
+            panic!()
+        };
+        Attachment { namespace: container.to_owned(), state: State::Attached, ..*attachment }
+    };
+    let (mut one, other) = (on("default", 1, "br0"), on("elsewhere", 2, "br1"));
+    one.name = "one".to_owned();
+    for own in [&one, &other] {
+        let bridges = shared(own, &BTreeSet::new()).into_iter().filter(|(key, _)| matches!(key, Key::Bridge(_)));
+        kernel.apply(&bridges.map(|(key, object)| Step::Create(key, object)).collect::<Vec<_>>(), None).unwrap();
+    }
+    let address = one.leases[0].address.addr();
+    assert_eq!(address, other.leases[0].address.addr());
+    policies.enforce(files(FROM_FAR), vec![one.clone()]).await.unwrap();
+    let of = |key: &Key| matches!(key, Key::Isolated(_, _, at) if *at == address);
+    let isolated = || keys(&kernel).into_iter().filter(of).count();
+    let filtered = || keys(&kernel).iter().filter(|key| matches!(key, Key::Filtered(_))).count();
+    let classed = || keys(&kernel).contains(&Key::Class(address));
+    assert_eq!((isolated(), filtered(), classed()), (1, 1, true));
+    let mine = Flow { opener: (address, 40_000), ..flow("192.0.2.9") };
+    kernel.open(mine);
+    policies.admit(&other).await.unwrap();
+    assert_eq!((isolated(), filtered(), classed()), (2, 2, false), "both ways, on both bridges, as nobody");
+    policies.verify().await.unwrap();
+    assert_eq!((isolated(), filtered(), classed()), (2, 2, false));
+    let is_cut = || kernel.flows(&BTreeSet::from([address])).unwrap().is_empty();
+    for _ in 0..1_000 {
+        if is_cut() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(is_cut(), "a flow goes on that may be anybody's");
+    let troubles = policies.troubles().join("\n");
+    assert!(
+        troubles.contains("is an address of default/one and of elsewhere/elsewhere, and rules cannot"),
+        "{troubles}"
+    );
+    policies.forget(other.key.clone());
+    policies.settle().await.unwrap();
+    assert_eq!((isolated(), filtered(), classed()), (1, 1, true));
+    assert_eq!(policies.troubles(), Vec::<String>::new());
+}
+
 /// With the numbers of one that had other policies before.
 #[tokio::test]
 async fn a_netd_that_starts_again_writes_nothing_that_stands() {

@@ -53,7 +53,7 @@ impl End<'_> {
             source: source.clone(),
         };
         match by {
-            Decider::NoSubject | Decider::Exempt | Decider::Default => Vec::new(),
+            Decider::NoSubject | Decider::Exempt | Decider::Default | Decider::Contested => Vec::new(),
             Decider::Rule { policy, source, .. } => vec![remedy(Step::ChangeRule, policy, source)],
             Decider::Isolated { policy, source } => {
                 let near: Vec<Remedy> = self
