@@ -178,9 +178,9 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         Ok(response)
     }
 
-    async fn policies(&self, _: &TtrpcContext, _: PoliciesRequest) -> Served<PoliciesResponse> {
+    async fn policies(&self, _: &TtrpcContext, request: PoliciesRequest) -> Served<PoliciesResponse> {
         Ok(self
-            .policies_call()
+            .policies_call(request)
             .await
             .unwrap_or_else(|failed| PoliciesResponse { failure: Some(failed).into(), ..PoliciesResponse::new() }))
     }

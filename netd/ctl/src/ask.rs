@@ -102,10 +102,22 @@ impl Netd {
 
 /// About policies: answers as they come, for `policy` to read.
 impl Netd {
-    pub(crate) fn policies(&self) -> Result<api::PoliciesResponse, AskError> {
-        let mut answer = self.0.policies(&api::PoliciesRequest::new()).map_err(|error| failed("Policies", error))?;
-        refused(answer.failure.take())?;
-        Ok(answer)
+    /// All of them, in as many messages as they need; `brief`: without their texts. What changes meanwhile may be there twice or
+    /// not at all.
+    pub(crate) fn policies(&self, brief: bool) -> Result<api::PoliciesResponse, AskError> {
+        let mut all = api::PoliciesResponse::new();
+        let mut from = 0;
+        loop {
+            let request = api::PoliciesRequest { brief, paged: true, from, ..api::PoliciesRequest::new() };
+            let mut answer = self.0.policies(&request).map_err(|error| failed("Policies", error))?;
+            refused(answer.failure.take())?;
+            all.policies.append(&mut answer.policies);
+            all.files.append(&mut answer.files);
+            if answer.next <= from {
+                return Ok(all);
+            }
+            from = answer.next;
+        }
     }
 
     pub(crate) fn apply_policies(&self, file: String, text: Vec<u8>) -> Result<api::ApplyPoliciesResponse, AskError> {

@@ -47,12 +47,12 @@ pub(crate) fn answer(
 ) -> Result<Answer, Failed> {
     match command {
         Policy::Ls => {
-            let mut all = model::Policies::from(netd()?.policies()?);
+            let mut all = model::Policies::from(netd()?.policies(true)?);
             all.policies.iter_mut().for_each(|policy| policy.text = None);
             show(arguments, &all, render::policies)
         }
         Policy::Get { which } => {
-            let policy = find(netd()?.policies()?.into(), which)?;
+            let policy = find(netd()?.policies(false)?.into(), which)?;
             show(arguments, &policy, |policy| policy.text.clone().unwrap_or_default())
         }
         Policy::Apply { file } => {
@@ -62,7 +62,7 @@ pub(crate) fn answer(
         }
         Policy::Delete { which } => {
             let netd = netd()?;
-            let model::Policy { kind, namespace, name, .. } = find(netd.policies()?.into(), which)?;
+            let model::Policy { kind, namespace, name, .. } = find(netd.policies(true)?.into(), which)?;
             let policy = model::Name { kind, namespace, name };
             netd.delete_policy(&policy.kind, &policy.namespace, &policy.name)?;
             show(arguments, &policy, render::deleted)
