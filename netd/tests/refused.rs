@@ -37,9 +37,6 @@ fn try_apply(client: &Client, text: &str) -> Option<String> {
 
 #[test]
 fn what_the_kernel_refuses_does_not_stay_and_who_comes_meanwhile_obeys_what_was_in_force() {
-    if !rig::can_filter("policies that are refused") {
-        return;
-    }
     let mut node = Node::new();
     let [web, login, bridged, late] = [(); 4].map(|()| Space::new());
     let client = |node: &Node| Client::connect(&node.socket(), &[]).unwrap();

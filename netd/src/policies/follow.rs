@@ -159,3 +159,100 @@ pub fn own_addresses() -> BTreeSet<IpAddr> {
     };
     addresses.filter_map(ip).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use netd_config::Quarantine;
+    use netd_kernel::{FakeKernel, Kernel, Key, Step, fixed_ruleset};
+
+    use super::{begin, follow};
+    use crate::executor::Executor;
+    use crate::journal::Journal;
+    use crate::lifecycle::Lifecycle;
+    use crate::node::Node;
+    use crate::node::tests::{WEB, wanted};
+    use crate::owner;
+    use crate::policies::watched::Watched;
+    use crate::policies::{Policies, Settings};
+
+    fn start(folder: &Path, kernel: &Arc<FakeKernel>) -> (Lifecycle<FakeKernel>, Watched) {
+        let (journal, records) = Journal::open(&folder.join("journal"), "boot").unwrap();
+        let executor = Arc::new(Executor::new(Arc::clone(kernel), BTreeSet::new()));
+        let settings = Settings { node: "here".to_owned(), ..Settings::default() };
+        let policies = Policies::start(Arc::clone(&executor), settings).unwrap();
+        let lifecycle = Lifecycle::new(owner::start(Node::replay("nd", records), journal), executor).obeying(policies);
+        (lifecycle, Watched::start(vec![folder.join("policies")], folder.join("kept.json")).unwrap())
+    }
+
+    fn policy(name: &str, net: &str) -> String {
+        format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: {name}}}\n\
+             spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, \
+             ingress: [{{action: Deny, from: [{{netd/networks: [{net}]}}]}}]}}\n"
+        )
+    }
+
+    async fn names(lifecycle: &Lifecycle<FakeKernel>) -> Vec<String> {
+        let names = lifecycle.policies.ask(|force| force.files.policies().map(|one| one.name.name.clone()).collect());
+        names.await.unwrap()
+    }
+
+    /// Runs while the files are followed, until `is_so`.
+    async fn followed(netd: &(Lifecycle<FakeKernel>, Watched), is_so: impl AsyncFn() -> bool) {
+        let done = async {
+            while !is_so().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            () = follow(&netd.0, Quarantine::Policies, &netd.1) => panic!("nobody follows"),
+            done = tokio::time::timeout(Duration::from_secs(20), done) => done.unwrap(),
+        }
+    }
+
+    /// And who is attached meanwhile is, by what was in force; over a restart, and with the file broken by then.
+    #[tokio::test]
+    async fn a_file_that_the_kernel_refuses_keeps_what_was_in_force_over_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let kernel = Arc::new(FakeKernel::new());
+        let (key, object) = fixed_ruleset();
+        kernel.apply(&[Step::Create(key, object)], None).unwrap();
+        let file = folder.path().join("policies/mine.yaml");
+        fs::create_dir(folder.path().join("policies")).unwrap();
+        fs::write(&file, policy("good", "192.0.2.0/24")).unwrap();
+        let netd = start(folder.path(), &kernel);
+        begin(&netd.0, Quarantine::Policies, &netd.1).await.unwrap();
+        followed(&netd, async || folder.path().join("kept.json").exists()).await;
+        let key =
+            kernel.observe(netd_kernel::Scope::Node).unwrap().into_keys().find(|key| matches!(key, Key::Block(..)));
+        // Of the block that would be, nothing is known here but that it is another: what goes is refused.
+        kernel.refuse(key.unwrap());
+        fs::write(&file, policy("bad", "198.51.100.0/24")).unwrap();
+        let is_told = |netd: &(Lifecycle<FakeKernel>, Watched)| {
+            netd.0.policies.troubles().iter().any(|one| one.contains("mine.yaml: the kernel refuses it: "))
+        };
+        followed(&netd, async || is_told(&netd)).await;
+        assert_eq!(names(&netd.0).await, ["good"]);
+        let attached = netd.0.attach(wanted(WEB, "late", 7), kernel.sandbox(7)).await.unwrap();
+        let address = attached.leases[0].address.addr();
+        let is_isolated = |key: &Key| matches!(key, Key::Isolated(.., at) if *at == address);
+        assert!(kernel.observe(netd_kernel::Scope::Node).unwrap().keys().any(is_isolated), "nobody asks about it");
+        drop(netd);
+        let again = start(folder.path(), &kernel);
+        begin(&again.0, Quarantine::Policies, &again.1).await.unwrap();
+        assert_eq!((names(&again.0).await, is_told(&again)), (vec!["good".to_owned()], true));
+        // It is tried again.
+        kernel.heal();
+        followed(&again, async || names(&again.0).await == ["bad"]).await;
+        assert_eq!(again.0.policies.troubles(), Vec::<String>::new());
+        fs::write(&file, "kind: [").unwrap();
+        followed(&again, async || !again.0.policies.troubles().is_empty()).await;
+        assert_eq!(names(&again.0).await, ["bad"]);
+    }
+}
