@@ -186,7 +186,8 @@ mod tests {
         let executor = Arc::new(Executor::new(Arc::clone(kernel), BTreeSet::new()));
         let settings = Settings { node: "here".to_owned(), ..Settings::default() };
         let policies = Policies::start(Arc::clone(&executor), settings).unwrap();
-        let lifecycle = Lifecycle::new(owner::start(Node::replay("nd", records), journal), executor).obeying(policies);
+        let lifecycle =
+            Lifecycle::new(owner::start(Node::replay("nd", records), journal), executor).with_policies(policies);
         (lifecycle, Watched::start(vec![folder.join("policies")], folder.join("kept.json")).unwrap())
     }
 
