@@ -119,13 +119,14 @@ impl Manager {
     fn request(
         &self,
         space: Option<&Space>,
-        ask: impl FnOnce(&Client) + Send + 'static,
+        ask: impl FnOnce(&dyn Fn() -> Client) + Send + 'static,
     ) -> std::thread::JoinHandle<()> {
         let fd = space.map(|space| space.fd.try_clone().unwrap());
         let socket = self.socket();
         std::thread::spawn(move || {
             let descriptors: Vec<_> = fd.iter().map(|fd| (Tag::SandboxNetns, fd.as_fd())).collect();
-            ask(&Client::connect(&socket, &descriptors).unwrap());
+            // Descriptors are of one call.
+            ask(&|| Client::connect(&socket, &descriptors).unwrap());
         })
     }
 }
@@ -151,7 +152,7 @@ fn receive(notes: &UnixDatagram) -> (String, Option<OwnedFd>) {
     (String::from_utf8_lossy(&text[..length]).into_owned(), fd)
 }
 
-fn attach(client: &Client) {
+fn attach(connect: &dyn Fn() -> Client) {
     let mut result = serde_json::Value::Null;
     for stanza in CHAIN {
         let mut config: serde_json::Value = serde_json::from_str(stanza).unwrap();
@@ -160,16 +161,16 @@ fn attach(client: &Client) {
         }
         let mut request = blocking::AttachRequest::new();
         request.call = Some(call(&config.to_string(), "web", "/run/netns/web")).into();
-        let response = client.attach(&request).unwrap();
+        let response = connect().attach(&request).unwrap();
         assert!(response.failure.is_none(), "{response:?}");
         result = serde_json::from_slice(&response.result).unwrap();
     }
 }
 
-fn detach(client: &Client) {
+fn detach(connect: &dyn Fn() -> Client) {
     let mut request = blocking::DetachRequest::new();
     request.call = Some(call(CHAIN[0], "web", "")).into();
-    assert!(client.detach(&request).unwrap().failure.is_none());
+    assert!(connect().detach(&request).unwrap().failure.is_none());
 }
 
 /// A connection to where only netd can lead it.
