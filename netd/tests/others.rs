@@ -310,6 +310,9 @@ fn a_node_that_was_away_takes_nobody_for_the_one_before_and_cuts_nobody() {
     label(&shop.nodes.all[2], "cousin", "login");
     reaches_soon(&cousin, &shop.web);
     let mut flow = open(&cousin.space, &format!("{}:7", shop.web.v4));
+    // What holds is noted a moment later; a netd that dies in between leaves an older note.
+    let file = shop.nodes.all[0].folder.path().join("run/others.json");
+    soon("it is noted", || fs::read_to_string(&file).is_ok_and(|known| known.contains("cousin")));
     shop.nodes.all[0].kill();
     let routes =
         |shop: &Shop, count| shop.nodes.all[1..].iter().all(|node| node.routes().matches(" via ").count() == count);
