@@ -179,6 +179,19 @@ fn a_link_local_address_is_its_sandbox_to_policies() {
     }
 }
 
+/// What another test starts meanwhile has the socket of before until it runs its program.
+fn bound(address: &str) -> UdpSocket {
+    let begin = Instant::now();
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && begin.elapsed() < Duration::from_secs(10) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.unwrap(),
+        }
+    }
+}
+
 /// Whether each of these spaces hears what is sent to all by broadcast, and to all by multicast.
 fn heard_by_all(sender: &Space, spaces: [&Space; 2]) -> [[bool; 2]; 2] {
     let index = sender.command("ip -o link show eth0").split(':').next().unwrap().to_owned();
@@ -187,7 +200,7 @@ fn heard_by_all(sender: &Space, spaces: [&Space; 2]) -> [[bool; 2]; 2] {
         let ears = spaces.map(|space| {
             space.run(move || {
                 let any = if all.is_ipv4() { "0.0.0.0:5353" } else { "[::]:5353" };
-                let socket = UdpSocket::bind(any).unwrap();
+                let socket = bound(any);
                 socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
                 socket
             })
