@@ -52,6 +52,18 @@ impl Space {
         })
     }
 
+    /// The switch of the whole namespace, which a new one has on, filters no bridge here: where a policy needs that, netd switches
+    /// it on for one bridge.
+    ///
+    /// # Errors
+    /// The switch is there, and cannot be written.
+    pub(crate) fn unfilter_bridges(&self) -> Result<()> {
+        self.run(|| match std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0") {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            Ok(()) | Err(_) => Ok(()),
+        })
+    }
+
     /// Runs a program here to its end and returns what it printed.
     ///
     /// # Errors

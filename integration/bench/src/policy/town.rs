@@ -31,6 +31,7 @@ impl Town {
     /// Nobody lives there, and no policy is in force.
     pub(super) fn new(program: &Path, writing: Writing) -> Result<Self> {
         let node = Node::fresh()?;
+        node.space.unfilter_bridges()?;
         let netd = node.start(program)?;
         let socket = netd.socket.clone();
         Ok(Self { node, netd: Some(netd), people: Vec::new(), socket, writing })

@@ -80,7 +80,7 @@ impl Site {
         for space in [&node, &sandbox] {
             space.output("ip link set lo up")?;
         }
-        node.run(unfiltered)?;
+        node.unfilter_bridges()?;
         Ok(Self { number, node, sandbox })
     }
 }
@@ -132,14 +132,6 @@ impl Course {
         let mut took = (0..exchanges).map(|_| self.pair.measure(op)).collect::<Result<Vec<_>>>()?;
         took.sort_unstable();
         Ok(took.get(took.len() / 2).copied().unwrap_or_default())
-    }
-}
-
-/// Bridges are not filtered by the node's own switch, which a new namespace has on where there is one.
-fn unfiltered() -> Result<()> {
-    match std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0") {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 
