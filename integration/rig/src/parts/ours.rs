@@ -12,7 +12,7 @@ use serde_json::Value;
 /// Set where all programs are built already, and building is out of place: in a guest.
 pub(crate) const BUILT: &str = "NETD_RIG_BUILT";
 
-/// The folder with netd's programs, beside that of the running test.
+/// The folder with netd's programs, of the running test or of xtask.
 ///
 /// # Errors
 /// They cannot be built; the text has the compiler's words.
@@ -79,8 +79,10 @@ fn build() -> Result<PathBuf> {
     if env::var_os(BUILT).is_none() {
         build_programs()?;
     }
-    let test = env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("a test program lies two folders deep in target")?;
+    let this = env::current_exe()?;
+    let folder = this.parent().context("a program lies in a folder")?;
+    // A test program lies one deeper than the others.
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     Ok(folder.to_owned())
 }
 
