@@ -1,5 +1,5 @@
 //! Sandboxes of one node, as policies of others select them: this node's are told, others' are heard, and an address is not
-//! given to somebody else while anybody may take it for the one who had it. What is heard is made to hold in `hear`.
+//! given to somebody else while anybody may take it for the one who had it. What is heard is made to hold in `receive`.
 //!
 //! ```text
 //! owner: attachments ─┐                        ┌─▶ disk, owner: not for others ─▶ store

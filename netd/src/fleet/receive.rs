@@ -1,5 +1,5 @@
 //! What other nodes tell of their sandboxes is made to hold here: in the kernel, and in a note for the next netd. Who is believed
-//! what is `believe`'s.
+//! what is `verify`'s.
 
 use std::fs;
 use std::io;

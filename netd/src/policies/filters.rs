@@ -1,4 +1,4 @@
-//! Which links an isolated address is behind: bridges are to be filtered, ports to be deaf. Kept up by what changes. Pure.
+//! Which links an isolated address is behind: bridges are to be filtered, ports not to be flooded. Kept up by what changes. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

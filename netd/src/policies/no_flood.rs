@@ -1,5 +1,5 @@
 //! Which ports get no multicast and no broadcast: it bears no sandbox's address, so no rule could ask who may send it there.
-//! Those are deaf whose sandbox may not hear everything from everybody. Pure.
+//! Those get no flood whose sandbox may not hear everything from everybody. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
