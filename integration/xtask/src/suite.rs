@@ -37,6 +37,10 @@ const MAY_BE_MISSING: [(&str, Option<(&str, &str)>); 16] = [
 ];
 const SKIPPED: &str = "SKIPPED ";
 const RESULT: &str = "test result: ";
+/// How a program begins to tell what failed; its result comes behind.
+const FAILURES: &str = "failures:";
+/// So many lines of a program's failures are told again: the first say what, the rest mostly which way it went.
+const TOLD_AGAIN: usize = 40;
 /// How cargo begins a line about a program that it starts.
 const STARTS: [&str; 2] = ["     Running ", "   Doc-tests "];
 
@@ -120,13 +124,32 @@ struct Tally {
     ignored: u64,
     /// How often each was; guests and tests may say the same.
     skipped: BTreeMap<String, u64>,
+    /// What failed, as its program told it, at most [`TOLD_AGAIN`] lines of each.
+    failures: Vec<Vec<String>>,
+    /// Whether the lines that come are of a failure.
+    is_failing: bool,
 }
 
 impl Tally {
     /// A line of standard output, which is the test programs'.
     fn hear_program(&mut self, line: &str) {
         self.ended += u64::from(line.starts_with(RESULT));
+        self.hear_failure(line);
         self.hear(line);
+    }
+
+    fn hear_failure(&mut self, line: &str) {
+        if line == FAILURES && !self.is_failing {
+            self.is_failing = true;
+            self.failures.push(Vec::new());
+        } else if line.starts_with(RESULT) {
+            self.is_failing = false;
+        } else if self.is_failing
+            && let Some(told) = self.failures.last_mut()
+            && told.len() < TOLD_AGAIN
+        {
+            told.push(line.to_owned());
+        }
     }
 
     /// A line of standard error: cargo's, or what a test says past its harness.
@@ -151,14 +174,15 @@ impl Tally {
         }
     }
 
-    /// What a person reads last.
+    /// What a person reads last: what failed stands there again, for who has only the end of a long run.
     fn lines(&self) -> Vec<String> {
-        let Self { started: _, ended: _, programs, passed, failed, ignored, skipped } = self;
+        let Self { started: _, ended: _, programs, passed, failed, ignored, skipped, failures, is_failing: _ } = self;
         let line = |(what, count): (&String, &u64)| match count {
             1 => format!("{SKIPPED}{what}"),
             _ => format!("{SKIPPED}{what} ({count} times)"),
         };
-        let mut lines: Vec<String> = skipped.iter().map(line).collect();
+        let mut lines: Vec<String> = failures.iter().flat_map(|told| told.iter().cloned()).collect();
+        lines.extend(skipped.iter().map(line));
         let count: u64 = skipped.values().sum();
         lines.push(format!(
             "all tests: {passed} passed; {failed} failed; {ignored} ignored; {count} skipped; {programs} programs"
@@ -200,6 +224,22 @@ mod tests {
                 "SKIPPED nerdctl scenarios: nerdctl is not on PATH (2 times)",
                 "all tests: 3 passed; 2 failed; 1 ignored; 2 skipped; 2 programs"
             ]
+        );
+    }
+
+    #[test]
+    fn what_failed_is_told_again_at_the_end() {
+        let long = "word\n".repeat(100);
+        let text = format!(
+            "test a ... FAILED\n\nfailures:\n\n---- a stdout ----\nafter 7 kills: 10.0.0.2 is lost\n{long}\nfailures:\n    a\n\n\
+             test result: FAILED. 1 passed; 1 failed; 0 ignored\ntest b ... ok\n\
+             test result: ok. 1 passed; 0 failed; 0 ignored\n"
+        );
+        let lines = heard(&text).lines();
+        assert_eq!(lines[..3], ["", "---- a stdout ----", "after 7 kills: 10.0.0.2 is lost"]);
+        assert_eq!(
+            (lines.len(), lines.last().map(String::as_str)),
+            (41, Some("all tests: 2 passed; 1 failed; 0 ignored; 0 skipped; 2 programs"))
         );
     }
 
