@@ -29,7 +29,7 @@ const CLIENTS: u16 = 4;
 /// The kernel takes a dead namespace apart behind the back of all.
 const SETTLING: Duration = Duration::from_secs(5);
 
-/// What happens at least once in so many kills.
+/// What happens at least once in so many kills; where there was too little of it, rounds go on.
 const ENOUGH: [(&str, u64); 8] = [
     ("attached", 1),
     ("detached", 1),
@@ -73,6 +73,8 @@ struct Rounds {
     ledger: Arc<Ledger>,
     random: Random,
     seed: u64,
+    /// How many there are to be.
+    asked: u64,
     kills: u64,
     longest: Duration,
 }
@@ -130,12 +132,17 @@ impl Rounds {
         self.fail(&format!("missing: {missing:#?}\nleft over: {left:#?}"));
     }
 
-    /// A run in which hardly anybody got through shows nothing.
-    fn assert_enough_was_done(&self) {
+    /// What happened too rarely: a run in which hardly anybody got through shows nothing.
+    fn too_rare(&self) -> Vec<&'static str> {
         let counts = self.ledger.counts();
-        for (what, kills_each) in ENOUGH {
-            assert!(counts.of(what) >= self.kills / kills_each, "{} kills, {what} too rarely: {counts}", self.kills);
-        }
+        let is_rare = |(what, kills_each): &(&str, u64)| counts.of(what) < self.asked / kills_each;
+        ENOUGH.iter().filter(|enough| is_rare(enough)).map(|(what, _)| *what).collect()
+    }
+
+    /// On a busy machine clients take few steps between two kills: then there are more kills.
+    fn go_on(&self) -> bool {
+        let most = 4 * self.asked + 25;
+        self.kills < self.asked || self.kills < most && !self.too_rare().is_empty()
     }
 
     fn fail(&self, what: &str) -> ! {
@@ -181,7 +188,7 @@ fn killed_at_random_moments_netd_keeps_what_it_told_and_leaks_nothing() {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
         u64::from(now.subsec_nanos())
     });
-    let kills = number("NETD_CRASH_KILLS").unwrap_or(25);
+    let asked = number("NETD_CRASH_KILLS").unwrap_or(25);
     println!("NETD_CRASH_SEED={seed}");
     let (node, ledger) = (Node::start(), Arc::new(Ledger::default()));
     let client = |name| {
@@ -190,7 +197,7 @@ fn killed_at_random_moments_netd_keeps_what_it_told_and_leaks_nothing() {
     };
     let clients = (0..CLIENTS).map(client).collect();
     let load = Load { clients, gate: RwLock::new(()), over: AtomicBool::new(false) };
-    let mut rounds = Rounds { node, ledger, random: Random::new(seed), seed, kills: 0, longest: Duration::ZERO };
+    let mut rounds = Rounds { node, ledger, random: Random::new(seed), seed, asked, kills: 0, longest: Duration::ZERO };
     let start = Instant::now();
     std::thread::scope(|scope| {
         let over = Over(&load);
@@ -198,18 +205,18 @@ fn killed_at_random_moments_netd_keeps_what_it_told_and_leaks_nothing() {
             let load = &load;
             scope.spawn(move || load.work(at));
         }
-        while rounds.kills < kills {
+        while rounds.go_on() {
             rounds.round(&load);
         }
         drop(over);
     });
     rounds.finish(&load);
-    rounds.assert_enough_was_done();
+    let counts = rounds.ledger.counts();
+    assert!(rounds.too_rare().is_empty(), "{} kills, too rarely {:?}: {counts}", rounds.kills, rounds.too_rare());
     println!(
-        "{} kills in {:.1} s, longest round {} ms: {}",
+        "{} kills in {:.1} s, longest round {} ms: {counts}",
         rounds.kills,
         start.elapsed().as_secs_f64(),
-        rounds.longest.as_millis(),
-        rounds.ledger.counts()
+        rounds.longest.as_millis()
     );
 }
