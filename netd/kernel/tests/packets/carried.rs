@@ -73,11 +73,31 @@ fn expected_carrier(path: Path) -> (u8, u16) {
     }
 }
 
+/// Counts what leaves `node` in a tunnel, and which of that is not tracked.
+fn count_wrapped(node: &Node) {
+    node.space.output("nft add table inet probe");
+    node.space.output("nft add chain inet probe leaving { type filter hook output priority 10 ; }");
+    for wrapped in [&format!("udp dport {PORT}"), "meta l4proto ipencap"] {
+        for state in ["", "ct state untracked"] {
+            node.space.output(&format!("nft add rule inet probe leaving {wrapped} {state} counter"));
+        }
+    }
+}
+
+/// Packets that have left in a tunnel, and those of them that were not tracked.
+fn wrapped(node: &Node) -> [u32; 2] {
+    let text = node.space.output("nft list chain inet probe leaving");
+    let counters = text.split("packets ").skip(1);
+    let counts: Vec<u32> = counters.map(|rest| rest.split_once(' ').unwrap().0.parse().unwrap()).collect();
+    [counts[0] + counts[2], counts[1] + counts[3]]
+}
+
 fn carries(paths: [Path; 2]) {
     if !paths.into_iter().all(Path::is_there) {
         return;
     }
     let pair = Pair::new(paths);
+    pair.nodes.iter().for_each(count_wrapped);
     for (here, there) in [(0, 1), (1, 0)] {
         let (sandbox, other, path) = (&pair.fleet[here], &pair.fleet[there], paths[here]);
         let number = u8::try_from(here).unwrap() + 1;
@@ -106,6 +126,8 @@ fn carries(paths: [Path; 2]) {
                 assert_eq!(seen, Some(underlay(family, number)), "{at}: outside");
             }
         }
+        let [all, untracked] = wrapped(&pair.nodes[here]);
+        assert_eq!((all > 0, untracked), (path != Path::Direct, all), "{path:?}");
     }
 }
 

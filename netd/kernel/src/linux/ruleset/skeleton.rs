@@ -20,6 +20,7 @@ const FORWARD: Chain = Chain { name: "forward", kind: ChainKind::Filter, hook: H
 const INPUT: Chain = Chain { name: "node_in", kind: ChainKind::Filter, hook: Hook::Input, priority: 0 };
 const NODE_OUT: Chain = Chain { name: "node_out", kind: ChainKind::Filter, hook: Hook::Output, priority: 0 };
 const RAW: Chain = Chain { name: "raw_prerouting", kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300 };
+const RAW_OUT: Chain = Chain { name: "raw_output", kind: ChainKind::Filter, hook: Hook::Output, priority: -300 };
 /// In the bridge family, before the bridge looks at a frame.
 const PORT_IN: Chain = Chain { name: "prerouting", kind: ChainKind::Filter, hook: Hook::Prerouting, priority: -300 };
 /// In the bridge family, for each port that a frame would leave by.
@@ -64,7 +65,7 @@ pub(super) fn rule_count() -> usize {
 }
 
 fn build(table: &str, link_prefix: &str, flags: u32, mark: &[u8]) -> Vec<Request> {
-    let base = [RAW, PREROUTING, OUTPUT, INPUT, NODE_OUT, FORWARD, POSTROUTING];
+    let base = [RAW, RAW_OUT, PREROUTING, OUTPUT, INPUT, NODE_OUT, FORWARD, POSTROUTING];
     let inner: Vec<_> = policy::chains().into_iter().chain(fabric::CHAINS).chain([TO_LOOPBACK, BY_LINK]).collect();
     let mut requests = part(Family::Inet, table, (flags, mark), (&base, &inner, &rules(link_prefix)));
     requests.extend(policy::elements(table));
@@ -110,6 +111,7 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
     for chain in [INPUT, FORWARD, NODE_OUT] {
         rules.extend(policy::known().map(|rule| (chain.name, rule)));
     }
+    rules.extend(fabric::behind_known());
     rules.extend(vlan::forward(FORWARD.name));
     rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));
     rules.extend(fabric::behind_policy(link_prefix));

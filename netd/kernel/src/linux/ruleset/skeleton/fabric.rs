@@ -4,12 +4,14 @@
 //! ```text
 //! by_link      by a tunnel, and not routed back by it ─▶ by_tunnel: of a peer, or routed back by another ─▶ on;
 //!                             the fleet's, and routed back past our links ─▶ on; drop
-//! raw, node_in, forward   of a protocol that is asked about, known or not ─▶ arriving, crossing; IP in IP is always,
-//!                    TCP and UDP while the node is connected with others
+//! raw, node_in, forward   of a protocol that is asked about, known or not ─▶ entering, leaving, arriving, crossing; IP in IP
+//!                    is always, TCP and UDP while the node is connected with others
 //! entering     VXLAN or IP in IP, to an entrance, by none of our bridges ─▶ not tracked
+//! leaving      the node's own, from an entrance to a peer ─▶ not tracked
 //! arriving     VXLAN ─▶ to_entrance: to an address that is no entrance ─▶ drop; ─▶ from_peers
 //!              by a link of ours, IP in IP ─▶ drop; IP in IP, to an entrance ─▶ from_peers
-//! from_peers   of our links ─▶ drop; by a peer ─▶ on; drop
+//! from_peers   of our links ─▶ drop; by a peer ─▶ accept; drop
+//! node_out     not tracked, to a peer's tunnel ─▶ accept
 //! crossing     TCP ─▶ opening: by a tunnel either way ─▶ segments no larger than fit
 //!              by a link of ours, IP in IP ─▶ drop; VXLAN or IP in IP ─▶ to_peer: of our links to a peer ─▶ drop
 //!              (known ─▶ accept, and policy: as for any other packet)
@@ -19,14 +21,15 @@
 //!
 //! Sandboxes of a peer are no other network of this node: a fence does not keep them out, a policy does.
 
-use netd_netlink::nft::{Expression, Meta, Register, Verdict};
+use netd_netlink::nft::{Expression, Meta, Register, Status, Verdict};
 
 use super::guard::{in_a_tunnel, is_in_a_tunnel};
 use super::sets::{ASKED, BRIDGES, ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
-use super::{FORWARD, INPUT, Links, POSTROUTING, RAW, Rule, VERSIONS, Version, is_version};
+use super::{FORWARD, INPUT, Links, NODE_OUT, POSTROUTING, RAW, RAW_OUT, Rule, VERSIONS, Version, is_version};
 use crate::linux::fabric::{NETWORK, tunnels_prefix};
 
 const ENTERING: &str = "entering";
+const LEAVING: &str = "leaving";
 const ARRIVING: &str = "arriving";
 const TO_ENTRANCE: &str = "to_entrance";
 const FROM_PEERS: &str = "from_peers";
@@ -34,25 +37,37 @@ pub(super) const BY_TUNNEL: &str = "by_tunnel";
 const CROSSING: &str = "crossing";
 const OPENING: &str = "opening";
 const TO_PEER: &str = "to_peer";
-pub(super) const CHAINS: [&str; 8] =
-    [ENTERING, ARRIVING, TO_ENTRANCE, FROM_PEERS, BY_TUNNEL, CROSSING, OPENING, TO_PEER];
+pub(super) const CHAINS: [&str; 9] =
+    [ENTERING, LEAVING, ARRIVING, TO_ENTRANCE, FROM_PEERS, BY_TUNNEL, CROSSING, OPENING, TO_PEER];
 
 const IPIP: u8 = 4;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 
 /// Ahead of what is known: it holds for packets of known flows too. In `raw`, what came by our links is gone by then.
-pub(super) fn ahead_of_known() -> [Rule; 3] {
-    [(RAW, ENTERING), (INPUT, ARRIVING), (FORWARD, CROSSING)].map(|(hook, chain)| {
+pub(super) fn ahead_of_known() -> [Rule; 4] {
+    [(RAW, ENTERING), (RAW_OUT, LEAVING), (INPUT, ARRIVING), (FORWARD, CROSSING)].map(|(hook, chain)| {
         let asked = Expression::in_set(ASKED, Register(0));
         let transport = Expression::meta(Meta::Transport, Register(0));
         (hook.name, vec![transport, asked, Expression::verdict(Verdict::Jump(chain))])
     })
 }
 
+/// No peer's address is a sandbox's: of what the node sends there without tracking, mostly in a tunnel, no policy is asked.
+pub(super) fn behind_known() -> [Rule; 2] {
+    VERSIONS.each_ref().map(|version| {
+        let mut rule = Vec::from(Expression::connection(Status::Untracked, Register(0)));
+        rule.extend(to_a_peer(version));
+        rule.push(Expression::verdict(Verdict::Accept));
+        (NODE_OUT.name, rule)
+    })
+}
+
 /// The chains that [`ahead_of_known`] and those of links of ours lead to.
 pub(super) fn rules(link_prefix: &str) -> Vec<Rule> {
-    let to_entrances = VERSIONS.iter().map(is_to_entrance).chain([is_ipip_to_entrance()]);
-    let mut rules: Vec<Rule> = to_entrances.map(|rule| (ENTERING, untracked(rule))).collect();
+    let mut rules: Vec<Rule> = [ENTERING, LEAVING].map(|chain| (chain, of(TCP, Verdict::Return))).into();
+    rules.extend(at_entrances(|version| version.destination).map(|rule| (ENTERING, untracked(rule))));
+    rules.extend(leaving().map(|rule| (LEAVING, rule)));
     rules.extend(arriving(link_prefix).map(|rule| (ARRIVING, rule)));
     rules.extend(VERSIONS.iter().map(|version| (TO_ENTRANCE, to_entrance(version))));
     rules.push((TO_ENTRANCE, vec![drop_it()]));
@@ -93,7 +108,7 @@ pub(super) fn unchanged(version: &Version) -> Rule {
 
 /// All that is for this node comes here, and nothing else. Of TCP, nothing arrives in a tunnel.
 fn arriving(link_prefix: &str) -> [Vec<Expression>; 4] {
-    [of_tcp(Verdict::Return), vxlan_arrives(), in_a_tunnel_of_ours(link_prefix), ipip_arrives()]
+    [of(TCP, Verdict::Return), vxlan_arrives(), in_a_tunnel_of_ours(link_prefix), ipip_arrives()]
 }
 
 /// Of our network (RFC 7348, 5): another's may share the port. The kernel takes it at any address.
@@ -116,16 +131,50 @@ fn in_a_tunnel_of_ours(link_prefix: &str) -> Vec<Expression> {
 
 /// The kernel takes it at the tunnel's address only. What comes to another is of somebody else's tunnel.
 fn ipip_arrives() -> Vec<Expression> {
-    let mut rule = is_ipip_to_entrance();
+    let mut rule = at_ipip_entrance(VERSIONS[0].destination);
     rule.push(Expression::verdict(Verdict::Goto(FROM_PEERS)));
     rule
 }
 
-fn is_ipip_to_entrance() -> Vec<Expression> {
-    let version = &VERSIONS[0];
+/// Goes on for packets in a tunnel one end of which is this node's; `end` tells which.
+fn at_entrances(end: fn(&Version) -> (u32, u32)) -> impl Iterator<Item = Vec<Expression>> {
+    VERSIONS.iter().map(move |version| at_entrance(version, end(version))).chain([at_ipip_entrance(end(&VERSIONS[0]))])
+}
+
+/// VXLAN's port is the one that it is sent to, whichever end it leaves.
+fn at_entrance(version: &Version, (offset, length): (u32, u32)) -> Vec<Expression> {
+    let next = length / 4;
     let mut rule = is_version(version);
+    rule.extend([
+        Expression::network(offset, length, Register(0)),
+        Expression::meta(Meta::Transport, Register(next)),
+        Expression::transport(2, 2, Register(next + 1)),
+        Expression::in_set(ENTRANCES[version.index], Register(0)),
+    ]);
+    rule
+}
+
+fn at_ipip_entrance((offset, length): (u32, u32)) -> Vec<Expression> {
+    let mut rule = is_version(&VERSIONS[0]);
     rule.extend(is_protocol(IPIP));
-    rule.extend([destination(version), Expression::in_set(IPIP_ENTRANCES, Register(0))]);
+    rule.extend([Expression::network(offset, length, Register(0)), Expression::in_set(IPIP_ENTRANCES, Register(0))]);
+    rule
+}
+
+/// Nobody answers in kind: to the kernel's tracking each packet would begin a flow, and others' rules might give it another
+/// source.
+fn leaving() -> impl Iterator<Item = Vec<Expression>> {
+    let versions = VERSIONS.iter().chain([&VERSIONS[0]]);
+    at_entrances(|version| version.source).zip(versions).map(|(mut rule, version)| {
+        rule.extend(to_a_peer(version));
+        rule.push(Expression::untrack());
+        rule
+    })
+}
+
+fn to_a_peer(version: &Version) -> Vec<Expression> {
+    let mut rule = is_version(version);
+    rule.extend([destination(version), Expression::in_set(PEERS[version.index], Register(0))]);
     rule
 }
 
@@ -140,31 +189,20 @@ fn untracked(mut rule: Vec<Expression>) -> Vec<Expression> {
 
 /// A sandbox's VXLAN that is masqueraded looks like its node's. It cannot be sent to an entrance, so nothing is taken elsewhere.
 fn to_entrance(version: &Version) -> Vec<Expression> {
-    let mut rule = is_to_entrance(version);
+    let mut rule = at_entrance(version, version.destination);
     rule.push(Expression::verdict(Verdict::Goto(FROM_PEERS)));
     rule
 }
 
-fn is_to_entrance(version: &Version) -> Vec<Expression> {
-    let next = version.destination.1 / 4;
-    let mut rule = is_version(version);
-    rule.extend([
-        destination(version),
-        Expression::meta(Meta::Transport, Register(next)),
-        Expression::transport(2, 2, Register(next + 1)),
-        Expression::in_set(ENTRANCES[version.index], Register(0)),
-    ]);
-    rule
-}
-
-/// Whose source address is a peer's may still be a sandbox. By a routed link it is none: there it has no way back.
+/// Whose source address is a peer's may still be a sandbox. By a routed link it is none: there it has no way back. A peer is no
+/// sandbox, and nobody's policy asks more of it.
 fn from_peers(link_prefix: &str) -> Vec<Vec<Expression>> {
     let of_ours = [Links::Bridges, Links::Tunnels(link_prefix)].map(|links| {
         let mut rule = links.by(Meta::InputName);
         rule.push(drop_it());
         rule
     });
-    let peers = VERSIONS.iter().map(|version| is_from(version, PEERS[version.index], Verdict::Return));
+    let peers = VERSIONS.iter().map(|version| is_from(version, PEERS[version.index], Verdict::Accept));
     of_ours.into_iter().chain(peers).chain([vec![drop_it()]]).collect()
 }
 
@@ -191,12 +229,12 @@ fn out_of_a_tunnel(link_prefix: &str) -> Vec<Vec<Expression>> {
     rules
 }
 
-fn crossing(link_prefix: &str) -> [Vec<Expression>; 4] {
+fn crossing(link_prefix: &str) -> [Vec<Expression>; 5] {
     let mut vxlan = Vec::from(of_service(TUNNEL_PORTS));
     vxlan.push(Expression::verdict(Verdict::Goto(TO_PEER)));
     let mut ip_in_ip = Vec::from(is_in_a_tunnel());
     ip_in_ip.push(Expression::verdict(Verdict::Goto(TO_PEER)));
-    [of_tcp(Verdict::Goto(OPENING)), vxlan, in_a_tunnel_of_ours(link_prefix), ip_in_ip]
+    [of(TCP, Verdict::Goto(OPENING)), vxlan, of(UDP, Verdict::Return), in_a_tunnel_of_ours(link_prefix), ip_in_ip]
 }
 
 /// What a sandbox sends to a peer may take the node's address, which the peer trusts.
@@ -204,8 +242,8 @@ fn to_peer(link_prefix: &str) -> Vec<Vec<Expression>> {
     let mut others = Links::of_none(Expression::meta(Meta::InputName, Register(0)), link_prefix);
     others.push(Expression::verdict(Verdict::Return));
     let to_peers = VERSIONS.iter().map(|version| {
-        let mut rule = is_version(version);
-        rule.extend([destination(version), Expression::in_set(PEERS[version.index], Register(0)), drop_it()]);
+        let mut rule = to_a_peer(version);
+        rule.push(drop_it());
         rule
     });
     [others].into_iter().chain(to_peers).collect()
@@ -253,8 +291,8 @@ fn is_protocol(protocol: u8) -> Vec<Expression> {
     vec![Expression::meta(Meta::Transport, Register(0)), Expression::is(Register(0), &[protocol])]
 }
 
-fn of_tcp(then: Verdict) -> Vec<Expression> {
-    let mut rule = is_protocol(TCP);
+fn of(protocol: u8, then: Verdict) -> Vec<Expression> {
+    let mut rule = is_protocol(protocol);
     rule.push(Expression::verdict(then));
     rule
 }
