@@ -74,7 +74,12 @@ impl Node {
     /// # Errors
     /// It does not.
     pub fn start(&self, program: &Path) -> Result<Netd> {
-        let netd = self.launch(&[&program.to_string_lossy()], "")?;
+        self.start_with(program, "")
+    }
+
+    /// The same, with `more` in its settings.
+    pub(crate) fn start_with(&self, program: &Path, more: &str) -> Result<Netd> {
+        let netd = self.launch(&[&program.to_string_lossy()], more)?;
         let start = Instant::now();
         while netd.status().is_err() {
             if start.elapsed() > PATIENCE {

@@ -1,4 +1,4 @@
-//! The bench `tunnel`: what packets between two nodes' sandboxes cost with netd's tunnels, routes and rules, against the same
+//! The bench `tunnel`: what packets between two nodes' sandboxes cost where netd runs on both, against the same links and routes
 //! made by `ip` with no table at all, in turns in one run.
 //!
 //! ```text
@@ -37,7 +37,7 @@ pub fn run(settings: &Settings) -> Result<()> {
         }
         for maker in Maker::ALL {
             say(&format!("   {}", maker.case(way)));
-            courses.push(Course::new(way, maker)?);
+            courses.push(Course::new(&settings.programs.netd, way, maker)?);
         }
     }
     let mut samples = Samples::default();

@@ -36,7 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("netd-rig", &[]),
     ("xtask", &["netd-rig"]),
-    ("netd-bench", &["netd-api", "netd-config", "netd-fleet", "netd-kernel"]),
+    ("netd-bench", &["netd-api", "netd-fleet"]),
     ("netd-kernel-floor", &[]),
 ];
 

@@ -19,8 +19,10 @@ pub(super) fn is_there(way: Way) -> Result<bool> {
 }
 
 pub(super) fn make(site: &Site, way: Way) -> Result<()> {
-    let (number, mtu, path) = (site.number, way.mtu(), site.sandbox.path());
-    site.node.run(|| Ok(std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?))?;
+    let (number, mtu) = (site.number, way.mtu());
+    let (node, sandbox) = (&site.node.space, &site.sandbox.space);
+    let path = sandbox.path();
+    node.run(|| Ok(std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?))?;
     let gateway = inside(number, 1);
     for line in [
         "link add br0 type bridge".to_owned(),
@@ -29,14 +31,14 @@ pub(super) fn make(site: &Site, way: Way) -> Result<()> {
         format!("link add port mtu {mtu} type veth peer name eth0 mtu {mtu} netns {path}"),
         "link set port master br0 up".to_owned(),
     ] {
-        site.node.output(&format!("ip {line}"))?;
+        node.output(&format!("ip {line}"))?;
     }
     for line in [
         format!("address add {}/24 dev eth0", inside(number, 2)),
         "link set eth0 up".to_owned(),
         format!("route add default via {gateway}"),
     ] {
-        site.sandbox.output(&format!("ip {line}"))?;
+        sandbox.output(&format!("ip {line}"))?;
     }
     connect(site, way)
 }
@@ -64,5 +66,5 @@ fn connect(site: &Site, way: Way) -> Result<()> {
             lines
         }
     };
-    lines.iter().try_for_each(|line| site.node.output(line).map(drop))
+    lines.iter().try_for_each(|line| site.node.space.output(line).map(drop))
 }

@@ -1,11 +1,14 @@
 //! Two nodes on one wire, with a sandbox each, and the pair of sandboxes that is measured.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::{by_hand, by_netd};
+use crate::case::Sandbox;
+use crate::node::{Netd, Node};
 use crate::policy::probe::Pair;
 use crate::space::Space;
 
@@ -41,7 +44,7 @@ impl Way {
 /// Who makes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Maker {
-    /// With the full ruleset in force.
+    /// The daemon, with its ruleset in force and a published port.
     Netd,
     /// With no table.
     Hand,
@@ -66,8 +69,8 @@ impl Maker {
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) number: u8,
-    pub(super) node: Space,
-    pub(super) sandbox: Space,
+    pub(super) node: Node,
+    pub(super) sandbox: Sandbox,
 }
 
 impl Site {
@@ -76,12 +79,10 @@ impl Site {
     }
 
     fn new(number: u8) -> Result<Self> {
-        let (node, sandbox) = (Space::fresh()?, Space::fresh()?);
-        for space in [&node, &sandbox] {
-            space.output("ip link set lo up")?;
-        }
-        node.unfilter_bridges()?;
-        Ok(Self { number, node, sandbox })
+        let (node, space) = (Node::fresh()?, Space::fresh()?);
+        space.output("ip link set lo up")?;
+        node.space.unfilter_bridges()?;
+        Ok(Self { number, node, sandbox: Sandbox { number: number.into(), space } })
     }
 }
 
@@ -101,30 +102,28 @@ pub(super) struct Course {
     pub(super) name: String,
     pair: Pair,
     // Dropped last: the pair is attached there.
-    _nodes: Vec<(Space, Option<by_netd::Kernel>)>,
+    _daemons: Vec<Netd>,
+    _nodes: [Node; 2],
     _server: Space,
 }
 
 impl Course {
     /// Lays the way; fails where no packet passes.
-    pub(super) fn new(way: Way, maker: Maker) -> Result<Self> {
+    pub(super) fn new(program: &Path, way: Way, maker: Maker) -> Result<Self> {
         let name = maker.case(way);
         let sites = [Site::new(1)?, Site::new(2)?];
         wire(&sites)?;
-        let mut kernels = Vec::new();
+        let mut daemons = Vec::new();
         for site in &sites {
-            kernels.push(match maker {
-                Maker::Netd => Some(by_netd::make(site, way)?),
-                Maker::Hand | Maker::HandAgain => {
-                    by_hand::make(site, way)?;
-                    None
-                }
-            });
+            match maker {
+                Maker::Netd => daemons.push(by_netd::make(program, site, way)?),
+                Maker::Hand | Maker::HandAgain => by_hand::make(site, way)?,
+            }
         }
         let [one, two] = sites;
-        let pair =
-            Pair::new(one.sandbox, &two.sandbox, inside(2, 2)).with_context(|| format!("{name}: no packet passes"))?;
-        Ok(Self { name, pair, _nodes: [one.node, two.node].into_iter().zip(kernels).collect(), _server: two.sandbox })
+        let pair = Pair::new(one.sandbox.space, &two.sandbox.space, inside(2, 2))
+            .with_context(|| format!("{name}: no packet passes"))?;
+        Ok(Self { name, pair, _daemons: daemons, _nodes: [one.node, two.node], _server: two.sandbox.space })
     }
 
     /// The median of so many exchanges.
@@ -137,10 +136,10 @@ impl Course {
 
 fn wire(sites: &[Site; 2]) -> Result<()> {
     let [one, two] = sites;
-    one.node.output(&format!("ip link add eth0 type veth peer name eth0 netns {}", two.node.path()))?;
+    one.node.space.output(&format!("ip link add eth0 type veth peer name eth0 netns {}", two.node.space.path()))?;
     for site in sites {
-        site.node.output(&format!("ip address add {}/24 dev eth0", underlay(site.number)))?;
-        site.node.output("ip link set eth0 up")?;
+        site.node.space.output(&format!("ip address add {}/24 dev eth0", underlay(site.number)))?;
+        site.node.space.output("ip link set eth0 up")?;
     }
     Ok(())
 }
