@@ -156,6 +156,8 @@ struct Round {
     /// Judged by what is in force when the round is written, and who is answered then.
     flows: Vec<Flow>,
     cut: Vec<Done>,
+    /// Answered at its end: they are about what holds.
+    questions: Vec<Question>,
     repairs: Vec<Step>,
     repairing: Vec<Done>,
     must_compare: bool,
@@ -200,7 +202,9 @@ impl<K: Kernel> Enforcer<K> {
             while let Ok(next) = requests.try_recv() {
                 self.take(next, &mut round);
             }
+            let questions = mem::take(&mut round.questions);
             self.commit(round);
+            questions.into_iter().for_each(|question| question(&self.force));
         }
     }
 
@@ -256,7 +260,7 @@ impl<K: Kernel> Enforcer<K> {
                 round.waiting.push(done);
             }
             Request::Settle(done) => round.waiting.push(done),
-            Request::Ask(question) => question(&self.force),
+            Request::Ask(question) => round.questions.push(question),
             Request::Cut(flows, done) => {
                 round.flows.extend(flows);
                 round.cut.extend(done);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 
 use netd_config::Denied;
 use netd_kernel::{Class, FakeKernel, Family, Flow, Kernel, Key, Object, Objects, Scope, Step, fixed_ruleset};
@@ -114,6 +114,37 @@ async fn what_the_kernel_refuses_leaves_what_was_in_force_as_it_was() {
     }
 }
 
+/// The thread stands still until what is returned is dropped: what comes meanwhile is one round.
+fn halted(policies: &Policies) -> Sender<()> {
+    let ((release, held), (halts, is_halted)) = (channel::<()>(), channel());
+    let wait = move |_: &Force| {
+        halts.send(()).unwrap();
+        held.recv().unwrap_or_default();
+    };
+    drop(policies.requests.as_ref().unwrap().send(Request::Ask(Box::new(wait))));
+    is_halted.recv().unwrap();
+    release
+}
+
+#[tokio::test]
+async fn who_asks_is_told_what_holds_and_not_what_is_being_written() {
+    let kernel = Arc::new(FakeKernel::new());
+    let policies = policies(&kernel, Denied::Answered);
+    let own = sandbox_named("web", "10.4.0.2");
+    policies.enforce(files(FROM_FAR), vec![own.clone()]).await.unwrap();
+    let release = halted(&policies);
+    let filed = policies.send(|done| Request::Files(files(&both()), vec![own], done)).unwrap();
+    let asked = tokio::spawn({
+        let policies = policies.clone();
+        async move { in_force(&policies).await }
+    });
+    tokio::task::yield_now().await;
+    kernel.fail_at(0);
+    drop(release);
+    assert!(heard(filed).await.is_err());
+    assert_eq!(asked.await.unwrap(), ["from-far"]);
+}
+
 /// And is told of when the last policy was to go, and did not.
 #[tokio::test]
 async fn who_is_attached_while_policies_are_refused_is_judged_by_those_in_force() {
@@ -131,9 +162,7 @@ async fn who_is_attached_while_policies_are_refused_is_judged_by_those_in_force(
         for number in 3..6 {
             let address = format!("10.4.0.{number}");
             // One round, as it may be.
-            let (release, held) = channel::<()>();
-            let wait = move |_: &Force| held.recv().unwrap_or_default();
-            drop(policies.requests.as_ref().unwrap().send(Request::Ask(Box::new(wait))));
+            let release = halted(&policies);
             let filed = policies.send(|done| Request::Files(files(&text), vec![own.clone()], done)).unwrap();
             let late = Box::new(sandbox_named(&format!("late{number}"), &address));
             let joined = policies.send(|done| Request::Join(late, done)).unwrap();
@@ -403,9 +432,7 @@ async fn who_waits_for_a_cut_hears_that_its_round_failed_and_the_next_one_cuts()
     let (stray, ends) = (flow("10.4.9.9"), BTreeSet::from(["10.4.9.9".parse().unwrap()]));
     kernel.open(stray);
     // What comes meanwhile is one round.
-    let (release, held) = channel::<()>();
-    let wait = move |_: &Force| held.recv().unwrap_or_default();
-    drop(policies.requests.as_ref().unwrap().send(Request::Ask(Box::new(wait))));
+    let release = halted(&policies);
     let changed =
         policies.send(|done| Request::Others([far("far", "10.4.9.2")].into(), BTreeSet::new(), done)).unwrap();
     let cut = policies.send(|done| Request::Cut(vec![stray], vec![done])).unwrap();
