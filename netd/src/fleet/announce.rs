@@ -49,7 +49,7 @@ impl Fleet {
         if let Err(error) = lifecycle.owner.spoken_for(spoken).await {
             warn!(error = &error as &dyn std::error::Error, "addresses that others know may be given to somebody else");
         }
-        if let Err(error) = inner.meet(lifecycle, &believed).await {
+        if let Err(error) = inner.meet(lifecycle, believed.sandboxes()).await {
             warn!(
                 error = &error as &dyn std::error::Error,
                 "other nodes' sandboxes are nobody until the store is heard"
