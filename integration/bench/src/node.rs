@@ -90,6 +90,19 @@ impl Node {
         Ok(netd)
     }
 
+    /// Takes netd's tables away, which outlive it.
+    pub(crate) fn delete_tables(&self) -> Result<()> {
+        for family in ["inet", "bridge"] {
+            let tables = self.space.output("nft list tables")?;
+            if tables.lines().any(|line| line == format!("table {family} netd")) {
+                self.space.output(&format!("nft delete table {family} netd"))?;
+            }
+        }
+        let left = self.space.output("nft list tables")?;
+        ensure!(left.is_empty(), "tables are left: {left}");
+        Ok(())
+    }
+
     /// Starts netd by `words`, with `more` in its settings, and waits for nothing.
     pub(crate) fn launch(&self, words: &[&str], more: &str) -> Result<Netd> {
         let (run_dir, config) = (self.run_dir(), self.folder.path().join("netd.toml"));

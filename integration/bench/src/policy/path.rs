@@ -80,18 +80,10 @@ impl Course {
     }
 }
 
-/// Ends netd, whose tables outlive it, and takes them away.
+/// Ends netd, and takes its tables away.
 fn bare(town: &mut Town) -> Result<()> {
     town.end();
-    for family in ["inet", "bridge"] {
-        let tables = town.node.space.output("nft list tables")?;
-        if tables.lines().any(|line| line == format!("table {family} netd")) {
-            town.node.space.output(&format!("nft delete table {family} netd"))?;
-        }
-    }
-    let left = town.node.space.output("nft list tables")?;
-    ensure!(left.is_empty(), "tables are left: {left}");
-    Ok(())
+    town.node.delete_tables()
 }
 
 /// Gives a program rules to make.

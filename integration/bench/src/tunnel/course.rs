@@ -46,6 +46,8 @@ impl Way {
 pub(super) enum Maker {
     /// The daemon, with its ruleset in force and a published port.
     Netd,
+    /// What the daemon made, and no table: links and routes alone.
+    NetdBare,
     /// With no table.
     Hand,
     /// The same again: what differs between the two is the measurement's own.
@@ -53,12 +55,13 @@ pub(super) enum Maker {
 }
 
 impl Maker {
-    pub(super) const ALL: [Self; 3] = [Self::Netd, Self::Hand, Self::HandAgain];
+    pub(super) const ALL: [Self; 4] = [Self::Netd, Self::NetdBare, Self::Hand, Self::HandAgain];
 
     /// How it is called in the results.
     pub(super) fn case(self, way: Way) -> String {
         match self {
             Self::Netd => format!("netd-{}", way.name()),
+            Self::NetdBare => format!("netd-{}-no-table", way.name()),
             Self::Hand => format!("ip-{}", way.name()),
             Self::HandAgain => format!("ip-{}-again", way.name()),
         }
@@ -117,6 +120,10 @@ impl Course {
         for site in &sites {
             match maker {
                 Maker::Netd => daemons.push(by_netd::make(program, site, way)?),
+                Maker::NetdBare => {
+                    drop(by_netd::make(program, site, way)?);
+                    site.node.delete_tables()?;
+                }
                 Maker::Hand | Maker::HandAgain => by_hand::make(site, way)?,
             }
         }

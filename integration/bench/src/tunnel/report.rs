@@ -34,14 +34,14 @@ impl Report<'_> {
 
     /// A table for people.
     pub(super) fn say(&self) {
-        say(&format!("\n{:<16} {:<15} {:>10} {:>10} {:>5}  carried", "case", "op", "p50 µs", "p99 µs", "runs"));
+        say(&format!("\n{:<20} {:<15} {:>10} {:>10} {:>5}  carried", "case", "op", "p50 µs", "p99 µs", "runs"));
         for line in self.samples.lines() {
             let what = &line.what;
             let way = Way::ALL.into_iter().find(|way| Maker::ALL.iter().any(|maker| maker.case(*way) == what.case));
             let by_hand = way.and_then(|way| self.median(&Maker::Hand.case(way), what.op));
             let carried = by_hand.map(|by_hand| format!("{:.1} %", by_hand / line.p50_us * 100.0)).unwrap_or_default();
             say(&format!(
-                "{:<16} {:<15} {:>10.1} {:>10.1} {:>5}  {carried}",
+                "{:<20} {:<15} {:>10.1} {:>10.1} {:>5}  {carried}",
                 what.case, what.op, line.p50_us, line.p99_us, line.runs
             ));
         }
@@ -57,11 +57,12 @@ impl Report<'_> {
     }
 
     fn aims(&self) -> Vec<Aim> {
-        let aim = |(way, op): (Way, &'static str)| {
-            let found = self.ratio(Maker::Netd, way, op).filter(|_| !self.is_void(way, op));
-            Aim::new(format!("{op}, {}: time over the same by hand", way.name()), LONGEST, "×", found)
+        let aim = |(maker, what): (Maker, &str), (way, op): (Way, &'static str)| {
+            let found = self.ratio(maker, way, op).filter(|_| !self.is_void(way, op));
+            Aim::new(format!("{op}, {}, {what}: time over the same by hand", way.name()), LONGEST, "×", found)
         };
-        self.pairs().map(aim).collect()
+        let makers = [(Maker::NetdBare, "links and routes"), (Maker::Netd, "all of netd")];
+        makers.into_iter().flat_map(|maker| self.pairs().map(move |pair| aim(maker, pair))).collect()
     }
 
     fn pairs(&self) -> impl Iterator<Item = (Way, &'static str)> {
