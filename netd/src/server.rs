@@ -4,7 +4,9 @@ mod attach;
 mod check;
 mod describe;
 mod fleet;
+mod list;
 mod networks;
+mod page;
 mod policies;
 
 use std::net::IpAddr;
@@ -19,12 +21,12 @@ use netd_api::v1::{
     PoliciesRequest, PoliciesResponse, ReachRequest, ReachResponse, ReleaseRequest, ReleaseResponse, ResyncRequest,
     ResyncResponse, StatusRequest, StatusResponse, TestPolicyRequest, TestPolicyResponse,
 };
-use netd_config::{Collection, Document, Mode, PortMapping};
+use netd_config::{Collection, Document};
 use netd_kernel::Kernel;
 use ttrpc::asynchronous::TtrpcContext;
 
 use crate::allowlist::Allowlist;
-use crate::attachment::{Attachment, AttachmentKey, State};
+use crate::attachment::{AttachmentKey, State};
 use crate::lifecycle::Lifecycle;
 use crate::networks::Networks;
 use crate::reply::{config_failure, failure, lifecycle_failure};
@@ -154,16 +156,9 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         Ok(response)
     }
 
-    async fn list(&self, _: &TtrpcContext, _: ListRequest) -> Served<ListResponse> {
+    async fn list(&self, _: &TtrpcContext, request: ListRequest) -> Served<ListResponse> {
         let snapshot = self.lifecycle.owner.snapshot().await.unwrap_or_default();
-        let mut response = ListResponse::new();
-        response.attachments = snapshot
-            .attachments
-            .iter()
-            .map(|attachment| listed(attachment, state_name(attachment)))
-            .chain(snapshot.draining.iter().map(|attachment| listed(attachment, "draining")))
-            .collect();
-        Ok(response)
+        Ok(list::answer(&snapshot, &request))
     }
 
     async fn gc(&self, _: &TtrpcContext, request: GcRequest) -> Served<GcResponse> {
@@ -319,44 +314,6 @@ fn stray((key, address): &(AttachmentKey, IpAddr)) -> String {
     format!(
         "fleet: {key} has {address}, which is not of this node's blocks: other nodes do not reach it. Restart its container"
     )
-}
-
-fn state_name(attachment: &Attachment) -> &'static str {
-    match attachment.state {
-        State::Wiring => "wiring",
-        State::Attached if attachment.quarantined => "quarantine",
-        State::Attached => "attached",
-    }
-}
-
-fn listed(attachment: &Attachment, state: &str) -> v1::Attachment {
-    let mut listed = v1::Attachment::new();
-    listed.network = attachment.key.network.to_string();
-    listed.container_id = attachment.key.container.to_string();
-    listed.interface = attachment.key.interface.to_string();
-    if let Some(wiring) = &attachment.wiring {
-        listed.host_interface = wiring.host_link.to_string();
-        listed.bridge = wiring.bridge.as_ref().map(ToString::to_string).unwrap_or_default();
-        listed.mode = if wiring.bridge.is_some() { Mode::Bridge } else { Mode::Routed }.to_string();
-    }
-    listed.addresses = attachment.leases.iter().map(|lease| lease.address.to_string()).collect();
-    attachment.facts.mac.clone_into(&mut listed.mac);
-    attachment.netns_path.clone_into(&mut listed.netns_path);
-    state.clone_into(&mut listed.state);
-    attachment.name.clone_into(&mut listed.name);
-    attachment.namespace.clone_into(&mut listed.namespace);
-    listed.labels = attachment.labels.clone().into_iter().collect();
-    listed.ports = attachment.ports.iter().map(published).collect();
-    listed
-}
-
-fn published(port: &PortMapping) -> v1::PublishedPort {
-    let mut published = v1::PublishedPort::new();
-    published.protocol = port.protocol.to_string();
-    published.host_ip = port.host_ip.map(|address| address.to_string()).unwrap_or_default();
-    published.host_port = port.host.into();
-    published.container_port = port.container.into();
-    published
 }
 
 #[cfg(test)]

@@ -71,9 +71,18 @@ impl Netd {
         Ok(answer.networks.into_iter().map(Network::from).collect())
     }
 
+    /// All of them, in as many messages as they need.
     pub(crate) fn sandboxes(&self) -> Result<Vec<Sandbox>, AskError> {
-        let answer = self.0.list(&api::ListRequest::new()).map_err(|error| failed("List", error))?;
-        Ok(model::sandboxes(answer.attachments))
+        let (mut all, mut from) = (Vec::new(), String::new());
+        loop {
+            let request = api::ListRequest { paged: true, from: from.clone(), ..api::ListRequest::new() };
+            let answer = self.0.list(&request).map_err(|error| failed("List", error))?;
+            all.extend(answer.attachments);
+            if answer.next <= from {
+                return Ok(model::sandboxes(all));
+            }
+            from = answer.next;
+        }
     }
 
     pub(crate) fn resync(&self, dry_run: bool) -> Result<Plan, AskError> {

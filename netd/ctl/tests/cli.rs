@@ -162,7 +162,7 @@ struct Talkative;
 
 #[async_trait::async_trait]
 impl netd_api::server::Netd for Talkative {
-    async fn list(&self, _: &TtrpcContext, _: v1::ListRequest) -> ttrpc::Result<v1::ListResponse> {
+    async fn list(&self, _: &TtrpcContext, request: v1::ListRequest) -> ttrpc::Result<v1::ListResponse> {
         let attachment = |container: &str, interface: &str| v1::Attachment {
             network: "web".to_owned(),
             container_id: container.to_owned(),
@@ -186,8 +186,13 @@ impl netd_api::server::Netd for Talkative {
             ..v1::Attachment::default()
         };
         let hash = "ab".repeat(32);
-        let attachments = vec![attachment(&format!("default-{hash}"), "eth0"), attachment("abacus", "eth0")];
-        Ok(v1::ListResponse { attachments, ..v1::ListResponse::default() })
+        // Each in a message of its own.
+        let (container, next) = match request.from.as_str() {
+            "" => (format!("default-{hash}"), "web:abacus"),
+            _ => ("abacus".to_owned(), ""),
+        };
+        let (attachments, next) = (vec![attachment(&container, "eth0")], next.to_owned());
+        Ok(v1::ListResponse { attachments, next, ..v1::ListResponse::default() })
     }
 
     async fn networks(&self, _: &TtrpcContext, _: v1::NetworksRequest) -> ttrpc::Result<v1::NetworksResponse> {

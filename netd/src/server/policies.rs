@@ -13,10 +13,10 @@ use netd_api::v1::{
 use netd_config::Quarantine;
 use netd_kernel::Kernel;
 use netd_policy::{Direction, Policy, Sandbox, Traffic, oracle};
-use protobuf::Message;
 
 use super::Service;
 use super::attach::Answer;
+use super::page::{LONGEST, page, size};
 use crate::attachment::Attachment;
 use crate::policies::applied::{self, ApplyError, Undo};
 use crate::policies::drops::{Denied, Drops};
@@ -32,9 +32,6 @@ use crate::reply::{failure, refusal};
 
 /// A client asks again after this.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
-/// Octets; a single policy (1 MiB of a file at most) beyond it still goes into a message, of which 4 MiB are the most.
-const LONGEST_PAGE: u64 = 2 << 20;
-
 /// Where policies come from and go to.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyDesk {
@@ -66,7 +63,7 @@ impl<K: Kernel + 'static> Service<K> {
             if from == 0 {
                 response.files = files.files.iter().map(file).collect();
             }
-            let left = if paged { LONGEST_PAGE.saturating_sub(size(&response)) } else { u64::MAX };
+            let left = if paged { LONGEST.saturating_sub(size(&response)) } else { u64::MAX };
             let text = |text| if brief { String::new() } else { text };
             let all = files.with_texts().skip(from.try_into().unwrap_or(usize::MAX));
             let all = all.map(|(policy, its)| listed((policy, text(its)), &sandboxes, &counted, &applied));
@@ -175,27 +172,6 @@ impl<K: Kernel + 'static> Service<K> {
     }
 }
 
-/// As many as are no longer than this together, and one at least; and the number of the one behind them, if there is one.
-fn page<T: Message>(mut all: impl Iterator<Item = T>, from: u32, longest: u64) -> (Vec<T>, u32) {
-    let (mut taken, mut length) = (Vec::new(), 0);
-    for one in all.by_ref() {
-        length += size(&one);
-        taken.push(one);
-        if length >= longest {
-            break;
-        }
-    }
-    let behind = from.saturating_add(u32::try_from(taken.len()).unwrap_or(u32::MAX));
-    let is_last = all.next().is_none();
-    (taken, if is_last { 0 } else { behind })
-}
-
-/// In a message: with what tells its length.
-fn size(message: &impl Message) -> u64 {
-    const AHEAD: u64 = 6;
-    message.compute_size() + AHEAD
-}
-
 fn stopped() -> Failure {
     refusal(FailureCode::NOT_AVAILABLE, "netd's policies do not run; restart netd (`systemctl restart netd`)")
 }
@@ -285,43 +261,4 @@ fn dropped(denied: Denied) -> v1::Dropped {
     dropped.rule = denied.told.by;
     dropped.place = denied.told.place;
     dropped
-}
-
-#[cfg(test)]
-mod tests {
-    use netd_api::v1;
-    use protobuf::Message;
-
-    use super::{LONGEST_PAGE, page};
-
-    /// 10,000, of which each is some 450 octets with its text: more than ttrpc's 4 MiB of a message.
-    #[test]
-    fn many_policies_go_into_several_messages() {
-        let policy = |number: u32| {
-            let mut policy = v1::Policy::new();
-            policy.file = format!("/var/lib/netd/policies/networkpolicy_default_policy-{number}.yaml");
-            policy.text = "x".repeat(400);
-            policy.line = number;
-            policy
-        };
-        let whole: Vec<_> = (0..10_000).map(policy).collect();
-        let all = v1::PoliciesResponse { policies: whole.clone(), ..v1::PoliciesResponse::new() };
-        assert!(all.compute_size() > 4 << 20);
-        let (mut from, mut got, mut pages) = (0, Vec::new(), 0);
-        loop {
-            let (policies, next) = page(whole.iter().skip(from as usize).cloned(), from, LONGEST_PAGE);
-            got.extend(policies.clone());
-            let answer = v1::PoliciesResponse { policies, next, ..v1::PoliciesResponse::new() };
-            assert!(answer.compute_size() < 3 << 20);
-            pages += 1;
-            if next == 0 {
-                break;
-            }
-            assert!(next > from);
-            from = next;
-        }
-        assert_eq!((got, pages), (whole.clone(), 3));
-        assert_eq!(page(whole.iter().cloned(), 0, u64::MAX), (whole, 0));
-        assert_eq!(page(std::iter::empty::<v1::Policy>(), 7, 1), (Vec::new(), 0));
-    }
 }
