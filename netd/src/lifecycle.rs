@@ -201,12 +201,9 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             match attached {
                 Attached::Already(attachment) => Ok(*attachment),
                 Attached::New { attachment, replaces, is_reused, taken: _ } => {
-                    if let Some(replaced) = replaces {
-                        if let Err(error) = this.close(&replaced).await {
-                            this.give_up(&attachment).await;
-                            return Err(error);
-                        }
-                        this.reaper.take(*replaced);
+                    if let Err(error) = this.displace(replaces).await {
+                        this.give_up(&attachment).await;
+                        return Err(error);
                     }
                     if is_reused && let Err(error) = this.forget_flows(&attachment).await {
                         this.give_up(&attachment).await;

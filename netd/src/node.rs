@@ -237,7 +237,11 @@ impl Node {
     /// # Errors
     /// See [`AttachError`].
     pub fn extend(&self, wanted: Follower, extension: &Extension) -> Result<Extended, AttachError> {
-        let known = self.attachments.get(&wanted.key).filter(|found| found.netns == wanted.netns);
+        let found = self.attachments.get(&wanted.key);
+        let (known, replaces) = match found {
+            Some(found) if found.netns == wanted.netns => (Some(found), None),
+            other => (None, other.cloned()),
+        };
         let before = known.cloned().unwrap_or_else(|| Box::new(wanted.blank()));
         let mut after = before.clone();
         let foreign = |what| AttachError::Foreign { key: Box::new(before.key.clone()), what };
@@ -260,7 +264,7 @@ impl Node {
         if after == before && known.is_some() {
             return Ok(Extended::Already(after));
         }
-        Ok(Extended::Changed { before, after })
+        Ok(Extended::Changed { before, after, replaces })
     }
 
     /// Takes a record in: when it is replayed, and when it is decided. What is to outlive a crash changes in no other way.

@@ -168,11 +168,9 @@ impl Owner {
     /// The record comes before the difference is made; a crash in between leaves it to resync.
     fn extend(&mut self, follower: Follower, extension: &Extension) -> Result<Extended, OwnerError> {
         let extended = self.node.extend(follower, extension)?;
-        if let Extended::Changed { after, .. } = &extended {
-            // Of an earlier sandbox under this key, which nobody detached. A resync takes its link away.
-            let left = self.node.attachment(&after.key).filter(|left| left.netns != after.netns).cloned();
-            let decided = left.map(Box::new).map(Record::Drain).into_iter().chain([Record::Put(after.clone())]);
-            self.record_all(decided.collect())?;
+        if let Extended::Changed { after, replaces, .. } = &extended {
+            let replaced = replaces.iter().cloned().map(Record::Drain);
+            self.record_all(replaced.chain([Record::Put(after.clone())]).collect())?;
         }
         Ok(extended)
     }

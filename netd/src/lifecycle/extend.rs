@@ -22,7 +22,13 @@ impl<K: Kernel + 'static> Lifecycle<K> {
             this.bury_own(&follower.key).await?.into_iter().for_each(|gone| this.reaper.take(gone));
             match this.owner.extend(follower, extension).await? {
                 Extended::Already(attachment) => Ok(*attachment),
-                Extended::Changed { before, after } => this.change(*before, *after, sandbox).await,
+                Extended::Changed { before, after, replaces } => {
+                    if let Err(error) = this.displace(replaces).await {
+                        this.go_back(*before, *after).await?;
+                        return Err(error);
+                    }
+                    this.change(*before, *after, sandbox).await
+                }
             }
         })
         .await?

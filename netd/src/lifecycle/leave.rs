@@ -176,6 +176,14 @@ impl<K: Kernel + 'static> Lifecycle<K> {
         .await?
     }
 
+    /// What another sandbox has the key of now: no packet passes when this returns, and its link goes behind the answer.
+    pub(super) async fn displace(&self, replaced: Option<Box<Attachment>>) -> Done<()> {
+        let Some(replaced) = replaced else { return Ok(()) };
+        self.close(&replaced).await?;
+        self.reaper.take(*replaced);
+        Ok(())
+    }
+
     /// Does again what is left to do for a drained attachment, if anything still is.
     ///
     /// # Errors

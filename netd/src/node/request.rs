@@ -99,6 +99,8 @@ pub enum Extended {
         before: Box<Attachment>,
         /// As it should stand.
         after: Box<Attachment>,
+        /// What the same key held in another sandbox, and what nobody detached: to be drained first.
+        replaces: Option<Box<Attachment>>,
     },
     /// It is so already.
     Already(Box<Attachment>),

@@ -240,11 +240,7 @@ async fn what_still_drains_takes_no_port_from_whoever_has_it_now() {
 async fn a_repeated_detach_of_another_plugins_interface_takes_its_ports_away() {
     let folder = tempfile::tempdir().unwrap();
     let rig = fresh(folder.path()).await;
-    let key = wanted(WEB, "foreign", 1).key;
-    let addresses = vec!["192.0.2.9".parse().unwrap()];
-    let follower = Follower { key: key.clone(), netns: NetnsId(1), netns_path: String::new(), addresses };
-    let port = PortMapping { host: 8080, container: 80, protocol: Protocol::Sctp, host_ip: None };
-    rig.lifecycle.extend(follower, Extension::Ports(vec![port]), rig.kernel.sandbox(1)).await.unwrap();
+    let key = rig.publish_foreign(1, "192.0.2.9", 8080).await.unwrap().key;
     rig.kernel.refuse(published(8080));
     rig.lifecycle.detach(key.clone(), false).await.unwrap_err();
     assert!(rig.has(&published(8080)));
@@ -253,6 +249,55 @@ async fn a_repeated_detach_of_another_plugins_interface_takes_its_ports_away() {
     assert!(!rig.has(&published(8080)), "{}", rig.kernel);
     rig.attach("b", 2).await.unwrap();
     rig.publish("b", 2, 8080).await.unwrap();
+    rig.agrees(1, 1).await;
+}
+
+impl Rig {
+    /// Publishes for an interface that another plugin made.
+    async fn publish_foreign(&self, netns: u64, address: &str, host: u16) -> Result<Attachment, LifecycleError> {
+        let key = wanted(WEB, "foreign", netns).key;
+        let addresses = vec![address.parse().unwrap()];
+        let follower = Follower { key, netns: NetnsId(netns), netns_path: String::new(), addresses };
+        let port = PortMapping { host, container: 80, protocol: Protocol::Sctp, host_ip: None };
+        self.lifecycle.extend(follower, Extension::Ports(vec![port]), self.kernel.sandbox(netns)).await
+    }
+
+    fn leads_to(&self, port: u16) -> Option<Object> {
+        self.kernel.observe(Scope::Node).unwrap().get(&published(port)).cloned()
+    }
+}
+
+#[tokio::test]
+async fn what_published_for_another_plugins_interface_goes_when_a_new_sandbox_has_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    rig.publish_foreign(1, "192.0.2.8", 8080).await.unwrap();
+    rig.publish_foreign(2, "192.0.2.9", 8081).await.unwrap();
+    assert!(!rig.has(&published(8080)), "{}", rig.kernel);
+    rig.attach("b", 5).await.unwrap();
+    rig.publish("b", 5, 8080).await.unwrap();
+    let before = rig.leads_to(8081).unwrap();
+    rig.publish_foreign(3, "192.0.2.10", 8081).await.unwrap();
+    assert_ne!(rig.leads_to(8081).unwrap(), before, "it leads to the new sandbox");
+    // The same port of the same address is left as it is.
+    rig.publish_foreign(4, "192.0.2.10", 8081).await.unwrap();
+    rig.detach("foreign", true).await.unwrap();
+    rig.agrees(1, 1).await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_cannot_take_the_place_of_another_does_not_publish() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = fresh(folder.path()).await;
+    rig.publish_foreign(1, "192.0.2.8", 8080).await.unwrap();
+    rig.kernel.refuse(published(8080));
+    rig.publish_foreign(2, "192.0.2.9", 8081).await.unwrap_err();
+    assert!(!rig.has(&published(8081)), "{}", rig.kernel);
+    rig.kernel.heal();
+    run(&rig.lifecycle, Exclusivity::Shared, false).await.unwrap();
+    assert!(!rig.has(&published(8080)), "{}", rig.kernel);
+    rig.attach("b", 5).await.unwrap();
+    rig.publish("b", 5, 8080).await.unwrap();
     rig.agrees(1, 1).await;
 }
 
