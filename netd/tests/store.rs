@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use netd_api::{Client, Tag, blocking};
 use nix::cmsg_space;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, Shutdown, getsockopt, recvmsg, shutdown, sockopt};
 use rig::{Space, call};
 
 const CHAIN: [&str; 2] = [
@@ -64,8 +64,8 @@ impl Manager {
         );
         std::fs::write(&config, settings).unwrap();
         let mut script = "export LISTEN_PID=$$; exec \"$0\" --config \"$1\"".to_owned();
-        for (number, (_, fd)) in (3..).zip(&self.store) {
-            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let inherited: Vec<OwnedFd> = self.store.iter().map(|(_, fd)| inheritable(fd)).collect();
+        for (number, fd) in (3..).zip(&inherited) {
             script += &format!(" {number}<&{fd} {fd}<&-", fd = fd.as_raw_fd());
         }
         let mut command = Command::new("bash");
@@ -134,6 +134,16 @@ impl Manager {
 impl Drop for Manager {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// The same, by a number that is none of those which netd is given.
+fn inheritable(fd: &OwnedFd) -> OwnedFd {
+    let number = fcntl(fd, FcntlArg::F_DUPFD(100)).unwrap();
+    #[expect(unsafe_code, reason = "descriptors come by number")]
+    // SAFETY: the kernel has just made it for this process.
+    unsafe {
+        OwnedFd::from_raw_fd(number)
     }
 }
 
@@ -223,9 +233,38 @@ fn what_was_kept_for_a_port_that_nobody_publishes_is_let_go() {
     let mut manager = Manager::new();
     manager.node.command("ip link set lo up");
     let of = |address: &'static str| manager.node.run(move || OwnedFd::from(TcpListener::bind(address).unwrap()));
-    let sockets = [(V4.to_owned(), of("0.0.0.0:8080")), ("port-tcp-00000000-8081".to_owned(), of("0.0.0.0:9090"))];
+    // Of a netd that ended between shutting it and saying so.
+    let shut = of("0.0.0.0:8082");
+    shutdown(shut.as_raw_fd(), Shutdown::Both).unwrap();
+    let sockets = [
+        (V4.to_owned(), of("0.0.0.0:8080")),
+        ("port-tcp-00000000-8081".to_owned(), of("0.0.0.0:9090")),
+        ("port-tcp-00000000-8082".to_owned(), shut),
+        ("stored".to_owned(), of("0.0.0.0:9091")),
+    ];
     manager.store.extend(sockets);
     manager.start();
-    assert_eq!(manager.stored(), ["port-tcp-00000000-8081"], "what is not as it says is nobody's either");
+    assert_eq!(manager.stored(), Vec::<&str>::new(), "what is not as it says is nobody's either");
     assert!(is_free(&manager.node));
+}
+
+#[test]
+fn what_does_not_listen_any_more_is_exchanged_for_what_does() {
+    let mut manager = Manager::new();
+    manager.node.command("ip link set lo up");
+    manager.start();
+    let sandbox = Space::new();
+    sandbox.serve(80);
+    let attaching = manager.request(Some(&sandbox), attach);
+    manager.hear_until(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={V6}"));
+    attaching.join().unwrap();
+    manager.kill();
+    for (_, socket) in &manager.store {
+        shutdown(socket.as_raw_fd(), Shutdown::Both).unwrap();
+    }
+    manager.start();
+    assert_eq!(manager.stored(), [V4, V6]);
+    let listens = |(_, socket): &(String, OwnedFd)| getsockopt(socket, sockopt::AcceptConn).unwrap();
+    assert!(manager.store.iter().all(listens));
+    assert_eq!(hears(connect(&manager.node).unwrap()), "10.4.0.1");
 }

@@ -45,17 +45,23 @@ impl Store {
             warn!(%error, "cannot take back the sockets of published ports; they are made anew");
             Vec::new()
         });
-        let mut returned = BTreeMap::new();
+        let (mut returned, mut foreign) = (BTreeMap::new(), Vec::new());
         for (fd, name) in named {
             #[expect(unsafe_code, reason = "descriptors come by number")]
             // SAFETY: the service manager opened it for this process, and this is the only place that takes it.
             let socket = unsafe { OwnedFd::from_raw_fd(fd) };
             match parse(&name).filter(|publication| is_of(&socket, *publication)) {
                 Some(publication) => drop(returned.insert(publication, socket)),
-                None => warn!(name, "a descriptor that is no socket of a published port is let go"),
+                None => {
+                    warn!(name, "a descriptor that is no socket of a published port is let go");
+                    foreign.push(name);
+                }
             }
         }
-        Self { manager, returned: Mutex::new(returned) }
+        let store = Self { manager, returned: Mutex::new(returned) };
+        // Before anything is put there under the same names.
+        store.forget(&foreign).unwrap_or_else(|error| unheard(&error));
+        store
     }
 
     /// The socket that was kept for a port.
@@ -87,12 +93,15 @@ impl Store {
 
     /// Takes sockets away: the ports are free once the manager has heard.
     pub(super) async fn remove(self: &Arc<Self>, publications: Vec<Publication>) {
-        self.tell(publications, |store, publications| {
-            let remove = |one: &Publication| store.say(&format!("FDSTOREREMOVE=1\nFDNAME={}", name(*one)), None);
-            publications.iter().try_for_each(remove)?;
-            store.wait()
-        })
-        .await;
+        self.tell(publications.into_iter().map(name).collect(), Self::forget).await;
+    }
+
+    fn forget(&self, names: &[String]) -> io::Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        names.iter().try_for_each(|name| self.say(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), None))?;
+        self.wait()
     }
 
     /// The manager may be slow to read.
@@ -107,7 +116,7 @@ impl Store {
         let store = Arc::clone(self);
         match blocking(move || tell(&store, &what)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "the service manager does not take what it is told of published ports"),
+            Ok(Err(error)) => unheard(&error),
             Err(error) => debug!(%error, "the service manager was not told"),
         }
     }
@@ -135,6 +144,10 @@ impl Store {
         sendmsg::<()>(socket.as_raw_fd(), &text, &with, MsgFlags::empty(), None)?;
         Ok(())
     }
+}
+
+fn unheard(error: &io::Error) {
+    warn!(%error, "the service manager does not take what it is told of published ports");
 }
 
 /// A name has no colon, so an address is its octets.
