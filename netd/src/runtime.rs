@@ -2,11 +2,11 @@
 //! is `containerd`'s; what a list may free is `census`'s.
 
 use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use netd_config::ContainerId;
 use netd_kernel::Kernel;
 use thiserror::Error;
 use tokio::time::timeout;
@@ -20,7 +20,7 @@ use crate::owner::OwnerError;
 
 /// An answer that takes longer than this is not worth an attach's time; kernel work goes on meanwhile.
 const LOOK_UP: Duration = Duration::from_millis(50);
-/// Behind an attach there is more time.
+/// Behind an attach there is more time. A round that has taken as long asks for no more.
 const LOOK_UP_BEHIND: Duration = Duration::from_secs(5);
 /// Labels that are not known so long after an attach are missed, and `status` says so.
 pub const LABELS_DUE: Duration = Duration::from_secs(10);
@@ -34,6 +34,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 pub struct Runtime {
     containerd: Option<Containerd>,
     census: Arc<Census>,
+    /// Whose labels were asked for last, of those that are pending.
+    asked: Arc<Mutex<String>>,
 }
 
 /// A question to containerd.
@@ -48,7 +50,7 @@ impl Runtime {
     #[must_use]
     pub fn new(socket: &str) -> Self {
         let containerd = (!socket.is_empty()).then(|| Containerd::new(Path::new(socket)));
-        Self { containerd, census: Arc::default() }
+        Self { containerd, ..Self::default() }
     }
 
     /// Whom to ask about a container that is being attached. `None`: nobody knows such containers.
@@ -71,8 +73,7 @@ impl Runtime {
     pub async fn look_around<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>) -> Result<(), LifecycleError> {
         let attachments = lifecycle.owner.snapshot().await?.attachments;
         if let Some(containerd) = &self.containerd {
-            // One that is slow is asked for the rest the next time.
-            timeout(LOOK_UP_BEHIND, self.look_up_pending(containerd, lifecycle)).await.unwrap_or(Ok(()))?;
+            self.look_up_pending(containerd, lifecycle).await?;
         }
         self.count(&attachments).await;
         for gone in self.census.overdue(&attachments, Instant::now()) {
@@ -133,7 +134,10 @@ impl Runtime {
             match events.next().await? {
                 Happening::Recorded(ids) => {
                     for id in ids {
-                        self.look_up(containerd, lifecycle, &id).await?;
+                        // Nobody else's events wait for a record that takes long.
+                        if !self.look_up(containerd, lifecycle, &id, LOOK_UP).await? {
+                            self.ask_again(lifecycle, &id);
+                        }
                     }
                 }
                 Happening::Ended(ids) => self.recount(lifecycle, &ids).await?,
@@ -141,17 +145,17 @@ impl Runtime {
         }
     }
 
-    /// Asks again about a container whose record could not be had while it was attached, until it is due. After that,
+    /// Asks again about a container whose record could not be had at once, until it is due. After that,
     /// [`Runtime::look_around`] asks from time to time.
-    pub fn ask_again<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>, container: &ContainerId) {
+    pub fn ask_again<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>, container: &str) {
         let Some(containerd) = self.containerd.clone() else { return };
-        let (this, lifecycle, container) = (self.clone(), lifecycle.clone(), container.to_string());
+        let (this, lifecycle, container) = (self.clone(), lifecycle.clone(), container.to_owned());
         tokio::spawn(async move {
             let (begin, mut wait) = (Instant::now(), BACKOFF.0);
             while begin.elapsed() < LABELS_DUE {
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(BACKOFF.1);
-                if this.look_up(&containerd, &lifecycle, &container).await.is_err() {
+                if this.look_up(&containerd, &lifecycle, &container, LOOK_UP_BEHIND).await.is_err() {
                     return;
                 }
                 match lifecycle.owner.of(container.clone()).await {
@@ -162,6 +166,7 @@ impl Runtime {
         });
     }
 
+    /// Whoever it does not come to, because containerd is slow to speak of others, is the first to be asked for the next time.
     async fn look_up_pending<K: Kernel + 'static>(
         &self,
         containerd: &Containerd,
@@ -169,40 +174,53 @@ impl Runtime {
     ) -> Result<(), OwnerError> {
         let attachments = lifecycle.owner.snapshot().await?.attachments;
         let pending = attachments.iter().filter(|one| one.is_pending());
-        let containers: BTreeSet<&str> = pending.map(|one| one.key.container.as_str()).collect();
-        for container in containers {
-            self.look_up(containerd, lifecycle, container).await?;
+        let pending: BTreeSet<&str> = pending.map(|one| one.key.container.as_str()).collect();
+        let last = self.asked().clone();
+        let begin = Instant::now();
+        for container in from_behind(&pending, &last) {
+            if begin.elapsed() >= LOOK_UP_BEHIND {
+                break;
+            }
+            container.clone_into(&mut self.asked());
+            self.look_up(containerd, lifecycle, container, LOOK_UP_BEHIND).await?;
         }
         Ok(())
     }
 
-    /// Describes a container of ours by its record, which is new or has changed.
+    fn asked(&self) -> MutexGuard<'_, String> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Describes a container of ours by its record, which is new or has changed. Says whether containerd has answered within
+    /// its `patience`.
     async fn look_up<K: Kernel + 'static>(
         &self,
         containerd: &Containerd,
         lifecycle: &Lifecycle<K>,
         container: &str,
-    ) -> Result<(), OwnerError> {
+        patience: Duration,
+    ) -> Result<bool, OwnerError> {
         let attachments = lifecycle.owner.of(container.to_owned()).await?;
         // What NRI has said of a pod is more than the record says.
         let Some(state) = attachments.iter().map(|one| &one.label_state).find(|state| is_containerds(state)) else {
-            return Ok(());
+            return Ok(true);
         };
-        let Some(origin) = Origin::of(container, "") else { return Ok(()) };
-        let said = match timeout(LOOK_UP_BEHIND, containerd.find(&origin)).await {
-            Ok(Ok(Some(description))) => Some(description),
+        let Some(origin) = Origin::of(container, "") else { return Ok(true) };
+        let Ok(answer) = timeout(patience, containerd.find(&origin)).await else { return Ok(false) };
+        let said = match answer {
+            Ok(Some(description)) => Some(description),
             // It was asked while containerd was away, and is another's.
-            Ok(Ok(None))
+            Ok(None)
                 if !origin.is_certain() && matches!(state, LabelState::Pending { source, .. } if source == SOURCE) =>
             {
                 Some(Description::default())
             }
-            Ok(Ok(None) | Err(_)) | Err(_) => None,
+            Ok(None) | Err(_) => None,
         };
         if let Some(description) = said {
             lifecycle.describe(container.to_owned(), description).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn recount<K: Kernel + 'static>(&self, lifecycle: &Lifecycle<K>, ids: &[String]) -> Result<(), OwnerError> {
@@ -214,6 +232,12 @@ impl Runtime {
         }
         Ok(())
     }
+}
+
+/// All of them, those behind `last` first.
+fn from_behind<'a>(all: &BTreeSet<&'a str>, last: &str) -> impl Iterator<Item = &'a str> {
+    let behind = all.range::<str, _>((Excluded(last), Unbounded));
+    behind.chain(all.range::<str, _>((Unbounded, Included(last)))).copied()
 }
 
 #[derive(Debug, Error)]

@@ -1,6 +1,6 @@
 //! A containerd for tests: the same protocol over the same kind of socket, with records that a test puts there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub(crate) struct Records {
     tasks: BTreeMap<String, Vec<String>>,
     /// Before each answer.
     pub(crate) delay: Duration,
+    /// Nobody is told of these.
+    pub(crate) stuck: BTreeSet<String>,
     /// As before 2.0.
     pub(crate) has_no_sandboxes: bool,
     /// Lists end in an error after this many.
@@ -135,6 +137,9 @@ async fn serve(
     let asked = asked.split_off(5);
     let delay = records.lock().unwrap().delay;
     tokio::time::sleep(delay).await;
+    if is_stuck(&path, &asked, &records) {
+        return std::future::pending().await;
+    }
     let head = Response::builder().header("content-type", "application/grpc");
     if path == SUBSCRIBE {
         let mut said = events.subscribe();
@@ -161,6 +166,11 @@ async fn serve(
             drop(respond.send_response(head.body(()).unwrap(), true));
         }
     }
+}
+
+fn is_stuck(path: &str, asked: &[u8], records: &Mutex<Records>) -> bool {
+    [GET_CONTAINER, GET_SANDBOX].contains(&path)
+        && Id::parse_from_bytes(asked).is_ok_and(|asked| records.lock().unwrap().stuck.contains(&asked.id))
 }
 
 /// In two pieces, as any message may come.
@@ -209,7 +219,7 @@ fn answer(path: &str, namespace: Option<&str>, asked: &[u8], records: &Records) 
 
 fn namespaces(records: &Records) -> NamespaceList {
     let names = records.containers.keys().map(|(namespace, _)| namespace).chain(records.tasks.keys());
-    let names: std::collections::BTreeSet<&String> = names.collect();
+    let names: BTreeSet<&String> = names.collect();
     let mut list = NamespaceList::new();
     list.namespaces = names.into_iter().map(|name| Namespace { name: name.clone(), ..Namespace::default() }).collect();
     list

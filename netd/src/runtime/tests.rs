@@ -47,12 +47,16 @@ impl Rig {
 
     /// As the server does it.
     async fn attach(&self, container: &str, cni_args: &str) -> Attachment {
-        let mut wanted = wanted(WEB, container, 1);
+        self.attach_in(container, cni_args, 1).await
+    }
+
+    async fn attach_in(&self, container: &str, cni_args: &str, netns: u64) -> Attachment {
+        let mut wanted = wanted(WEB, container, netns);
         let question = self.runtime.question(container, cni_args).unwrap();
         wanted.label_state = question.pending(SystemTime::now());
         let asked = tokio::spawn(question.ask());
         let answer = async { asked.await.ok() };
-        self.lifecycle.attach_asking(wanted, self.kernel.sandbox(1), answer).await.unwrap()
+        self.lifecycle.attach_asking(wanted, self.kernel.sandbox(netns), answer).await.unwrap()
     }
 
     async fn attachments(&self) -> Vec<Attachment> {
@@ -171,6 +175,54 @@ async fn a_record_that_comes_after_the_network_is_heard_of_even_by_a_new_contain
     fake.container("k8s.io", &pod, &[("app", "shop")]);
     fake.say("k8s.io", "/containers/update", &pod).await;
     rig.until(|one| one.labels["app"] == "shop").await;
+    following.abort();
+}
+
+/// A container of nerdctl's by its number, as the CNI has it and as containerd has it.
+fn numbered(number: u8) -> (String, String) {
+    let hex = format!("{number:02x}").repeat(32);
+    (format!("default-{hex}"), hex)
+}
+
+#[tokio::test]
+async fn one_that_containerd_is_silent_about_keeps_no_other_from_being_asked_for() {
+    let rig = Rig::new();
+    let containers = [1, 2].map(numbered);
+    for (container, netns) in containers.iter().map(|(container, _)| container).zip(1..) {
+        rig.attach_in(container, "", netns).await;
+    }
+    let fake = Fake::start(&rig.socket());
+    for (_, hex) in &containers {
+        fake.container("default", hex, &[("app", "web")]);
+    }
+    fake.records.lock().unwrap().stuck.insert(containers[0].1.clone());
+    rig.runtime.look_around(&rig.lifecycle).await.unwrap();
+    let (runtime, lifecycle) = (rig.runtime.clone(), rig.lifecycle.clone());
+    let again = tokio::spawn(async move { runtime.look_around(&lifecycle).await });
+    let known = rig.until(|one| one.label_state == known("containerd")).await;
+    assert_eq!(known.key.container.as_str(), containers[1].0);
+    again.abort();
+}
+
+#[tokio::test]
+async fn records_that_take_long_to_read_hold_up_none_that_is_heard_of_behind_them() {
+    let rig = Rig::new();
+    let fake = Fake::start(&rig.socket());
+    let containers = [1, 2, 3, 4].map(numbered);
+    for ((container, hex), netns) in containers.iter().zip(1..) {
+        fake.container("default", hex, &[("app", "web")]);
+        assert_eq!(rig.attach_in(container, "", netns).await.label_state, known("containerd"));
+    }
+    let (runtime, lifecycle) = (rig.runtime.clone(), rig.lifecycle.clone());
+    let following = tokio::spawn(async move { runtime.follow(&lifecycle).await });
+    // Three times as long as one is waited for is longer than this test has patience.
+    let slow = &containers[..3];
+    fake.records.lock().unwrap().stuck.extend(slow.iter().map(|(_, hex)| hex.clone()));
+    for (_, hex) in &containers {
+        fake.container("default", hex, &[("app", "shop")]);
+        fake.say("default", "/containers/update", hex).await;
+    }
+    rig.until(|one| one.key.container.as_str() == containers[3].0 && one.labels["app"] == "shop").await;
     following.abort();
 }
 

@@ -94,7 +94,7 @@ impl<K: Kernel + 'static> Service<K> {
         let attached = self.lifecycle.attach_asking(wanted, sandbox, answer).await;
         let attachment = attached.map_err(|error| lifecycle_failure(&error))?;
         if attachment.is_pending() {
-            self.runtime.ask_again(&self.lifecycle, &attachment.key.container);
+            self.runtime.ask_again(&self.lifecycle, attachment.key.container.as_str());
         }
         let mut routes = match self.lifecycle.fleet.share() {
             Some(share) => share.borrow().routes(ipam.routes(), &attachment.leases),

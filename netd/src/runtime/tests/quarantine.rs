@@ -92,7 +92,7 @@ async fn a_containerd_that_comes_back_or_wakes_up_ends_it() {
         }
         let attachment = rig.attach(&container, "").await;
         assert_eq!((attachment.quarantined, rig.ports()), (true, vec![Port::Down]));
-        rig.runtime.ask_again(&rig.lifecycle, &attachment.key.container);
+        rig.runtime.ask_again(&rig.lifecycle, attachment.key.container.as_str());
         let fake = slow.unwrap_or_else(|| Fake::start(&rig.socket()));
         fake.container("default", &hex, &[("app", "web")]);
         fake.records.lock().unwrap().delay = Duration::ZERO;
