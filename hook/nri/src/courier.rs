@@ -36,7 +36,12 @@ enum CarryError {
 impl CarryError {
     fn outcome(&self) -> Outcome {
         match self {
-            Self::Connect(_) | Self::Call(_) => Outcome::Absent,
+            Self::Connect(_) | Self::Call(CallError::Unanswered { .. }) => Outcome::Absent,
+            // A newer netd may take its place.
+            Self::Call(CallError::Refused { is_unknown: true, .. }) => Outcome::Refused,
+            Self::Call(CallError::Refused { .. } | CallError::TooLong { .. } | CallError::Undecodable { .. }) => {
+                Outcome::Rejected
+            }
             Self::Failure { code, .. } if is_final(*code) => Outcome::Rejected,
             Self::Failure { .. } => Outcome::Refused,
         }
@@ -226,5 +231,32 @@ fn is_final(code: FailureCode) -> bool {
         | FailureCode::CONFLICT
         | FailureCode::NOT_AVAILABLE
         | FailureCode::INTERNAL => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use netd_api::CallError;
+
+    use super::CarryError;
+    use crate::outbox::Outcome;
+
+    #[test]
+    fn only_a_netd_that_does_not_answer_is_away() {
+        let (method, message) = ("Describe", String::new());
+        let source = io::ErrorKind::UnexpectedEof.into();
+        let refused = |is_unknown| CallError::Refused { method, message: message.clone(), is_unknown };
+        let table = [
+            (CallError::Unanswered { method, source }, Outcome::Absent),
+            (refused(true), Outcome::Refused),
+            (refused(false), Outcome::Rejected),
+            (CallError::TooLong { method, length: 5 << 20 }, Outcome::Rejected),
+        ];
+        for (error, outcome) in table {
+            let told = error.to_string();
+            assert_eq!(CarryError::from(error).outcome(), outcome, "{told}");
+        }
     }
 }

@@ -173,6 +173,19 @@ fn a_refused_description_is_repeated_and_a_hopeless_one_is_not() {
 }
 
 #[test]
+fn what_netd_cannot_read_is_not_taken_for_a_netd_that_is_away() {
+    let hook = Hook::start();
+    let netd = Netd::start(&hook.netd());
+    let mut plugin = Runtime::listen(&hook.nri(), Dialect::Dedicated).register();
+    netd.hears(1);
+    *netd.book.is_broken.lock().unwrap() = true;
+    plugin.run(&attached("a"));
+    std::thread::sleep(Duration::from_millis(500));
+    plugin.run(&attached("b"));
+    assert_eq!(ids(&netd.hears(3))[1..], ["describe a", "describe b"]);
+}
+
+#[test]
 fn a_namespace_that_cannot_be_opened_does_not_keep_the_labels_from_netd() {
     let hook = Hook::start();
     let netd = Netd::start(&hook.netd());

@@ -29,6 +29,8 @@ pub(crate) struct Book {
     told: Mutex<Vec<Told>>,
     /// Codes for the next descriptions; then all is well.
     pub(crate) refusals: Mutex<Vec<FailureCode>>,
+    /// The next description has no answer that could be read as one.
+    pub(crate) is_broken: Mutex<bool>,
     /// How long a description takes.
     pub(crate) delay: Mutex<Duration>,
 }
@@ -77,6 +79,9 @@ impl Service for Ear {
             link.display().to_string()
         });
         self.note(Told::Describe(Box::new(request), netns));
+        if std::mem::take(&mut *self.0.is_broken.lock().unwrap()) {
+            return Err(ttrpc::Error::Others("broken".to_owned()));
+        }
         let mut response = DescribeResponse { attachments: 1, ..DescribeResponse::default() };
         let mut refusals = self.0.refusals.lock().unwrap();
         if !refusals.is_empty() {
