@@ -11,6 +11,7 @@ use netd_api::v1;
 use netd_config::{self as config, LinkName};
 use netd_kernel::{Coexistence, Firewall, NetlinkError, Obstacle, OurLink, Passage};
 use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::attachment::{Attachment, Wiring};
@@ -18,6 +19,8 @@ use crate::blocking::blocking;
 
 /// A firewall is loaded by many transactions: it is looked at when it has come to rest.
 const REST: Duration = Duration::from_millis(20);
+/// When to look again where the kernel could not be asked.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// The way to it; cheap to clone. The default looks at nothing.
 #[derive(Debug, Clone, Default)]
@@ -60,8 +63,8 @@ impl Coexist {
         let bridge = attachment.wiring.as_ref().and_then(Wiring::shared_home);
         let (Some(inner), Some(bridge)) = (&self.0, bridge) else { return };
         let is_new = inner.seen().bridges.insert(bridge.clone());
-        if is_new && inner.setting == config::Coexist::Insert {
-            self.settle().await;
+        if is_new && inner.setting == config::Coexist::Insert && !self.settle().await {
+            self.stir();
         }
     }
 
@@ -70,26 +73,26 @@ impl Coexist {
         let Some(inner) = &self.0 else { return };
         let bridges = attachments.iter().filter_map(|one| one.wiring.as_ref()?.shared_home().cloned());
         inner.seen().bridges.extend(bridges);
-        self.settle().await;
-    }
-
-    /// Looks whenever somebody else changed something, for ever.
-    pub async fn follow(&self) {
-        let Some(inner) = &self.0 else { return std::future::pending().await };
-        loop {
-            inner.stirred.notified().await;
-            tokio::time::sleep(REST).await;
-            self.settle().await;
+        if !self.settle().await {
+            self.stir();
         }
     }
 
-    async fn settle(&self) {
-        let Some(inner) = self.0.clone() else { return };
+    /// Looks whenever somebody else changed something, and again where a look failed; for ever.
+    pub async fn follow(&self) {
+        let Some(inner) = &self.0 else { return std::future::pending().await };
+        keep_looking(&inner.stirred, AGAIN, || self.settle()).await;
+    }
+
+    /// Says whether the kernel could be asked.
+    async fn settle(&self) -> bool {
+        let Some(inner) = self.0.clone() else { return true };
         match blocking(move || inner.settle()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => unseen(&error),
             Err(error) => unseen(&error),
         }
+        false
     }
 
     /// What was found, for people. Those of `bridges` that no sandbox was attached to yet are named too.
@@ -124,8 +127,21 @@ impl Inner {
     }
 }
 
+async fn keep_looking<Look: Future<Output = bool>>(stirred: &Notify, again: Duration, mut look: impl FnMut() -> Look) {
+    let mut has_looked = true;
+    loop {
+        if has_looked {
+            stirred.notified().await;
+        } else {
+            drop(timeout(again, stirred.notified()).await);
+        }
+        sleep(REST).await;
+        has_looked = look().await;
+    }
+}
+
 fn unseen(error: &(dyn std::error::Error + 'static)) {
-    warn!(error, "other firewalls not looked at; netd looks again when they change");
+    warn!(error, "other firewalls not looked at; netd looks again soon");
 }
 
 fn report(obstacle: &Obstacle, links: &BTreeSet<OurLink>) {
@@ -151,5 +167,34 @@ fn listed(obstacle: &Obstacle, links: &BTreeSet<OurLink>) -> v1::Firewall {
         passes: obstacle.passage == Passage::Open,
         remedy: remedy::of(obstacle, links),
         ..v1::Firewall::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use tokio::sync::Notify;
+    use tokio::time::timeout;
+
+    use super::keep_looking;
+
+    /// Looks that fail until the third, with one reason to look.
+    async fn looks(again: Duration, patience: Duration) -> u32 {
+        let (stirred, count) = (Notify::new(), Cell::new(0));
+        stirred.notify_one();
+        let look = || {
+            count.set(count.get() + 1);
+            std::future::ready(count.get() >= 3)
+        };
+        drop(timeout(patience, keep_looking(&stirred, again, look)).await);
+        count.get()
+    }
+
+    #[tokio::test]
+    async fn a_look_that_failed_is_repeated_until_one_succeeds_and_then_no_more() {
+        assert_eq!(looks(Duration::ZERO, Duration::from_secs(1)).await, 3);
+        assert_eq!(looks(Duration::from_secs(60), Duration::from_millis(300)).await, 1, "it waits in between");
     }
 }
