@@ -130,6 +130,42 @@ fn it_is_written_once_repaired_and_taken_away_whole() {
     });
 }
 
+/// Rules of `DOCKER-USER`; of a netd's, its name.
+fn docker_user() -> Vec<String> {
+    let rule = |line: String| {
+        let rule = line.strip_prefix("-A DOCKER-USER ")?;
+        let netd = rule.strip_prefix("-m comment --comment \"").and_then(|comment| comment.split(':').next());
+        Some(netd.unwrap_or(rule).to_owned())
+    };
+    saved(false).into_iter().filter_map(rule).collect()
+}
+
+#[test]
+fn what_people_write_behind_the_jump_comes_to_stand_ahead_of_it() {
+    on_a_node(|| {
+        run(DOCKER);
+        run("iptables -D DOCKER-USER -j RETURN");
+        let mut netds = ["netd", "other"].map(|name| Coexistence::open(name).unwrap());
+        let mut settle = || {
+            for netd in &mut netds {
+                netd.settle(Some(&links(&["br0"]))).unwrap();
+            }
+        };
+        settle();
+        assert_eq!(docker_user(), ["-s 203.0.113.7/32 -j DROP", "netd", "other"]);
+        let settled = run("nft -a list ruleset");
+        settle();
+        assert_eq!(run("nft -a list ruleset"), settled, "they make way for each other for ever");
+        run("iptables -A DOCKER-USER -s 203.0.113.8 -j DROP");
+        settle();
+        assert_eq!(docker_user(), ["-s 203.0.113.7/32 -j DROP", "-s 203.0.113.8/32 -j DROP", "netd", "other"]);
+        // Behind what sends every packet back they would meet none.
+        run("iptables -I DOCKER-USER -j RETURN");
+        settle();
+        assert_eq!(docker_user()[..3], ["netd", "other", "-j RETURN"]);
+    });
+}
+
 #[test]
 fn without_a_drop_there_is_nothing_to_pass_and_what_was_put_there_goes() {
     on_a_node(|| {

@@ -18,6 +18,9 @@ pub(super) struct Table {
     pub(super) anchors: Vec<(&'static Anchor, Vec<ListedRule>)>,
 }
 
+/// Of every instance: in a comment of netd's, behind its name.
+const MARK: &str = ": its containers, ";
+
 /// What should stand there.
 #[derive(Debug)]
 pub(super) struct Ours<'a> {
@@ -29,7 +32,7 @@ pub(super) struct Ours<'a> {
 
 impl<'a> Ours<'a> {
     pub(super) fn new(instance: &str, links: Option<&'a BTreeSet<OurLink>>) -> Self {
-        Self { chain: format!("{instance}-forward"), signature: format!("{instance}: its containers, "), links }
+        Self { chain: format!("{instance}-forward"), signature: format!("{instance}{MARK}"), links }
     }
 
     /// The name of our chain in every table.
@@ -65,7 +68,11 @@ pub(super) fn changes(table: &Table, wanted: &[&Anchor], ours: &Ours<'_>) -> Vec
     let is_signed = |rule: &&ListedRule| rule.comment.starts_with(&ours.signature);
     let is_so = |(anchor, found): &(&Anchor, Vec<ListedRule>)| {
         let signed: Vec<&str> = found.iter().filter(is_signed).map(|rule| rule.comment.as_str()).collect();
-        if wanted.contains(anchor) { signed == [comment.as_str()] } else { signed.is_empty() }
+        if wanted.contains(anchor) {
+            signed == [comment.as_str()] && is_in_place(anchor.spot, found, &comment)
+        } else {
+            signed.is_empty()
+        }
     };
     if *present == rules.as_ref().map(Vec::len) && anchors.iter().all(is_so) {
         return Vec::new();
@@ -100,6 +107,19 @@ fn position(spot: Spot, found: &[ListedRule]) -> Position {
         Spot::Behind => {
             found.iter().find(|rule| rule.is_end).map_or(Position::Last, |end| Position::Before(end.handle))
         }
+    }
+}
+
+/// Whether the jump with this comment stands where it would be put now. Another netd's may be on either side of it: two that
+/// made way for each other would do so for ever.
+fn is_in_place(spot: Spot, found: &[ListedRule], comment: &str) -> bool {
+    let Some(at) = found.iter().position(|rule| rule.comment == comment) else { return false };
+    let (ahead, behind) = found.split_at(at);
+    let is_others = |rule: &&ListedRule| !rule.comment.contains(MARK);
+    let (mut ahead, mut behind) = (ahead.iter().filter(is_others), behind.iter().filter(is_others));
+    match spot {
+        Spot::Ahead => ahead.next().is_none(),
+        Spot::Behind => !ahead.any(|rule| rule.is_end) && behind.next().is_none_or(|rule| rule.is_end),
     }
 }
 

@@ -7,7 +7,7 @@ use netd_netlink::nft::{Family, ListedRule, Position};
 
 use super::super::OurLink;
 use super::super::firewall::{Anchor, Dialect, Spot, anchors};
-use super::{Ours, Table, changes, position};
+use super::{Ours, Table, changes, is_in_place, position};
 
 fn links() -> BTreeSet<OurLink> {
     BTreeSet::from([OurLink::Bridge(LinkName::new("br0").unwrap()), OurLink::Beginning("nd".to_owned())])
@@ -42,6 +42,34 @@ fn what_stands_is_left_alone_and_what_does_not_is_written_whole() {
     assert_eq!(change(Some(4), &[&jump, &jump]), 2 + 1 + 4 + 1, "there are two");
     let older = listed(3, "netd: its containers, 0000000000000000", false);
     assert_eq!(change(Some(4), &[&older]), 1 + 1 + 4 + 1, "it is for other links");
+}
+
+#[test]
+fn a_jump_that_stands_where_it_would_not_be_put_is_moved() {
+    let links = links();
+    let ours = Ours::new("netd", Some(&links));
+    let comment = ours.comment(&ours.rules(Dialect::Iptables));
+    let rule = |sign| match sign {
+        'N' => listed(1, &comment, false),
+        'o' => listed(2, "other: its containers, 0000000000000000", false),
+        sign => listed(3, "", sign == 'R'),
+    };
+    // Ours is N, another netd's o, what sends every packet back R.
+    let table = [
+        (Spot::Behind, ["N", "xxN", "xNR", "xNRx", "xNoR", "xoNR"].as_slice(), true),
+        (Spot::Behind, ["Nx", "xNx", "RN", "xRN", "NxR", "Nox"].as_slice(), false),
+        (Spot::Ahead, ["N", "Nx", "NRx", "Nox", "oNx"].as_slice(), true),
+        (Spot::Ahead, ["xN", "RN", "xNx", "oxN"].as_slice(), false),
+    ];
+    for (spot, chains, expected) in table {
+        for chain in chains {
+            let found: Vec<ListedRule> = chain.chars().map(rule).collect();
+            assert_eq!(is_in_place(spot, &found, &comment), expected, "{spot:?} {chain}");
+        }
+    }
+    let change =
+        |chain: &str| changes(&self::table(Some(4), chain.chars().map(rule).collect()), &[docker()], &ours).len();
+    assert_eq!((change("xN"), change("Nx")), (0, 1 + 1 + 4 + 1));
 }
 
 #[test]
