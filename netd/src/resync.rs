@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use netd_config::LinkName;
 use netd_kernel::{Kernel, Key, Object, Objects, Part, Port, Step, Veth, fixed_ruleset};
@@ -378,6 +379,7 @@ fn tell(resync: &Resync, living: &BTreeSet<AttachmentKey>) -> Vec<String> {
 /// See [`ResyncError`].
 pub async fn bury<K: Kernel + 'static>(lifecycle: &Lifecycle<K>) -> Result<(), ResyncError> {
     let mut failures = Failures::default();
+    lifecycle.tombstones.sweep(SystemTime::now());
     for tombstone in lifecycle.tombstones.all() {
         match tombstone.key() {
             Ok(key) => {

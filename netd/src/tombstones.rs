@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use netd_config::{ContainerId, LinkName, NetworkName};
 use serde::Deserialize;
@@ -24,6 +25,9 @@ pub struct Tombstones {
 pub struct Tombstone {
     path: PathBuf,
 }
+
+/// No door writes at one for so long.
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// Larger than any that `netd-cni` writes (octets).
 const LARGEST: u64 = 64 << 10;
@@ -52,11 +56,21 @@ impl Tombstones {
     /// All of them. Drafts of files still being written are passed over.
     #[must_use]
     pub fn all(&self) -> Vec<Tombstone> {
-        let entries = self.directory.iter().flat_map(fs::read_dir).flatten();
-        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        let mut paths: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
+        let is_whole = |path: &PathBuf| path.extension().is_some_and(|end| end == "json");
+        let mut paths: Vec<PathBuf> = self.paths().filter(is_whole).collect();
         paths.sort();
         paths.into_iter().map(|path| Tombstone { path }).collect()
+    }
+
+    /// Takes away drafts whose door was killed while it wrote.
+    pub fn sweep(&self, now: SystemTime) {
+        let is_abandoned = |path: &PathBuf| is_draft(path) && age(path, now).is_some_and(|age| age > ABANDONED);
+        self.paths().filter(is_abandoned).for_each(|draft| drop(fs::remove_file(draft)));
+    }
+
+    fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = self.directory.iter().flat_map(fs::read_dir).flatten();
+        entries.filter_map(|entry| Some(entry.ok()?.path()))
     }
 }
 
@@ -93,6 +107,16 @@ impl Tombstone {
     }
 }
 
+/// By the name that `netd-cni` gives it: the key, and the number of its process.
+fn is_draft(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.rsplit_once('.').is_some_and(|(key, process)| key.split(':').count() == 3 && process.parse::<u32>().is_ok())
+}
+
+fn age(path: &Path, now: SystemTime) -> Option<Duration> {
+    now.duration_since(path.symlink_metadata().ok()?.modified().ok()?).ok()
+}
+
 /// Reads any bytes as a tombstone's content.
 ///
 /// # Errors
@@ -116,14 +140,35 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::sync::mpsc;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use nix::sys::stat::Mode;
 
-    use super::{LARGEST, Tombstones};
+    use super::{ABANDONED, LARGEST, Tombstones};
+
+    #[test]
+    fn a_draft_that_nobody_writes_any_more_is_swept_away_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["a:b:eth0.json", "a:b:eth0.77", "a:b:eth0.d", "mine.77"];
+        for name in names {
+            fs::write(folder.path().join(name), "{}").unwrap();
+        }
+        let left = || {
+            let names =
+                fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<BTreeSet<_>>()
+        };
+        let tombstones = Tombstones::new(folder.path().to_owned());
+        let now = SystemTime::now();
+        tombstones.sweep(now);
+        assert_eq!(left(), names.map(str::to_owned).into(), "its door is at it");
+        tombstones.sweep(now + ABANDONED * 2);
+        assert_eq!(left(), ["a:b:eth0.d", "a:b:eth0.json", "mine.77"].map(str::to_owned).into());
+    }
 
     #[test]
     fn what_is_no_file_of_a_tombstones_size_is_not_read_and_nobody_waits_for_it() {

@@ -41,10 +41,18 @@ pub(crate) fn leave(directory: &Path, key: Key<'_>) -> Result<(), TombstoneError
 
 fn write(directory: &Path, draft: &Path, path: &Path, text: &str) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let written = fill(draft, text).and_then(|()| std::fs::rename(draft, path));
+    if written.is_err() {
+        // On a full disk it would take the room that the next attempt needs.
+        drop(std::fs::remove_file(draft));
+    }
+    written
+}
+
+fn fill(draft: &Path, text: &str) -> io::Result<()> {
     let mut file = File::create(draft)?;
     file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(draft, path)
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -88,6 +96,16 @@ mod tests {
         assert_eq!(files(folder.path()), [""; 0]);
         leave(folder.path(), Key { container_id: &container[..230], ..WEB }).unwrap();
         assert_eq!(files(folder.path()).len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_no_draft() {
+        let folder = tempfile::tempdir().unwrap();
+        let occupied = folder.path().join("web:default-1:eth0.json");
+        std::fs::create_dir(&occupied).unwrap();
+        let error = leave(folder.path(), WEB).unwrap_err();
+        assert_eq!(error.source.raw_os_error(), Some(nix::libc::EISDIR));
+        assert_eq!(files(folder.path()), ["web:default-1:eth0.json"]);
     }
 
     #[test]
