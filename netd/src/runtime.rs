@@ -17,6 +17,7 @@ use crate::census::{Census, concerns};
 use crate::containerd::{CallError, Containerd, Happening, Origin, SOURCE};
 use crate::lifecycle::{Lifecycle, LifecycleError};
 use crate::owner::OwnerError;
+use crate::turns::Gates;
 
 /// An answer that takes longer than this is not worth an attach's time; kernel work goes on meanwhile.
 const LOOK_UP: Duration = Duration::from_millis(50);
@@ -36,6 +37,8 @@ pub struct Runtime {
     census: Arc<Census>,
     /// Whose labels were asked for last, of those that are pending.
     asked: Arc<Mutex<String>>,
+    /// What is asked later about a container is recorded later.
+    gates: Arc<Gates<String>>,
 }
 
 /// A question to containerd.
@@ -206,7 +209,11 @@ impl Runtime {
             return Ok(true);
         };
         let Some(origin) = Origin::of(container, "") else { return Ok(true) };
-        let Ok(answer) = timeout(patience, containerd.find(&origin)).await else { return Ok(false) };
+        let found = timeout(patience, async {
+            let gate = self.gates.enter(&container.to_owned()).await;
+            (gate, containerd.find(&origin).await)
+        });
+        let Ok((_gate, answer)) = found.await else { return Ok(false) };
         let said = match answer {
             Ok(Some(description)) => Some(description),
             // It was asked while containerd was away, and is another's.

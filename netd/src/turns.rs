@@ -14,7 +14,17 @@ const SWEEP: usize = 64;
 #[derive(Debug, Default)]
 pub struct Turns {
     node: Arc<RwLock<()>>,
-    gates: Mutex<BTreeMap<AttachmentKey, Weak<Gate<()>>>>,
+    gates: Gates<AttachmentKey>,
+}
+
+/// One at a time about each of many; waiting is in the order of asking.
+#[derive(Debug)]
+pub(crate) struct Gates<K>(Mutex<BTreeMap<K, Weak<Gate<()>>>>);
+
+impl<K> Default for Gates<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
 }
 
 /// The turn of one request; dropping it ends it.
@@ -31,8 +41,7 @@ pub struct WholeNode(#[expect(dead_code, reason = "held for its drop")] OwnedRwL
 impl Turns {
     /// Waits until nobody else works on the attachment.
     pub async fn take(&self, key: &AttachmentKey) -> Turn {
-        let gate = self.gate(key);
-        let attachment = gate.lock_owned().await;
+        let attachment = self.gates.enter(key).await;
         Turn { _attachment: attachment, _node: Arc::clone(&self.node).read_owned().await }
     }
 
@@ -40,9 +49,16 @@ impl Turns {
     pub async fn whole_node(&self) -> WholeNode {
         WholeNode(Arc::clone(&self.node).write_owned().await)
     }
+}
 
-    fn gate(&self, key: &AttachmentKey) -> Arc<Gate<()>> {
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+impl<K: Ord + Clone> Gates<K> {
+    /// Waits until nobody else is at this one; dropping what is returned lets the next in.
+    pub(crate) async fn enter(&self, key: &K) -> OwnedMutexGuard<()> {
+        self.gate(key).lock_owned().await
+    }
+
+    fn gate(&self, key: &K) -> Arc<Gate<()>> {
+        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(gate) = gates.get(key).and_then(Weak::upgrade) {
             return gate;
         }

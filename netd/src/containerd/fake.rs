@@ -22,6 +22,8 @@ use super::{GET_CONTAINER, GET_SANDBOX, LIST_NAMESPACES, LIST_SANDBOXES, LIST_TA
 
 /// Of every container.
 pub(crate) const IMAGE: &str = "docker.io/library/busybox:latest";
+/// Longer than an attach waits, shorter than whoever asks behind it.
+pub(crate) const A_WHILE: Duration = Duration::from_secs(1);
 const NOT_FOUND: &str = "5";
 const UNIMPLEMENTED: &str = "12";
 
@@ -35,6 +37,8 @@ pub(crate) struct Records {
     pub(crate) delay: Duration,
     /// Nobody is told of these.
     pub(crate) stuck: BTreeSet<String>,
+    /// What is asked of these is told as it was a while ago.
+    pub(crate) late: BTreeSet<String>,
     /// As before 2.0.
     pub(crate) has_no_sandboxes: bool,
     /// Lists end in an error after this many.
@@ -137,7 +141,9 @@ async fn serve(
     let asked = asked.split_off(5);
     let delay = records.lock().unwrap().delay;
     tokio::time::sleep(delay).await;
-    if is_stuck(&path, &asked, &records) {
+    let id = Id::parse_from_bytes(&asked).map(|asked| asked.id).unwrap_or_default();
+    let is_of_one = [GET_CONTAINER, GET_SANDBOX].contains(&path.as_str());
+    if is_of_one && records.lock().unwrap().stuck.contains(&id) {
         return std::future::pending().await;
     }
     let head = Response::builder().header("content-type", "application/grpc");
@@ -153,9 +159,13 @@ async fn serve(
         return;
     }
     let answer = answer(&path, namespace.as_deref(), &asked, &records.lock().unwrap());
+    if is_of_one && records.lock().unwrap().late.contains(&id) {
+        tokio::time::sleep(A_WHILE).await;
+    }
     match answer {
         Ok(bytes) => {
-            let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
+            // Who asked may have gone.
+            let Ok(mut stream) = respond.send_response(head.body(()).unwrap(), false) else { return };
             send(&mut stream, &bytes);
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", "0".parse().unwrap());
@@ -166,11 +176,6 @@ async fn serve(
             drop(respond.send_response(head.body(()).unwrap(), true));
         }
     }
-}
-
-fn is_stuck(path: &str, asked: &[u8], records: &Mutex<Records>) -> bool {
-    [GET_CONTAINER, GET_SANDBOX].contains(&path)
-        && Id::parse_from_bytes(asked).is_ok_and(|asked| records.lock().unwrap().stuck.contains(&asked.id))
 }
 
 /// In two pieces, as any message may come.

@@ -14,7 +14,7 @@ mod quarantine;
 use super::{LABELS_DUE, LOOK_UP, Runtime, missed};
 use crate::attachment::{Attachment, LabelState};
 use crate::census::GRACE;
-use crate::containerd::fake::Fake;
+use crate::containerd::fake::{A_WHILE, Fake};
 use crate::containerd::tests::POD;
 use crate::executor::Executor;
 use crate::journal::Journal;
@@ -223,6 +223,31 @@ async fn records_that_take_long_to_read_hold_up_none_that_is_heard_of_behind_the
         fake.say("default", "/containers/update", hex).await;
     }
     rig.until(|one| one.key.container.as_str() == containers[3].0 && one.labels["app"] == "shop").await;
+    following.abort();
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_late_takes_the_place_of_no_newer_one() {
+    let rig = Rig::new();
+    let fake = Fake::start(&rig.socket());
+    let (container, hex) = numbered(1);
+    let update = async |app| {
+        fake.container("default", &hex, &[("app", app)]);
+        fake.say("default", "/containers/update", &hex).await;
+    };
+    fake.container("default", &hex, &[("app", "web")]);
+    rig.attach(&container, "").await;
+    let (runtime, lifecycle) = (rig.runtime.clone(), rig.lifecycle.clone());
+    let following = tokio::spawn(async move { runtime.follow(&lifecycle).await });
+    fake.records.lock().unwrap().late.insert(hex.clone());
+    update("older").await;
+    // It was asked for at once, and is asked for again behind that.
+    tokio::time::sleep(A_WHILE / 2).await;
+    fake.records.lock().unwrap().late.clear();
+    update("newer").await;
+    rig.until(|one| one.labels["app"] == "newer").await;
+    tokio::time::sleep(A_WHILE * 2).await;
+    assert_eq!(rig.attachments().await[0].labels["app"], "newer");
     following.abort();
 }
 
