@@ -65,3 +65,15 @@ pub(super) fn set(name: &LinkName, sysctls: &[Sysctl]) -> Result<(), KernelError
     }
     Ok(())
 }
+
+/// A bridge answers for addresses that are reached by another link; `proxy_delay` would have who asks wait up to 0.8 s.
+pub(super) fn answer(bridge: &LinkName) -> Result<(), KernelError> {
+    for (kind, switch, value) in [("neigh", "proxy_delay", "0"), ("conf", "proxy_arp", "1")] {
+        let path = format!("/proc/sys/net/ipv4/{kind}/{bridge}/{switch}");
+        match fs::write(&path, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            written => written.map_err(|source| KernelError::Refused { action: format!("write {path}"), source })?,
+        }
+    }
+    Ok(())
+}

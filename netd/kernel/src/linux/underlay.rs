@@ -14,7 +14,7 @@ use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, Rout
 use super::fabric::{self, Names};
 use super::messages::{by_name, remove_address, route_to};
 use super::observe::{self, mtu_of, name};
-use super::{index, refused};
+use super::{index, refused, sysctls};
 use crate::object::Encapsulation;
 use crate::seam::KernelError;
 
@@ -113,6 +113,15 @@ impl Underlay {
     #[must_use]
     pub fn device(&self, encapsulation: Encapsulation) -> &LinkName {
         self.names.of(encapsulation)
+    }
+
+    /// From now on a bridge answers at once for IPv4 addresses that are reached elsewhere (arp(7), `proxy_arp`): sandboxes may take
+    /// them for their neighbours'. What it asks for is what the kernel has a route for by another link.
+    ///
+    /// # Errors
+    /// The kernel's; a bridge that is not there is none.
+    pub fn answer_on(&mut self, bridge: &LinkName) -> Result<(), KernelError> {
+        sysctls::answer(bridge)
     }
 
     /// Takes an address of ours from a bridge: what is not given out here any more must not look as if it were. Says whether
