@@ -12,6 +12,8 @@ mod announce;
 mod apply;
 mod check;
 mod fabric;
+mod give;
+mod lend;
 mod look;
 mod measure;
 mod receive;
@@ -116,6 +118,8 @@ struct State {
     is_unheard: bool,
     /// Since when blocks could go.
     spare_since: BTreeMap<IpNet, Instant>,
+    /// What this node could give up for others.
+    lending: lend::Lending,
 }
 
 impl Fleet {

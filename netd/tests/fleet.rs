@@ -545,6 +545,91 @@ fn a_node_that_shrinks_gives_blocks_back() {
     assert_eq!(heard.as_ref(), Ok(&others[14].v4));
 }
 
+/// Two blocks for three nodes, and then for four. Whoever gives up a half goes on in the other, and its sandboxes reach what they
+/// take for their neighbours.
+#[test]
+fn where_no_block_is_left_a_node_gets_a_half_of_one_that_is_mostly_empty() {
+    let mut nodes = Nodes::new(3);
+    let _etcd = nodes.etcd();
+    let pools = "[{ range = '10.4.0.0/24', block = 28, reserved = ['10.4.0.32/27', '10.4.0.64/26', '10.4.0.128/25'] }, 'fd04::/48']";
+    nodes.all.iter().for_each(|node| node.write(&stored(pools)));
+    let prefix =
+        |sandbox: &Sandbox| sandbox.result["ips"][0]["address"].as_str().unwrap().split_once('/').unwrap().1.to_owned();
+    let in_time = |node: &Member, container: &str| {
+        let begin = std::time::Instant::now();
+        loop {
+            match node.attach_to(NETWORK, container, "") {
+                Ok(sandbox) => break sandbox,
+                Err(failure) => assert_eq!(code(&failure), TRY_AGAIN, "{failure:?}"),
+            }
+            assert!(begin.elapsed() < std::time::Duration::from_secs(90), "{:?}", node.fleet());
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+    };
+    let mut sandboxes = Vec::new();
+    for node in &mut nodes.all[..2] {
+        node.start();
+        sandboxes.push(in_time(node, "first"));
+    }
+    nodes.all[2].start();
+    sandboxes.push(in_time(&nodes.all[2], "first"));
+    assert_eq!(sandboxes.iter().map(prefix).collect::<Vec<_>>(), ["28", "28", "29"]);
+    sandboxes.iter().for_each(|sandbox| sandbox.space.serve(80));
+    all_reach_each_other(&sandboxes);
+    let told = |node: &Member| {
+        let of_pool = node.fleet().blocks.into_iter().filter(|one| one.pool == "10.4.0.0/24");
+        of_pool.map(|one| format!("{} {}", one.block.split_once('/').unwrap().1, one.node)).collect::<BTreeSet<_>>()
+    };
+    for node in &nodes.all {
+        soon("all know whose it is", || told(node).iter().map(|one| &one[..2]).eq(["28", "29", "29"]));
+        soon("all is well", || node.warnings().is_empty());
+        assert_eq!(node.resync(true), Vec::<String>::new());
+    }
+    // It grows: the other gives up a half, too.
+    for number in 0..5 {
+        let more = in_time(&nodes.all[2], &format!("more{number}"));
+        more.space.serve(80);
+        sandboxes.push(more);
+    }
+    all_reach_each_other(&sandboxes);
+    let distinct: BTreeSet<&str> = sandboxes.iter().map(|sandbox| sandbox.v4.as_str()).collect();
+    assert_eq!(distinct.len(), sandboxes.len());
+    soon("all have halves", || told(&nodes.all[0]).iter().map(|one| &one[..2]).eq(["29"; 3]));
+    // And shrinks: a fourth has what it gave back.
+    for (number, gone) in sandboxes.drain(3..).enumerate() {
+        nodes.all[2].detach(&format!("more{number}"));
+        drop(gone);
+    }
+    let begin = std::time::Instant::now();
+    let held = |node: &Member| {
+        node.fleet().blocks.iter().filter(|one| one.pool == "10.4.0.0/24" && one.state == "here").count()
+    };
+    while held(&nodes.all[2]) > 1 {
+        assert!(begin.elapsed() < std::time::Duration::from_secs(90), "{:?}", nodes.all[2].fleet());
+        std::thread::sleep(std::time::Duration::from_millis(500));
+    }
+    nodes.add(4, 0);
+    nodes.all[3].write(&stored(pools));
+    nodes.all[3].start();
+    sandboxes.push(in_time(&nodes.all[3], "first"));
+    assert_eq!(prefix(&sandboxes[3]), "29");
+    sandboxes[3].space.serve(80);
+    all_reach_each_other(&sandboxes);
+    // After a restart they are as they were.
+    for node in &mut nodes.all {
+        let before = told(node);
+        node.kill();
+        node.start();
+        soon("it has what it had", || told(node) == before);
+    }
+    for node in &nodes.all {
+        let again = in_time(node, "again");
+        again.space.serve(80);
+        sandboxes.push(again);
+    }
+    all_reach_each_other(&sandboxes);
+}
+
 /// Whoever takes the cable out and puts it in again finds all as it was.
 #[test]
 fn a_link_that_comes_back_leads_to_the_peers_again() {

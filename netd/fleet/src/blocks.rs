@@ -57,6 +57,13 @@ impl Blocks {
         });
     }
 
+    /// Gives up all of a claim but this part of it. No address of the rest may be in use, or be given out from now on.
+    pub fn keep(&self, claim: ClaimId, part: IpNet) {
+        self.wish.send_modify(|wish| {
+            wish.keep.insert(claim, part);
+        });
+    }
+
     /// An operator's word that a witness is gone with what it remembers, where too few others are left to do without it. If the
     /// store was set back as well, what only the lost ones knew is forgotten, and may be given to two nodes.
     pub fn abandon(&self, witness: InstanceId) {

@@ -8,6 +8,7 @@
 //! ```
 
 mod hold;
+mod part;
 mod settle;
 mod wish;
 mod witness;
@@ -41,6 +42,8 @@ pub struct Wish {
     pub blocks: BTreeMap<String, usize>,
     /// Claims to give up; no address of theirs may be in use.
     pub give_up: BTreeSet<ClaimId>,
+    /// Of these claims this part is to be kept; no address of the rest may be in use.
+    pub keep: BTreeMap<ClaimId, IpNet>,
     /// Nodes that an operator declares gone for good.
     pub remove: BTreeSet<InstanceId>,
     /// Witnesses that an operator declares gone with what they remember: a majority of the rest must do, or nobody.
@@ -66,6 +69,21 @@ pub fn decide(memory: &Memory, view: &View, wish: &Wish, fresh: u128) -> Option<
             witness::abandon(&scene).or_else(step)
         }
     }
+}
+
+/// The pools in which this node lacks what it wishes, and nothing is free.
+#[must_use]
+pub fn lacks(memory: &Memory, view: &View, wish: &Wish) -> BTreeSet<String> {
+    let Some(charter) = view.charter.as_ref().filter(|charter| charter.is_open()) else { return BTreeSet::new() };
+    if charter.relation(memory.charter.as_ref()) != Relation::Same {
+        return BTreeSet::new();
+    }
+    let scene = Scene { memory, view, wish, charter, fresh: 0 };
+    wish.blocks
+        .iter()
+        .filter(|(pool, count)| wish::is_lacking(&scene, pool, **count))
+        .map(|(pool, _)| pool.clone())
+        .collect()
 }
 
 /// Founds a fleet; or tells an empty store which fleet it belongs to.

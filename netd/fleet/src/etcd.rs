@@ -343,7 +343,9 @@ impl Node {
         let before = before.filter(|record| record.instance == Some(self.memory.instance));
         let needs = self.needs.borrow().clone().or_else(|| before.and_then(|record| record.needs.clone()));
         let needs = Some(needs?);
-        Some(NodeRecord { instance: Some(self.memory.instance), blocks, needs, ..self.about.borrow().clone() })
+        let about = self.about.borrow().clone();
+        let lending = Some(about.lending.clone().unwrap_or_default());
+        Some(NodeRecord { instance: Some(self.memory.instance), blocks, needs, lending, ..about })
     }
 
     fn lease_seconds(&self) -> i64 {

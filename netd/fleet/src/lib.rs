@@ -26,7 +26,7 @@ mod view;
 
 pub use self::blocks::Blocks;
 pub use self::charter::{Charter, Phase, Settling, WITNESSES};
-pub use self::decide::{Action, Wish, decide};
+pub use self::decide::{Action, Wish, decide, lacks};
 pub use self::disk::{Disk, DiskError};
 pub use self::etcd::{
     CallError, EtcdSettings, Fleet, FleetError, ForeignError, SessionError, SettingsError, Status, TlsFiles,
@@ -35,7 +35,7 @@ pub use self::identity::{
     ClaimId, FleetId, IdentityError, IncarnationId, InstanceId, NodeName, RecordId, TellingId, TicketId,
 };
 pub use self::memory::{Hold, Holding, Memory};
-pub use self::peers::{Discovery, Encapsulation, Fixed, FixedError, FixedNode, NodeRecord, Peers};
+pub use self::peers::{Discovery, Encapsulation, Fixed, FixedError, FixedNode, Lending, NodeRecord, Peers};
 pub use self::plan::{Plan, PlanError, Pool};
 pub use self::record::{Claim, Record, Table};
 pub use self::sandboxes::{Heard, Needs, Records, SandboxRecord, Told};

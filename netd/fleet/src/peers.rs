@@ -58,6 +58,21 @@ pub struct NodeRecord {
     /// What its policies ask of others' sandboxes; none: it hears of no sandboxes of others.
     #[serde(default)]
     pub needs: Option<Needs>,
+    /// What it lacks of pools, and what it can do without; none: an earlier netd, which cannot read of parts of blocks.
+    #[serde(default)]
+    pub lending: Option<Lending>,
+}
+
+/// Where no block is free, a node that lacks one says so; those that have more than they use say what they could give up,
+/// and whoever could give most does. Nothing is promised by it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lending {
+    /// Pools of which this node wishes a block, and nothing is free.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lacks: BTreeSet<String>,
+    /// By pool, the prefix length of a part of a block that this node could give up.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub offers: BTreeMap<String, u8>,
 }
 
 /// All other nodes that are there, by name.

@@ -9,6 +9,11 @@ use thiserror::Error;
 
 use crate::span::{bits, holds, meet};
 
+/// A block is halved so often.
+const SPLITS: u8 = 3;
+/// It has a network, a gateway, a sandbox and a broadcast address.
+const SMALLEST: u8 = 30;
+
 /// Why a plan is none.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PlanError {
@@ -137,6 +142,15 @@ impl From<Plan> for Vec<Pool> {
 }
 
 impl Pool {
+    /// Prefix length of the smallest part of a block that somebody may claim. Blocks of IPv6 are not parted: there are enough.
+    #[must_use]
+    pub fn smallest(&self) -> u8 {
+        match self.range {
+            IpNet::V4(_) => (self.block + SPLITS).min(SMALLEST).max(self.block),
+            IpNet::V6(_) => self.block,
+        }
+    }
+
     fn check(&self) -> Result<(), PlanError> {
         let pool = || self.name.clone();
         for range in self.reserved.iter().chain([&self.range]) {

@@ -74,5 +74,6 @@ pub(super) fn about(config: &FleetConfig, name: &NodeName, here: &Here, able: BT
         labels: config.labels.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         needs: None,
+        lending: None,
     }
 }

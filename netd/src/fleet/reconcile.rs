@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netd_config::LinkName;
-use netd_fleet::Encapsulation as Unpacked;
+use netd_fleet::{Encapsulation as Unpacked, Lending};
 use netd_kernel::{Encapsulation, Kernel, Key, Object, Objects};
 use tracing::{info, warn};
 
@@ -110,8 +110,8 @@ impl Inner {
         state.refused = refused;
     }
 
-    /// Tells the others what this node unpacks, once it stands.
-    fn say(&self) {
+    /// Tells the others what this node unpacks, once it stands, and what it could give up.
+    pub(super) fn say(&self) {
         let Source::Store { fleet, .. } = &self.source else { return };
         let state = self.state();
         let Some(mut about) = state.about.clone() else { return };
@@ -119,6 +119,7 @@ impl Inner {
         let kinds = [(Encapsulation::Ipip, Unpacked::Ipip), (Encapsulation::Vxlan, Unpacked::Vxlan)];
         let stand = kinds.into_iter().filter(|(kind, _)| stands(&Key::Tunnel(*kind))).map(|(_, said)| said);
         about.accepts = stand.chain([Unpacked::Direct]).collect();
+        about.lending = Some(Lending { offers: state.lending.offers.clone(), ..Lending::default() });
         fleet.say(about);
     }
 

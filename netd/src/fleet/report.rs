@@ -75,27 +75,32 @@ impl Inner {
         };
         let mut blocks: BTreeMap<IpNet, FleetBlock> = BTreeMap::new();
         for (of, record) in memory.into_iter().flat_map(|memory| &memory.table) {
-            let owners: BTreeSet<&str> = record.claims.values().map(|claim| claim.name.as_str()).collect();
-            if !owners.is_empty() {
-                let names = owners.into_iter().collect::<Vec<_>>().join(", ");
-                let state = if record.claims.len() > 1 { "disputed" } else { "absent" };
-                blocks.insert(*of, block(*of, &names, state));
+            for (id, claim) in &record.claims {
+                let (part, is_disputed) = (claim.part.unwrap_or(*of), record.is_disputed(*id));
+                let rivals = record.claims.values().filter(|other| other.meets(claim)).map(|other| other.name.as_str());
+                let names = rivals.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
+                blocks.insert(part, block(part, &names, if is_disputed { "disputed" } else { "absent" }));
             }
         }
+        // What this node remembers of others may be over.
+        let now =
+            state.peers.values().flat_map(|peer| peer.blocks.iter().copied()).chain(usage.iter().map(|one| one.part));
+        let now: BTreeSet<IpNet> = now.collect();
+        blocks.retain(|of, _| now.contains(of) || !now.iter().any(|other| other.contains(of) || of.contains(other)));
         for peer in state.peers.values() {
             blocks.extend(peer.blocks.iter().map(|of| (*of, block(*of, peer.name.as_str(), "present"))));
         }
         for holding in memory.into_iter().flat_map(|memory| memory.holdings.values()) {
             if holding.state == Hold::Pending {
-                blocks.insert(holding.block, block(holding.block, self.name.as_str(), "asked"));
+                blocks.insert(holding.range(), block(holding.range(), self.name.as_str(), "asked"));
             }
         }
         for one in usage {
-            let mut told = block(one.block, self.name.as_str(), if one.is_leaving { "leaving" } else { "here" });
+            let mut told = block(one.part, self.name.as_str(), if one.is_leaving { "leaving" } else { "here" });
             told.network = one.network.as_ref().map(ToString::to_string).unwrap_or_default();
             told.size = u64::try_from(one.size).unwrap_or(u64::MAX);
             told.held = u64::try_from(one.held).unwrap_or(u64::MAX);
-            blocks.insert(one.block, told);
+            blocks.insert(one.part, told);
         }
         blocks.into_values().collect()
     }

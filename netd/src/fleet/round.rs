@@ -155,7 +155,9 @@ impl Inner {
                     let error = &error as &dyn std::error::Error;
                     warn!(error, "the fleet is not told what this node wants; netd tries again");
                 }
+                let again = inner.state().lending.next;
                 let look = tokio::select! {
+                    () = sleep_until(again.unwrap_or(next).into()), if again.is_some() => None,
                     () = inner.usage_changed.notified() => None,
                     Ok(()) = catalogue.changed() => None,
                     () = ears.change() => Some(Care::News),
@@ -279,13 +281,19 @@ impl Inner {
         let pools = config.pools.iter().map(|pool| {
             let mtu = Some(mtu_of(config.encapsulation_of(pool), here));
             let (remedy, grows) = self.remedy(&config, pool, status.as_ref());
-            SharedPool { name: pool.name.clone(), range: pool.range, mtu, remedy, grows }
+            let smallest = source::smallest(pool);
+            SharedPool { name: pool.name.clone(), range: pool.range, mtu, remedy, grows, smallest }
         });
-        let pieces = |block: IpNet| {
-            let pool = config.pools.iter().find(|pool| pool.range.contains(&block));
-            without(block, pool.map_or(&BTreeSet::new(), |pool| &pool.reserved))
+        let pieces = |part: IpNet| {
+            let pool = config.pools.iter().find(|pool| pool.range.contains(&part));
+            without(part, pool.map_or(&BTreeSet::new(), |pool| &pool.reserved))
         };
-        Share { pools: pools.collect(), blocks: here.blocks.iter().map(|block| (*block, pieces(*block))).collect() }
+        let held = self.source.held();
+        Share {
+            pools: pools.collect(),
+            blocks: held.iter().map(|(block, part)| (*block, pieces(*part))).collect(),
+            parts: held.into_iter().filter(|(block, part)| block != part).collect(),
+        }
     }
 
     /// How this node gets more blocks, and whether they come by themselves.
@@ -340,7 +348,7 @@ impl Inner {
                 lifecycle.owner.unretire(block).await?;
             }
         }
-        Ok(())
+        self.lend(lifecycle, &usage).await
     }
 
     /// Networks of files, and those that were asked for lately.
@@ -358,7 +366,7 @@ impl Inner {
 }
 
 /// Which of those that nobody uses now have been so for long enough. One that was used in between begins anew.
-fn ripe(since: &mut BTreeMap<IpNet, Instant>, unused: BTreeSet<IpNet>, now: Instant) -> Vec<IpNet> {
+pub(super) fn ripe(since: &mut BTreeMap<IpNet, Instant>, unused: BTreeSet<IpNet>, now: Instant) -> Vec<IpNet> {
     since.retain(|block, _| unused.contains(block));
     for block in unused {
         since.entry(block).or_insert(now);

@@ -10,8 +10,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netd_config::{FleetConfig, PoolConfig};
 use netd_fleet::{
-    Discovery, EtcdSettings, Fixed, FixedError, FleetError, Hold, IdentityError, Memory, NodeName, NodeRecord, Peers,
-    Plan, PlanError, Pool, Status, TlsFiles, Wish,
+    ClaimId, Discovery, EtcdSettings, Fixed, FixedError, FleetError, Hold, IdentityError, Memory, NodeName, NodeRecord,
+    Peers, Plan, PlanError, Pool, Status, TlsFiles, Wish,
 };
 use thiserror::Error;
 use tokio::sync::watch;
@@ -92,11 +92,20 @@ impl Source {
         self.ears().peers.borrow().clone()
     }
 
-    /// This node's blocks, whole.
+    /// This node's blocks, with what is reserved of them.
     pub(super) fn blocks(&self) -> BTreeSet<IpNet> {
+        self.held().into_values().collect()
+    }
+
+    /// The subnets of this node's blocks, and what it has of each.
+    pub(super) fn held(&self) -> BTreeMap<IpNet, IpNet> {
         match self {
-            Self::List(list) => list.usable().borrow().iter().copied().collect(),
-            Self::Store { fleet, .. } => fleet.blocks().memory().borrow().blocks().collect(),
+            Self::List(list) => list.usable().borrow().iter().map(|block| (*block, *block)).collect(),
+            Self::Store { fleet, .. } => {
+                let memory = fleet.blocks().memory();
+                let memory = memory.borrow();
+                memory.confirmed().map(|holding| (holding.subnet(), holding.range())).collect()
+            }
         }
     }
 
@@ -124,11 +133,25 @@ impl Source {
     /// Nobody uses the block any more. Says whether it goes; on a list it stays this node's.
     pub(super) fn give_up(&self, block: IpNet) -> bool {
         let Self::Store { fleet, .. } = self else { return false };
-        let handle = fleet.blocks();
-        let memory = handle.memory().borrow().clone();
-        let claim = memory.holdings.iter().find(|(_, one)| one.block == block && one.state == Hold::Confirmed);
-        claim.map(|(claim, _)| handle.give_up(*claim)).is_some()
+        self.claim_to(block).map(|claim| fleet.blocks().give_up(claim)).is_some()
     }
+
+    /// Nobody uses anything but this part of the block any more. Says whether the rest goes.
+    pub(super) fn keep(&self, block: IpNet, part: IpNet) -> bool {
+        let Self::Store { fleet, .. } = self else { return false };
+        self.claim_to(block).map(|claim| fleet.blocks().keep(claim, part)).is_some()
+    }
+
+    fn claim_to(&self, block: IpNet) -> Option<ClaimId> {
+        let memory = self.memory()?;
+        let mut confirmed = memory.holdings.iter().filter(|(_, one)| one.state == Hold::Confirmed);
+        confirmed.find(|(_, one)| one.subnet() == block).map(|(claim, _)| *claim)
+    }
+}
+
+/// Prefix length of the smallest part of a block of the pool.
+pub(super) fn smallest(config: &PoolConfig) -> u8 {
+    pool(config).smallest()
 }
 
 /// Whether this node has the labels that the pool wants.
@@ -159,6 +182,7 @@ pub(super) fn listed(config: &FleetConfig) -> Result<Vec<NodeRecord>, FleetStart
             labels: BTreeMap::new(),
             version: String::new(),
             needs: None,
+            lending: None,
         })
     };
     config.nodes.iter().map(node).collect()

@@ -17,6 +17,8 @@ pub(super) struct Blocks {
     assigned: BTreeMap<IpNet, NetworkName>,
     /// Nothing is given out of them any more.
     leaving: BTreeSet<IpNet>,
+    /// Of these nothing but a part is given out any more.
+    narrowed: BTreeMap<IpNet, IpNet>,
 }
 
 /// Where an attachment gets its addresses.
@@ -46,7 +48,17 @@ impl Blocks {
     /// What is no longer this node's is not about to be given back either.
     pub(super) fn set(&mut self, share: Share) {
         self.leaving.retain(|block| share.blocks.contains_key(block));
+        // What has become so is not to become so any more.
+        let is_ahead = |block: &IpNet, keep: &IpNet| *keep != share.part(*block) && share.part(*block).contains(keep);
+        self.narrowed.retain(|block, keep| share.blocks.contains_key(block) && is_ahead(block, keep));
         self.share = share;
+        self.narrowed.iter().for_each(|(block, keep)| self.share.narrow(*block, *keep));
+    }
+
+    /// From now on nothing is given out of the block but this part.
+    pub(super) fn narrow(&mut self, block: IpNet, keep: IpNet) {
+        self.narrowed.insert(block, keep);
+        self.share.narrow(block, keep);
     }
 
     pub(super) fn assign(&mut self, block: IpNet, network: NetworkName) {
@@ -90,17 +102,28 @@ impl Blocks {
 
     pub(super) fn usage(&self, leases: &Leases) -> Vec<BlockUse> {
         let of = |block: IpNet| {
-            let pool = self.share.pool_at(block.addr()).map(|pool| pool.name.clone()).unwrap_or_default();
+            let pool = self.share.pool_at(block.addr());
             BlockUse {
                 block,
-                pool,
+                part: self.share.part(block),
+                keep: pool.and_then(|pool| self.half(leases, pool, block)),
+                pool: pool.map(|pool| pool.name.clone()).unwrap_or_default(),
                 network: self.assigned.get(&block).cloned(),
                 is_leaving: self.leaving.contains(&block),
                 size: share::size(&self.share.ranges(block)),
-                held: held(leases, block),
+                held: held(leases, self.share.part(block)),
             }
         };
         self.share.blocks.keys().copied().map(of).collect()
+    }
+
+    /// The half of what is left of a block that the gateway and all that is held of it lie in.
+    fn half(&self, leases: &Leases, pool: &SharedPool, block: IpNet) -> Option<IpNet> {
+        let part = self.share.part(block);
+        let gateway = self.share.ranges(block).first().map(|range| range.gateway)?;
+        let halves = part.subnets((part.prefix_len() + 1).min(pool.smallest)).into_iter().flatten();
+        let keep = halves.into_iter().find(|half| half.contains(&gateway) && *half != part)?;
+        (held(leases, keep) == held(leases, part)).then_some(keep)
     }
 
     /// Addresses of a pool come from the network's own blocks only; where those are full, from one more of this node's.

@@ -41,6 +41,16 @@ impl Node {
         self.blocks.stay(block);
     }
 
+    /// Gives nothing out of a block any more but this half of what it has of it, if nobody holds an address of the other. Says
+    /// whether that is so.
+    pub fn narrow(&mut self, block: IpNet, keep: IpNet) -> bool {
+        let is_idle = self.usage().iter().any(|one| one.block == block && one.keep == Some(keep) && !one.is_leaving);
+        if is_idle {
+            self.blocks.narrow(block, keep);
+        }
+        is_idle
+    }
+
     /// Other nodes may take these addresses for these containers': nobody else gets them until this is said again. What
     /// is returned another container holds or drains: nobody may be told that it is theirs.
     pub fn spoken_for(&mut self, addresses: BTreeMap<IpAddr, ContainerId>) -> BTreeSet<IpAddr> {

@@ -105,6 +105,8 @@ pub struct Share {
     pub pools: Vec<SharedPool>,
     /// This node's blocks, each with what of it may be given out.
     pub blocks: BTreeMap<IpNet, Vec<IpNet>>,
+    /// What this node has still of those that it gave up some of. The subnet of their addresses stays what it was.
+    pub parts: BTreeMap<IpNet, IpNet>,
 }
 
 /// A range that nodes share.
@@ -120,6 +122,8 @@ pub struct SharedPool {
     pub remedy: String,
     /// More may come without anybody's doing.
     pub grows: bool,
+    /// Prefix length of the smallest part of a block that is one.
+    pub smallest: u8,
 }
 
 /// How much of a block is used, and by whom.
@@ -127,6 +131,10 @@ pub struct SharedPool {
 pub struct BlockUse {
     /// The block.
     pub block: IpNet,
+    /// What of it is this node's.
+    pub part: IpNet,
+    /// The half that is to be kept if the other is given up; none: that is used, or the rest would be too small.
+    pub keep: Option<IpNet>,
     /// Its pool's name.
     pub pool: String,
     /// The network that uses it, if any.
@@ -160,7 +168,24 @@ impl Share {
     /// The block of this node that an address lies in.
     #[must_use]
     pub fn block_at(&self, address: IpAddr) -> Option<IpNet> {
-        self.blocks.keys().copied().find(|block| block.contains(&address))
+        self.blocks.keys().copied().find(|block| self.part(*block).contains(&address))
+    }
+
+    /// What of a block is this node's.
+    #[must_use]
+    pub fn part(&self, block: IpNet) -> IpNet {
+        self.parts.get(&block).copied().unwrap_or(block)
+    }
+
+    /// The same with only this part of a block.
+    pub(super) fn narrow(&mut self, block: IpNet, keep: IpNet) {
+        if let Some(pieces) = self.blocks.get_mut(&block) {
+            let rest = |piece: &IpNet| {
+                if keep.contains(piece) { Some(*piece) } else { Some(keep).filter(|keep| piece.contains(keep)) }
+            };
+            *pieces = pieces.iter().filter_map(rest).collect();
+            self.parts.insert(block, keep);
+        }
     }
 
     /// What may be given out of a block.

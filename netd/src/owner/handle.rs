@@ -245,6 +245,14 @@ impl OwnerHandle {
         })
     }
 
+    /// Gives nothing out of a block any more but this half, if nobody holds an address of the other; says whether that is so.
+    ///
+    /// # Errors
+    /// [`OwnerError::Stopping`].
+    pub async fn narrow(&self, block: IpNet, keep: IpNet) -> Result<bool, OwnerError> {
+        self.decide(|owner| Ok(owner.node.narrow(block, keep)))
+    }
+
     /// Other nodes may take these addresses for these containers', from now on and until this is said again: nobody else gets
     /// them. What is returned another container holds or drains already: nobody may be told that it is theirs.
     ///

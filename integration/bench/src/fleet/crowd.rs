@@ -186,5 +186,6 @@ fn record(name: &str, address: Ipv4Addr) -> Result<NodeRecord> {
         labels: BTreeMap::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         needs: None,
+        lending: None,
     })
 }

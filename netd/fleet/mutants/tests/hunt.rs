@@ -24,6 +24,8 @@ mod schedule;
 mod store;
 #[path = "../../tests/simulation/story.rs"]
 mod story;
+#[path = "../../tests/simulation/tales.rs"]
+mod tales;
 #[path = "../../tests/simulation/world.rs"]
 #[expect(dead_code, reason = "many schedules are counted in the simulation")]
 mod world;

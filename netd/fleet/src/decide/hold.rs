@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::{Action, Scene};
+use super::{Action, Scene, part};
 use crate::identity::ClaimId;
 use crate::memory::{Hold, Holding};
 use crate::record::{Claim, Record};
@@ -28,17 +28,19 @@ fn mine(scene: &Scene<'_>, id: ClaimId, holding: &Holding) -> Option<Action> {
     match (holding.state, claimed) {
         (Hold::Pending, Some(record)) => pending(scene, id, record),
         (Hold::Pending, None) => unclaimed(scene, id, holding, record),
-        (Hold::Confirmed, Some(record)) => confirmed(scene, id, holding.block, record),
+        (Hold::Confirmed, Some(record)) => confirmed(scene, id, holding, record),
         // A later record without it: an operator declared this node gone, or another had the better claim.
         (Hold::Confirmed, None) => Some(forget(scene, id)),
     }
 }
 
 fn pending(scene: &Scene<'_>, id: ClaimId, record: &Record) -> Option<Action> {
-    if record.is_disputed() {
+    if record.joined || record.is_disputed(id) {
         return Some(forget(scene, id));
     }
-    scene.is_firm(record).then(|| {
+    // What stood in a firm state was witnessed, whoever builds upon that now and does not live to seal it.
+    let is_kept = record.claims.get(&id).is_some_and(|claim| claim.kept);
+    (is_kept || scene.is_firm(record)).then(|| {
         scene.save(|memory| {
             if let Some(holding) = memory.holdings.get_mut(&id) {
                 holding.state = Hold::Confirmed;
@@ -49,20 +51,24 @@ fn pending(scene: &Scene<'_>, id: ClaimId, record: &Record) -> Option<Action> {
 
 /// Asks for it, or asks again: nobody knows whether the last request arrived.
 fn unclaimed(scene: &Scene<'_>, id: ClaimId, holding: &Holding, record: Option<&Record>) -> Option<Action> {
-    let claim = Claim { owner: scene.me(), name: scene.memory.name.clone() };
+    let claim = Claim { owner: scene.me(), name: scene.memory.name.clone(), part: holding.part, kept: false };
     match record {
         None => Some(scene.write(holding.block, Record::first(scene.writer(), [(id, claim)].into()))),
-        Some(record) if record.claims.is_empty() && scene.is_firm(record) => {
+        Some(record) if !record.claims.values().any(|other| other.meets(&claim)) && scene.is_firm(record) => {
             Some(scene.change(holding.block, record, |claims| drop(claims.insert(id, claim))))
         }
         Some(_) => Some(forget(scene, id)),
     }
 }
 
-fn confirmed(scene: &Scene<'_>, id: ClaimId, block: IpNet, record: &Record) -> Option<Action> {
+fn confirmed(scene: &Scene<'_>, id: ClaimId, holding: &Holding, record: &Record) -> Option<Action> {
     // Ours is witnessed, so theirs cannot be.
-    (scene.is_firm(record) && record.is_disputed())
-        .then(|| scene.change(block, record, |claims| claims.retain(|claim, _| *claim == id)))
+    let is_rival = |other: &ClaimId, claim: &Claim| *other != id && claim.meets_part(holding.part);
+    let any = record.claims.iter().any(|(other, claim)| is_rival(other, claim));
+    if any && scene.is_firm(record) {
+        return Some(scene.change(holding.block, record, |claims| claims.retain(|id, claim| !is_rival(id, claim))));
+    }
+    part::release(scene, id, holding, record)
 }
 
 fn forget(scene: &Scene<'_>, id: ClaimId) -> Action {

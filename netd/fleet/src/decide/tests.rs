@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Action, Wish, decide};
+use ipnet::IpNet;
+
+use super::{Action, Wish, decide, lacks};
 use crate::charter::{Charter, Phase};
 use crate::identity::{ClaimId, InstanceId, NodeName, RecordId};
 use crate::memory::{Hold, Memory};
 use crate::plan::{Plan, Pool};
-use crate::record::{Claim, Record};
+use crate::record::{Claim, Record, Writer, ahead};
 use crate::view::{Key, Txn, Value, View};
 
 const POOL: &str = "main";
@@ -150,6 +152,71 @@ fn a_store_that_was_set_back_is_told_what_it_forgot() {
 }
 
 #[test]
+fn what_is_no_longer_kept_is_first_unused_then_returned_and_then_anothers() {
+    let mut fleet = Fleet::new(vec![want(2), want(1), want(1)]);
+    fleet.rest(&[0]);
+    fleet.rest(&[0, 1]);
+    let lacks = |fleet: &Fleet, at: usize| lacks(fleet.memory(at), &fleet.view, &fleet.nodes[at].1);
+    assert_eq!(lacks(&fleet, 1), BTreeSet::from([POOL.to_owned()]));
+    let claim = fleet.claim_of(0);
+    let block = fleet.memory(0).holdings[&claim].block;
+    let halves: Vec<IpNet> = block.subnets(25).unwrap().collect();
+    // Not what it does not hold, nor a part too small.
+    let elsewhere: IpNet =
+        if block.addr().to_string() == "10.0.0.0" { "10.0.1.0/25" } else { "10.0.0.0/25" }.parse().unwrap();
+    for keep in [elsewhere, block.subnets(28).unwrap().next().unwrap()] {
+        fleet.nodes[0].1.keep = BTreeMap::from([(claim, keep)]);
+        assert_eq!(fleet.next(0), None, "{keep}");
+    }
+    fleet.nodes[0].1.keep = BTreeMap::from([(claim, halves[0])]);
+    assert!(saved(fleet.step(0)).usable().contains(&halves[0]));
+    assert_eq!(fleet.view.blocks[&block].free(block), []);
+    let returned = written(fleet.step(0));
+    assert!(matches!(&returned[..], [(_, Value::Record(now))] if now.free(block) == [halves[1]] && !now.sealed));
+    // Nobody builds upon that before it is sealed.
+    assert_eq!(fleet.next(1), None);
+    fleet.rest(&[0, 1]);
+    assert_eq!(fleet.memory(1).usable(), [halves[1]]);
+    assert!(lacks(&fleet, 1).is_empty());
+    // What it returns the third finds, and the first may not have it back.
+    fleet.nodes[0].1.keep = BTreeMap::from([(claim, block)]);
+    assert_eq!(fleet.next(0), None);
+    fleet.nodes[1].1 = Wish { give_up: BTreeSet::from([fleet.claim_of(1)]), ..want(0) };
+    fleet.rest(&[0, 1]);
+    fleet.rest(&[0, 2]);
+    assert_eq!((fleet.memory(1).usable(), fleet.memory(2).usable()), (vec![], vec![halves[1]]));
+}
+
+/// Of a claim that became narrower in one of two states of one epoch, the narrower part counts, whoever tells which.
+#[test]
+fn a_store_that_forgot_that_a_claim_became_narrower_does_not_widen_it() {
+    let mut fleet = Fleet::new(vec![want(1), want(0)]);
+    fleet.rest(&[0, 1]);
+    let claim = fleet.claim_of(0);
+    let block = fleet.memory(0).holdings[&claim].block;
+    let half = block.subnets(25).unwrap().next().unwrap();
+    let wide = fleet.view.blocks[&block].clone();
+    fleet.nodes[0].1.keep = BTreeMap::from([(claim, half)]);
+    fleet.rest(&[0, 1]);
+    let narrow = fleet.view.blocks[&block].clone();
+    assert_eq!(narrow.claims[&claim].part, Some(half));
+    let stale = Record { epoch: narrow.epoch, id: RecordId::new(9), ..wide.clone() };
+    for (store, told) in [(&stale, &narrow), (&narrow, &stale)] {
+        let joined = ahead(&[(block, store.clone())].into(), &[(block, told.clone())].into());
+        let part = joined.get(&block).unwrap_or(store).claims[&claim].part;
+        assert_eq!(part, Some(half));
+    }
+    let joined = Record { joined: true, ..stale };
+    let again = ahead(&[(block, joined)].into(), &[(block, narrow.clone())].into());
+    assert_eq!(again[&block].claims[&claim].part, Some(half));
+    // The whole block, in a store that was set back: its owner returns the rest again.
+    fleet.view.blocks.insert(block, Record { epoch: narrow.epoch + 1, ..wide });
+    fleet.nodes[0].0.table.remove(&block);
+    fleet.rest(&[0]);
+    assert_eq!(fleet.view.blocks[&block].claims[&claim].part, Some(half));
+}
+
+#[test]
 fn news_are_saved_before_anything_is_told() {
     let mut fleet = Fleet::new(vec![want(1)]);
     fleet.rest(&[0]);
@@ -189,13 +256,14 @@ fn in_a_dispute_the_confirmed_claim_stays_and_the_other_withdraws() {
     let mut fleet = Fleet::new(vec![want(1), want(0)]);
     fleet.rest(&[0, 1]);
     let (block, record) = fleet.view.blocks.first_key_value().map(|(block, record)| (*block, record.clone())).unwrap();
-    let rival = Claim { owner: InstanceId::new(9), name: NodeName::new("n9").unwrap() };
+    let name = NodeName::new("n9").unwrap();
+    let rival = Claim { owner: InstanceId::new(9), name, part: None, kept: false };
     let mine = record.claims.clone();
     let claims = mine.clone().into_iter().chain([(ClaimId::new(9), rival)]).collect();
     let disputed = Record { epoch: record.epoch + 1, id: RecordId::new(9), claims, ..record };
     fleet.view.blocks.insert(block, disputed);
     let asserted = written(fleet.step(0));
-    assert!(matches!(&asserted[..], [(_, Value::Record(now))] if now.claims == mine));
+    assert!(matches!(&asserted[..], [(_, Value::Record(now))] if now.claims.keys().eq(mine.keys())));
     fleet.rest(&[0, 1]);
     assert_eq!(fleet.memory(0).usable(), [block]);
 }
@@ -247,7 +315,7 @@ fn what_was_told_is_firm_whoever_is_there_to_seal_it() {
     fleet.view.apply(Key::Block(block), None);
     fleet.nodes.iter_mut().for_each(|(memory, _)| memory.charter = Some(charter.clone()));
     let (owner, name) = (InstanceId::new(9), NodeName::new("n9").unwrap());
-    let claims = [(ClaimId::new(9), Claim { owner, name })].into();
+    let claims = [(ClaimId::new(9), Claim { owner, name, part: None, kept: false })].into();
     let (id, incarnation) = (RecordId::new(9), charter.number);
     let other = Record { id, author: owner, incarnation, sealed: false, claims, ..record };
     fleet.nodes[1].0.table.insert(block, other);
@@ -255,4 +323,98 @@ fn what_was_told_is_firm_whoever_is_there_to_seal_it() {
     fleet.rest(&[0, 1]);
     assert!(fleet.charter().is_open());
     assert_eq!(fleet.view.blocks[&block].claims.keys().collect::<Vec<_>>(), [&own]);
+}
+
+/// Who shares the block changed it before its claimant saw it firm, and died before he sealed that.
+#[test]
+fn a_claim_that_was_firm_is_confirmed_whoever_builds_upon_it() {
+    let mut fleet = Fleet::new(vec![want(0), want(1)]);
+    fleet.rest(&[0]);
+    fleet.rest(&[1]);
+    let (id, author) = (fleet.claim_of(1), InstanceId::new(9));
+    for kept in [false, true] {
+        let (block, record) =
+            fleet.view.blocks.first_key_value().map(|(block, record)| (*block, record.clone())).unwrap();
+        let mut later = Record { epoch: record.epoch + 1, id: RecordId::new(record.epoch.into()), author, ..record };
+        later.claims.values_mut().for_each(|claim| claim.kept = kept);
+        fleet.view.apply(Key::Block(block), Some(Value::Record(later)));
+        fleet.rest(&[1]);
+        assert_eq!(fleet.memory(1).holdings[&id].state == Hold::Confirmed, kept);
+    }
+}
+
+/// What its owner returned, or an operator took away: it was taken out of a firm state, whoever lives to seal that.
+#[test]
+fn what_a_later_state_does_not_have_does_not_come_back() {
+    let mut fleet = Fleet::new(vec![want(1), want(0)]);
+    fleet.rest(&[0, 1]);
+    let earlier = fleet.view.blocks.clone();
+    fleet.nodes[0].1 = Wish { give_up: BTreeSet::from([fleet.claim_of(0)]), ..want(0) };
+    fleet.step(0);
+    fleet.step(0);
+    let later = fleet.view.blocks.clone();
+    assert!(later.values().all(|record| !record.sealed && record.claims.is_empty()));
+    assert_eq!((ahead(&later, &earlier), ahead(&earlier, &later)), (BTreeMap::new(), later));
+}
+
+/// Of two states that forgot each other, one is without what somebody returned, and the other has a claim more. Nobody has to
+/// know what was built upon the first, and it has the later epoch.
+#[test]
+fn what_was_joined_confirms_nothing() {
+    let mut fleet = Fleet::new(vec![want(2), want(1), want(0), want(0)]);
+    fleet.rest(&[0]);
+    let claim = fleet.claim_of(0);
+    let block = fleet.memory(0).holdings[&claim].block;
+    let keep = |fleet: &mut Fleet, at: usize, length: u8| {
+        let (id, held) = fleet.memory(at).holdings.iter().find(|(_, held)| held.block == block).unwrap();
+        let part = held.range().subnets(length).unwrap().next().unwrap();
+        fleet.nodes[at].1.keep = BTreeMap::from([(*id, part)]);
+        fleet.rest(&[0, at]);
+    };
+    keep(&mut fleet, 0, 25);
+    fleet.rest(&[0, 1]);
+    keep(&mut fleet, 1, 26);
+    let epoch = fleet.view.blocks[&block].epoch;
+    let mut other = Fleet { fresh: 5_000, ..fleet.clone() };
+    // The second returns its part, and the fourth claims what is free then; only it knows that.
+    fleet.nodes[1].1 = Wish { give_up: BTreeSet::from([fleet.claim_of(1)]), ..want(0) };
+    fleet.rest(&[0, 1]);
+    let met = fleet.view.clone();
+    fleet.nodes[3].1 = want(1);
+    fleet.rest(&[3]);
+    fleet.nodes[3].0.table = fleet.view.blocks.clone();
+    assert_eq!((met.blocks[&block].sealed, fleet.view.blocks[&block].epoch), (true, epoch + 2));
+    // In another copy the third claims what is free beside the second.
+    other.nodes[2].1 = want(1);
+    other.rest(&[2]);
+    other.nodes[2].0.table = other.view.blocks.clone();
+    assert_eq!(other.view.blocks[&block].epoch, epoch + 1);
+    let early = other.claim_of(2);
+    // They meet, without the second and the fourth.
+    (fleet.view, fleet.nodes[2], fleet.fresh) = (met, other.nodes[2].clone(), 10_000);
+    fleet.rest(&[0, 2]);
+    let held = fleet.memory(2).usable();
+    assert_eq!((held.len(), fleet.memory(2).holdings.contains_key(&early)), (1, false));
+    fleet.rest(&[0, 2, 3]);
+    assert_eq!(fleet.memory(2).usable(), held);
+    assert!(fleet.memory(3).usable().iter().all(|part| !part.contains(&held[0]) && !held[0].contains(part)));
+}
+
+/// Nor is a claim confirmed by what is built upon that, before it is sealed.
+#[test]
+fn what_stood_in_a_joined_state_was_not_firm_before() {
+    let mut fleet = Fleet::new(vec![want(0), want(1)]);
+    fleet.rest(&[0]);
+    fleet.rest(&[1]);
+    let (block, record) = fleet.view.blocks.first_key_value().map(|(block, record)| (*block, record.clone())).unwrap();
+    let stale = Record { id: RecordId::new(9), claims: BTreeMap::new(), ..record };
+    let of = |record: &Record| BTreeMap::from([(block, record.clone())]);
+    for (store, told) in [(&record, &stale), (&stale, &record)] {
+        let joined = ahead(&of(store), &of(told));
+        assert!(joined[&block].joined && joined[&block].claims == record.claims);
+        assert!([store, told].iter().all(|one| ahead(&joined, &of(one)).is_empty()));
+        let writer = Writer { author: InstanceId::new(9), incarnation: 1, id: RecordId::new(10) };
+        let after = joined[&block].after(writer, record.claims.clone());
+        assert!(!after.joined && after.claims.values().all(|claim| !claim.kept));
+    }
 }

@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{Action, Scene, commit, witness};
+use super::{Action, Scene, commit, part, witness};
 use crate::charter::Charter;
 use crate::identity::{ClaimId, InstanceId};
-use crate::memory::{Hold, Holding};
+use crate::memory::Holding;
 use crate::plan::Pool;
 use crate::record::Record;
 use crate::view::{Key, Value};
 
 pub(super) fn step(scene: &Scene<'_>) -> Option<Action> {
     give_up(scene)
+        .or_else(|| part::narrow(scene))
         .or_else(|| remove(scene))
         .or_else(|| scene.wish.blocks.iter().find_map(|(pool, count)| claim(scene, pool, *count)))
 }
@@ -30,11 +31,19 @@ fn claim(scene: &Scene<'_>, pool: &str, count: usize) -> Option<Action> {
     if scene.is_removed() || scene.memory.blocks_in(pool).count() >= count {
         return None;
     }
-    let block = choose(scene, pool)?;
-    let holding = Holding { block, state: Hold::Pending };
+    let (block, part) = choose(scene, pool).map(|block| (block, None)).or_else(|| part::choose(scene, pool))?;
     Some(scene.save(|memory| {
-        memory.holdings.insert(ClaimId::new(scene.fresh), holding);
+        memory.holdings.insert(ClaimId::new(scene.fresh), Holding::pending(block, part));
     }))
+}
+
+/// Whether it would claim more, and finds nothing.
+pub(super) fn is_lacking(scene: &Scene<'_>, pool: &str, count: usize) -> bool {
+    let Some(pool) = scene.charter.plan.pool(pool) else { return false };
+    !scene.is_removed()
+        && scene.memory.blocks_in(pool).count() < count
+        && choose(scene, pool).is_none()
+        && part::choose(scene, pool).is_none()
 }
 
 fn choose(scene: &Scene<'_>, pool: &Pool) -> Option<IpNet> {

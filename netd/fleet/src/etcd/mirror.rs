@@ -11,7 +11,8 @@ use super::client::{Listing, Seen, Words, Write};
 use super::keys::{ForeignError, Keys, Place, decode, encode, peer};
 use crate::identity::{InstanceId, NodeName};
 use crate::peers::{NodeRecord, Peers};
-use crate::record::Record;
+use crate::record::Claim;
+use crate::span::holds;
 use crate::view::{Key, Txn, Value, View};
 
 /// Keys that one transaction takes away beside the protocol's: etcd takes 128 operations.
@@ -197,16 +198,25 @@ impl Mirror {
     }
 
     fn with_own_blocks(&self, record: &NodeRecord) -> NodeRecord {
-        let is_own = |block: &IpNet| record.instance.is_some_and(|owner| self.is_of(*block, owner));
-        NodeRecord { blocks: record.blocks.iter().copied().filter(is_own).collect(), ..record.clone() }
+        let own = |owner| record.blocks.iter().flat_map(move |said| self.own_of(*said, owner));
+        NodeRecord { blocks: record.instance.into_iter().flat_map(own).collect(), ..record.clone() }
     }
 
-    fn is_of(&self, block: IpNet, owner: InstanceId) -> bool {
-        let number = self.incarnation();
-        let is_firm = |record: &&Record| record.sealed || record.incarnation < number;
-        let record = self.view.blocks.get(&block).filter(is_firm).filter(|record| !record.is_disputed());
-        record.is_some_and(|record| record.claims.values().any(|claim| claim.owner == owner))
+    /// What of this range the store knows to be the owner's.
+    fn own_of(&self, said: IpNet, owner: InstanceId) -> Vec<IpNet> {
+        let around = self.view.blocks.range(..=said).next_back().filter(|(block, _)| holds(**block, said));
+        let Some((block, record)) = around else { return Vec::new() };
+        let is_firm = record.sealed || record.incarnation < self.incarnation();
+        // Who shares a block keeps its part while another's claim is witnessed.
+        let counts = |claim: &Claim| claim.owner == owner && (claim.kept || is_firm);
+        let own = record.claims.iter().filter(|(id, claim)| counts(claim) && !record.is_disputed(**id));
+        own.filter_map(|(_, claim)| common(said, claim.part.unwrap_or(*block))).collect()
     }
+}
+
+/// The narrower of two of which one lies in the other.
+fn common(one: IpNet, other: IpNet) -> Option<IpNet> {
+    if holds(one, other) { Some(other) } else { Some(one).filter(|one| holds(other, *one)) }
 }
 
 /// Nobody speaks for another name than the one that he writes under.

@@ -16,7 +16,7 @@ use super::hearsay::Hearsay;
 use super::keys::ForeignError;
 use super::mirror::Mirror;
 use super::talk::Talk;
-use crate::decide::{Action, decide};
+use crate::decide::{Action, decide, lacks};
 use crate::disk::{DiskError, random};
 use crate::memory::Memory;
 use crate::peers::NodeRecord;
@@ -301,7 +301,9 @@ impl<'a> Session<'a> {
             return Ok(false);
         }
         let before = self.mirror.peers.get(self.node.memory.name.as_str());
-        let Some(record) = self.node.record(before) else { return Ok(false) };
+        let Some(mut record) = self.node.record(before) else { return Ok(false) };
+        let lacks = lacks(&self.node.memory, &self.mirror.view, &self.node.wish.borrow());
+        record.lending.iter_mut().for_each(|lending| lending.lacks.clone_from(&lacks));
         if self.said.as_ref() == Some(&record) || (before.is_none() && !self.is_up_to_date()) {
             return Ok(false);
         }

@@ -62,6 +62,7 @@ fn joined(cluster: &Cluster, settings: EtcdSettings, disk: &str, name: &str, blo
         labels: BTreeMap::new(),
         version: "test".to_owned(),
         needs: None,
+        lending: None,
     };
     Fleet::join(settings, &cluster.folder.path().join(disk), record, wish).unwrap()
 }
@@ -283,5 +284,57 @@ fn a_store_that_was_set_back_gives_no_block_away() {
         let b = node(&cluster, "b", "b", 1);
         settled(&b, 2).await;
         assert_eq!(blocks(&b, 1).await, held);
+    });
+}
+
+/// Also not by a store that forgot what was given up, and who took it.
+#[test]
+fn what_one_gives_up_of_a_block_another_gets_and_returns() {
+    let mut cluster = Cluster::start(1);
+    let (founder, copied) = (cluster.data(0), cluster.folder.path().join("copy"));
+    let lacks = |peers: &Peers, who: &str| {
+        peers.get(&name(who)).and_then(|peer| peer.lending.as_ref()).is_some_and(|lending| !lending.lacks.is_empty())
+    };
+    let whole = play(&cluster, async || {
+        let a = node(&cluster, "a", "a", 3);
+        blocks(&a, 3).await
+    });
+    cluster.kill(0);
+    copy(&founder, &copied);
+    cluster.launch(0);
+    cluster.wait();
+    let (kept, half) = play(&cluster, async || {
+        let (a, b) = (node(&cluster, "a", "a", 3), node(&cluster, "b", "b", 1));
+        peers(&a, |peers| lacks(peers, "b")).await;
+        let memory = a.blocks().memory().borrow().clone();
+        let (claim, holding) = memory.holdings.iter().next_back().unwrap();
+        let halves: Vec<IpNet> = holding.range().subnets(25).unwrap().collect();
+        a.blocks().keep(*claim, halves[1]);
+        assert_eq!(blocks(&b, 1).await, BTreeSet::from([halves[0]]));
+        let kept = until(a.blocks().memory(), |memory| memory.blocks().any(|block| block == halves[1])).await;
+        let kept: BTreeSet<IpNet> = kept.blocks().collect();
+        peers(&b, |peers| peers[&name("a")].blocks == kept).await;
+        peers(&a, |peers| peers[&name("b")].blocks == BTreeSet::from([halves[0]]) && !lacks(peers, "b")).await;
+        (kept, halves[0])
+    });
+    assert!(kept != whole && kept.len() == 3);
+    // The store knows neither b nor that anything was given up.
+    cluster.kill(0);
+    fs::remove_dir_all(&founder).unwrap();
+    copy(&copied, &founder);
+    cluster.launch(0);
+    cluster.wait();
+    play(&cluster, async || {
+        let (c, a) = (node(&cluster, "c", "c", 1), node(&cluster, "a", "a", 3));
+        settled(&a, 2).await;
+        let b = node(&cluster, "b", "b", 1);
+        peers(&a, |peers| peers.get(&name("b")).is_some_and(|b| b.blocks.contains(&half)) && lacks(peers, "c")).await;
+        assert_eq!((blocks(&a, 3).await, blocks(&b, 1).await), (kept, BTreeSet::from([half])));
+        assert!(c.usable().borrow().is_empty());
+        // What is returned the next one has.
+        let claim = *b.blocks().memory().borrow().holdings.keys().next().unwrap();
+        b.blocks().give_up(claim);
+        assert_eq!(blocks(&c, 1).await, BTreeSet::from([half]));
+        blocks(&b, 0).await;
     });
 }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::protocol::{Charter, ClaimId, FleetId, Hold, IncarnationId, InstanceId, Key, Phase, Value, View, decide};
+use ipnet::IpNet;
+
+use crate::protocol::{
+    Charter, ClaimId, FleetId, Hold, IncarnationId, InstanceId, Key, Phase, Record, Value, View, decide,
+};
 
 use crate::chance::Chance;
 use crate::laws::{Fault, Law};
@@ -25,11 +29,12 @@ impl World {
         self.go_on(&all, steps)
     }
 
-    fn go_on(&mut self, some: &[usize], steps: usize) -> Result<(), Fault> {
+    pub(crate) fn go_on(&mut self, some: &[usize], steps: usize) -> Result<(), Fault> {
         for _ in 0..steps {
             let Some(at) = self.chance.one(some) else { return Ok(()) };
-            match self.chance.below(60) {
+            match self.chance.below(61) {
                 0 => self.wish(at),
+                60 => self.part_one(at),
                 1..=3 => self.write(at),
                 4..=7 => drop(self.decide_one(at)),
                 8..=10 => self.hear_some(at),
@@ -41,184 +46,10 @@ impl World {
         Ok(())
     }
 
-    /// Some nodes go on while the others are cut off, the store is set back to before that, and others have their turn, and
-    /// so on: a store that remembers now this, now that.
-    pub(crate) fn fork(&mut self) -> Result<(), Fault> {
-        let mut copies = vec![self.store.copy()];
-        for _ in 0..2 + self.chance.below(4) {
-            let few = 2 + self.chance.below(2);
-            let (some, others): (Vec<usize>, Vec<usize>) =
-                (0..self.machines.len()).partition(|_| self.chance.once_in(few));
-            self.part(&some, &others)?;
-            if self.chance.once_in(2) {
-                copies.push(self.store.copy());
-            }
-            if self.chance.once_in(10) {
-                let at = self.chance.below(self.machines.len());
-                self.destroy(at);
-            }
-            let copy = self.chance.one(&copies).filter(|copy| self.is_within_limits(*copy));
-            if let Some(copy) = copy.filter(|_| !self.chance.once_in(3)) {
-                self.set_back_to(copy);
-            }
-        }
-        if self.chance.once_in(2) {
-            self.machines.iter_mut().for_each(|machine| machine.is_cut_off = false);
-        }
-        Ok(())
-    }
-
-    /// One change of witnesses follows the other, each known to some nodes only; then the store is set back, mostly far.
-    pub(crate) fn lineage(&mut self) -> Result<(), Fault> {
-        let mut copies = vec![self.store.copy()];
-        for _ in 0..1 + self.chance.below(4) {
-            if self.chance.once_in(4) {
-                let (at, other) = (self.chance.below(self.machines.len()), self.chance.below(self.machines.len()));
-                if self.chance.once_in(2) {
-                    self.destroy(other);
-                }
-                self.remove(at);
-            }
-            self.some_go_on(&mut copies)?;
-        }
-        for _ in 0..1 + self.chance.below(3) {
-            let copy = self.chance.below(copies.len()).min(self.chance.below(copies.len()));
-            if self.is_within_limits(copies[copy]) {
-                self.set_back_to(copies[copy]);
-            }
-            self.some_go_on(&mut copies)?;
-        }
-        Ok(())
-    }
-
-    /// Nodes claim the same blocks, each in a store that forgot the others' claims; then they meet, perhaps more than once.
-    pub(crate) fn rivals(&mut self) -> Result<(), Fault> {
-        let all: Vec<usize> = (0..self.machines.len()).collect();
-        if self.chance.once_in(2) {
-            self.set_back();
-            self.until_settling(&all)?;
-        }
-        let mut copies = vec![self.store.copy()];
-        let rounds = 2 + self.chance.below(2);
-        for round in 1..=rounds {
-            for at in 0..self.machines.len() {
-                self.want(at, 1 + at % 2);
-            }
-            let (some, others): (Vec<usize>, Vec<usize>) =
-                (0..self.machines.len()).partition(|_| self.chance.once_in(2));
-            self.part(&some, &others)?;
-            copies.push(self.store.copy());
-            if self.is_within_limits(copies[0]) && round < rounds {
-                self.set_back_to(copies[0]);
-            }
-        }
-        match self.chance.below(6) {
-            0 | 1 => self.destroy_one_with_claims(),
-            2 => {
-                let at = self.chance.below(self.machines.len());
-                self.remove_living(at);
-            }
-            _ => {}
-        }
-        for _ in 0..1 + self.chance.below(3) {
-            let copy = self.chance.one(&copies).filter(|copy| self.is_within_limits(*copy));
-            if let Some(copy) = copy.filter(|_| self.chance.once_in(2)) {
-                self.set_back_to(copy);
-            }
-            self.machines.iter_mut().for_each(|machine| machine.is_cut_off = false);
-            let steps = self.chance.below(30 * all.len());
-            self.go_on(&all, steps)?;
-        }
-        Ok(())
-    }
-
-    /// Stops somewhere while the store is told what it forgot.
-    fn until_settling(&mut self, all: &[usize]) -> Result<(), Fault> {
-        self.machines.iter_mut().for_each(|machine| machine.is_cut_off = false);
-        for _ in 0..30 * all.len() {
-            let is_settling = self.store.charter().is_some_and(|charter| !charter.is_open());
-            if is_settling && self.chance.once_in(6) {
-                return Ok(());
-            }
-            self.go_on(all, 1)?;
-        }
-        Ok(())
-    }
-
-    fn destroy_one_with_claims(&mut self) {
-        let has_some = |at: &usize| !self.machines[*at].memory.holdings.is_empty();
-        let some: Vec<usize> = (0..self.machines.len()).filter(has_some).collect();
-        if let Some(at) = self.chance.one(&some) {
-            self.destroy(at);
-        }
-    }
-
-    /// All witnesses are gone, and the store is set back; an operator says that nobody is to wait for them. One comes back
-    /// later.
-    pub(crate) fn oblivion(&mut self) -> Result<(), Fault> {
-        let copy = self.store.copy();
-        let all: Vec<usize> = (0..self.machines.len()).collect();
-        if !self.is_within_limits(copy) {
-            return Ok(());
-        }
-        self.go_on(&all, 40 * all.len())?;
-        let late = self.chance.below(all.len());
-        self.machines[late].is_cut_off = true;
-        let witnesses = self.store.charter().map(|charter| charter.witnesses.clone()).unwrap_or_default();
-        for at in all.iter().filter(|at| **at != late) {
-            if witnesses.contains(&self.machines[*at].instance()) {
-                self.destroy(*at);
-            }
-        }
-        self.set_back_to(copy);
-        let rest: Vec<usize> = (0..self.machines.len()).filter(|at| *at != late).collect();
-        rest.iter().for_each(|at| self.abandon(*at));
-        self.go_on(&rest, 60 * rest.len())?;
-        self.machines[late].is_cut_off = false;
-        Ok(())
-    }
-
-    fn want(&mut self, at: usize, count: usize) {
+    pub(crate) fn want(&mut self, at: usize, count: usize) {
         let machine = &mut self.machines[at];
         machine.wish.blocks.insert(POOL.to_owned(), count);
         machine.most = machine.most.max(count);
-    }
-
-    fn some_go_on(&mut self, copies: &mut Vec<usize>) -> Result<(), Fault> {
-        let (some, others): (Vec<usize>, Vec<usize>) = (0..self.machines.len()).partition(|_| !self.chance.once_in(3));
-        self.part(&some, &others)?;
-        if !self.chance.once_in(3) {
-            copies.push(self.store.copy());
-        }
-        match self.chance.below(8) {
-            0..=2 => some.iter().for_each(|at| self.crash(*at)),
-            3 => {
-                let at = self.chance.below(self.machines.len());
-                self.destroy(at);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn part(&mut self, some: &[usize], others: &[usize]) -> Result<(), Fault> {
-        others.iter().for_each(|at| self.machines[*at].is_cut_off = true);
-        if self.chance.once_in(2) {
-            // The others have been away for long.
-            self.leases.clear();
-        }
-        for at in some {
-            self.machines[*at].is_cut_off = false;
-            self.start(*at);
-            self.tire(*at);
-            self.renew(*at);
-            if self.chance.once_in(2) {
-                let count = self.chance.below(4);
-                self.want(*at, count);
-            }
-        }
-        let steps = if self.chance.once_in(2) { 60 * some.len() } else { self.chance.below(20 * some.len() + 1) };
-        self.go_on(some, steps)
     }
 
     pub(crate) fn disturb(&mut self, event: Event) {
@@ -264,9 +95,20 @@ impl World {
         self.crash(at);
     }
 
-    fn crash(&mut self, at: usize) {
+    pub(crate) fn crash(&mut self, at: usize) {
         let is_written = self.chance.once_in(2);
         self.change(at, |machine| machine.crash(is_written));
+    }
+
+    /// Often one that wrote what nobody has sealed yet.
+    pub(crate) fn destroy_one(&mut self, at: usize) {
+        let wrote = |at: &usize| {
+            let is_its = |record: &Record| !record.sealed && record.author == self.machines[*at].instance();
+            !self.machines[*at].is_destroyed && self.store.records().any(|(_, record)| is_its(record))
+        };
+        let authors: Vec<usize> = (0..self.machines.len()).filter(wrote).collect();
+        let at = self.chance.one(&authors).filter(|_| self.chance.once_in(2)).unwrap_or(at);
+        self.destroy(at);
     }
 
     /// The node is gone, its disk and its sandboxes with it; sometimes another is built under its name.
@@ -313,7 +155,7 @@ impl World {
         self.set_back_to(copy);
     }
 
-    fn set_back_to(&mut self, copy: usize) {
+    pub(crate) fn set_back_to(&mut self, copy: usize) {
         self.store.set_back(copy);
         self.note_set_back();
     }
@@ -333,7 +175,7 @@ impl World {
     }
 
     /// A copy from before the fleet was founded, or of another founding, names nobody who could remember.
-    fn is_within_limits(&self, copy: usize) -> bool {
+    pub(crate) fn is_within_limits(&self, copy: usize) -> bool {
         self.store.charter_of_copy(copy).is_some()
     }
 
@@ -367,6 +209,21 @@ impl World {
             machine.wish.give_up.insert(id);
             machine.wish.blocks.insert(POOL.to_owned(), 0);
         }
+    }
+
+    /// It is to keep a half of what it holds.
+    pub(crate) fn part_one(&mut self, at: usize) {
+        let held: Vec<(ClaimId, IpNet)> = self.machines[at].held().into_iter().collect();
+        let Some((id, range)) = self.chance.one(&held).filter(|(_, range)| range.prefix_len() < 32) else { return };
+        self.narrow(at, id, range);
+    }
+
+    pub(crate) fn narrow(&mut self, at: usize, id: ClaimId, range: IpNet) {
+        let halves: Vec<IpNet> = range.subnets(range.prefix_len() + 1).unwrap().collect();
+        let half = halves[self.chance.below(halves.len())];
+        let machine = &mut self.machines[at];
+        machine.kept.insert((id, half));
+        machine.wish.keep.insert(id, half);
     }
 
     /// Nodes that are gone, and of which nobody else has the identity.

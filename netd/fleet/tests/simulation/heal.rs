@@ -17,7 +17,7 @@ impl World {
     /// # Errors
     /// What does not come to rest, or is left behind.
     pub(crate) fn heal(&mut self) -> Result<(), Fault> {
-        let disputes = self.store.records().filter(|(_, record)| record.claims.len() > 1).count();
+        let disputes = self.store.records().filter(|(_, record)| is_disputed(record)).count();
         self.tally.disputes += disputes as u64;
         self.tell(|| "all faults end".to_owned());
         for at in 0..self.machines.len() {
@@ -144,13 +144,12 @@ impl World {
     }
 
     fn is_served(&self, is_left: impl Fn(&Self, &Record) -> bool) -> Result<(), Fault> {
+        let pool = &self.plan.pools()[0];
         let is_free = |block: &IpNet| {
-            self.store
-                .record(&Key::Block(*block))
-                .is_none_or(|record| record.claims.is_empty() && !is_left(self, record))
+            let record = self.store.record(&Key::Block(*block));
+            record.is_none_or(|record| !record.free(*block).is_empty() && !is_left(self, record))
         };
-        let IpNet::V4(range) = self.plan.pools()[0].range else { return Ok(()) };
-        let free = range.subnets(30).unwrap().map(IpNet::V4).filter(is_free).count();
+        let free = pool.range.subnets(pool.block).unwrap().filter(is_free).count();
         let is_part = |machine: &Machine| machine.running.is_some() && !self.removed.contains(&machine.instance());
         for (at, machine) in self.machines.iter().enumerate().filter(|(_, machine)| is_part(machine)) {
             let held = machine.confirmed().len();
@@ -168,7 +167,7 @@ impl World {
         let alive = self.machines.iter().filter(|machine| !machine.is_destroyed);
         let confirmed: BTreeSet<_> = alive.flat_map(Machine::confirmed).collect();
         let is_contested =
-            |record: &Record| record.claims.len() > 1 && record.claims.keys().any(|id| confirmed.contains(id));
+            |record: &Record| record.claims.keys().any(|id| confirmed.contains(id) && record.is_disputed(*id));
         match self.store.records().find(|(_, record)| is_contested(record)) {
             Some((key, _)) => Err(Fault { law: Law::Leftover, text: format!("{key:?} is in dispute") }),
             None => Ok(()),
@@ -185,17 +184,18 @@ impl World {
     /// What the store says is what the nodes hold, and nothing else.
     fn is_clean(&self) -> Result<(), Fault> {
         let left = |text: String| Err(Fault { law: Law::Leftover, text });
-        let claimed: BTreeSet<_> = self.store.records().flat_map(|(_, record)| record.claims.keys().copied()).collect();
+        let parts = |record: &Record| record.claims.iter().map(|(id, claim)| (*id, claim.part)).collect::<Vec<_>>();
+        let claimed: BTreeSet<_> = self.store.records().flat_map(|(_, record)| parts(record)).collect();
         let alive = self.machines.iter().filter(|machine| !machine.is_destroyed);
         let holdings: Vec<_> = alive.flat_map(|machine| &machine.memory.holdings).collect();
-        let held: BTreeSet<_> = holdings.iter().map(|(id, _)| **id).collect();
+        let held: BTreeSet<_> = holdings.iter().map(|(id, holding)| (**id, holding.part)).collect();
         if let Some((id, _)) = holdings.iter().find(|(_, holding)| holding.state != Hold::Confirmed) {
             return left(format!("{id} is neither confirmed nor given up"));
         }
         if claimed != held {
             return left(format!("the store knows {claimed:?}, and the nodes hold {held:?}"));
         }
-        if let Some((key, _)) = self.store.records().find(|(_, record)| record.claims.len() > 1) {
+        if let Some((key, _)) = self.store.records().find(|(_, record)| is_disputed(record)) {
             return left(format!("{key:?} is in dispute"));
         }
         let dead = self.store.charter().filter(|charter| {
@@ -218,4 +218,8 @@ impl World {
             None => Ok(()),
         }
     }
+}
+
+fn is_disputed(record: &Record) -> bool {
+    record.claims.keys().any(|id| record.is_disputed(*id))
 }

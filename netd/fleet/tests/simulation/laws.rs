@@ -1,11 +1,11 @@
 //! What must never be, whatever happens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::protocol::{Charter, ClaimId, Hold, IncarnationId, InstanceId, Key, Memory, Phase, Record, Value};
+use crate::protocol::{Charter, Claim, ClaimId, Hold, IncarnationId, InstanceId, Key, Memory, Phase, Record, Value};
 
 use crate::machine::Machine;
 use crate::store::Request;
@@ -41,8 +41,12 @@ pub(crate) enum Law {
     Unremembered,
     /// Nobody builds upon what is not firm.
     Hasty,
-    /// Nobody claims a block that is claimed.
+    /// Nobody claims what is claimed.
     Rival,
+    /// A claim becomes narrower, and never wider,
+    Wider,
+    /// nor too small to be of use.
+    Crumb,
     /// Nobody goes back to a charter of before, or begins one.
     Backwards,
     /// Who tells in an incarnation has it on its disk,
@@ -99,17 +103,31 @@ impl World {
     /// Changes what a node remembers, and looks what becomes of its claims.
     pub(crate) fn change(&mut self, at: usize, change: impl FnOnce(&mut Machine)) {
         let before = self.machines[at].memory.clone();
-        let confirmed = self.machines[at].confirmed();
-        let is_excused = |id: &ClaimId| self.is_excused(at, *id);
-        let excused: BTreeSet<ClaimId> = confirmed.iter().copied().filter(is_excused).collect();
+        let held = self.machines[at].held();
+        let is_excused = |id: &&ClaimId| self.is_excused(at, **id);
+        let excused: BTreeSet<ClaimId> = held.keys().filter(is_excused).copied().collect();
         let machine = &mut self.machines[at];
         change(machine);
-        let after = machine.confirmed();
-        self.tally.confirmed += after.difference(&confirmed).count() as u64;
-        let lost = confirmed.difference(&after).find(|id| !excused.contains(*id)).copied();
+        machine.note_claims();
+        let after = machine.held();
+        let new = after.iter().filter(|(id, _)| !held.contains_key(id));
+        let parts = new.clone().filter(|(id, _)| machine.memory.holdings[id].claimed.is_some()).count();
+        self.tally.confirmed += new.count() as u64;
+        self.tally.tenants += parts as u64;
+        let is_kept = |id: &ClaimId, range: &IpNet| {
+            after.get(id).is_some_and(|now| now == range || range.contains(now) && machine.kept.contains(&(*id, *now)))
+        };
+        let is_lost = |(id, range): &(&ClaimId, &IpNet)| !excused.contains(*id) && !is_kept(id, range);
+        let lost = held.iter().find(is_lost).map(|(id, _)| *id);
+        self.tally.parted +=
+            held.iter().filter(|(id, range)| after.get(id).is_some_and(|now| now != *range)).count() as u64;
         let (known, now) = (number(&before), number(&machine.memory));
+        let smallest = self.plan.pools()[0].smallest();
+        if let Some(crumb) = after.values().find(|range| range.prefix_len() > smallest) {
+            self.breaks(Law::Crumb, || format!("n{at} keeps {crumb}"));
+        }
         if let Some(id) = lost {
-            self.breaks(Law::Lost, || format!("n{at} loses {id}, which was confirmed"));
+            self.breaks(Law::Lost, || format!("n{at} loses {id}, which was confirmed, or some of it"));
         }
         if now < known {
             self.breaks(Law::Backwards, || format!("n{at} goes back from the charter {known}"));
@@ -126,17 +144,16 @@ impl World {
     }
 
     fn is_anothers(&self, machine: &Machine, id: ClaimId) -> bool {
-        let Some(block) = machine.memory.holdings.get(&id).map(|holding| holding.block) else { return false };
+        let Some(own) = machine.memory.holdings.get(&id) else { return false };
+        let block = own.block;
+        let then = machine.claimed_at.get(&id).copied().unwrap_or(0);
         let known = machine.memory.table.get(&block);
-        let then = known.map_or(0, |record| record.epoch);
-        let is_seen = known.is_some_and(|record| !record.claims.contains_key(&id));
+        let is_seen = known.is_some_and(|record| record.epoch > then && !record.claims.contains_key(&id));
         let view = machine.running.as_ref().and_then(|running| running.view.as_ref());
         let seen = view.and_then(|view| view.blocks.get(&block));
-        let is_later = |record: &Record| record.epoch > then || record.claims.len() > 1;
-        let holds = |other: &Machine| {
-            other.instance() != machine.instance()
-                && other.memory.holdings.values().any(|one| one.block == block && one.state == Hold::Confirmed)
-        };
+        let is_later = |record: &Record| record.epoch > then || record.is_disputed(id);
+        let meets = |range: &IpNet| range.contains(&own.range()) || own.range().contains(range);
+        let holds = |other: &Machine| other.instance() != machine.instance() && other.held().values().any(&meets);
         is_seen
             || seen.into_iter().chain(self.store.record(&Key::Block(block))).any(is_later)
             || self.machines.iter().any(holds)
@@ -144,17 +161,20 @@ impl World {
 
     fn check_disk(&mut self, at: usize) {
         let disk = self.machines[at].disk();
-        let is_saved = |id: &ClaimId| disk.holdings.get(id).is_some_and(|holding| holding.state == Hold::Confirmed);
-        let unsaved = self.machines[at].confirmed().into_iter().find(|id| !is_saved(id));
-        if let Some(id) = unsaved {
+        let is_saved = |id: &ClaimId, range: &IpNet| {
+            let saved = disk.holdings.get(id).filter(|holding| holding.state == Hold::Confirmed);
+            saved.is_some_and(|holding| holding.range() == *range)
+        };
+        let unsaved = self.machines[at].held().into_iter().find(|(id, range)| !is_saved(id, range));
+        if let Some((id, _)) = unsaved {
             self.breaks(Law::Unsaved, || format!("n{at} uses {id}, of which its disk knows nothing"));
         }
     }
 
-    /// Claims that are in use somewhere, or were when their node was destroyed.
-    fn in_use(&self) -> BTreeSet<ClaimId> {
+    /// Claims that are in use somewhere, or were when their node was destroyed, with what is used.
+    fn in_use(&self) -> BTreeMap<ClaimId, IpNet> {
         let kept = self.machines.iter().filter(|machine| !self.removed.contains(&machine.instance()));
-        kept.flat_map(Machine::confirmed).collect()
+        kept.flat_map(Machine::held).collect()
     }
 
     /// Before the store does something.
@@ -173,25 +193,38 @@ impl World {
 
     fn judge_record(&mut self, key: &Key, now: &Record) {
         let taken = self.missing(key, now);
-        if !taken.is_empty() {
+        let is_open = self.store.charter().is_some_and(Charter::is_open);
+        // A claim that was lost and made again later may be missing in the states between: the opening tells.
+        let is_told = !is_open && self.store.record(key).is_some_and(|before| before.epoch < now.epoch);
+        if !taken.is_empty() && !is_told {
             let in_use = self.in_use();
-            if let Some(id) = taken.intersection(&in_use).next().copied() {
+            let is_left = |id: &ClaimId, used: &IpNet| now.claims.get(id).is_some_and(|claim| covers(claim, used));
+            let gone = in_use.iter().find(|(id, used)| taken.contains(*id) && !is_left(id, used));
+            if let Some(id) = gone.map(|(id, _)| *id) {
                 self.breaks(Law::Taken, || format!("{id} is taken out of the store while it is in use"));
             }
         }
         let before = self.store.record(key);
         let is_rival = before.is_some_and(|before| {
-            !before.claims.is_empty() && now.claims.keys().any(|id| !before.claims.contains_key(id))
+            let mut new = now.claims.iter().filter(|(id, _)| !before.claims.contains_key(id));
+            new.any(|(_, claim)| before.claims.values().any(|other| other.meets(claim)))
+        });
+        let is_wider = before.is_some_and(|before| {
+            let mut known = now.claims.iter().filter_map(|(id, claim)| Some((claim, before.claims.get(id)?)));
+            known.any(|(claim, before)| !is_within(claim, before))
         });
         let number = self.store.charter().map_or(0, |charter| charter.number);
         let is_hasty =
             before.is_some_and(|before| before.epoch != now.epoch && !before.sealed && before.incarnation >= number);
         let is_sealed = now.sealed && before.is_none_or(|before| !before.sealed);
-        if !self.store.charter().is_some_and(Charter::is_open) {
+        if !is_open {
             return;
         }
         if is_rival {
             self.breaks(Law::Rival, || format!("{key:?} is claimed twice"));
+        }
+        if is_wider {
+            self.breaks(Law::Wider, || format!("a claim of {key:?} becomes wider"));
         }
         if is_hasty {
             self.breaks(Law::Hasty, || format!("{key:?} changes before it is firm"));
@@ -251,9 +284,11 @@ impl World {
         2 * charter.witnesses.intersection(&those).count() > charter.witnesses.len()
     }
 
+    /// Claims that are not there any more, or not as they were.
     fn missing(&self, key: &Key, now: &Record) -> BTreeSet<ClaimId> {
-        let before = self.store.record(key).into_iter().flat_map(|record| record.claims.keys());
-        before.filter(|id| !now.claims.contains_key(id)).copied().collect()
+        let before = self.store.record(key).into_iter().flat_map(|record| &record.claims);
+        let is_other = |id: &ClaimId, claim: &Claim| now.claims.get(id).is_none_or(|now| now.part != claim.part);
+        before.filter(|(id, claim)| is_other(id, claim)).map(|(id, _)| *id).collect()
     }
 
     /// After a charter was written.
@@ -282,9 +317,10 @@ impl World {
         if self.begun != Some(id) {
             return;
         }
-        let known: BTreeSet<ClaimId> =
-            self.store.records().flat_map(|(_, record)| record.claims.keys().copied()).collect();
-        if let Some(id) = self.in_use().into_iter().find(|id| !known.contains(id)) {
+        let known: BTreeMap<ClaimId, Claim> =
+            self.store.records().flat_map(|(_, record)| record.claims.clone()).collect();
+        let is_there = |id: &ClaimId, used: &IpNet| known.get(id).is_some_and(|claim| covers(claim, used));
+        if let Some((id, _)) = self.in_use().into_iter().find(|(id, used)| !is_there(id, used)) {
             self.breaks(Law::Forgotten, || format!("the store opens without {id}, which is in use"));
         }
         let opened = self.store.charter().map_or(0, |charter| charter.number);
@@ -307,8 +343,18 @@ impl World {
 
 /// A later state, or of the same epoch one with all of its claims.
 fn has_all_of(one: &Record, other: &Record) -> bool {
-    let has_claims = || other.claims.keys().all(|id| one.claims.contains_key(id));
+    let has_claims =
+        || other.claims.iter().all(|(id, claim)| one.claims.get(id).is_some_and(|own| is_within(own, claim)));
     one.epoch > other.epoch || one.epoch == other.epoch && has_claims()
+}
+
+/// Whether a claim is one to all of this range, which is of its block.
+fn covers(claim: &Claim, range: &IpNet) -> bool {
+    claim.part.is_none_or(|part| part.contains(range))
+}
+
+fn is_within(inner: &Claim, outer: &Claim) -> bool {
+    outer.part.is_none_or(|outer| inner.part.is_some_and(|inner| outer.contains(&inner)))
 }
 
 fn number(memory: &Memory) -> u64 {

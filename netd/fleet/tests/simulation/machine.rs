@@ -20,6 +20,10 @@ pub(crate) struct Machine {
     pub(crate) wish: Wish,
     /// Most blocks that it ever wished.
     pub(crate) most: usize,
+    /// All that it ever wished to keep of its claims.
+    pub(crate) kept: BTreeSet<(ClaimId, IpNet)>,
+    /// The latest epoch in which it remembered each of its claims.
+    pub(crate) claimed_at: BTreeMap<ClaimId, u64>,
     /// Its clock beside the world's.
     pub(crate) offset: i64,
     /// When it last heard that its lease lives, by its own clock.
@@ -56,6 +60,8 @@ impl Machine {
             running: Some(Running::default()),
             most: wish.blocks.values().sum(),
             wish,
+            kept: BTreeSet::new(),
+            claimed_at: BTreeMap::new(),
             offset: 0,
             renewed: 0,
         }
@@ -84,6 +90,20 @@ impl Machine {
     pub(crate) fn confirmed(&self) -> BTreeSet<ClaimId> {
         let confirmed = self.memory.holdings.iter().filter(|(_, holding)| holding.state == Hold::Confirmed);
         confirmed.map(|(id, _)| *id).collect()
+    }
+
+    /// The same, with what is held.
+    pub(crate) fn held(&self) -> BTreeMap<ClaimId, IpNet> {
+        let confirmed = self.memory.holdings.iter().filter(|(_, holding)| holding.state == Hold::Confirmed);
+        confirmed.map(|(id, holding)| (*id, holding.range())).collect()
+    }
+
+    pub(crate) fn note_claims(&mut self) {
+        for (id, holding) in &self.memory.holdings {
+            let known = self.memory.table.get(&holding.block).filter(|record| record.claims.contains_key(id));
+            let then = self.claimed_at.entry(*id).or_default();
+            *then = known.map_or(*then, |record| record.epoch.max(*then));
+        }
     }
 
     pub(crate) fn is_idle(&self) -> bool {

@@ -1,5 +1,5 @@
-//! The protocol under every fault at once, from seeds. `NETD_FLEET_SCHEDULES=N` runs more of them, `NETD_FLEET_SEED=S` tells
-//! one.
+//! The protocol under every fault at once, from seeds. `NETD_FLEET_SCHEDULES=N` runs more of them, from
+//! `NETD_FLEET_FIRST=S` on, `NETD_FLEET_SEED=S` tells one.
 
 #![expect(clippy::unwrap_used, clippy::unwrap_in_result, reason = "a fault of the simulation ends it")]
 
@@ -15,6 +15,7 @@ mod machine;
 mod schedule;
 mod store;
 mod story;
+mod tales;
 mod world;
 
 use std::thread;
@@ -50,14 +51,16 @@ fn no_law_is_broken() {
         return;
     }
     let schedules = story::number("NETD_FLEET_SCHEDULES").unwrap_or(SCHEDULES);
-    let half = thread::spawn(move || play_many((0..schedules).step_by(2)));
-    let mut tally = play_many((1..schedules).step_by(2));
+    let first = story::number("NETD_FLEET_FIRST").unwrap_or(0);
+    let half = thread::spawn(move || play_many((first..first + schedules).step_by(2)));
+    let mut tally = play_many((first + 1..first + schedules).step_by(2));
     tally.add(&half.join().unwrap());
     story::say(&format!("{tally:?}"));
     // What never happened was not shown.
     assert_eq!(tally.schedules, schedules);
     assert!(tally.confirmed > schedules, "{tally:?}");
     assert!(tally.forgotten > 0 && tally.settled > 0 && tally.disputes > 0 && tally.late > 0, "{tally:?}");
+    assert!(tally.parted > schedules / 2 && tally.tenants > schedules / 4, "{tally:?}");
     assert!(2 * tally.settled_down > schedules, "{tally:?}");
 }
 

@@ -18,6 +18,7 @@ pub(crate) enum Event {
     Fork,
     Lineage,
     Rivals,
+    Tenants,
     Oblivion,
     Lose,
     Repeat,
@@ -34,6 +35,7 @@ pub(crate) enum Event {
     Empty,
     Compact,
     Wish,
+    Part,
     Remove,
     RemoveLiving,
     Abandon,
@@ -42,7 +44,7 @@ pub(crate) enum Event {
     Stray,
 }
 
-const EVENTS: [(Event, usize); 32] = [
+const EVENTS: [(Event, usize); 34] = [
     (Event::Decide, 60),
     (Event::Deliver, 70),
     (Event::Hear, 60),
@@ -52,8 +54,9 @@ const EVENTS: [(Event, usize); 32] = [
     (Event::Calm, 2),
     (Event::Fork, 1),
     (Event::Lineage, 1),
-    (Event::Rivals, 1),
-    (Event::Oblivion, 1),
+    (Event::Rivals, 2),
+    (Event::Tenants, 1),
+    (Event::Oblivion, 3),
     (Event::Lose, 2),
     (Event::Repeat, 3),
     (Event::Late, 3),
@@ -69,6 +72,7 @@ const EVENTS: [(Event, usize); 32] = [
     (Event::Empty, 1),
     (Event::Compact, 1),
     (Event::Wish, 6),
+    (Event::Part, 6),
     (Event::Remove, 1),
     (Event::RemoveLiving, 1),
     (Event::Abandon, 1),
@@ -113,7 +117,7 @@ fn weights(chance: &mut Chance) -> Vec<usize> {
     let is_wild = chance.once_in(2);
     let mut left_out = Vec::new();
     if !is_set_back {
-        left_out.extend([Event::Fork, Event::Lineage, Event::Rivals, Event::SetBack, Event::Empty]);
+        left_out.extend([Event::Fork, Event::Lineage, Event::Rivals, Event::Tenants, Event::SetBack, Event::Empty]);
     }
     if is_set_back && !is_lossy {
         left_out.push(Event::Abandon);

@@ -2,7 +2,7 @@
 
 use crate::driver::Driver;
 use crate::laws::Fault;
-use crate::protocol::{Key, Memory, Phase, Record, Txn, Value};
+use crate::protocol::{Claim, Key, Memory, Phase, Record, Txn, Value};
 use crate::schedule::Schedule;
 use crate::world::{Tally, World};
 
@@ -62,7 +62,8 @@ pub(crate) fn txn(txn: &Txn) -> String {
 pub(crate) fn memory(memory: &Memory) -> String {
     let charter = memory.charter.as_ref().map_or(0, |charter| charter.number);
     let table = memory.table.iter().map(|(block, record)| format!("{block}: {}", told(record)));
-    let holdings = memory.holdings.iter().map(|(id, one)| format!("{:.4} {:?}", id.to_string(), one.state));
+    let holdings =
+        memory.holdings.iter().map(|(id, one)| format!("{:.4} {:?} {}", id.to_string(), one.state, one.range()));
     let (table, holdings) = (table.collect::<Vec<_>>().join(", "), holdings.collect::<Vec<_>>().join(", "));
     format!("charter {charter}; {table}; holds {holdings}")
 }
@@ -85,7 +86,9 @@ fn put(key: &Key, value: &Value) -> String {
 }
 
 fn told(record: &Record) -> String {
-    let claims = record.claims.iter().map(|(id, claim)| format!("{:.4} of {}", id.to_string(), claim.name));
+    let part = |claim: &Claim| claim.part.map_or_else(String::new, |part| format!(" to {part}"));
+    let claims =
+        record.claims.iter().map(|(id, claim)| format!("{:.4} of {}{}", id.to_string(), claim.name, part(claim)));
     let claims = claims.collect::<Vec<_>>().join(" and ");
     let sealed = if record.sealed { "sealed, " } else { "" };
     format!("{sealed}{:.4}, epoch {}, [{claims}]", record.id.to_string(), record.epoch)

@@ -49,6 +49,9 @@ pub(crate) struct Tally {
     pub(crate) settled: u64,
     pub(crate) disputes: u64,
     pub(crate) late: u64,
+    /// Claims that became narrower, and claims to parts that were confirmed.
+    pub(crate) parted: u64,
+    pub(crate) tenants: u64,
     pub(crate) settled_down: u64,
     /// Rounds until nobody had anything left to do, at most.
     pub(crate) rounds: u64,
@@ -64,6 +67,8 @@ impl Tally {
         self.settled += other.settled;
         self.disputes += other.disputes;
         self.late += other.late;
+        self.parted += other.parted;
+        self.tenants += other.tenants;
         self.settled_down += other.settled_down;
         self.rounds = self.rounds.max(other.rounds);
     }
@@ -103,7 +108,7 @@ impl World {
     pub(crate) fn new(salt: u64, driver: Driver, is_told: bool) -> Self {
         let mut chance = Chance::new(salt);
         let count = [2, 3, 3, 4, 5, 5][chance.below(6)];
-        let plan = plan([30, 29, 29, 28][chance.below(4)]);
+        let plan = plan([28, 27, 27, 26][chance.below(4)]);
         let mut world = Self {
             driver,
             chance,
@@ -166,13 +171,14 @@ impl World {
             Event::Fork => self.fork()?,
             Event::Oblivion => self.oblivion()?,
             Event::Rivals => self.rivals()?,
+            Event::Tenants => self.tenants()?,
             Event::Lineage => self.lineage()?,
             Event::Lose | Event::Repeat => self.disturb(event),
             Event::Late => self.late(),
             Event::Tire => self.tire(at),
             Event::Crash => self.crash_one(at),
             Event::Start => self.start(at),
-            Event::Destroy => self.destroy(at),
+            Event::Destroy => self.destroy_one(at),
             Event::Replace => self.replace(at),
             Event::Cut => self.machines[at].is_cut_off = true,
             Event::Join => self.machines[at].is_cut_off = false,
@@ -181,6 +187,7 @@ impl World {
             Event::Empty => self.empty(),
             Event::Compact => self.store.compact(),
             Event::Wish => self.wish(at),
+            Event::Part => self.part_one(at),
             Event::Remove => self.remove(at),
             Event::RemoveLiving => self.remove_living(at),
             Event::Abandon => self.abandon(at),
@@ -462,12 +469,12 @@ impl World {
     }
 }
 
-/// One pool; its blocks have four addresses.
+/// One pool; its blocks can be halved twice.
 fn plan(length: u8) -> Plan {
     let pool = Pool {
         name: POOL.to_owned(),
         range: format!("10.0.0.0/{length}").parse().unwrap(),
-        block: 30,
+        block: 28,
         reserved: BTreeSet::new(),
         labels: BTreeMap::new(),
     };

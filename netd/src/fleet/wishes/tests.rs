@@ -9,7 +9,8 @@ use crate::node::BlockUse;
 
 fn block(block: &str, network: &str, held: u128) -> BlockUse {
     let network = (!network.is_empty()).then(|| NetworkName::new(network).unwrap());
-    BlockUse { block: block.parse().unwrap(), pool: "a".to_owned(), network, is_leaving: false, size: 61, held }
+    let (block, pool): (ipnet::IpNet, _) = (block.parse().unwrap(), "a".to_owned());
+    BlockUse { block, part: block, keep: None, pool, network, is_leaving: false, size: 61, held }
 }
 
 fn wished(networks: &[&str], usage: &[BlockUse]) -> (usize, Vec<String>, Vec<String>) {

@@ -18,12 +18,14 @@ fn share(blocks: &[&str], reserved: &[&str]) -> Share {
         mtu: Some(1_450),
         remedy: "ask for more".to_owned(),
         grows: true,
+        smallest: if range.contains(':') { 64 } else { 29 },
     };
     let pieces = |block: &&str| {
         let block: IpNet = block.parse().unwrap();
         (block, without(block, &reserved))
     };
-    Share { pools: ["10.4.0.0/16", "fd04::/48"].map(pool).into(), blocks: blocks.iter().map(pieces).collect() }
+    let pools = ["10.4.0.0/16", "fd04::/48"].map(pool).into();
+    Share { pools, blocks: blocks.iter().map(pieces).collect(), parts: BTreeMap::new() }
 }
 
 fn node(blocks: &[&str]) -> Node {
@@ -212,4 +214,39 @@ fn a_route_by_the_declared_gateway_goes_by_the_blocks() {
     let wiring = try_attach(&mut node, &with, "a").unwrap().wiring.unwrap();
     let by: Vec<String> = wiring.routes.iter().map(|route| route.gateway.unwrap().to_string()).collect();
     assert_eq!(by, ["10.4.7.1", "10.4.7.3", "192.0.2.9", "10.4.7.1"]);
+}
+
+/// The half that its gateway is in stays, and its addresses keep their prefix.
+#[test]
+fn half_of_a_block_can_go_where_nobody_has_an_address_of_it() {
+    let mut node = node(&["10.4.1.0/27"]);
+    assert_eq!(attach(&mut node, WEB, "one"), "10.4.1.2/27 by 10.4.1.1");
+    let [block, half, other] = ["10.4.1.0/27", "10.4.1.0/28", "10.4.1.16/28"].map(|one| one.parse::<IpNet>().unwrap());
+    let usage =
+        |node: &Node| node.usage().into_iter().map(|one| (one.part, one.keep, one.size, one.held)).collect::<Vec<_>>();
+    assert_eq!(usage(&node), [(block, Some(half), 29, 1)]);
+    assert!(!node.narrow(block, other) && node.narrow(block, half));
+    assert_eq!(usage(&node), [(half, Some("10.4.1.0/29".parse().unwrap()), 14, 1)]);
+    // The fleet does not know yet.
+    take(&mut node, &["10.4.1.0/27"]);
+    let rest: Vec<String> = (0..13).map(|number| attach(&mut node, WEB, &format!("c{number}"))).collect();
+    assert_eq!((rest[0].as_str(), rest[12].as_str()), ("10.4.1.3/27 by 10.4.1.1", "10.4.1.15/27 by 10.4.1.1"));
+    assert!(matches!(try_attach(&mut node, WEB, "beyond"), Err(AttachError::Share(ShareError::Full { .. }))));
+    assert_eq!(usage(&node), [(half, None, 14, 14)]);
+    // Then it knows; and the other half, should it come back, is a block like any other.
+    let mut parted = share(&["10.4.1.0/27", "10.4.1.16/28"], &[]);
+    parted.blocks.insert(block, vec![half]);
+    parted.parts.insert(block, half);
+    for record in node.share(parted) {
+        node.take(record);
+    }
+    assert_eq!(attach(&mut node, WEB, "more"), "10.4.1.18/28 by 10.4.1.17");
+    assert_eq!(usage(&node), [(half, None, 14, 14), (other, Some("10.4.1.16/29".parse().unwrap()), 13, 1)]);
+    assert_eq!(node.strays().count(), 0);
+    // What was given up wholly is not this node's.
+    let mut parted = share(&["10.4.1.0/27"], &[]);
+    parted.blocks.insert(block, vec![half]);
+    parted.parts.insert(block, half);
+    assert!(node.share(parted).is_empty());
+    assert_eq!(node.strays().map(|(_, address)| address.to_string()).collect::<Vec<_>>(), ["10.4.1.18"]);
 }

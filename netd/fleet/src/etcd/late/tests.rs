@@ -32,6 +32,7 @@ fn node(name: &str) -> NodeRecord {
         labels: BTreeMap::new(),
         version: String::new(),
         needs: None,
+        lending: None,
     }
 }
 

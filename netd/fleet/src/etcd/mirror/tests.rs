@@ -27,6 +27,11 @@ fn keys() -> Keys {
     Keys::new("/t")
 }
 
+fn claim(owner: u128, part: Option<&str>) -> (ClaimId, Claim) {
+    let part = part.map(|part| part.parse().unwrap());
+    (ClaimId::new(owner), Claim { owner: InstanceId::new(owner), name: name(owner), part, kept: false })
+}
+
 struct Store(Mirror);
 
 impl Store {
@@ -36,17 +41,22 @@ impl Store {
     }
 
     fn peer(&mut self, called: u128, instance: u128, blocks: &[usize]) {
+        self.peer_with(called, instance, blocks.iter().map(|at| block(*at)).collect());
+    }
+
+    fn peer_with(&mut self, called: u128, instance: u128, blocks: BTreeSet<IpNet>) {
         let record = NodeRecord {
             instance: Some(InstanceId::new(instance)),
             name: name(called),
             addresses: BTreeSet::new(),
-            blocks: blocks.iter().map(|at| block(*at)).collect(),
+            blocks,
             encapsulations: BTreeSet::new(),
             accepts: BTreeSet::new(),
             mtu: None,
             labels: BTreeMap::new(),
             version: String::new(),
             needs: None,
+            lending: None,
         };
         self.put(keys().peer(name(called).as_str()), &record);
     }
@@ -57,9 +67,17 @@ impl Store {
 
     fn claims(&mut self, at: usize, owners: &[u128], sealed: bool) {
         let writer = Writer { author: InstanceId::new(owners[0]), incarnation: 1, id: RecordId::new(7) };
-        let claim = |owner: &u128| (ClaimId::new(*owner), Claim { owner: InstanceId::new(*owner), name: name(*owner) });
-        let record = Record { sealed, ..Record::first(writer, owners.iter().map(claim).collect()) };
+        let record =
+            Record { sealed, ..Record::first(writer, owners.iter().map(|owner| claim(*owner, None)).collect()) };
         self.put(keys().of(&Key::Block(block(at))), &record);
+    }
+
+    /// The first block, of which 2 has this since before, and 3 claims that now.
+    fn parts(&mut self, of: &str, other: &str, sealed: bool) {
+        let writer = |number| Writer { author: InstanceId::new(3), incarnation: 1, id: RecordId::new(number) };
+        let before = Record::first(writer(7), [claim(2, Some(of))].into());
+        let claims = [claim(2, Some(of)), claim(3, Some(other))].into();
+        self.put(keys().of(&Key::Block(block(0))), &Record { sealed, ..before.after(writer(8), claims) });
     }
 
     fn incarnation(&mut self, number: u64) {
@@ -154,4 +172,26 @@ fn only_what_a_decision_rests_on_is_news_to_it() {
     store.gone(2);
     assert!(store.0.is_news);
     assert_eq!(store.0.present(), BTreeSet::new());
+}
+
+#[test]
+fn who_shares_a_block_keeps_its_part_while_anothers_claim_is_witnessed() {
+    let has = |said: [&str; 2], claimed: [&str; 2], sealed: bool| {
+        let (mut store, mut told) = (empty(), Peers::new());
+        store.incarnation(1);
+        store.peer_with(2, 2, [said[0].parse().unwrap()].into());
+        store.peer_with(3, 3, [said[1].parse().unwrap()].into());
+        store.parts(claimed[0], claimed[1], sealed);
+        store.0.tell(ME, &mut told);
+        let of = |number| told[&name(number)].blocks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        [of(2), of(3)]
+    };
+    const HALVES: [&str; 2] = ["10.0.0.0/25", "10.0.0.128/25"];
+    assert_eq!(has(HALVES, HALVES, false), [HALVES[0], ""]);
+    assert_eq!(has(HALVES, HALVES, true), HALVES);
+    // Its disk says less already, or its record more still.
+    assert_eq!(has(["10.0.0.64/26", "10.0.0.0/24"], HALVES, true), ["10.0.0.64/26", HALVES[1]]);
+    assert_eq!(has([HALVES[1], HALVES[0]], HALVES, true), ["", ""], "each says what is the other's");
+    assert_eq!(has(HALVES, [HALVES[0], "10.0.0.0/26"], true), ["", ""], "they meet");
+    assert_eq!(has(["10.0.1.0/25", "10.0.0.0/8"], HALVES, true), ["", ""], "of another block, and of more than one");
 }
