@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{FleetId, IncarnationId, InstanceId, TellingId};
 use crate::plan::Plan;
+use crate::record::{Table, told};
 
 /// With so many a fleet bears the loss of two of them.
 pub const WITNESSES: usize = 5;
@@ -49,7 +50,7 @@ pub struct Settling {
     pub merged: BTreeSet<InstanceId>,
     /// New witnesses that remember all that was told.
     pub adopted: BTreeSet<InstanceId>,
-    /// What was told last, so that nobody adopts half of it, or what was told to another copy of the store.
+    /// Which blocks they speak of: another copy of the store may have the same charter, and others.
     pub told: TellingId,
 }
 
@@ -162,9 +163,15 @@ impl Settling {
         self.need.iter().all(|set| is_majority(set, &self.merged))
     }
 
+    /// What of it counts in a store with these blocks.
+    pub(crate) fn of(&self, blocks: &Table) -> Self {
+        let told = told(blocks);
+        if told == self.told { self.clone() } else { Self { merged: BTreeSet::new(), ..self.told_more(told) } }
+    }
+
     /// One more told something: nobody has adopted that yet.
-    pub(crate) fn told_more(&self, fresh: u128) -> Self {
-        Self { told: TellingId::new(fresh), adopted: BTreeSet::new(), ..self.clone() }
+    pub(crate) fn told_more(&self, told: TellingId) -> Self {
+        Self { told, adopted: BTreeSet::new(), ..self.clone() }
     }
 }
 

@@ -156,7 +156,7 @@ impl Scene<'_> {
 
     /// Whether a record may be built upon: no store that was set back can go another way from it unnoticed.
     fn is_firm(&self, record: &Record) -> bool {
-        record.sealed || record.incarnation < self.charter.number
+        record.sealed
     }
 
     /// The witnesses remember it, and this can be written down.

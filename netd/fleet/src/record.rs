@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{ClaimId, InstanceId, NodeName, RecordId};
+use crate::identity::{ClaimId, InstanceId, NodeName, RecordId, TellingId};
 use crate::span::{holds, meet, without};
 
 /// Blocks by their range. A block that is not there was never claimed.
@@ -126,6 +126,11 @@ pub(crate) fn ahead(store: &Table, remembered: &Table) -> Table {
     joined.filter(|(block, record)| store.get(block) != Some(record)).collect()
 }
 
+/// Which states these are. All their numbers are random, so no two tables have the same.
+pub(crate) fn told(blocks: &Table) -> TellingId {
+    TellingId::new(blocks.values().fold(0, |all, record| all ^ record.id.number()))
+}
+
 /// The later state; of two of one epoch that differ, all claims of both, none of which is confirmed by that. Who is right in a
 /// dispute its owner knows. Of one claim the narrower part counts: its owner's disk says so, or it would stand nowhere.
 fn join(store: Option<&Record>, remembered: &Record) -> Record {
@@ -145,7 +150,7 @@ fn join(store: Option<&Record>, remembered: &Record) -> Record {
     }
     // Whoever joins the same two gets the same state, which is neither of them.
     let id = RecordId::new(store.id.number() ^ remembered.id.number().rotate_left(1));
-    Record { id, joined: true, claims, ..store.clone() }
+    Record { id, sealed: false, joined: true, claims, ..store.clone() }
 }
 
 /// As it is written. An earlier netd takes whatever claims a block for its owner: what it would misread, it is not to read.

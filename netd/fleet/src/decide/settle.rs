@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Action, Scene, commit};
 use crate::charter::{Phase, Settling};
-use crate::record::{Record, Table, ahead};
+use crate::record::{Record, Table, ahead, told};
 use crate::view::{Key, Value};
 
 /// Records written at once, with the charter: etcd takes 128 operations.
@@ -12,6 +12,7 @@ const AT_ONCE: usize = 100;
 
 pub(super) fn step(scene: &Scene<'_>, settling: &Settling) -> Option<Action> {
     let Scene { memory, view, .. } = scene;
+    let settling = &settling.of(&view.blocks);
     let missing = ahead(&view.blocks, &memory.table);
     if !missing.is_empty() {
         return Some(tell(scene, settling, missing));
@@ -39,16 +40,18 @@ fn adopt(scene: &Scene<'_>, settling: &Settling) -> Option<Action> {
 }
 
 fn tell(scene: &Scene<'_>, settling: &Settling, missing: Table) -> Action {
-    let charter = scene.charter.with(Phase::Settling(settling.told_more(scene.fresh)));
-    let some: Table = missing.into_iter().take(AT_ONCE).collect();
+    let before = scene.charter.number.saturating_sub(1);
+    let some = missing.into_iter().take(AT_ONCE).map(|(block, record)| {
+        // This incarnation may have been open in another copy of the store. Whoever is there is to seal it.
+        let incarnation = record.incarnation.min(before);
+        (block, Record { incarnation, ..record })
+    });
+    let some: Table = some.collect();
+    let all = scene.view.blocks.clone().into_iter().chain(some.clone()).collect();
+    let charter = scene.charter.with(Phase::Settling(settling.told_more(told(&all))));
     // The blocks as well: the same incarnation may have begun on another copy of the store, by a request that came late.
     let unchanged: Vec<Key> = some.keys().map(|block| Key::Block(*block)).chain([Key::Charter]).collect();
-    let before = scene.charter.number.saturating_sub(1);
-    let records = some.into_iter().map(|(block, record)| {
-        // This incarnation may have been open in another copy of the store. What is adopted is firm, whoever is there to seal it.
-        let incarnation = record.incarnation.min(before);
-        (Key::Block(block), Value::Record(Record { incarnation, ..record }))
-    });
+    let records = some.into_iter().map(|(block, record)| (Key::Block(block), Value::Record(record)));
     commit(unchanged, records.chain([(Key::Charter, Value::Charter(charter))]))
 }
 

@@ -74,6 +74,12 @@ impl Fleet {
         panic!("no rest: {:?}", nodes.iter().map(|at| self.next(*at)).collect::<Vec<_>>());
     }
 
+    /// Alone, as far as it knows.
+    fn is_there(&mut self, at: usize) {
+        let (memory, wish) = &mut self.nodes[at];
+        wish.present = BTreeSet::from([memory.instance]);
+    }
+
     fn charter(&self) -> &Charter {
         self.view.charter.as_ref().unwrap()
     }
@@ -319,10 +325,25 @@ fn what_was_told_is_firm_whoever_is_there_to_seal_it() {
     let (id, incarnation) = (RecordId::new(9), charter.number);
     let other = Record { id, author: owner, incarnation, sealed: false, claims, ..record };
     fleet.nodes[1].0.table.insert(block, other);
+    fleet.is_there(0);
     assert_eq!(written(fleet.step(1)).len(), 2);
     fleet.rest(&[0, 1]);
     assert!(fleet.charter().is_open());
     assert_eq!(fleet.view.blocks[&block].claims.keys().collect::<Vec<_>>(), [&own]);
+}
+
+#[test]
+fn a_claim_with_a_rival_is_not_confirmed() {
+    let mut fleet = Fleet::new(vec![want(0), want(1)]);
+    fleet.rest(&[0]);
+    fleet.rest(&[1]);
+    let claim = fleet.claim_of(1);
+    let (block, mut record) = fleet.view.blocks.pop_first().unwrap();
+    let (owner, name) = (InstanceId::new(9), NodeName::new("n9").unwrap());
+    record.claims.insert(ClaimId::new(9), Claim { owner, name, part: None, kept: false });
+    record.sealed = true;
+    fleet.view.apply(Key::Block(block), Some(Value::Record(record)));
+    assert!(!saved(fleet.step(1)).holdings.contains_key(&claim));
 }
 
 /// Who shares the block changed it before its claimant saw it firm, and died before he sealed that.
@@ -392,6 +413,7 @@ fn what_was_joined_confirms_nothing() {
     let early = other.claim_of(2);
     // They meet, without the second and the fourth.
     (fleet.view, fleet.nodes[2], fleet.fresh) = (met, other.nodes[2].clone(), 10_000);
+    fleet.is_there(0);
     fleet.rest(&[0, 2]);
     let held = fleet.memory(2).usable();
     assert_eq!((held.len(), fleet.memory(2).holdings.contains_key(&early)), (1, false));
@@ -416,5 +438,38 @@ fn what_stood_in_a_joined_state_was_not_firm_before() {
         let writer = Writer { author: InstanceId::new(9), incarnation: 1, id: RecordId::new(10) };
         let after = joined[&block].after(writer, record.claims.clone());
         assert!(!after.joined && after.claims.values().all(|claim| !claim.kept));
+    }
+}
+
+/// By requests that come late the same incarnation begins and is told in a copy of the store that lacks what was told.
+#[test]
+fn what_was_told_in_another_copy_of_the_store_is_told_again() {
+    let mut fleet = Fleet::new(vec![want(1), want(0), want(0)]);
+    fleet.rest(&[0]);
+    let (block, before) = fleet.view.blocks.pop_first().unwrap();
+    let early = fleet.view.clone();
+    fleet.view.apply(Key::Block(block), Some(Value::Record(before)));
+    let all = fleet.nodes.iter().map(|(memory, _)| memory.instance).collect();
+    fleet.nodes.iter_mut().for_each(|(_, wish)| wish.present = BTreeSet::clone(&all));
+    // The only witness begins an incarnation with two more, and tells all that it remembers.
+    let [begun, saved_as, told] = [(); 3].map(|()| fleet.step(0));
+    assert_eq!(saved(saved_as).charter, Some(charter_of(&begun)));
+    let charter = charter_of(&told);
+    assert!(matches!(&charter.phase, Phase::Settling(settling) if settling.is_told()));
+    // Here it remembers a block that is not there. The two others know nothing, and do not open it without the first.
+    fleet.view = View { charter: Some(charter), ..early };
+    fleet.nodes[2].1 = Wish { present: all, ..want(2) };
+    fleet.rest(&[1, 2]);
+    assert!(!fleet.charter().is_open());
+    fleet.rest(&[0, 1, 2]);
+    assert!(fleet.charter().is_open());
+    assert_eq!(fleet.memory(0).usable(), [block]);
+    assert_eq!(fleet.memory(2).usable().len(), 1);
+}
+
+fn charter_of(action: &Option<Action>) -> Charter {
+    match &written(action.clone())[..] {
+        [.., (Key::Charter, Value::Charter(charter))] => charter.clone(),
+        other => panic!("{other:?}"),
     }
 }

@@ -74,7 +74,7 @@ fn dismiss(scene: &Scene<'_>, stay: BTreeSet<InstanceId>) -> Option<Action> {
 fn evict(scene: &Scene<'_>) -> Option<Action> {
     let is_removed = |node: &InstanceId| scene.charter.removed.contains(node);
     scene.view.blocks.iter().find_map(|(block, record)| {
-        if is_removed(&record.author) && !scene.is_firm(record) {
+        if (is_removed(&record.author) || is_left(scene, record)) && !scene.is_firm(record) {
             // Witnesses tell nobody but the author.
             return Some(scene.write(*block, Record { author: scene.me(), ..record.clone() }));
         }
@@ -82,4 +82,10 @@ fn evict(scene: &Scene<'_>) -> Option<Action> {
         (any && scene.is_firm(record))
             .then(|| scene.change(*block, record, |claims| claims.retain(|_, claim| !is_removed(&claim.owner))))
     })
+}
+
+/// Its author began to write it down in an earlier incarnation, and is not there.
+fn is_left(scene: &Scene<'_>, record: &Record) -> bool {
+    let is_there = |node: InstanceId| scene.wish.present.contains(&node);
+    record.incarnation < scene.charter.number && !is_there(record.author) && is_there(scene.me())
 }

@@ -26,7 +26,8 @@ pub(crate) enum Law {
     Forgotten,
     /// Nobody does anything in the store of another fleet.
     Stranger,
-    /// A request that arrives twice is done once.
+    /// A request that arrives twice is done once, but for one that only says who told or adopted what, or who is
+    /// to seal a state: it does no harm.
     Twice,
     /// No incarnation begins for nothing.
     Needless,
@@ -37,7 +38,7 @@ pub(crate) enum Law {
     /// and nothing is left behind.
     Leftover,
     // What the reasons in PROTOCOL.md rest upon.
-    /// What is firm, the disks of a majority of the witnesses know.
+    /// What is firm, the disks of a majority of the witnesses know, and all there is when an incarnation opens.
     Unremembered,
     /// Nobody builds upon what is not firm.
     Hasty,
@@ -55,8 +56,6 @@ pub(crate) enum Law {
     Untold,
     /// When an incarnation opens, no majority is left that could acknowledge in one of before,
     Unheard,
-    /// and all that was told is firm.
-    Open,
 }
 
 /// What happened, and which law forbids it.
@@ -179,7 +178,7 @@ impl World {
 
     /// Before the store does something.
     pub(crate) fn judge(&mut self, number: u64, request: &Request) {
-        if !request.is_ack() && !self.done.insert(number) {
+        if !request.is_ack() && !self.says_again(request) && !self.done.insert(number) {
             self.breaks(Law::Twice, || format!("it does again: {}", crate::story::txn(&request.txn)));
         }
         for (key, value) in &request.txn.put {
@@ -189,6 +188,18 @@ impl World {
                 Value::Ack => {}
             }
         }
+    }
+
+    fn says_again(&self, request: &Request) -> bool {
+        if let [(key @ Key::Block(_), Value::Record(now))] = &request.txn.put[..] {
+            let is_same = |before: &Record| Record { author: now.author, ..before.clone() } == *now;
+            return self.store.record(key).is_some_and(is_same);
+        }
+        let [(Key::Charter, Value::Charter(now))] = &request.txn.put[..] else { return false };
+        let Some(before) = self.store.charter().filter(|before| before.id == now.id) else { return false };
+        let (Phase::Settling(before), Phase::Settling(now)) = (&before.phase, &now.phase) else { return false };
+        let has_more = || before.merged.is_subset(&now.merged) && before.adopted.is_subset(&now.adopted);
+        before.told != now.told || has_more()
     }
 
     fn judge_record(&mut self, key: &Key, now: &Record) {
@@ -213,9 +224,7 @@ impl World {
             let mut known = now.claims.iter().filter_map(|(id, claim)| Some((claim, before.claims.get(id)?)));
             known.any(|(claim, before)| !is_within(claim, before))
         });
-        let number = self.store.charter().map_or(0, |charter| charter.number);
-        let is_hasty =
-            before.is_some_and(|before| before.epoch != now.epoch && !before.sealed && before.incarnation >= number);
+        let is_hasty = before.is_some_and(|before| before.epoch != now.epoch && !before.sealed);
         let is_sealed = now.sealed && before.is_none_or(|before| !before.sealed);
         if !is_open {
             return;
@@ -295,10 +304,7 @@ impl World {
     pub(crate) fn judge_office(&mut self) {
         let Some(charter) = self.store.charter().filter(|charter| charter.is_open()) else { return };
         let (number, id, witnesses) = (charter.number, charter.id, charter.witnesses.clone());
-        let unknown = self
-            .store
-            .records()
-            .find(|(key, record)| (record.sealed || record.incarnation < number) && !self.is_remembered(key, record));
+        let unknown = self.store.records().find(|(key, record)| record.sealed && !self.is_remembered(key, record));
         if let Some(key) = unknown.map(|(key, _)| *key) {
             self.breaks(Law::Unremembered, || format!("{key:?} is firm, and no majority remembers it"));
         }
@@ -308,14 +314,12 @@ impl World {
     /// After an incarnation opened. Of one that had begun before the store was set back, whoever remembers what came later
     /// begins the next.
     pub(crate) fn judge_opening(&mut self, id: IncarnationId) {
-        let number = self.store.charter().map_or(0, |charter| charter.number);
-        let is_open = |record: &Record| !record.sealed && record.incarnation >= number;
-        let open = self.store.records().find(|(_, record)| is_open(record)).map(|(key, _)| *key);
-        if let Some(key) = open {
-            self.breaks(Law::Open, || format!("{number} opens, and {key:?} is not firm"));
-        }
         if self.begun != Some(id) {
             return;
+        }
+        let unknown = self.store.records().find(|(key, record)| !self.is_remembered(key, record));
+        if let Some(key) = unknown.map(|(key, _)| *key) {
+            self.breaks(Law::Unremembered, || format!("the store opens, and no majority remembers {key:?}"));
         }
         let known: BTreeMap<ClaimId, Claim> =
             self.store.records().flat_map(|(_, record)| record.claims.clone()).collect();

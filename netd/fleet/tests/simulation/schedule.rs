@@ -19,6 +19,7 @@ pub(crate) enum Event {
     Lineage,
     Rivals,
     Tenants,
+    Echo,
     Oblivion,
     Lose,
     Repeat,
@@ -44,7 +45,7 @@ pub(crate) enum Event {
     Stray,
 }
 
-const EVENTS: [(Event, usize); 34] = [
+const EVENTS: [(Event, usize); 35] = [
     (Event::Decide, 60),
     (Event::Deliver, 70),
     (Event::Hear, 60),
@@ -56,6 +57,7 @@ const EVENTS: [(Event, usize); 34] = [
     (Event::Lineage, 1),
     (Event::Rivals, 2),
     (Event::Tenants, 1),
+    (Event::Echo, 3),
     (Event::Oblivion, 3),
     (Event::Lose, 2),
     (Event::Repeat, 3),
@@ -117,7 +119,8 @@ fn weights(chance: &mut Chance) -> Vec<usize> {
     let is_wild = chance.once_in(2);
     let mut left_out = Vec::new();
     if !is_set_back {
-        left_out.extend([Event::Fork, Event::Lineage, Event::Rivals, Event::Tenants, Event::SetBack, Event::Empty]);
+        left_out.extend([Event::Fork, Event::Lineage, Event::Rivals, Event::Tenants, Event::Echo]);
+        left_out.extend([Event::SetBack, Event::Empty]);
     }
     if is_set_back && !is_lossy {
         left_out.push(Event::Abandon);

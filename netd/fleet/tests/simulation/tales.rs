@@ -7,8 +7,9 @@ use ipnet::IpNet;
 
 use crate::laws::Fault;
 use crate::machine::Machine;
-use crate::protocol::{ClaimId, Hold};
-use crate::world::World;
+use crate::protocol::{ClaimId, Hold, Key};
+use crate::store::Request;
+use crate::world::{LEASE, World};
 
 /// Who has what of a block.
 #[derive(Debug, Clone, Copy)]
@@ -223,6 +224,64 @@ impl World {
         }
     }
 
+    /// Some claim blocks, begin an incarnation and settle it, and the store is set back to before that. There their requests for the
+    /// charter arrive once more, in their order, and others go on with what they find.
+    pub(crate) fn echo(&mut self) -> Result<(), Fault> {
+        let (some, others): (Vec<usize>, Vec<usize>) = (0..self.machines.len()).partition(|_| self.chance.once_in(2));
+        let copy = self.store.copy();
+        if !self.is_within_limits(copy) {
+            return Ok(());
+        }
+        let mut requests = self.settled_by(&some, &others)?;
+        if self.chance.once_in(4) {
+            let steps = self.chance.below(20 * others.len() + 1);
+            self.go_on(&others, steps)?;
+        }
+        self.set_back_to(copy);
+        self.cut_off(&others, &some);
+        if self.chance.once_in(2) {
+            requests.truncate(self.chance.below(requests.len() + 1));
+        }
+        let few = 2 + self.chance.below(6);
+        for (number, request) in requests {
+            if !self.chance.once_in(8) {
+                self.tally.late += u64::from(self.store.would_do(&request));
+                self.commit(number, &request);
+                self.check()?;
+            }
+            if self.chance.once_in(few) {
+                self.go_on(&others, 1)?;
+            }
+        }
+        others.iter().for_each(|at| self.want(*at, 2));
+        let steps = self.chance.below(60 * others.len() + 1);
+        self.go_on(&others, steps)?;
+        self.machines.iter_mut().for_each(|machine| machine.is_cut_off = false);
+        Ok(())
+    }
+
+    /// They go on alone, and then with others to be seen, so that there are more witnesses; what they ask for of the charter.
+    fn settled_by(&mut self, some: &[usize], others: &[usize]) -> Result<Vec<(u64, Request)>, Fault> {
+        self.leases.clear();
+        self.cut_off(some, others);
+        some.iter().for_each(|at| self.want(*at, 1));
+        let mut asked: Vec<(u64, Request)> = Vec::new();
+        let (alone, all) = (self.chance.below(30 * some.len() + 1), self.chance.below(60 * some.len() + 1));
+        for step in 0..all {
+            if step == alone {
+                let until = self.now + LEASE;
+                let seen = others.iter().map(|at| self.machines[*at].instance());
+                self.leases.extend(seen.map(|instance| (instance, until)));
+            }
+            self.go_on(some, 1)?;
+            let last = asked.last().map_or(0, |(number, _)| *number);
+            let writes = |request: &Request| request.txn.put.iter().any(|(key, _)| *key == Key::Charter);
+            let new = self.past.iter().filter(|(number, request)| *number > last && writes(request));
+            asked.extend(new.cloned());
+        }
+        Ok(asked)
+    }
+
     /// All witnesses are gone, and the store is set back; an operator says that nobody is to wait for them. One comes back
     /// later.
     pub(crate) fn oblivion(&mut self) -> Result<(), Fault> {
@@ -284,6 +343,12 @@ impl World {
     }
 
     fn part(&mut self, some: &[usize], others: &[usize]) -> Result<(), Fault> {
+        self.cut_off(some, others);
+        let steps = if self.chance.once_in(2) { 60 * some.len() } else { self.chance.below(20 * some.len() + 1) };
+        self.go_on(some, steps)
+    }
+
+    fn cut_off(&mut self, some: &[usize], others: &[usize]) {
         others.iter().for_each(|at| self.machines[*at].is_cut_off = true);
         if self.chance.once_in(2) {
             // The others have been away for long.
@@ -299,7 +364,5 @@ impl World {
                 self.want(*at, count);
             }
         }
-        let steps = if self.chance.once_in(2) { 60 * some.len() } else { self.chance.below(20 * some.len() + 1) };
-        self.go_on(some, steps)
     }
 }

@@ -172,6 +172,7 @@ impl World {
             Event::Oblivion => self.oblivion()?,
             Event::Rivals => self.rivals()?,
             Event::Tenants => self.tenants()?,
+            Event::Echo => self.echo()?,
             Event::Lineage => self.lineage()?,
             Event::Lose | Event::Repeat => self.disturb(event),
             Event::Late => self.late(),

@@ -114,7 +114,7 @@ fn what_was_told_piece_by_piece_is_what_is_told_anew() {
         (&|store| store.claims(0, &[2], true), &[(2, &[0])]),
         (&|store| store.peer(3, 3, &[1]), &[(2, &[0]), (3, &[])]),
         (&|store| store.claims(1, &[3], false), &[(2, &[0]), (3, &[])]),
-        // All records of an earlier incarnation are firm.
+        // What an earlier incarnation left counts until it is sealed anew.
         (&|store| store.incarnation(2), &[(2, &[0]), (3, &[1])]),
         // In dispute it is nobody's.
         (&|store| store.claims(1, &[3, 2], true), &[(2, &[0]), (3, &[])]),
