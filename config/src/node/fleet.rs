@@ -5,7 +5,7 @@ mod mistakes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::de::value::MapAccessDeserializer;
@@ -116,6 +116,20 @@ impl FleetConfig {
     pub fn encapsulation_of(&self, pool: &PoolConfig) -> Encapsulation {
         pool.encapsulation.unwrap_or(self.encapsulation)
     }
+}
+
+impl EtcdConfig {
+    /// Where its members are, as far as their endpoints do not name them.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.endpoints.iter().filter_map(|endpoint| literal(endpoint))
+    }
+}
+
+/// The address in an endpoint, which may have a port.
+fn literal(endpoint: &str) -> Option<IpAddr> {
+    let host = endpoint.split_once("://")?.1.split('/').next()?;
+    let with_port = host.parse::<SocketAddr>().ok().map(|address| address.ip());
+    with_port.or_else(|| host.trim_start_matches('[').trim_end_matches(']').parse().ok())
 }
 
 impl Default for EtcdConfig {

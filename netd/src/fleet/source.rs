@@ -161,12 +161,7 @@ pub(super) fn may_use(config: &FleetConfig, pool: &PoolConfig) -> bool {
 
 /// The addresses of etcd that are not this node's own.
 pub(super) fn endpoints(config: &FleetConfig) -> impl Iterator<Item = IpAddr> {
-    config.etcd.endpoints.iter().filter_map(|endpoint| {
-        let (_, address) = endpoint.split_once("://")?;
-        let (host, _) = address.trim_end_matches('/').rsplit_once(':')?;
-        let address: IpAddr = host.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
-        Some(address).filter(|address| !address.is_loopback())
-    })
+    config.etcd.addresses().filter(|address| !address.is_loopback())
 }
 
 pub(super) fn listed(config: &FleetConfig) -> Result<Vec<NodeRecord>, FleetStartError> {

@@ -1,5 +1,7 @@
 //! What is wrong with a `[fleet]` that could be read: all of it, each with its key and what to write instead.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::{Encapsulation, FleetConfig, ListedNode, PoolConfig};
@@ -18,7 +20,27 @@ impl FleetConfig {
         let pools = pools.flat_map(|(at, pool)| self.of_pool(&format!("fleet.pools[{at}]"), pool));
         let listed = self.nodes.iter().flat_map(|(name, node)| self.of_listed(name, node));
         let all = self.of_source().into_iter().chain(self.of_name()).chain(pools).chain(self.overlaps());
-        all.chain(listed).chain(self.shared_blocks()).chain(self.of_etcd()).collect()
+        all.chain(listed).chain(self.shared_blocks()).chain(self.of_etcd()).chain(self.inside()).collect()
+    }
+
+    /// What is left of a pool is unreachable: a host whose own address lies there would reach no other.
+    fn inside(&self) -> Vec<Mistake> {
+        let own = self.address.0.iter().map(|address| ("fleet.address".to_owned(), *address));
+        let of_nodes = self.nodes.iter().flat_map(|(name, node)| {
+            node.address.0.iter().map(move |address| (format!("fleet.nodes.{name}.address"), *address))
+        });
+        let etcd = self.etcd.addresses().map(|address| ("fleet.etcd.endpoints".to_owned(), address));
+        let pool_of = |address: &IpAddr| self.pools.iter().find(|pool| pool.range.contains(address));
+        let wrong = |(key, address): (String, IpAddr)| {
+            let range = pool_of(&address)?.range;
+            Some(mistake(
+                &key,
+                format!(
+                    "{address} lies in pool {range}, whose addresses are containers': no host would reach it; give fleet.pools a range that holds no address of the hosts' own networks"
+                ),
+            ))
+        };
+        own.chain(of_nodes).chain(etcd).filter_map(wrong).collect()
     }
 
     fn of_source(&self) -> Vec<Mistake> {

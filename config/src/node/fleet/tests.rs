@@ -46,6 +46,19 @@ fn a_list_names_every_node() {
     assert_eq!(listed.nodes["n1"].address.0.first().unwrap().to_string(), "192.0.2.1");
 }
 
+#[test]
+fn members_of_etcd_are_at_addresses_or_have_names() {
+    let at = |endpoints: &str| {
+        let config = fleet(&format!("[fleet]\npools = ['10.4.0.0/16']\netcd = [{endpoints}]\n"));
+        config.etcd.addresses().map(|address| address.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        at("'http://192.0.2.1:2379', 'http://[2001:db8::1]:2379/', 'http://192.0.2.2', 'http://[2001:db8::2]'"),
+        ["192.0.2.1", "2001:db8::1", "192.0.2.2", "2001:db8::2"]
+    );
+    assert!(at("'http://etcd.example.org:2379'").is_empty());
+}
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fleet")
 }
