@@ -179,6 +179,37 @@ fn beyond_a_router_packets_are_wrapped_and_on_the_link_they_are_not() {
     assert!(!nodes.underlay.command("ip route").contains("10.4."));
 }
 
+/// Whoever is there is reached as before, and people are told; a bridge of sandboxes is no such network.
+#[test]
+fn a_pool_that_holds_a_hosts_own_network_cuts_no_host_off() {
+    let mut nodes = Nodes::new(2);
+    nodes.underlay.command("ip addr add 10.4.201.9/32 dev u1");
+    nodes.underlay.serve(80);
+    nodes.all[0].space.command("ip addr add 10.4.200.7/24 dev up0");
+    for line in ["ip link add other0 type bridge", "ip addr add 10.4.77.1/24 dev other0", "ip link set other0 up"] {
+        nodes.all[1].space.command(line);
+    }
+    nodes.start(&list("vxlan", &[1, 2]));
+    let sandboxes: Vec<Sandbox> = nodes.all.iter().map(|node| node.attach("web")).collect();
+    sandboxes.iter().for_each(|sandbox| sandbox.space.serve(80));
+    all_reach_each_other(&sandboxes);
+    let beyond = |node: &Member| node.space.hears("10.4.201.9:80").ok();
+    assert_eq!((beyond(&nodes.all[0]).as_deref(), beyond(&nodes.all[1])), (Some("192.0.2.1"), None));
+    let told = nodes.all[0].warnings();
+    assert!(told.len() == 1 && told[0].contains("10.4.200.7 (link up0)"), "{told:?}");
+    assert_eq!(nodes.all[1].warnings(), Vec::<String>::new());
+    let is_closed = |node: &Member| node.routes().contains("unreachable 10.4.0.0/16");
+    assert!(!is_closed(&nodes.all[0]) && is_closed(&nodes.all[1]));
+    assert!(nodes.all[0].routes().contains("unreachable fd04::/48"), "the other pool holds none");
+    assert_eq!(nodes.all[0].resync(true), Vec::<String>::new());
+    nodes.all[0].space.command("ip addr del 10.4.200.7/24 dev up0");
+    soon("the rest of the pool is nobody's", || is_closed(&nodes.all[0]));
+    assert_eq!((beyond(&nodes.all[0]), nodes.all[0].warnings()), (None, Vec::new()));
+    // While netd runs, too.
+    nodes.all[0].space.command("ip addr add 10.4.200.7/24 dev up0");
+    soon("the host reaches its others again", || beyond(&nodes.all[0]).is_some());
+}
+
 /// By the tunnel before, during and after; whoever is late still reaches the others.
 #[test]
 fn a_change_of_encapsulation_loses_nobody() {

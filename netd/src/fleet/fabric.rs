@@ -25,6 +25,10 @@ pub struct Here {
     pub mtu: Option<u32>,
     /// Tunnels that others may still send by.
     pub retiring: BTreeSet<Encapsulation>,
+    /// All addresses that packets for this node may have.
+    pub own: BTreeSet<IpAddr>,
+    /// Pools that addresses of the hosts' networks lie in, with such an address.
+    pub inside: BTreeMap<IpNet, String>,
 }
 
 /// What should be in the kernel, and what cannot be.
@@ -93,8 +97,10 @@ pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
     let mut fabric = Fabric { objects: [(Key::Connected, Object::Set)].into(), troubles: BTreeSet::new() };
     for pool in &config.pools {
         fabric.objects.insert(Key::Inside(pool.range), Object::Set);
-        // A block that is as large as its pool is reached, or is here.
-        if !here.blocks.contains(&pool.range) {
+        if let Some(own) = here.inside.get(&pool.range) {
+            fabric.troubles.insert(Trouble { peer: None, text: open(pool, own) });
+        } else if !here.blocks.contains(&pool.range) {
+            // A block that is as large as its pool is reached, or is here.
             fabric.objects.insert(Key::Route(pool.range), Object::from(Hop::Nowhere));
         }
     }
@@ -118,6 +124,14 @@ pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
         fabric.tunnel(kind, here, peers);
     }
     fabric
+}
+
+/// Other hosts may be there too: they are not cut off.
+fn open(pool: &PoolConfig, own: &str) -> String {
+    format!(
+        "pool {} holds an address of this host's own network, {own}: what no node has of the pool goes where the host's other routes lead, and is not unreachable; give fleet.pools a range that holds no address of the hosts' networks, on every node",
+        pool.range
+    )
 }
 
 impl Fabric {

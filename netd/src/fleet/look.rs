@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netd_config::FleetConfig;
 use netd_fleet::{Encapsulation as Unpacked, NodeName, NodeRecord, Peers};
-use netd_kernel::{Encapsulation, KernelError, Path, Underlay};
+use netd_kernel::{Encapsulation, KernelError, Own, Path, Underlay};
 
 use super::fabric::Here;
 use super::source;
@@ -15,17 +15,18 @@ use super::source;
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1))];
 
-/// This node as it stands. The kernel is not asked for ways that are `known`.
+/// This node as it stands. What was `known` of ways and of its own addresses the kernel is not asked for.
 pub(super) fn here(
     underlay: &mut Underlay,
     config: &FleetConfig,
     name: &NodeName,
-    (peers, mut known): (&Peers, BTreeMap<IpAddr, Path>),
+    (peers, known): (&Peers, Option<&Here>),
     blocks: BTreeSet<IpNet>,
 ) -> Result<Here, KernelError> {
     let mut paths = BTreeMap::new();
     for address in peers.values().flat_map(|peer| peer.addresses.iter().copied()) {
-        let path = known.remove(&address).map_or_else(|| underlay.path(address), |path| Ok(Some(path)))?;
+        let known = known.and_then(|known| known.paths.get(&address));
+        let path = known.map_or_else(|| underlay.path(address), |path| Ok(Some(path.clone())))?;
         paths.extend(path.map(|path| (address, path)));
     }
     let mut towards: Vec<Path> = paths.values().cloned().collect();
@@ -34,7 +35,35 @@ pub(super) fn here(
     }
     let mtu = towards.iter().find(|path| path.link != "lo").map(|path| path.mtu);
     let addresses = addresses(config, name, &towards);
-    Ok(Here { addresses, blocks, paths, mtu, retiring: BTreeSet::new() })
+    let (own, inside) = match known {
+        Some(known) => (known.own.clone(), known.inside.clone()),
+        None => {
+            let own = underlay.own()?;
+            let inside = inside(underlay, config, &own, &towards)?;
+            (own.into_iter().map(|one| one.address).collect(), inside)
+        }
+    };
+    Ok(Here { addresses, blocks, paths, mtu, retiring: BTreeSet::new(), own, inside })
+}
+
+/// What of the hosts' networks lies in a pool. A bridge is one of sandboxes, unless others are reached by it.
+fn inside(
+    underlay: &mut Underlay,
+    config: &FleetConfig,
+    own: &[Own],
+    towards: &[Path],
+) -> Result<BTreeMap<IpNet, String>, KernelError> {
+    let mut inside = BTreeMap::new();
+    for Own { address, opposite, link } in own {
+        for end in opposite.iter().chain([address]) {
+            let Some(pool) = config.pools.iter().find(|pool| pool.range.contains(end)) else { continue };
+            let Some((link, is_bridge)) = underlay.outer(*link)? else { continue };
+            if !is_bridge || towards.iter().any(|path| path.link == link) {
+                inside.insert(pool.range, format!("{end} (link {link})"));
+            }
+        }
+    }
+    Ok(inside)
 }
 
 /// As the settings say; else the first of each family that the kernel would send from.

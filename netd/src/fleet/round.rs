@@ -239,8 +239,8 @@ impl Inner {
         let (peers, blocks, config) = (self.source.peers(), self.source.blocks(), self.config.borrow().clone());
         let before = self.state().here.clone();
         let (known, able) = match care {
-            Care::News => (before.paths.clone(), self.state().about.as_ref().map(|about| about.encapsulations.clone())),
-            Care::Whole => (BTreeMap::new(), None),
+            Care::News => (Some(&before), self.state().about.as_ref().map(|about| about.encapsulations.clone())),
+            Care::Whole => (None, None),
         };
         let mut here = {
             let mut underlay = self.underlay();

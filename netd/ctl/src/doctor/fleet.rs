@@ -43,9 +43,18 @@ pub(crate) struct Route {
     /// A range, an address, or `default`.
     dst: String,
     #[serde(default)]
+    gateway: String,
+    #[serde(default)]
     dev: String,
     #[serde(default)]
     protocol: String,
+}
+
+impl Route {
+    /// It stands and goes with an address of its link: without it the host is lost to its neighbours.
+    fn is_connected(&self) -> bool {
+        self.gateway.is_empty() && matches!(self.protocol.as_str(), "kernel" | "ra")
+    }
 }
 
 impl Default for Fleet {
@@ -189,11 +198,18 @@ fn foreign(route: &Route, config: &FleetConfig, (bridges, prefix): (&BTreeSet<St
     let is_ours = route.protocol == OURS || bridges.contains(&route.dev) || route.dev.starts_with(prefix);
     let to: IpNet = route.dst.parse().ok().or_else(|| route.dst.parse::<IpAddr>().ok().map(IpNet::from))?;
     let pool = config.pools.iter().find(|pool| pool.range.contains(&to)).filter(|_| !is_ours)?;
-    Some(Finding::warning(
-        format!("route {to}"),
-        format!("is not netd's, and lies in pool {}: what other nodes have there is not reached from here", pool.name),
-        format!("take it away with its owner (link {}), or give the fleet another pool", route.dev),
-    ))
+    let lost = format!("lies in pool {}: what other nodes have there is not reached from here", pool.name);
+    let dev = &route.dev;
+    let (meaning, remedy) = if route.is_connected() {
+        let remedy = format!(
+            "give fleet.pools in {SETTINGS}, on every node, a range that holds no address of the hosts' networks; only if {dev} is a bridge of containers that nobody needs, remove that"
+        );
+        (format!("is that of this host's own addresses on link {dev}, and {lost}"), remedy)
+    } else {
+        let remedy = format!("take it away with its owner (link {dev}), or give the fleet another pool");
+        (format!("is not netd's, and {lost}"), remedy)
+    };
+    Some(Finding::warning(format!("route {to}"), meaning, remedy))
 }
 
 /// Nothing else tells of it: such networks are as good as any, on this node alone.

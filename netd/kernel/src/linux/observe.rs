@@ -204,6 +204,12 @@ pub(super) fn is_gateway(link: &LinkMessage) -> bool {
     link.attributes.iter().any(|one| matches!(one, LinkAttribute::IfAlias(alias) if alias == GATEWAY_MARK))
 }
 
+/// Whatever we made.
+pub(super) fn is_marked(link: &LinkMessage) -> bool {
+    let is_mark = |alias: &str| alias.starts_with(MARK) || alias == GATEWAY_MARK;
+    link.attributes.iter().any(|one| matches!(one, LinkAttribute::IfAlias(alias) if is_mark(alias)))
+}
+
 pub(super) fn filters_vlans(object: &Message) -> bool {
     matches!(object, Message::NewLink(link) if has_vlans(link))
 }

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use netd_config::LinkName;
 use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_route::RouteNetlinkMessage as Message;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 
 use super::fabric::{self, Names};
@@ -31,6 +32,17 @@ pub struct Path {
     pub source: Option<IpAddr>,
     /// The router that they go to first; `None`: the address is on the link.
     pub router: Option<IpAddr>,
+}
+
+/// An address of this node's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Own {
+    /// The address.
+    pub address: IpAddr,
+    /// Where it is the end of a line between two: the other end.
+    pub opposite: Option<IpAddr>,
+    /// Its link's number.
+    pub link: u32,
 }
 
 /// What a tunnel device has carried since it was made.
@@ -76,19 +88,43 @@ impl Underlay {
         let Some(device) = outgoing(&found).filter(|_| found.header.kind == RouteType::Unicast) else {
             return Ok(None);
         };
-        let mut request = LinkMessage::default();
-        request.header.index = device;
-        let link = match self.socket.fetch(Message::GetLink(request)) {
-            Ok(Message::NewLink(link)) => link,
-            // It went away meanwhile.
-            Ok(_) | Err(NetlinkError::Refused { .. }) => return Ok(None),
-            Err(error) => return Err(refused(format!("ask for the link to {address}"), error)),
-        };
+        let Some(link) = self.link(device)? else { return Ok(None) };
         let source = found.attributes.iter().find_map(|one| {
             if let RouteAttribute::PrefSource(address) = one { observe::address(address) } else { None }
         });
         let (name, mtu) = (name(&link).unwrap_or_default().to_owned(), mtu_of(&link));
         Ok(Some(Path { link: name, mtu, narrow: fabric::mtu(&found), source, router: fabric::gateway(&found) }))
+    }
+
+    /// The node's own addresses, but for those that are good for one link only.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn own(&mut self) -> Result<Vec<Own>, KernelError> {
+        let all = self.socket.dump(&Message::GetAddress(AddressMessage::default()), own);
+        all.map_err(|error| refused("read the node's addresses".to_owned(), error))
+    }
+
+    /// The name of a link by which other hosts may be reached, and whether it is a bridge, on which sandboxes may hang. `None`:
+    /// netd made it, or it is gone.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn outer(&mut self, number: u32) -> Result<Option<(String, bool)>, KernelError> {
+        let Some(link) = self.link(number)? else { return Ok(None) };
+        let is_bridge = observe::kind(&link) == Some(&InfoKind::Bridge);
+        Ok(name(&link).filter(|_| !observe::is_marked(&link)).map(|name| (name.to_owned(), is_bridge)))
+    }
+
+    /// `None`: it went away.
+    fn link(&mut self, number: u32) -> Result<Option<LinkMessage>, KernelError> {
+        let mut request = LinkMessage::default();
+        request.header.index = number;
+        match self.socket.fetch(Message::GetLink(request)) {
+            Ok(Message::NewLink(link)) => Ok(Some(link)),
+            Ok(_) | Err(NetlinkError::Refused { .. }) => Ok(None),
+            Err(error) => Err(refused(format!("ask for link {number}"), error)),
+        }
     }
 
     /// Whether the kernel has tunnels of this kind, or a module for them.
@@ -147,6 +183,16 @@ impl Underlay {
                 .map_err(|error| refused(format!("take address {address} from bridge {bridge}"), error)),
         }
     }
+}
+
+fn own(object: Message) -> Option<Own> {
+    let Message::NewAddress(message) = object else { return None };
+    let local = |one: &AddressAttribute| if let AddressAttribute::Local(local) = one { Some(*local) } else { None };
+    let told = |one: &AddressAttribute| if let AddressAttribute::Address(told) = one { Some(*told) } else { None };
+    let told = message.attributes.iter().find_map(told);
+    let address = message.attributes.iter().find_map(local).or(told)?;
+    let is_of_use = message.header.scope == AddressScope::Universe && !address.is_loopback();
+    is_of_use.then_some(Own { address, opposite: told.filter(|told| *told != address), link: message.header.index })
 }
 
 fn outgoing(route: &RouteMessage) -> Option<u32> {

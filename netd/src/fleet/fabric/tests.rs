@@ -179,6 +179,15 @@ fn what_cannot_be_reached_is_said_and_keeps_nobody_else_from_it() {
 }
 
 #[test]
+fn what_of_a_pool_no_node_has_is_left_open_where_a_hosts_own_network_lies_in_it() {
+    let mut here = here(&BOTH);
+    here.inside = [("10.4.0.0/16".parse().unwrap(), "10.4.200.7 (link up0)".to_owned())].into();
+    let (found, troubles) = hops("vxlan", &here, &two());
+    assert_eq!((found.contains_key("10.4.0.0/16"), found.contains_key("fd04::/48")), (false, true));
+    assert!(troubles.len() == 1 && troubles[0].contains("10.4.200.7 (link up0)"), "{troubles:?}");
+}
+
+#[test]
 fn a_block_as_large_as_its_pool_is_reached_or_is_here() {
     let mut whole = here(&BOTH);
     whole.blocks = ["10.4.0.0/16".parse().unwrap()].into();

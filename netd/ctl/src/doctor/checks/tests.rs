@@ -104,6 +104,20 @@ fn fleets() {
         });
         assert!(found.remedy.contains("docker0"), "{found:?}");
     }
+    // A host's own network stays, whatever else is to be done.
+    let remedy = |more: &str| {
+        finds(Level::Warning, "route 10.4.200.0/24", |facts| {
+            let text = format!(r#"[{{"dst":"10.4.200.0/24","dev":"eth0",{more}}}]"#);
+            facts.fleet.routes.extend(fleet::routes(&text));
+        })
+        .remedy
+    };
+    for connected in [r#""protocol":"kernel","scope":"link","prefsrc":"10.4.200.7""#, r#""protocol":"ra""#] {
+        assert!(remedy(connected).starts_with("give fleet.pools"), "{}", remedy(connected));
+    }
+    for made in [r#""protocol":"static""#, r#""gateway":"192.0.2.254","protocol":"kernel""#] {
+        assert!(remedy(made).starts_with("take it away"), "{}", remedy(made));
+    }
     finds(Level::Warning, "net.ipv4.conf.nd-vxlan.rp_filter", |facts| {
         facts.sysctls.rp_filter.insert("nd-vxlan".to_owned(), 0);
     });
