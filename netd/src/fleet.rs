@@ -140,25 +140,7 @@ impl Fleet {
         let here = look::here(&mut underlay, fleet, &name, (&Peers::new(), None), BTreeSet::new()).unwrap_or_default();
         let about = look::about(fleet, &name, &here, look::able(&mut underlay));
         let source = Source::open(fleet, Path::new(&config.state_dir), about)?;
-        let (writing, file) = (tokio::sync::Mutex::new(()), file.to_owned());
-        Ok(Self(Some(Arc::new(Inner {
-            name,
-            started: Instant::now(),
-            file,
-            source,
-            config: watch::Sender::new(fleet.clone()),
-            share: watch::Sender::new(Share::default()),
-            underlay: Mutex::new(underlay),
-            state: Mutex::default(),
-            namespaces: config.namespaces.clone(),
-            state_dir: PathBuf::from(&config.state_dir),
-            run_dir: PathBuf::from(&config.run_dir),
-            usage_changed: Notify::new(),
-            labels_changed: Notify::new(),
-            kernel_changed: Notify::new(),
-            paths_changed: Notify::new(),
-            writing,
-        }))))
+        Ok(Self(Some(Arc::new(Inner::new(config, (name, file), source, underlay)))))
     }
 
     /// Whether this node is part of a fleet.
@@ -251,6 +233,28 @@ fn silent(node: &str) -> String {
 }
 
 impl Inner {
+    fn new(config: &NodeConfig, (name, file): (NodeName, &Path), source: Source, underlay: Underlay) -> Self {
+        let (writing, file) = (tokio::sync::Mutex::new(()), file.to_owned());
+        Self {
+            name,
+            started: Instant::now(),
+            file,
+            source,
+            config: watch::Sender::new(config.fleet.clone()),
+            share: watch::Sender::new(Share::default()),
+            underlay: Mutex::new(underlay),
+            state: Mutex::default(),
+            namespaces: config.namespaces.clone(),
+            state_dir: PathBuf::from(&config.state_dir),
+            run_dir: PathBuf::from(&config.run_dir),
+            usage_changed: Notify::new(),
+            labels_changed: Notify::new(),
+            kernel_changed: Notify::new(),
+            paths_changed: Notify::new(),
+            writing,
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -294,3 +298,6 @@ impl Inner {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests;

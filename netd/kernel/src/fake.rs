@@ -32,6 +32,7 @@ struct State {
     ports: BTreeSet<LinkName>,
     fail_at: Option<usize>,
     die_at: Option<usize>,
+    is_blind: bool,
     refused: BTreeSet<Key>,
     lacks_vlan_filtering: bool,
     flows: BTreeSet<Flow>,
@@ -80,9 +81,15 @@ impl FakeKernel {
         self.state().refused.insert(key);
     }
 
-    /// No step fails on demand any more.
+    /// It cannot be read from now on.
+    pub fn blind(&self) {
+        self.state().is_blind = true;
+    }
+
+    /// No step fails on demand any more, and it can be read.
     pub fn heal(&self) {
         let mut state = self.state();
+        state.is_blind = false;
         (state.fail_at, state.die_at) = (None, None);
         state.refused.clear();
     }
@@ -118,6 +125,10 @@ impl FakeKernel {
 impl Kernel for FakeKernel {
     fn observe(&self, scope: Scope<'_>) -> Result<Objects, KernelError> {
         let state = self.state();
+        if state.is_blind {
+            let source = std::io::ErrorKind::Other.into();
+            return Err(KernelError::Refused { action: "read the node".to_owned(), source });
+        }
         let seen = |key: &Key| match (scope, key) {
             (Scope::Sandbox(sandbox, name), Key::Interface(netns, found)) => *netns == sandbox.id && found == name,
             (Scope::Node, key) => !matches!(key, Key::Interface(..)),

@@ -32,7 +32,7 @@ const TOGETHER: Duration = Duration::from_millis(20);
 /// How often the ways to other nodes are looked at without being told.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A block that nobody uses is kept for so long.
-const KEPT_FOR: Duration = Duration::from_secs(30);
+pub(super) const KEPT_FOR: Duration = Duration::from_secs(30);
 /// A network that no file describes is remembered for so long.
 const ASKED_FOR: Duration = Duration::from_mins(10);
 
@@ -275,7 +275,7 @@ impl Inner {
         Ok((here, changed))
     }
 
-    fn share_of(&self, here: &Here) -> Share {
+    pub(super) fn share_of(&self, here: &Here) -> Share {
         let config = self.config.borrow();
         let status = self.source.status();
         let pools = config.pools.iter().map(|pool| {
@@ -320,7 +320,7 @@ impl Inner {
     }
 
     /// Asks for more blocks, or gives some back.
-    async fn wish<K: Kernel + 'static>(
+    pub(super) async fn wish<K: Kernel + 'static>(
         self: &Arc<Self>,
         lifecycle: &Lifecycle<K>,
         networks: &Networks,
@@ -341,12 +341,13 @@ impl Inner {
             if !lifecycle.owner.retire(block).await? {
                 continue;
             }
-            self.write(lifecycle, Care::Whole).await?;
-            if wishes.spare.contains(&block) && self.source.give_up(block) {
+            let written = self.write(lifecycle, Care::Whole).await;
+            if written.is_ok() && wishes.spare.contains(&block) && self.source.give_up(block) {
                 info!(%block, "given back");
             } else {
                 lifecycle.owner.unretire(block).await?;
             }
+            written?;
         }
         self.lend(lifecycle, &usage).await
     }
