@@ -145,6 +145,11 @@ fn sandboxes_reach_each_other_directly_and_a_list_that_changes_is_followed() {
     nodes.all[0].write("pools = [");
     soon("it is told", || nodes.all[0].warnings().iter().any(|text| text.contains("goes on as it last stood")));
     assert_eq!(nodes.all[0].routes(), whole);
+    // Nor does one without a fleet, while netd runs.
+    nodes.all[0].write("");
+    soon("it is told", || nodes.all[0].warnings().iter().any(|text| text.contains("no [fleet] any more")));
+    assert_eq!(nodes.all[0].routes(), whole);
+    assert!(!nodes.all[0].space.command("ip -o link").contains("nd-"), "a tunnel that nobody asked for");
     // So does what is lost while nobody owns the rules.
     let asked = |nodes: &Nodes| nodes.all[0].space.command("nft list set inet netd asked").contains("udp");
     assert!(asked(&nodes));

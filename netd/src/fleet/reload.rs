@@ -13,6 +13,9 @@ use super::Inner;
 use super::source::{Source, listed};
 use crate::directories;
 
+const LEFT: &str = "netd.toml has no [fleet] any more: it goes on as it last stood there until the next start (`systemctl restart netd`); \
+                    write it again, or restart netd to leave the fleet";
+
 impl Inner {
     /// The watching ends with what is returned.
     pub(super) fn watch_settings(self: &Arc<Self>) -> Option<PipeWriter> {
@@ -49,11 +52,14 @@ impl Inner {
     }
 
     /// Takes what can be changed while netd runs; what cannot is returned, for people.
-    fn take(&self, wanted: FleetConfig) -> Vec<String> {
+    pub(super) fn take(&self, wanted: FleetConfig) -> Vec<String> {
         let mut unfollowed = Vec::new();
         let mut now = self.config.borrow().clone();
         if wanted == now {
             return unfollowed;
+        }
+        if !wanted.is_on() {
+            return vec![LEFT.to_owned()];
         }
         if let Source::List(list) = &self.source
             && wanted.nodes != now.nodes

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netd_config::NodeConfig;
+use netd_config::{Encapsulation, FleetConfig, NodeConfig};
 use netd_fleet::NodeName;
 use netd_kernel::{FakeKernel, Underlay};
 
@@ -59,4 +59,16 @@ async fn a_block_whose_leaving_fails_is_as_it_was() {
     let usage = lifecycle.owner.usage().await.unwrap();
     assert!(usage.iter().all(|one| !one.is_leaving), "{usage:?}");
     assert!(matches!(lifecycle.owner.attach(wanted(WEB, "next", 2)).await, Ok(Attached::New { .. })));
+}
+
+/// A tunnel that nobody asked for any other way would be made, and the other nodes would not know of it.
+#[test]
+fn settings_without_a_fleet_change_nothing_of_one_that_runs() {
+    let inner = node(LISTED);
+    let before = inner.config.borrow().clone();
+    let told = inner.take(FleetConfig::default());
+    assert_eq!(*inner.config.borrow(), before);
+    assert!(told.len() == 1 && told[0].contains("no [fleet] any more"), "{told:?}");
+    let changed = settings(&LISTED.replace("direct", "cross-subnet")).fleet;
+    assert_eq!((inner.take(changed), inner.config.borrow().encapsulation), (Vec::new(), Encapsulation::CrossSubnet));
 }
