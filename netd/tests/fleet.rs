@@ -166,6 +166,47 @@ fn sandboxes_reach_each_other_directly_and_a_list_that_changes_is_followed() {
     assert!(!asked(&nodes));
 }
 
+/// Of a link that has the same address on every host, as a virtual machine's to its own host does.
+#[test]
+fn nothing_is_sent_to_a_peer_whose_address_is_another_nodes_too() {
+    let mut nodes = Nodes::new(3);
+    let _etcd = nodes.etcd();
+    for node in &nodes.all[..2] {
+        for line in ["ip link add nat0 type bridge", "ip addr add 10.0.2.15/24 dev nat0", "ip link set nat0 up"] {
+            node.space.command(line);
+        }
+    }
+    let well = stored("['10.4.0.0/16', 'fd04::/48']");
+    for node in &mut nodes.all {
+        node.write(&(well.clone() + if node.number == 3 { "" } else { "address = '10.0.2.15'\n" }));
+        node.start();
+    }
+    let sandboxes: Vec<Sandbox> = nodes.all.iter().map(|node| node.attach("web")).collect();
+    sandboxes.iter().for_each(|sandbox| sandbox.space.serve(80));
+    let is_told = |number: usize, words: &str| {
+        let node = &nodes.all[number];
+        node.warnings().iter().any(|text| text.contains(words) && text.contains("Set fleet.address"))
+    };
+    soon("each of two is told", || is_told(0, "n2 says that it is reached at 10.0.2.15, and that is this node's own"));
+    soon("so is the other", || is_told(1, "n1 says that it is reached at 10.0.2.15, and that is this node's own"));
+    soon("and the third", || is_told(2, "n1 says that it is reached at 10.0.2.15, and so does n2"));
+    soon("and the third, of both", || is_told(2, "n2 says that it is reached at 10.0.2.15, and so does n1"));
+    soon("the third has its address", || nodes.all[0].routes().contains("192.0.2.3"));
+    for node in &nodes.all {
+        assert!(!node.routes().contains("10.0.2.15"), "{}", node.routes());
+    }
+    let told = nodes.all[2].check("n1");
+    assert!(told.iter().all(|one| one.troubles.iter().any(|text| text.contains("so does n2"))), "{told:?}");
+    for node in &mut nodes.all[..2] {
+        node.kill();
+        node.write(&well);
+        node.start();
+    }
+    all_have_routes(&nodes, 4);
+    all_reach_each_other(&sandboxes);
+    soon("all is well", || nodes.all.iter().all(|node| node.warnings().is_empty()));
+}
+
 #[test]
 fn beyond_a_router_packets_are_wrapped_and_on_the_link_they_are_not() {
     let mut nodes = Nodes::new(2);

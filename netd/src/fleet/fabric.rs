@@ -107,7 +107,12 @@ pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
     let mut kinds: BTreeSet<Encapsulation> = here.retiring.clone();
     let modes = config.pools.iter().map(|pool| config.encapsulation_of(pool));
     kinds.extend(modes.filter(|mode| matches!(mode, Mode::Vxlan | Mode::Ipip)).filter_map(tunnel_of));
-    for peer in peers.values() {
+    let astray = astray(config, here, peers);
+    fabric
+        .troubles
+        .extend(astray.iter().map(|(name, text)| Trouble { peer: Some((*name).clone()), text: text.clone() }));
+    let peers: Vec<&NodeRecord> = peers.values().filter(|peer| !astray.contains_key(&peer.name)).collect();
+    for peer in &peers {
         fabric.objects.extend(peer.addresses.iter().map(|address| (Key::Peer(*address), Object::Set)));
         for block in &peer.blocks {
             match lead(config, here, peer, *block) {
@@ -121,9 +126,44 @@ pub fn fabric(config: &FleetConfig, here: &Here, peers: &Peers) -> Fabric {
         }
     }
     for kind in kinds {
-        fabric.tunnel(kind, here, peers);
+        fabric.tunnel(kind, here, &peers);
     }
     fabric
+}
+
+/// Peers whose addresses do not lead to them alone, each with what is wrong: nothing is sent there.
+fn astray<'a>(config: &FleetConfig, here: &Here, peers: &'a Peers) -> BTreeMap<&'a NodeName, String> {
+    let mut at: BTreeMap<IpAddr, Vec<&NodeRecord>> = BTreeMap::new();
+    for peer in peers.values() {
+        peer.addresses.iter().for_each(|address| at.entry(*address).or_default().push(peer));
+    }
+    let mut astray = BTreeMap::new();
+    for (address, named) in at {
+        let is_own = here.own.contains(&address) || here.addresses.contains(&address);
+        let pool = config.pools.iter().find(|pool| pool.range.contains(&address));
+        for peer in &named {
+            // One that was given another name is there under both for as long as a lease.
+            let is_other = |other: &&&NodeRecord| {
+                other.name != peer.name && (other.instance.is_none() || other.instance != peer.instance)
+            };
+            let what = if is_own {
+                "and that is this node's own: each host needs one that is its alone, be it one of a second link"
+                    .to_owned()
+            } else if let Some(other) = named.iter().find(is_other) {
+                format!("and so does {}: each host needs one that is its alone, be it one of a second link", other.name)
+            } else if let Some(pool) = pool {
+                format!("and that lies in pool {}, whose addresses are containers'", pool.name)
+            } else {
+                continue;
+            };
+            let name = &peer.name;
+            let text = format!(
+                "{name} says that it is reached at {address}, {what}; nothing is sent there. Set fleet.address in its netd.toml"
+            );
+            astray.insert(name, text);
+        }
+    }
+    astray
 }
 
 /// Other hosts may be there too: they are not cut off.
@@ -135,7 +175,7 @@ fn open(pool: &PoolConfig, own: &str) -> String {
 }
 
 impl Fabric {
-    fn tunnel(&mut self, kind: Encapsulation, here: &Here, peers: &Peers) {
+    fn tunnel(&mut self, kind: Encapsulation, here: &Here, peers: &[&NodeRecord]) {
         let Some(entrance) = here.entrance(kind) else {
             self.objects.retain(
                 |_, object| !matches!(object, Object::NextHop(NextHop { hop, .. }) if hop.encapsulation() == Some(kind)),
@@ -153,7 +193,7 @@ impl Fabric {
         self.objects.insert(Key::Tunnel(kind), Object::Tunnel(Tunnel { entrance, mtu, addresses }));
         self.objects.insert(Key::PeersOnly(entrance), Object::Set);
         if kind == Encapsulation::Vxlan {
-            let ends = peers.values().filter_map(|peer| same_family(peer, entrance.address()));
+            let ends = peers.iter().filter_map(|peer| same_family(peer, entrance.address()));
             self.objects.extend(ends.map(|end| (Key::FarEnd(end), Object::Set)));
         }
     }

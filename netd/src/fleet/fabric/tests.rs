@@ -178,6 +178,63 @@ fn what_cannot_be_reached_is_said_and_keeps_nobody_else_from_it() {
     assert!(troubles.iter().any(|text| text.contains("no route of this node leads to 192.0.2.2")), "{troubles:?}");
 }
 
+/// A NAT link has the same address on every host.
+#[test]
+fn nothing_is_sent_where_an_address_does_not_lead_to_its_peer_alone() {
+    let mut here = here(&BOTH);
+    here.own = ["10.0.2.15".parse().unwrap()].into();
+    let said = |addresses: [&str; 2]| {
+        let mut all = two();
+        let more = addresses.into_iter().zip(4..).map(|(address, number)| {
+            let name = format!("n{number}");
+            (NodeName::new(name.as_str()).unwrap(), peer(&name, &[address], &[&format!("10.4.{number}.0/24")]))
+        });
+        all.extend(more);
+        all
+    };
+    let whose = |all: &Peers| {
+        let fabric = fabric(&config("vxlan"), &here, all);
+        let led = fabric.objects.keys().filter(|key| matches!(key, Key::Peer(_) | Key::FarEnd(_))).count();
+        let texts: Vec<String> = fabric.troubles.iter().map(|one| one.text.clone()).collect();
+        (
+            ["10.4.2.0/24", "10.4.4.0/24", "10.4.5.0/24"]
+                .map(|to| fabric.objects.contains_key(&Key::Route(to.parse().unwrap()))),
+            led,
+            texts,
+        )
+    };
+    let (routed, well, texts) = whose(&said(["192.0.2.4", "192.0.2.5"]));
+    assert_eq!((routed, texts), ([true; 3], Vec::<String>::new()));
+    for (addresses, routed, words) in [
+        (
+            ["10.0.2.15", "192.0.2.5"],
+            [true, false, true],
+            "n4 says that it is reached at 10.0.2.15, and that is this node's own",
+        ),
+        (
+            ["192.0.2.1", "192.0.2.5"],
+            [true, false, true],
+            "n4 says that it is reached at 192.0.2.1, and that is this node's own",
+        ),
+        (["192.0.2.4", "192.0.2.2"], [false, true, false], "n5 says that it is reached at 192.0.2.2, and so does n2"),
+        (
+            ["192.0.2.4", "10.4.9.9"],
+            [true, true, false],
+            "n5 says that it is reached at 10.4.9.9, and that lies in pool 10.4.0.0/16",
+        ),
+    ] {
+        let (found, led, texts) = whose(&said(addresses));
+        assert_eq!(found, routed, "{addresses:?}");
+        assert!(texts.iter().any(|text| text.starts_with(words)), "{texts:?}");
+        assert!(led < well, "{addresses:?}: a peer's packets would be taken for another's");
+    }
+    // Under another name since it was started again.
+    let mut again = said(["192.0.2.4", "192.0.2.4"]);
+    let instance = serde_json::from_str("\"00000000000000000000000000000007\"").unwrap();
+    again.values_mut().skip(2).for_each(|peer| peer.instance = Some(instance));
+    assert_eq!(whose(&again).0, [true; 3]);
+}
+
 #[test]
 fn what_of_a_pool_no_node_has_is_left_open_where_a_hosts_own_network_lies_in_it() {
     let mut here = here(&BOTH);
