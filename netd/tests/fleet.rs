@@ -166,6 +166,39 @@ fn sandboxes_reach_each_other_directly_and_a_list_that_changes_is_followed() {
     assert!(!asked(&nodes));
 }
 
+/// What others send meanwhile is no evidence about this one.
+#[test]
+fn whether_a_peer_is_reached_by_the_tunnel_is_asked_of_that_peer_alone() {
+    let (nodes, sandboxes) = three("vxlan");
+    all_reach_each_other(&sandboxes);
+    let [from, to] = [&sandboxes[0], &sandboxes[2]];
+    let busy = format!("{}:80", to.v4);
+    let check = |name: &str| {
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop(from.space.hears(&busy));
+                }
+            });
+            let checks = nodes.all[0].check(name);
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            let told = checks.into_iter().filter(|one| one.name == "n2");
+            told.map(|one| (one.answered, one.encapsulated, one.troubles)).collect::<Vec<_>>()
+        })
+    };
+    let well = (true, "yes".to_owned(), Vec::new());
+    assert_eq!(check("n2"), [well.clone(), well.clone()]);
+    nodes.all[0].space.command("ip route add 10.4.2.0/25 via 192.0.2.2 dev up0");
+    for name in ["n2", ""] {
+        let found = check(name);
+        let (answered, encapsulated, troubles) = &found[0];
+        assert_eq!((*answered, encapsulated.as_str()), (true, "no"), "{found:?}");
+        assert!(troubles.iter().any(|text| text.contains("past the vxlan tunnel")), "{found:?}");
+        assert_eq!(found[1], well);
+    }
+}
+
 /// Of a link that has the same address on every host, as a virtual machine's to its own host does.
 #[test]
 fn nothing_is_sent_to_a_peer_whose_address_is_another_nodes_too() {

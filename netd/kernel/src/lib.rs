@@ -17,7 +17,7 @@ mod seam;
 
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeKernel;
-pub use linux::underlay::{Carried, Own, Path, Underlay};
+pub use linux::underlay::{Own, Path, Underlay};
 pub use linux::{
     Asker, Coexistence, Echo, Firewall, LOG_GROUP, LOGGED_ALLOW, LOGGED_AUDIT, LOGGED_DENY, LinuxKernel, Obstacle,
     OurLink, Passage, fixed_ruleset, read_elements,

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use netd_api::v1::PeerCheck;
+use netd_config::LinkName;
 use netd_fleet::NodeRecord;
-use netd_kernel::{Asker, Carried, Echo, Encapsulation, Hop, Key, NextHop, Object, Objects};
+use netd_kernel::{Asker, Echo, Encapsulation, Hop, Key, NextHop, Object, Objects};
 
 use super::report::named;
 use super::{Fleet, Inner, measure};
@@ -100,16 +101,17 @@ impl Inner {
         link.or(state.here.mtu).unwrap_or_default()
     }
 
+    /// What is sent by the tunnel, and comes back by it, is this peer's: what others send meanwhile does not count.
     fn ask(&self, check: &mut PeerCheck, hop: Hop, block: IpNet) {
-        let before = self.carried(hop);
+        let mut is_by_tunnel = false;
         for address in addresses(hop, block) {
             check.address = address.to_string();
-            let Ok(mut asker) = Asker::open(address, identifier(address)) else { continue };
-            let heard = (0..TRIES).filter_map(|_| match asker.ask(SMALL, PATIENCE) {
-                Ok(Echo::Heard(took)) => Some(took),
-                Ok(Echo::TooLarge | Echo::Silence) | Err(_) => None,
-            });
-            let Some(least) = heard.min() else { continue };
+            let tunnel = self.tunnel_to(hop, address);
+            // Past the tunnel, one echo says it.
+            let tries = if tunnel.is_some() { 1 } else { TRIES };
+            let by_tunnel = tunnel.and_then(|tunnel| heard(address, Some(&tunnel), TRIES));
+            is_by_tunnel = by_tunnel.is_some();
+            let Some((mut asker, least)) = by_tunnel.or_else(|| heard(address, None, tries)) else { continue };
             check.answered = true;
             check.round_trip_us = u64::try_from(least.as_micros()).unwrap_or(u64::MAX);
             check.mtu = largest(&mut asker, address, check.wanted_mtu);
@@ -124,11 +126,9 @@ impl Inner {
             self.measure_again();
         }
         check.troubles.extend(narrow);
-        let after = self.carried(hop);
-        let has_carried = after.sent > before.sent && after.received > before.received;
-        let word = if hop.encapsulation().is_some() && has_carried { "yes" } else { "no" };
+        let word = if is_by_tunnel { "yes" } else { "no" };
         word.clone_into(&mut check.encapsulated);
-        if hop.encapsulation().is_some() && !has_carried {
+        if hop.encapsulation().is_some() && !is_by_tunnel {
             check.troubles.push(format!(
                 "the echoes came back past the {} tunnel; see which way {} takes to this node",
                 check.by, check.name
@@ -136,9 +136,26 @@ impl Inner {
         }
     }
 
-    fn carried(&self, hop: Hop) -> Carried {
-        hop.encapsulation().and_then(|kind| self.underlay().carried(kind)).unwrap_or_default()
+    /// The tunnel's device, where what is sent to the address does go by it.
+    fn tunnel_to(&self, hop: Hop, address: IpAddr) -> Option<LinkName> {
+        let mut underlay = self.underlay();
+        let device = underlay.device(hop.encapsulation()?).clone();
+        let path = underlay.path(address).ok()??;
+        (path.link == device.as_str()).then_some(device)
     }
+}
+
+/// The one that was asked, and how long its echo took at least.
+fn heard(address: IpAddr, link: Option<&LinkName>, tries: usize) -> Option<(Asker, Duration)> {
+    // Late echoes of the one are none of the other's.
+    let identifier = identifier(address) ^ u16::from(link.is_some());
+    let mut asker = Asker::open(address, identifier, link).ok()?;
+    let heard = (0..tries).filter_map(|_| match asker.ask(SMALL, PATIENCE) {
+        Ok(Echo::Heard(took)) => Some(took),
+        Ok(Echo::TooLarge | Echo::Silence) | Err(_) => None,
+    });
+    let least = heard.min()?;
+    Some((asker, least))
 }
 
 /// The address of the peer's tunnel, and the block's gateway where a network uses it.

@@ -144,7 +144,7 @@ fn all(due: &[(IpAddr, u32, Option<u32>)]) -> Vec<(IpAddr, u32, Option<u32>)> {
 /// Octets of the largest packet to `to`, as far as it answers. The whole size is tried again in the end: that it is lost for
 /// other reasons must not make a way narrow.
 fn one(to: IpAddr, link: u32, known: Option<u32>) -> Option<u32> {
-    let mut asker = Asker::open(to, identifier(to)).ok()?;
+    let mut asker = Asker::open(to, identifier(to), None).ok()?;
     let mut passes = |size: u32| {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         for _ in 0..2 {

@@ -1,11 +1,13 @@
 //! Asks an address for an echo (RFC 792, RFC 4443), in a packet of a given size that nobody on the way may cut up. Blocking.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use netd_config::LinkName;
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
 
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
@@ -32,11 +34,12 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// A socket for echoes of `to` in the calling thread's network namespace. The identifier tells askers apart.
+    /// A socket for echoes of `to` in the calling thread's network namespace. The identifier tells askers apart. What is sent
+    /// leaves by the link, if one is named, and only what comes in by it is heard (socket(7), `SO_BINDTODEVICE`).
     ///
     /// # Errors
     /// The kernel's: `ENETUNREACH` and the like where no route leads there.
-    pub fn open(to: IpAddr, identifier: u16) -> io::Result<Self> {
+    pub fn open(to: IpAddr, identifier: u16, link: Option<&LinkName>) -> io::Result<Self> {
         let (family, protocol) = if to.is_ipv4() {
             (AddressFamily::Inet, SockProtocol::Icmp)
         } else {
@@ -44,6 +47,9 @@ impl Asker {
         };
         let raw = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         whole(&raw, to.is_ipv4())?;
+        if let Some(link) = link {
+            setsockopt(&raw, sockopt::BindToDevice, &OsString::from(link.as_str()))?;
+        }
         let socket = UdpSocket::from(raw);
         socket.connect(SocketAddr::new(to, 0))?;
         Ok(Self { socket, to, identifier, sequence: 0 })

@@ -1,5 +1,5 @@
-//! What lies under the fabric: the way to another node's address, what this kernel can wrap packets in, and what its tunnels
-//! have sent. Who the other nodes are is not looked at.
+//! What lies under the fabric: the way to another node's address, the node's own addresses, and what this kernel can wrap packets
+//! in. Who the other nodes are is not looked at.
 
 use std::io;
 use std::net::IpAddr;
@@ -9,11 +9,11 @@ use netd_config::LinkName;
 use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
 
 use super::fabric::{self, Names};
-use super::messages::{by_name, remove_address, route_to};
+use super::messages::{remove_address, route_to};
 use super::observe::{self, mtu_of, name};
 use super::{index, refused, sysctls};
 use crate::object::Encapsulation;
@@ -43,15 +43,6 @@ pub struct Own {
     pub opposite: Option<IpAddr>,
     /// Its link's number.
     pub link: u32,
-}
-
-/// What a tunnel device has carried since it was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Carried {
-    /// Packets that went into it.
-    pub sent: u64,
-    /// Packets that came out of it.
-    pub received: u64,
 }
 
 /// Asks the kernel of the namespace that it was opened in.
@@ -130,19 +121,6 @@ impl Underlay {
     /// Whether the kernel has tunnels of this kind, or a module for them.
     pub fn can(&mut self, encapsulation: Encapsulation) -> bool {
         fabric::is_known(&mut self.socket, encapsulation)
-    }
-
-    /// What our tunnel device of this kind has carried; `None`: there is none.
-    pub fn carried(&mut self, encapsulation: Encapsulation) -> Option<Carried> {
-        let Ok(Message::NewLink(link)) = self.socket.fetch(by_name(self.names.of(encapsulation))) else { return None };
-        let counted = |one: &LinkAttribute| {
-            if let LinkAttribute::Stats64(stats) = one {
-                Some(Carried { sent: stats.tx_packets, received: stats.rx_packets })
-            } else {
-                None
-            }
-        };
-        link.attributes.iter().find_map(counted)
     }
 
     /// The name of our tunnel device of this kind.
