@@ -240,6 +240,70 @@ fn nothing_is_sent_to_a_peer_whose_address_is_another_nodes_too() {
     soon("all is well", || nodes.all.iter().all(|node| node.warnings().is_empty()));
 }
 
+/// A node whose labels change keeps what its containers have, gives nothing more of it, and gives it back behind them.
+#[test]
+fn a_pool_is_for_nodes_with_its_labels() {
+    let mut nodes = Nodes::new(2);
+    let _etcd = nodes.etcd();
+    let in_zone = |zone: &str| {
+        let pool = |name: &str, range: &str| {
+            format!("{{ name = '{name}', range = '{range}', nodes = {{ zone = '{name}' }} }}")
+        };
+        let pools = format!("[{}, {}]", pool("a", "10.4.0.0/17"), pool("b", "10.4.128.0/17"));
+        stored(&pools) + &format!("labels = {{ zone = '{zone}' }}\n")
+    };
+    for (node, zone) in nodes.all.iter_mut().zip(["a", "b"]) {
+        node.write(&in_zone(zone));
+        node.start();
+    }
+    let of_b = NETWORK
+        .replace("\"bridge\",\"type\"", "\"other\",\"type\"")
+        .replace("br0", "br1")
+        .replace("10.4.0.0/24", "10.4.128.0/24")
+        .replace("fd04::/64", "fd05::/64");
+    let refused = |node: &Member, network: &str, container: &str| {
+        node.attach_to(network, container, "").map(|sandbox| sandbox.v4).unwrap_err()
+    };
+    // What was given back is `absent` where a node that is no witness has not heard yet that it is free.
+    let own = |node: &Member| {
+        let blocks = node.fleet().blocks.into_iter().filter(|one| ["here", "leaving"].contains(&one.state.as_str()));
+        blocks.map(|one| format!("{} {}", one.pool, one.held)).collect::<Vec<_>>()
+    };
+    let one = nodes.all[0].attach("one");
+    let two = nodes.all[1].attach_to(&of_b, "two", "").unwrap_or_else(|failure| panic!("{failure:?}"));
+    [&one, &two].iter().for_each(|sandbox| sandbox.space.serve(80));
+    let reach_each_other = |one: &Sandbox, two: &Sandbox| {
+        for (from, to) in [(one, two), (two, one)] {
+            assert_eq!(from.space.hears_in_the_end(&format!("{}:80", to.v4)).as_ref(), Ok(&from.v4));
+        }
+    };
+    reach_each_other(&one, &two);
+    assert_eq!([own(&nodes.all[0]), own(&nodes.all[1])], [["a 1"], ["b 1"]]);
+    let failure = refused(&nodes.all[0], &of_b, "astray");
+    assert!(failure.message.contains("the pool is for nodes with zone=b; set fleet.labels"), "{failure:?}");
+    assert_ne!(code(&failure), TRY_AGAIN);
+    nodes.all[0].kill();
+    nodes.all[0].write(&in_zone("b"));
+    nodes.all[0].start();
+    soon("it has a block of its new pool", || own(&nodes.all[0]) == ["a 1", "b 0"]);
+    let failure = refused(&nodes.all[0], NETWORK, "late");
+    assert!(failure.message.contains("the pool is for nodes with zone=a; set fleet.labels"), "{failure:?}");
+    let asked = nodes.all[0].attach_to(NETWORK, "asked", &format!("IP={}", one.v4.replace(".2", ".9")));
+    assert!(asked.is_err(), "an address of it that was asked for");
+    let new = nodes.all[0].attach_to(&of_b, "new", "").unwrap_or_else(|failure| panic!("{failure:?}"));
+    new.space.serve(80);
+    reach_each_other(&one, &two);
+    reach_each_other(&new, &two);
+    assert_eq!(nodes.all[0].warnings(), Vec::<String>::new());
+    nodes.all[0].detach("one");
+    let begin = std::time::Instant::now();
+    while own(&nodes.all[0]) != ["b 1"] {
+        assert!(begin.elapsed() < std::time::Duration::from_secs(90), "{:?}", own(&nodes.all[0]));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    soon("nothing leads there", || !nodes.all[1].routes().contains(&one.v4[..one.v4.len() - 2]));
+}
+
 #[test]
 fn beyond_a_router_packets_are_wrapped_and_on_the_link_they_are_not() {
     let mut nodes = Nodes::new(2);

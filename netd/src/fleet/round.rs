@@ -220,7 +220,7 @@ impl Inner {
     ) -> Result<(), RoundError> {
         let inner = Arc::clone(self);
         let (here, changed) = tokio::task::spawn_blocking(move || inner.look(care)).await??;
-        let share = self.share_of(&here);
+        let share = self.allowed(self.share_of(&here));
         if changed || *self.share.borrow() != share {
             care = Care::Whole;
             lifecycle.owner.share(share.clone()).await?;
@@ -294,6 +294,17 @@ impl Inner {
             blocks: held.iter().map(|(block, part)| (*block, pieces(*part))).collect(),
             parts: held.into_iter().filter(|(block, part)| block != part).collect(),
         }
+    }
+
+    /// Out of blocks of pools that are for other nodes nothing more is given.
+    fn allowed(&self, mut share: Share) -> Share {
+        let config = self.config.borrow();
+        let is_forbidden = |block: &IpNet| {
+            let pool = config.pools.iter().find(|pool| pool.range.contains(block));
+            pool.is_some_and(|pool| !source::may_use(&config, pool))
+        };
+        share.blocks.iter_mut().filter(|(block, _)| is_forbidden(block)).for_each(|(_, pieces)| pieces.clear());
+        share
     }
 
     /// How this node gets more blocks, and whether they come by themselves.

@@ -50,6 +50,11 @@ pub fn wishes(pools: &[String], networks: &BTreeSet<(NetworkName, String)>, usag
         wishes.spare.extend(&idle[idle.len() - surplus..]);
         wishes.blocks.insert(pool.clone(), wanted);
     }
+    // Of a pool that is for other nodes, whatever is left from when it was not.
+    for one in usage.iter().filter(|one| !one.pool.is_empty() && !pools.contains(&one.pool)) {
+        wishes.blocks.insert(one.pool.clone(), 0);
+        wishes.spare.extend(Some(one.block).filter(|_| one.held == 0 && !one.is_leaving));
+    }
     wishes
 }
 

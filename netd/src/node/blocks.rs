@@ -167,7 +167,10 @@ impl Blocks {
 
     /// The address must be of a block that is the network's, or nobody's: then it is taken.
     fn claim(&self, key: &AttachmentKey, pool: &SharedPool, address: IpAddr) -> Result<Option<IpNet>, ShareError> {
-        let may = |block: &IpNet| self.assigned.get(block).is_none_or(|network| *network == key.network);
+        let may = |block: &IpNet| {
+            let is_its = self.assigned.get(block).is_none_or(|network| *network == key.network);
+            is_its && !self.share.ranges(*block).is_empty()
+        };
         match self.share.block_at(address).filter(|block| !self.leaving.contains(block)).filter(may) {
             Some(block) => Ok(Some(block).filter(|block| !self.assigned.contains_key(block))),
             None => {
@@ -237,7 +240,7 @@ impl Blocks {
         let is_here = |address: &IpAddr| blocks.iter().any(|block| block.contains(address));
         let unforgotten = asked.leases.spoken().filter(is_here).count();
         let pool = pool.name.clone();
-        if own.is_empty() {
+        if self.set_of(own.iter().copied()).is_empty() {
             return ShareError::NoBlock { key, pool, remedy, unforgotten, is_transient };
         }
         ShareError::Full { key, pool, blocks: share::listed(own), remedy, unforgotten, is_transient }

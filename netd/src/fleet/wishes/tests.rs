@@ -60,3 +60,14 @@ fn a_network_that_is_gone_leaves_its_blocks_to_others() {
     assert_eq!(wished(&["web"], &[block(ONE, "web", 1), block(TWO, "gone", 0)]), some(1, &[], &[TWO]));
     assert_eq!(wished(&["web"], &[block(ONE, "web", 1), block(TWO, "gone", 1)]), some(2, &[], &[]));
 }
+
+/// As where the node's labels have changed.
+#[test]
+fn of_a_pool_that_is_for_others_nothing_is_wanted_and_what_is_idle_goes() {
+    let idle = block(TWO, "web", 0);
+    let leaving = BlockUse { is_leaving: true, ..block(THREE, "", 0) };
+    let web = BTreeSet::from([(NetworkName::new("web").unwrap(), "a".to_owned())]);
+    let Wishes { blocks, spare, free } = wishes(&["b".to_owned()], &web, &[block(ONE, "web", 1), idle, leaving]);
+    assert_eq!(blocks, [("a".to_owned(), 0), ("b".to_owned(), 1)].into());
+    assert_eq!((spare, free), ([TWO.parse().unwrap()].into(), BTreeSet::new()));
+}

@@ -250,3 +250,24 @@ fn half_of_a_block_can_go_where_nobody_has_an_address_of_it() {
     assert!(node.share(parted).is_empty());
     assert_eq!(node.strays().map(|(_, address)| address.to_string()).collect::<Vec<_>>(), ["10.4.1.18"]);
 }
+
+/// As where the pool is for other nodes by now.
+#[test]
+fn out_of_a_block_of_which_nothing_may_be_given_nothing_is() {
+    let mut node = node(&["10.4.7.0/24"]);
+    assert_eq!(attach(&mut node, WEB, "before"), "10.4.7.2/24 by 10.4.7.1");
+    let mut closed = share(&["10.4.7.0/24", "10.4.8.0/24"], &[]);
+    closed.blocks.values_mut().for_each(Vec::clear);
+    assert!(node.share(closed).is_empty());
+    let network = |name: &str| WEB.replace("\"web\"", &format!("\"{name}\""));
+    for name in ["web", "db"] {
+        let refused = try_attach(&mut node, &network(name), "after").unwrap_err();
+        let AttachError::Share(error @ ShareError::NoBlock { .. }) = refused else { panic!("{refused:?}") };
+        assert!(
+            error.to_string().contains("no block of pool 10.4.0.0/16 for its network yet: ask for more"),
+            "{error}"
+        );
+    }
+    // Who was there is no stray, and has its address.
+    assert_eq!((node.strays().count(), node.usage()[0].held, node.usage()[0].size), (0, 1, 0));
+}
