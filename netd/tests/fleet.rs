@@ -635,6 +635,34 @@ fn a_pool_of_its_own_goes_by_ipip() {
 }
 
 #[test]
+fn beyond_a_router_packets_go_by_ipip_and_on_the_link_as_they_are() {
+    if !has_ipip() {
+        return skipped("(beyond a router): this kernel has none");
+    }
+    let mut nodes = Nodes::new(2);
+    nodes.add(3, 1);
+    let node = |number: usize, address: &str| {
+        format!("n{number} = {{ address = '{address}.{number}', blocks = ['10.4.{number}.0/24'] }}\n")
+    };
+    let listed = [node(1, "192.0.2"), node(2, "192.0.2"), node(3, "198.51.100")].concat();
+    nodes.start(&format!("pools = ['10.4.0.0/16']\nencapsulation = 'cross-subnet-ipip'\n[fleet.nodes]\n{listed}"));
+    let sandboxes: Vec<Sandbox> = nodes.all.iter().map(|node| node.attach("web")).collect();
+    sandboxes.iter().for_each(|sandbox| sandbox.space.serve(80));
+    for (from, to) in
+        [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)].map(|(from, to)| (&sandboxes[from], &sandboxes[to]))
+    {
+        assert_eq!(from.space.hears_in_the_end(&format!("{}:80", to.v4)).as_ref(), Ok(&from.v4));
+    }
+    let routes = nodes.all[0].routes();
+    assert!(routes.contains("10.4.2.0/24 via 192.0.2.2 dev up0"), "{routes}");
+    assert!(routes.contains("10.4.3.0/24 via 198.51.100.3 dev nd-ipip onlink"), "{routes}");
+    assert_eq!(mtu(&sandboxes[0]), 1_480);
+    let told: Vec<_> = nodes.all[0].check("").into_iter().map(|one| (one.by, one.encapsulated, one.troubles)).collect();
+    let way = |by: &str, encapsulated: &str| (by.to_owned(), encapsulated.to_owned(), Vec::<String>::new());
+    assert_eq!(told, [way("direct", "no"), way("ipip", "yes")]);
+}
+
+#[test]
 fn a_kernel_without_ipip_says_so_and_carries_the_rest() {
     if has_ipip() {
         return skipped("(a kernel without): this one has it");
