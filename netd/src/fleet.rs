@@ -137,7 +137,8 @@ impl Fleet {
         let name = NodeName::new(name)?;
         let mut underlay = Underlay::open(&config.link_prefix)?;
         // The kernel is asked again in each round.
-        let here = look::here(&mut underlay, fleet, &name, (&Peers::new(), None), BTreeSet::new()).unwrap_or_default();
+        let here =
+            look::here(&mut underlay, fleet, &name, (&Peers::new(), None), (BTreeSet::new(), None)).unwrap_or_default();
         let about = look::about(fleet, &name, &here, look::able(&mut underlay));
         let source = Source::open(fleet, Path::new(&config.state_dir), about)?;
         Ok(Self(Some(Arc::new(Inner::new(config, (name, file), source, underlay)))))

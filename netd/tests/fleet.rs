@@ -240,6 +240,50 @@ fn nothing_is_sent_to_a_peer_whose_address_is_another_nodes_too() {
     soon("all is well", || nodes.all.iter().all(|node| node.warnings().is_empty()));
 }
 
+/// etcd's address is none as it is written: resolvers read the last part as two octets (inet_aton(3)).
+fn named(pools: &str) -> String {
+    stored(pools).replace("192.0.2.254", "192.0.766")
+}
+
+#[test]
+fn a_pool_that_holds_etcd_cuts_no_host_off_from_it() {
+    let mut nodes = Nodes::new(1);
+    let _etcd = nodes.etcd();
+    nodes.start(&named("['192.0.2.128/25', 'fd04::/48']"));
+    let node = &nodes.all[0];
+    soon("it has a block of each", || node.fleet().blocks.iter().filter(|one| one.state == "here").count() == 2);
+    soon("the routes", || node.routes().contains("unreachable fd04::/48"));
+    assert!(!node.routes().contains("unreachable 192.0.2.128/25"), "{}", node.routes());
+    let told = node.warnings();
+    assert!(told.len() == 1 && told[0].contains("192.0.2.254 (etcd)"), "{told:?}");
+}
+
+/// What etcd is called need not be its address: a node is reached where it sends from to etcd, not by its default route.
+#[test]
+fn of_two_links_the_one_that_leads_to_etcd_is_where_a_node_is_reached() {
+    let mut nodes = Nodes::new(2);
+    let _etcd = nodes.etcd();
+    for node in &nodes.all {
+        for line in [
+            "ip link add nat0 type bridge",
+            "ip addr add 10.0.2.15/24 dev nat0",
+            "ip link set nat0 up",
+            "ip route replace default via 10.0.2.2 dev nat0",
+            "ip -6 route del default",
+        ] {
+            node.space.command(line);
+        }
+    }
+    nodes.start(&named("['10.4.0.0/16', 'fd04::/48']"));
+    let sandboxes: Vec<Sandbox> = nodes.all.iter().map(|node| node.attach("web")).collect();
+    sandboxes.iter().for_each(|sandbox| sandbox.space.serve(80));
+    all_have_routes(&nodes, 2);
+    all_reach_each_other(&sandboxes);
+    soon("all is well", || nodes.all.iter().all(|node| node.warnings().is_empty()));
+    let told: Vec<_> = nodes.all.iter().map(|node| node.fleet().nodes[0].addresses.clone()).collect();
+    assert_eq!(told, [["192.0.2.1"], ["192.0.2.2"]]);
+}
+
 /// A node whose labels change keeps what its containers have, gives nothing more of it, and gives it back behind them.
 #[test]
 fn a_pool_is_for_nodes_with_its_labels() {

@@ -88,6 +88,8 @@ pub struct Status {
     pub is_stranger: bool,
     /// Another instance has this node's name.
     pub is_namesake: bool,
+    /// Where the member is that answered last.
+    pub member: Option<IpAddr>,
 }
 
 /// A node's part in a fleet. It ends with this value; what it holds stays its own.
@@ -292,6 +294,8 @@ impl Node {
         access: &Access,
     ) -> Result<std::convert::Infallible, SessionError> {
         let client = Client::open(endpoint, access, self.settings.lease).await?;
+        let (member, now) = (Some(client.member()), self.status.borrow().clone());
+        publish(&self.status, Status { member, ..now });
         Session::begin(self, client).await?.run().await
     }
 

@@ -169,7 +169,7 @@ fn astray<'a>(config: &FleetConfig, here: &Here, peers: &'a Peers) -> BTreeMap<&
 /// Other hosts may be there too: they are not cut off.
 fn open(pool: &PoolConfig, own: &str) -> String {
     format!(
-        "pool {} holds an address of this host's own network, {own}: what no node has of the pool goes where the host's other routes lead, and is not unreachable; give fleet.pools a range that holds no address of the hosts' networks, on every node",
+        "pool {} holds an address of the hosts' own networks, {own}: what no node has of the pool goes where the host's other routes lead, and is not unreachable; give fleet.pools a range that holds no address of the hosts' networks, on every node",
         pool.range
     )
 }

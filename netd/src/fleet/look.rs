@@ -15,13 +15,13 @@ use super::source;
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(198, 18, 0, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1))];
 
-/// This node as it stands. What was `known` of ways and of its own addresses the kernel is not asked for.
+/// This node as it stands; `member`: where etcd was last heard. What was `known` of ways and of its own addresses the kernel is not asked for.
 pub(super) fn here(
     underlay: &mut Underlay,
     config: &FleetConfig,
     name: &NodeName,
     (peers, known): (&Peers, Option<&Here>),
-    blocks: BTreeSet<IpNet>,
+    (blocks, member): (BTreeSet<IpNet>, Option<IpAddr>),
 ) -> Result<Here, KernelError> {
     let mut paths = BTreeMap::new();
     for address in peers.values().flat_map(|peer| peer.addresses.iter().copied()) {
@@ -30,12 +30,14 @@ pub(super) fn here(
         paths.extend(path.map(|path| (address, path)));
     }
     let mut towards: Vec<Path> = paths.values().cloned().collect();
-    for address in source::endpoints(config).chain(ELSEWHERE) {
+    // Its endpoint may be a name.
+    let member = member.filter(|address| !address.is_loopback());
+    for address in source::endpoints(config).chain(member).chain(ELSEWHERE) {
         towards.extend(underlay.path(address)?);
     }
     let mtu = towards.iter().find(|path| path.link != "lo").map(|path| path.mtu);
     let addresses = addresses(config, name, &towards);
-    let (own, inside) = match known {
+    let (own, mut inside) = match known {
         Some(known) => (known.own.clone(), known.inside.clone()),
         None => {
             let own = underlay.own()?;
@@ -43,6 +45,8 @@ pub(super) fn here(
             (own.into_iter().map(|one| one.address).collect(), inside)
         }
     };
+    let pool = |at: &IpAddr| config.pools.iter().find(|pool| pool.range.contains(at)).map(|pool| pool.range);
+    inside.extend(member.and_then(|at| Some((pool(&at)?, format!("{at} (etcd)")))));
     Ok(Here { addresses, blocks, paths, mtu, retiring: BTreeSet::new(), own, inside })
 }
 

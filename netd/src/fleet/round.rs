@@ -235,7 +235,9 @@ impl Inner {
 
     /// Looks at the node, and says what should stand.
     fn look(&self, care: Care) -> Result<(Here, bool), RoundError> {
-        let is_connected = self.source.status().is_none_or(|status| status.is_connected);
+        let status = self.source.status();
+        let is_connected = status.as_ref().is_none_or(|status| status.is_connected);
+        let member = status.and_then(|status| status.member);
         let (peers, blocks, config) = (self.source.peers(), self.source.blocks(), self.config.borrow().clone());
         let before = self.state().here.clone();
         let (known, able) = match care {
@@ -244,7 +246,8 @@ impl Inner {
         };
         let mut here = {
             let mut underlay = self.underlay();
-            let mut here = look::here(&mut underlay, &config, &self.name, (&peers, known), blocks)?.or_as(&before);
+            let mut here =
+                look::here(&mut underlay, &config, &self.name, (&peers, known), (blocks, member))?.or_as(&before);
             measure::narrow(&mut here.paths, &self.state().measured);
             let able = able.unwrap_or_else(|| look::able(&mut underlay));
             let about = look::about(&config, &self.name, &here, able);

@@ -1,5 +1,6 @@
 //! What is asked of etcd, by its v3 API, over one connection. What the answers mean for the fleet is `session`'s.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -73,6 +74,7 @@ pub(super) struct Listing {
 #[derive(Debug)]
 pub(super) struct Client {
     connection: Connection,
+    member: IpAddr,
     /// Of the user that it asks as.
     token: Option<String>,
     patience: Duration,
@@ -85,13 +87,19 @@ impl Client {
         let part = |of: u32, limits: RangeInclusive<Duration>| (lease / of).clamp(*limits.start(), *limits.end());
         let (patience, to_be_there) = (part(3, PATIENCE), part(5, TO_BE_THERE));
         let connection = within(patience, Self::connect(endpoint, access)).await;
-        connection.map(|(connection, token)| Self { connection, token, patience, to_be_there })
+        connection.map(|(connection, member, token)| Self { connection, member, token, patience, to_be_there })
     }
 
-    async fn connect(endpoint: &Endpoint, access: &Access) -> Result<(Connection, Option<String>), CallError> {
+    /// Where it is.
+    pub(super) fn member(&self) -> IpAddr {
+        self.member
+    }
+
+    async fn connect(endpoint: &Endpoint, access: &Access) -> Result<(Connection, IpAddr, Option<String>), CallError> {
         let connect = async { TcpStream::connect(&endpoint.address).await.map_err(CallError::from) };
         let stream = within(TO_CONNECT, connect).await?;
         stream.set_nodelay(true)?;
+        let member = stream.peer_addr()?.ip();
         let base = endpoint.base();
         let connection = match access.tls_for(endpoint) {
             None => Connection::over(stream, base, LIMITS).await?,
@@ -101,7 +109,7 @@ impl Client {
             Some((name, password)) => Some(authenticate(&connection, name.clone(), password.clone()).await?),
             None => None,
         };
-        Ok((connection, token))
+        Ok((connection, member, token))
     }
 
     async fn ask<A: Message>(&self, path: &'static str, request: &impl Message) -> Result<A, CallError> {
