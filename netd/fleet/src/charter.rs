@@ -108,6 +108,26 @@ impl Charter {
         self.asked().iter().any(|set| !set.is_disjoint(nodes))
     }
 
+    /// Whether it waits, or will have to wait, for this node.
+    #[must_use]
+    pub fn asks(&self, node: InstanceId) -> bool {
+        self.asks_any(&BTreeSet::from([node]))
+    }
+
+    /// Whether blocks can change hands when these are there and no other witnesses are.
+    #[must_use]
+    pub fn goes_on_with(&self, present: &BTreeSet<InstanceId>) -> bool {
+        let is_told = |settling: &Settling| {
+            let told = settling.merged.union(present).copied().collect();
+            settling.need.iter().all(|set| is_majority(set, &told))
+        };
+        let settles = match &self.phase {
+            Phase::Open => true,
+            Phase::Settling(settling) => is_told(settling),
+        };
+        settles && self.is_majority(present)
+    }
+
     /// The same without these; if nobody is left, `heir` witnesses.
     pub(crate) fn without(self, gone: &BTreeSet<InstanceId>, heir: InstanceId) -> Self {
         let rest = |set: &BTreeSet<InstanceId>| -> BTreeSet<_> { set.difference(gone).copied().collect() };

@@ -25,7 +25,7 @@ pub enum DiskError {
     },
     /// It is damaged, or of a later netd. To go on without it would give this node's blocks away.
     #[error(
-        "cannot read the fleet's memory {path}: start the netd that wrote it; or, if it is damaged, stop all containers, remove it, and remove the node that it was from the fleet"
+        "cannot read the fleet's memory {path}: start the netd that wrote it; or, if it is damaged, stop all containers, remove it, and remove the node that it was from the fleet (`netdctl node rm` on another node)"
     )]
     Damaged {
         /// The file.

@@ -36,8 +36,10 @@ use crate::blocks::Blocks;
 use crate::charter::Charter;
 use crate::decide::Wish;
 use crate::disk::{Disk, DiskError};
+use crate::identity::InstanceId;
 use crate::memory::Memory;
 use crate::peers::{Discovery, NodeRecord, Peers, publish};
+use crate::record::Table;
 use crate::sandboxes::{Applied, Heard, Ledger, Needs, SandboxRecord, Telling, Told};
 
 pub use self::keys::ForeignError;
@@ -63,6 +65,8 @@ mod api {
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// A session that is well tells at once what it knows.
+const TO_TELL: Duration = Duration::from_secs(1);
 
 /// Why a node cannot be part of a fleet.
 #[derive(Debug, Error)]
@@ -90,6 +94,8 @@ pub struct Status {
     pub is_namesake: bool,
     /// Where the member is that answered last.
     pub member: Option<IpAddr>,
+    /// The other nodes whose netd has a session with the store, peers or not.
+    pub sessions: BTreeSet<InstanceId>,
 }
 
 /// A node's part in a fleet. It ends with this value; what it holds stays its own.
@@ -104,6 +110,8 @@ pub struct Fleet {
     applied: watch::Sender<Applied>,
     heard: watch::Receiver<Heard>,
     told: watch::Receiver<Option<Told>>,
+    asked: watch::Sender<u64>,
+    table: watch::Receiver<(u64, Table)>,
     task: JoinHandle<()>,
 }
 
@@ -127,6 +135,8 @@ impl Fleet {
         let (applied, forgotten) = watch::channel(Applied::default());
         let (hearsay, heard) = watch::channel(Heard::default());
         let (now_told, told) = watch::channel(None);
+        let (asked, questions) = watch::channel(0);
+        let (answer, table) = watch::channel((0, Table::new()));
         let node = Node {
             settings,
             keys,
@@ -142,6 +152,8 @@ impl Fleet {
             applied: forgotten,
             hearsay,
             told: now_told,
+            asked: questions,
+            table: answer,
             ledger: Ledger::default(),
             suspected: BTreeSet::new(),
             late: Late::default(),
@@ -149,7 +161,8 @@ impl Fleet {
             tickets: Tickets::new(),
         };
         let task = tokio::spawn(node.live(endpoints, access));
-        Ok(Self { blocks, peers: followed, status: status_now, about, needs, telling, applied, heard, told, task })
+        let (peers, status) = (followed, status_now);
+        Ok(Self { blocks, peers, status, about, needs, telling, applied, heard, told, asked, table, task })
     }
 
     /// What this node's policies ask of others' sandboxes from now on. Before the first call this node is no peer, but where the
@@ -213,6 +226,14 @@ impl Fleet {
         self.blocks.clone()
     }
 
+    /// All blocks as the store says now. `None`: it does not answer; what this node remembers may be old.
+    pub async fn table(&self) -> Option<Table> {
+        self.asked.send_modify(|number| *number += 1);
+        let (number, mut table) = (*self.asked.borrow(), self.table.clone());
+        let answer = tokio::time::timeout(TO_TELL, table.wait_for(|(answered, _)| *answered >= number)).await;
+        Some(answer.ok()?.ok()?.1.clone())
+    }
+
     /// How it stands to the store, and every change of that.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
@@ -252,6 +273,9 @@ struct Node {
     applied: watch::Receiver<Applied>,
     hearsay: watch::Sender<Heard>,
     told: watch::Sender<Option<Told>>,
+    /// The number of the last question for all blocks.
+    asked: watch::Receiver<u64>,
+    table: watch::Sender<(u64, Table)>,
     ledger: Ledger,
     /// Suspects that the ledger has had.
     suspected: BTreeSet<IpAddr>,
@@ -329,6 +353,24 @@ impl Node {
     fn heard_of_sandboxes(&mut self, heard: &Heard) {
         self.last_heard = Heard { number: self.last_heard.number + 1, ..heard.clone() };
         self.hearsay.send_replace(self.late.with_kept(&self.last_heard));
+    }
+
+    fn heard_of_sessions(&mut self, tickets: &Tickets) {
+        self.tickets.clone_from(tickets);
+        self.status.send_if_modified(|status| {
+            let is_news = status.sessions.iter().ne(tickets.keys());
+            if is_news {
+                status.sessions = tickets.keys().copied().collect();
+            }
+            is_news
+        });
+    }
+
+    fn answer(&mut self, blocks: &Table) {
+        if self.asked.has_changed().unwrap_or(false) {
+            let number = *self.asked.borrow_and_update();
+            self.table.send_replace((number, blocks.clone()));
+        }
     }
 
     fn namesake(&self, is_namesake: bool) {

@@ -143,7 +143,7 @@ impl<'a> Session<'a> {
         self.hearsay.is_news |= self.node.late.pass(&self.mirror.peers, Instant::now());
         self.was_late = self.node.heard(&mut self.mirror, self.was_late);
         if std::mem::take(&mut self.hearsay.are_tickets_news) {
-            self.node.tickets.clone_from(&self.hearsay.tickets);
+            self.node.heard_of_sessions(&self.hearsay.tickets);
         }
         if std::mem::take(&mut self.hearsay.is_news) {
             self.node.heard_of_sandboxes(&self.hearsay.heard);
@@ -151,6 +151,7 @@ impl<'a> Session<'a> {
         if self.talk.is_open && self.talk.since.is_none() {
             self.talk.since = Some(self.node.last_heard.number);
         }
+        self.node.answer(&self.mirror.view.blocks);
     }
 
     fn next(&mut self) -> Result<Option<Action>, SessionError> {
@@ -237,7 +238,7 @@ impl<'a> Session<'a> {
         let pulse = self.pulse;
         let (mut wish, mut about) = (self.node.wish.clone(), self.node.about.clone());
         let (mut needs, mut telling) = (self.node.needs.clone(), self.node.telling.clone());
-        let mut applied = self.node.applied.clone();
+        let (mut applied, mut asked) = (self.node.applied.clone(), self.node.asked.clone());
         tokio::select! {
             heard = self.hear() => heard,
             // Nobody wishes any more where the sender is gone; the session ends with its task then.
@@ -246,6 +247,7 @@ impl<'a> Session<'a> {
             Ok(()) = needs.changed() => Ok(()),
             Ok(()) = telling.changed() => Ok(()),
             Ok(()) = applied.changed() => Ok(()),
+            Ok(()) = asked.changed() => Ok(()),
             () = sleep_until(look_again) => if look_again == renew { self.keep_alive().await } else { Ok(()) },
             () = sleep_until(pulse) => self.be_there().await,
         }

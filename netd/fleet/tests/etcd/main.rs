@@ -150,6 +150,32 @@ fn a_silent_node_is_no_peer_and_comes_back_with_its_blocks() {
     });
 }
 
+/// What it remembers of others' blocks is as old as the last change of its own.
+#[test]
+fn a_node_that_is_no_witness_knows_all_blocks_and_who_is_there_where_it_asks() {
+    let mut cluster = Cluster::start(1);
+    play(&cluster, async || {
+        let a = node(&cluster, "a", "a", 1);
+        blocks(&a, 1).await;
+        let b = node(&cluster, "b", "b", 1);
+        blocks(&b, 1).await;
+        let of = |fleet: &Fleet| fleet.blocks().memory().borrow().instance;
+        until(b.status(), |status: &Status| status.sessions == BTreeSet::from([of(&a)])).await;
+        a.blocks().want("main", 2);
+        let held = blocks(&a, 2).await;
+        let owned = async || {
+            let table = b.table().await.unwrap();
+            let is_its = |record: &netd_fleet::Record| record.claims.values().any(|claim| claim.owner == of(&a));
+            table.into_iter().filter(|(_, record)| is_its(record)).map(|(block, _)| block).collect::<BTreeSet<_>>()
+        };
+        timeout(PATIENCE, async { while owned().await != held {} }).await.unwrap();
+        drop(a);
+        until(b.status(), |status: &Status| status.sessions.is_empty()).await;
+    });
+    cluster.kill(0);
+    play(&cluster, async || assert_eq!(node(&cluster, "b", "b", 1).table().await, None));
+}
+
 #[test]
 fn another_instance_of_a_name_waits_and_gets_other_blocks() {
     let cluster = Cluster::start(1);
