@@ -19,6 +19,7 @@ mod measure;
 mod receive;
 mod reconcile;
 mod reload;
+mod remove;
 mod report;
 mod round;
 mod source;
@@ -40,6 +41,7 @@ use tokio::time::timeout_at;
 use crate::node::{Share, ShareError};
 pub use apply::{guards, is_fleets};
 pub use fabric::{Fabric, Here, Trouble, fabric, mtu_of};
+pub use remove::RemoveError;
 pub use round::RoundError;
 pub use source::FleetStartError;
 use source::Source;
@@ -48,6 +50,10 @@ pub use wishes::{Wishes, wishes};
 /// What there is of others' sandboxes without a store.
 const UNHEARD: &str = "policies select sandboxes by labels, and a list of nodes tells no labels: sandboxes of other nodes are \
                        the outside to them, and matched by ipBlock alone. Write ipBlock rules for those, or use fleet.etcd";
+/// What an operator's word on another node led to.
+const REMOVED: &str = "this node was removed from the fleet (`netdctl node rm` on another node): it has no blocks any more, and gets \
+                       none. To join again as another node, stop all containers, remove fleet.json from netd's state_dir, and \
+                       restart netd";
 /// How long an attach waits for a block.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The protocol number of netd's routes.
@@ -268,12 +274,17 @@ impl Inner {
         let state = self.state();
         let troubles = state.fabric.troubles.iter().map(|trouble| trouble.text.clone());
         let refused: BTreeSet<String> = state.refused.values().cloned().collect();
-        let store = self.source.status().and_then(|status| self.ill(&status));
+        let store = self.source.status().and_then(|status| self.ill(&status).or_else(|| self.short(&status)));
         let unfollowed = state.unfollowed.iter().cloned();
         let told = state.disbelieved.iter().cloned().chain(state.is_unheard.then(|| UNHEARD.to_owned()));
         let stuck = state.unmet.iter().map(|why| unmet(why)).chain(state.silent.iter().map(|node| silent(node)));
         let all = store.into_iter().chain(troubles).chain(refused).chain(unfollowed).chain(told).chain(stuck);
         all.map(|text| format!("fleet: {text}")).collect()
+    }
+
+    fn is_removed(&self, status: &netd_fleet::Status) -> bool {
+        let charter = status.charter.as_ref();
+        charter.zip(self.source.memory()).is_some_and(|(charter, memory)| charter.removed.contains(&memory.instance))
     }
 
     /// What is wrong with the store, and what to do.
@@ -283,6 +294,9 @@ impl Inner {
             return Some(format!(
                 "the store at {endpoints} is another fleet's than the one that this node is of: it does nothing there. Correct fleet.etcd in netd.toml; or, to leave the old fleet, stop all containers and remove fleet.json from netd's state_dir"
             ));
+        }
+        if self.is_removed(status) {
+            return Some(REMOVED.to_owned());
         }
         if status.is_namesake {
             return Some(format!(

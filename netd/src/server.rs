@@ -18,8 +18,9 @@ use netd_api::v1::{
     CheckPeersResponse, CheckRequest, CheckResponse, DeletePolicyRequest, DeletePolicyResponse, DescribeRequest,
     DescribeResponse, DetachRequest, DetachResponse, DropsRequest, DropsResponse, FailureCode, FleetRequest,
     FleetResponse, GcRequest, GcResponse, ListRequest, ListResponse, NetworksRequest, NetworksResponse,
-    PoliciesRequest, PoliciesResponse, ReachRequest, ReachResponse, ReleaseRequest, ReleaseResponse, ResyncRequest,
-    ResyncResponse, StatusRequest, StatusResponse, TestPolicyRequest, TestPolicyResponse,
+    PoliciesRequest, PoliciesResponse, ReachRequest, ReachResponse, ReleaseRequest, ReleaseResponse, RemoveNodeRequest,
+    RemoveNodeResponse, ResyncRequest, ResyncResponse, StatusRequest, StatusResponse, TestPolicyRequest,
+    TestPolicyResponse,
 };
 use netd_config::{Collection, Document};
 use netd_kernel::Kernel;
@@ -227,6 +228,13 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
             Err(failed) => response.failure = Some(failed).into(),
         }
         Ok(response)
+    }
+
+    async fn remove_node(&self, _: &TtrpcContext, request: RemoveNodeRequest) -> Served<RemoveNodeResponse> {
+        Ok(self
+            .remove_node_call(request)
+            .await
+            .unwrap_or_else(|failed| RemoveNodeResponse { failure: Some(failed).into(), ..RemoveNodeResponse::new() }))
     }
 
     async fn networks(&self, _: &TtrpcContext, _: NetworksRequest) -> Served<NetworksResponse> {

@@ -84,4 +84,5 @@ calls! {
     drops Drops(DropsRequest) -> DropsResponse: "The last denied packets.";
     fleet Fleet(FleetRequest) -> FleetResponse: "The nodes that share ranges with this one, and their blocks.";
     check_peers CheckPeers(CheckPeersRequest) -> CheckPeersResponse: "Whether other nodes are reached, and how.";
+    remove_node RemoveNode(RemoveNodeRequest) -> RemoveNodeResponse: "Declares a node gone for good.";
 }

@@ -4,43 +4,52 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use netd_api::v1::{FleetBlock, FleetNode, FleetResponse, FleetRoute};
-use netd_fleet::{Encapsulation as Unpacked, Hold, Memory, NodeRecord};
+use netd_fleet::{Encapsulation as Unpacked, Hold, InstanceId, Memory, NodeRecord, Peers, Status};
 use netd_kernel::{Encapsulation, Hop, Key, NextHop, Object};
 
+use super::remove::Known;
 use super::source::Source;
-use super::{Fleet, Inner, State};
+use super::{Fleet, Inner, State, remove};
 use crate::node::BlockUse;
 
 impl Fleet {
     /// The fleet, as this node knows it; `usage`: of its own blocks.
     #[must_use]
-    pub fn told(&self, usage: &[BlockUse]) -> FleetResponse {
-        self.0.as_ref().map(|inner| inner.told(usage)).unwrap_or_default()
+    pub async fn told(&self, usage: &[BlockUse]) -> FleetResponse {
+        let Some(inner) = &self.0 else { return FleetResponse::new() };
+        let memory = inner.source.current_memory().await;
+        inner.told(usage, memory.as_ref())
     }
 }
 
 impl Inner {
-    fn told(&self, usage: &[BlockUse]) -> FleetResponse {
+    fn told(&self, usage: &[BlockUse], memory: Option<&Memory>) -> FleetResponse {
         let mut response = FleetResponse::new();
         let status = self.source.status();
         response.connected = status.as_ref().is_none_or(|status| status.is_connected);
-        let memory = match &self.source {
-            Source::List(_) => {
-                "list".clone_into(&mut response.source);
-                None
-            }
+        match &self.source {
+            Source::List(_) => "list".clone_into(&mut response.source),
             Source::Store { endpoints, .. } => {
                 "etcd".clone_into(&mut response.source);
                 response.store.clone_from(endpoints);
-                self.source.memory()
             }
-        };
+        }
         response.warnings = self.warnings();
         let state = self.state();
         response.nodes.push(self.this(&state));
         response.nodes.extend(state.peers.values().map(|peer| told_of(peer, &state)));
-        response.nodes.extend(absent(memory.as_ref(), &state));
-        response.blocks = self.blocks(&state, memory.as_ref(), usage);
+        let peers = &state.peers;
+        let all = memory.zip(status.as_ref()).map(|(memory, status)| all(memory, status, peers)).unwrap_or_default();
+        response.nodes.extend(unheard(&all, peers, memory));
+        response.blocks = self.blocks(&state, memory, usage);
+        if let Some(memory) = memory {
+            response.nodes[0].instance = memory.instance.to_string();
+            own(&mut response.blocks, &all, memory.instance);
+            let charter = status.as_ref().and_then(|status| status.charter.as_ref()).or(memory.charter.as_ref());
+            let witnesses: BTreeSet<String> =
+                charter.iter().flat_map(|charter| &charter.witnesses).map(ToString::to_string).collect();
+            response.nodes.iter_mut().for_each(|node| node.witness = witnesses.contains(&node.instance));
+        }
         response
     }
 
@@ -115,6 +124,7 @@ fn told_of(peer: &NodeRecord, state: &State) -> FleetNode {
     node.mtu = peer.mtu.unwrap_or_default();
     node.labels = peer.labels.clone().into_iter().collect();
     node.version.clone_from(&peer.version);
+    node.instance = peer.instance.map(|instance| instance.to_string()).unwrap_or_default();
     node.routes = peer.blocks.iter().map(|block| route(*block, state)).collect();
     let of_it = state.fabric.troubles.iter().filter(|trouble| trouble.peer.as_ref() == Some(&peer.name));
     node.troubles = of_it.map(|trouble| trouble.text.clone()).collect();
@@ -168,13 +178,37 @@ fn unpacked(kind: Unpacked) -> &'static str {
     }
 }
 
-/// Nodes that have blocks and are not heard of.
-fn absent(memory: Option<&Memory>, state: &State) -> Vec<FleetNode> {
-    let Some(memory) = memory else { return Vec::new() };
-    let present: BTreeSet<_> = state.peers.values().filter_map(|peer| peer.instance).collect();
-    let claims = memory.table.values().flat_map(|record| record.claims.values());
-    let absent = claims.filter(|claim| claim.owner != memory.instance && !present.contains(&claim.owner));
-    let names: BTreeSet<&str> = absent.map(|claim| claim.name.as_str()).collect();
-    let node = |name: &str| FleetNode { name: name.to_owned(), state: "absent".to_owned(), ..FleetNode::new() };
-    names.into_iter().map(node).collect()
+/// All nodes that this one knows of. A charter that it has only read before tells of the witnesses of then.
+fn all(memory: &Memory, status: &Status, peers: &Peers) -> Vec<Known> {
+    let charter = status.charter.as_ref().or(memory.charter.as_ref());
+    let present = remove::present(memory.instance, peers, status);
+    charter.map(|charter| remove::known(charter, &memory.table, (peers, &present))).unwrap_or_default()
+}
+
+/// Nodes that have blocks, or witness, and are no peers.
+fn unheard(all: &[Known], peers: &Peers, memory: Option<&Memory>) -> Vec<FleetNode> {
+    let me = memory.map(|memory| memory.instance);
+    let heard: BTreeSet<InstanceId> = peers.values().filter_map(|peer| peer.instance).chain(me).collect();
+    let node = |known: &Known| FleetNode {
+        name: known.name.clone(),
+        instance: known.instance.to_string(),
+        state: if known.is_present { "joining" } else { "absent" }.to_owned(),
+        ..FleetNode::new()
+    };
+    all.iter().filter(|known| !heard.contains(&known.instance)).map(node).collect()
+}
+
+/// Says whose every block is.
+fn own(blocks: &mut [FleetBlock], all: &[Known], me: InstanceId) {
+    let mut owners: BTreeMap<String, BTreeSet<InstanceId>> = BTreeMap::new();
+    for (block, owner) in all.iter().flat_map(|one| one.blocks.iter().map(|block| (*block, one.instance))) {
+        owners.entry(block.to_string()).or_default().insert(owner);
+    }
+    for block in blocks {
+        if matches!(block.state.as_str(), "here" | "leaving" | "asked") {
+            block.instances = vec![me.to_string()];
+        } else {
+            block.instances = owners.get(&block.block).into_iter().flatten().map(ToString::to_string).collect();
+        }
+    }
 }

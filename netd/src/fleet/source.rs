@@ -123,6 +123,19 @@ impl Source {
         }
     }
 
+    /// With all blocks as the store says now, where it answers; without those of removed nodes, which are about to be free.
+    pub(super) async fn current_memory(&self) -> Option<Memory> {
+        let Self::Store { fleet, .. } = self else { return None };
+        let (mut memory, status) = (self.memory()?, self.status()?);
+        if status.is_connected && !status.is_stranger {
+            memory.table = fleet.table().await.unwrap_or(memory.table);
+        }
+        let charter = status.charter.as_ref().or(memory.charter.as_ref());
+        let removed = charter.map(|charter| charter.removed.clone()).unwrap_or_default();
+        memory.table.values_mut().for_each(|record| record.claims.retain(|_, claim| !removed.contains(&claim.owner)));
+        Some(memory)
+    }
+
     pub(super) fn want(&self, blocks: &BTreeMap<String, usize>) {
         if let Self::Store { fleet, .. } = self {
             let handle = fleet.blocks();

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use netd_api::v1::{CheckPeersRequest, Failure, FailureCode, FleetResponse, PeerCheck};
+use netd_api::v1::{
+    CheckPeersRequest, Failure, FailureCode, FleetResponse, PeerCheck, RemoveNodeRequest, RemoveNodeResponse,
+};
 use netd_kernel::Kernel;
 
 use super::Service;
@@ -12,7 +14,12 @@ impl<K: Kernel + 'static> Service<K> {
     pub(super) async fn fleet_call(&self) -> Result<FleetResponse, Failure> {
         let usage = self.lifecycle.owner.usage().await;
         let usage = usage.map_err(|error| failure(FailureCode::NOT_AVAILABLE, &error))?;
-        Ok(self.lifecycle.fleet.told(&usage))
+        Ok(self.lifecycle.fleet.told(&usage).await)
+    }
+
+    pub(super) async fn remove_node_call(&self, request: RemoveNodeRequest) -> Result<RemoveNodeResponse, Failure> {
+        let removed = self.lifecycle.fleet.remove(&request).await;
+        removed.map_err(|error| failure(error.code(), &error))
     }
 
     pub(super) async fn check_peers_call(&self, request: CheckPeersRequest) -> Result<Vec<PeerCheck>, Failure> {
