@@ -116,8 +116,19 @@ pub(crate) enum Node {
     Ls,
     /// Everything about one node
     Inspect {
+        /// Its name, or the first digits of its instance
+        name: String,
+    },
+    /// Declare a node gone for good: its blocks are others' to take, and it never has a part in the fleet again
+    Rm {
         /// Its name
         name: String,
+        /// The first digits of its instance, where several have the name
+        #[arg(long, value_name = "ID")]
+        instance: Option<String>,
+        /// Go on without what it remembers; netd says what must be true, and refuses this where it is not needed
+        #[arg(long)]
+        lost: bool,
     },
 }
 

@@ -107,6 +107,12 @@ impl Netd {
         refused(answer.failure.take())?;
         Ok(answer.peers)
     }
+
+    pub(crate) fn remove_node(&self, request: &api::RemoveNodeRequest) -> Result<api::RemoveNodeResponse, AskError> {
+        let mut answer = self.0.remove_node(request).map_err(|error| failed("RemoveNode", error))?;
+        refused(answer.failure.take())?;
+        Ok(answer)
+    }
 }
 
 /// About policies: answers as they come, for `policy` to read.

@@ -16,6 +16,9 @@ pub(crate) enum FindError {
     /// No such node.
     #[error("there is no node {0:?}; `netdctl node ls` lists them")]
     NoNode(String),
+    /// Several nodes.
+    #[error("{name:?} may mean {}; say which by the first digits of its instance", candidates.join(", "))]
+    SeveralNodes { name: String, candidates: Vec<String> },
     /// Several.
     #[error("{what:?} may mean {}; say which by its id", candidates.join(", "))]
     Ambiguous { what: String, candidates: Vec<String> },

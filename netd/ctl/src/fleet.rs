@@ -3,12 +3,14 @@
 mod model;
 mod render;
 
+use netd_api::blocking as api;
+
 use crate::arguments::{Arguments, Node};
 use crate::ask::{AskError, Netd};
 use crate::find::FindError;
 use crate::render::Look;
 use crate::{Answer, Failed, show};
-use model::{Check, Fleet};
+use model::{Check, Fleet, Removed};
 
 pub(crate) fn nodes(
     arguments: &Arguments,
@@ -16,13 +18,34 @@ pub(crate) fn nodes(
     look: Look,
     netd: impl Fn() -> Result<Netd, AskError>,
 ) -> Result<Answer, Failed> {
-    let fleet = Fleet::from(netd()?.fleet()?);
+    let fleet = || Ok::<Fleet, AskError>(netd()?.fleet()?.into());
     match command {
-        Node::Ls => show(arguments, &fleet, |fleet| render::nodes(fleet, look)),
-        Node::Inspect { name } => {
-            let node = fleet.nodes.into_iter().find(|node| node.name == *name);
-            let node = node.ok_or_else(|| FindError::NoNode(name.clone()))?;
-            show(arguments, &node, |node| render::node(node, look))
+        Node::Ls => show(arguments, &fleet()?, |fleet| render::nodes(fleet, look)),
+        Node::Inspect { name } => show(arguments, &find(fleet()?.nodes, name)?, |node| render::node(node, look)),
+        Node::Rm { name, instance, lost } => {
+            let (name, instance) = (name.clone(), instance.clone().unwrap_or_default());
+            let request = api::RemoveNodeRequest { name, instance, lost: *lost, ..api::RemoveNodeRequest::new() };
+            let removed = Removed::from(netd()?.remove_node(&request)?);
+            show(arguments, &removed, |removed| render::removed(removed, look))
+        }
+    }
+}
+
+/// By its name, whoever is there before who is not; else by the first digits of its instance.
+fn find(nodes: Vec<model::Node>, name: &str) -> Result<model::Node, FindError> {
+    let (named, others): (Vec<_>, Vec<_>) = nodes.into_iter().partition(|node| node.name == name);
+    let (gone, there): (Vec<_>, Vec<_>) = named.into_iter().partition(|node| node.state == "absent");
+    let begins = |node: &model::Node| !name.is_empty() && node.instance.starts_with(name);
+    let mut found = if there.is_empty() { gone } else { there };
+    if found.is_empty() {
+        found.extend(others.into_iter().filter(begins));
+    }
+    match found.len() {
+        0 => Err(FindError::NoNode(name.to_owned())),
+        1 => Ok(found.swap_remove(0)),
+        _ => {
+            let candidates = found.into_iter().map(|node| format!("{} ({})", node.instance, node.state)).collect();
+            Err(FindError::SeveralNodes { name: name.to_owned(), candidates })
         }
     }
 }

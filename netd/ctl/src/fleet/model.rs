@@ -26,8 +26,12 @@ pub(crate) struct Fleet {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Node {
     pub(crate) name: String,
-    /// "here", "present" or "absent".
+    /// Which node it is, whatever it is called; empty on a list.
+    pub(crate) instance: String,
+    /// "here", "present", "joining" or "absent".
     pub(crate) state: String,
+    /// Its disk remembers who owns which block.
+    pub(crate) witness: bool,
     pub(crate) addresses: Vec<String>,
     pub(crate) blocks: Vec<String>,
     /// What it can unpack; empty where nobody says it.
@@ -61,6 +65,21 @@ pub(crate) struct Block {
     pub(crate) size: u64,
     pub(crate) held: u64,
     pub(crate) state: String,
+    /// Whose it is, by instance; empty on a list.
+    pub(crate) instances: Vec<String>,
+}
+
+/// What was declared gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Removed {
+    pub(crate) name: String,
+    pub(crate) instance: String,
+    /// What was its own.
+    pub(crate) blocks: Vec<String>,
+    /// The fleet has noted it.
+    pub(crate) done: bool,
+    /// What is waited for; empty: nothing.
+    pub(crate) waits: String,
 }
 
 /// Whether a peer is reached.
@@ -88,7 +107,7 @@ impl From<api::FleetResponse> for Fleet {
         let blocks: Vec<Block> = answer.blocks.into_iter().map(Block::from).collect();
         let mut nodes: Vec<Node> = answer.nodes.into_iter().map(Node::from).collect();
         for node in &mut nodes {
-            let of_it = blocks.iter().filter(|block| block.node == node.name);
+            let of_it = blocks.iter().filter(|block| is_of(block, node));
             node.blocks = of_it.map(|block| block.block.clone()).collect();
         }
         let (source, store, connected) = (answer.source, answer.store, answer.connected);
@@ -96,11 +115,25 @@ impl From<api::FleetResponse> for Fleet {
     }
 }
 
+/// Two nodes may have one name, one after the other. A list, and an older netd, tell names alone.
+fn is_of(block: &Block, node: &Node) -> bool {
+    if block.instances.is_empty() { block.node == node.name } else { block.instances.contains(&node.instance) }
+}
+
+impl From<api::RemoveNodeResponse> for Removed {
+    fn from(answer: api::RemoveNodeResponse) -> Self {
+        let (name, instance, blocks) = (answer.name, answer.instance, answer.blocks);
+        Self { name, instance, blocks, done: answer.done, waits: answer.waits }
+    }
+}
+
 impl From<api::FleetNode> for Node {
     fn from(answer: api::FleetNode) -> Self {
         Self {
             name: answer.name,
+            instance: answer.instance,
             state: answer.state,
+            witness: answer.witness,
             addresses: answer.addresses,
             blocks: Vec::new(),
             encapsulations: answer.encapsulations,
@@ -129,6 +162,7 @@ impl From<api::FleetBlock> for Block {
             size: answer.size,
             held: answer.held,
             state: answer.state,
+            instances: answer.instances,
         }
     }
 }

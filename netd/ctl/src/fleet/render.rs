@@ -1,9 +1,11 @@
 //! Nodes, blocks and checks as tables for people. Pure.
 
-use super::model::{Block, Check, Fleet, Node};
+use super::model::{Block, Check, Fleet, Node, Removed};
 use crate::render::{Look, line};
 use crate::table::Table;
 
+/// Digits of an instance where a name is not enough.
+const SHOWN: usize = 8;
 const NONE: &str =
     "This node is part of no fleet; three lines in /etc/netd/netd.toml make it part of one (docs/nodes.md).\n";
 
@@ -14,7 +16,7 @@ pub(crate) fn nodes(fleet: &Fleet, look: Look) -> String {
     let mut table = Table::new(["NODE", "STATE", "ADDRESSES", "BLOCKS", "REACHED", "MTU", "VERSION"]);
     for node in &fleet.nodes {
         table.row([
-            node.name.clone(),
+            named(node, &fleet.nodes),
             node.state.clone(),
             node.addresses.join(","),
             node.blocks.len().to_string(),
@@ -28,6 +30,15 @@ pub(crate) fn nodes(fleet: &Fleet, look: Look) -> String {
         line(&mut text, format_args!("{} {warning}", look.paint(33, "warning:")));
     }
     text
+}
+
+/// Where several have the name, also which of them.
+fn named(node: &Node, nodes: &[Node]) -> String {
+    let is_one = nodes.iter().filter(|other| other.name == node.name).count() < 2;
+    match node.instance.get(..SHOWN) {
+        Some(instance) if !is_one => format!("{} ({instance})", node.name),
+        _ => node.name.clone(),
+    }
 }
 
 /// By what; and whether all of it is.
@@ -48,7 +59,9 @@ pub(crate) fn node(node: &Node, look: Look) -> String {
     let mut table = Table::headless();
     for (name, value) in [
         ("node", node.name.clone()),
+        ("instance", node.instance.clone()),
         ("state", node.state.clone()),
+        ("witness", if node.witness { "yes" } else { "no" }.to_owned()),
         ("addresses", node.addresses.join(",")),
         ("blocks", node.blocks.join(",")),
         ("decapsulates", node.encapsulations.join(",")),
@@ -68,6 +81,25 @@ pub(crate) fn node(node: &Node, look: Look) -> String {
     }
     for trouble in &node.troubles {
         line(&mut text, format_args!("{} {trouble}", look.paint(33, "warning:")));
+    }
+    text
+}
+
+pub(crate) fn removed(removed: &Removed, look: Look) -> String {
+    let Removed { name, instance, blocks, done, waits } = removed;
+    let mut text = String::new();
+    if *done {
+        line(&mut text, format_args!("{name} ({instance}) is removed from the fleet."));
+    } else {
+        let asked =
+            "is not removed yet: the fleet has not noted it. This node's netd goes on asking for it while it runs";
+        line(&mut text, format_args!("{name} ({instance}) {asked}."));
+    }
+    if !blocks.is_empty() {
+        line(&mut text, format_args!("Others may take its blocks: {}.", blocks.join(", ")));
+    }
+    if !waits.is_empty() {
+        line(&mut text, format_args!("{} {waits}", look.paint(33, "warning:")));
     }
     text
 }

@@ -2,8 +2,8 @@
 
 use netd_api::blocking as api;
 
-use super::model::{Check, Fleet};
-use super::render;
+use super::model::{Check, Fleet, Removed};
+use super::{find, render};
 use crate::render::Look;
 
 fn fleet() -> Fleet {
@@ -56,6 +56,67 @@ warning: fleet: the store does not answer
     let inspected = render::node(&fleet().nodes[1], Look::default());
     assert!(inspected.contains("10.4.3.0/24  -      192.0.2.2\n"), "{inspected}");
     assert!(inspected.ends_with("warning: n2 cannot unpack vxlan\n"), "{inspected}");
+}
+
+/// n2 was installed anew, and once before.
+fn replaced() -> Fleet {
+    let [now, before, first] = ['a', 'b', 'c'].map(|digit| digit.to_string().repeat(32));
+    let node = |state: &str, instance: &str| api::FleetNode {
+        name: "n2".to_owned(),
+        state: state.to_owned(),
+        instance: instance.to_owned(),
+        witness: state == "absent",
+        ..api::FleetNode::new()
+    };
+    let block = |at: u8, owners: &[&String]| api::FleetBlock {
+        block: format!("10.4.{at}.0/24"),
+        node: "n2".to_owned(),
+        state: "present".to_owned(),
+        instances: owners.iter().map(|owner| (*owner).clone()).collect(),
+        ..api::FleetBlock::new()
+    };
+    Fleet::from(api::FleetResponse {
+        source: "etcd".to_owned(),
+        nodes: vec![node("present", &now), node("absent", &before), node("absent", &first)],
+        blocks: vec![block(1, &[&now]), block(2, &[&before]), block(3, &[&before]), block(4, &[&first, &before])],
+        ..api::FleetResponse::new()
+    })
+}
+
+#[test]
+fn a_host_that_was_made_anew_is_not_shown_with_what_it_had_before() {
+    let expected = "\
+NODE           STATE    ADDRESSES  BLOCKS  REACHED  MTU  VERSION
+n2 (aaaaaaaa)  present  -          1       -        -    -
+n2 (bbbbbbbb)  absent   -          3       -        -    -
+n2 (cccccccc)  absent   -          1       -        -    -
+";
+    assert_eq!(render::nodes(&replaced(), Look::default()), expected);
+    let found = |name: &str| find(replaced().nodes, name).map(|node| node.instance[..1].to_owned());
+    assert_eq!((found("n2"), found("bb")), (Ok("a".to_owned()), Ok("b".to_owned())));
+    assert!(found("n3").unwrap_err().to_string().contains("netdctl node ls"));
+    let gone: Vec<_> = replaced().nodes.into_iter().skip(1).collect();
+    let text = find(gone, "n2").unwrap_err().to_string();
+    assert!(text.contains(&"b".repeat(32)) && text.contains("the first digits of its instance"), "{text}");
+    let inspected = render::node(&replaced().nodes[1], Look::default());
+    let words = format!("instance      {}\nstate         absent\nwitness       yes\n", "b".repeat(32));
+    assert!(inspected.contains(&words), "{inspected}");
+}
+
+#[test]
+fn a_removal_says_what_it_frees_and_what_it_waits_for() {
+    let done = Removed {
+        name: "n2".to_owned(),
+        instance: "bb".to_owned(),
+        blocks: vec!["10.4.2.0/24".to_owned(), "10.4.3.0/24".to_owned()],
+        done: true,
+        waits: String::new(),
+    };
+    let text = "n2 (bb) is removed from the fleet.\nOthers may take its blocks: 10.4.2.0/24, 10.4.3.0/24.\n";
+    assert_eq!(render::removed(&done, Look::default()), text);
+    let waits = Removed { done: false, waits: "too few witnesses".to_owned(), blocks: Vec::new(), ..done };
+    let text = render::removed(&waits, Look::default());
+    assert!(text.contains("is not removed yet") && text.ends_with("\nwarning: too few witnesses\n"), "{text}");
 }
 
 #[test]
