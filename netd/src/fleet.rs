@@ -8,6 +8,7 @@
 //!
 //! Not here: who owns which block (netd-fleet), and which packets pass (the ruleset).
 
+mod agree;
 mod announce;
 mod apply;
 mod check;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netd_config::{FleetConfig, Namespaces, NetworkName, NodeConfig};
-use netd_fleet::{NodeName, NodeRecord, Peers};
+use netd_fleet::{NodeName, NodeRecord, Peers, Plan};
 use netd_kernel::{Encapsulation, Notice, Objects, Underlay};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout_at;
@@ -275,11 +276,25 @@ impl Inner {
         let troubles = state.fabric.troubles.iter().map(|trouble| trouble.text.clone());
         let refused: BTreeSet<String> = state.refused.values().cloned().collect();
         let store = self.source.status().and_then(|status| self.ill(&status).or_else(|| self.short(&status)));
-        let unfollowed = state.unfollowed.iter().cloned();
+        let unlike = self.unlike(&self.config.borrow());
+        let unfollowed = state.unfollowed.iter().filter(|text| !unlike.contains(text)).cloned().chain(unlike.clone());
         let told = state.disbelieved.iter().cloned().chain(state.is_unheard.then(|| UNHEARD.to_owned()));
         let stuck = state.unmet.iter().map(|why| unmet(why)).chain(state.silent.iter().map(|node| silent(node)));
         let all = store.into_iter().chain(troubles).chain(refused).chain(unfollowed).chain(told).chain(stuck);
         all.map(|text| format!("fleet: {text}")).collect()
+    }
+
+    /// Which pools of such settings are not those of the fleet.
+    fn unlike(&self, config: &FleetConfig) -> Vec<String> {
+        let unlike = self.agreed().map(|plan| agree::unlike(config, &plan)).unwrap_or_default();
+        unlike.iter().map(ToString::to_string).collect()
+    }
+
+    /// The fleet's pools, as far as they are known.
+    fn agreed(&self) -> Option<Plan> {
+        let status = self.source.status().filter(|status| !status.is_stranger)?;
+        let charter = status.charter.or_else(|| self.source.memory()?.charter)?;
+        Some(charter.plan)
     }
 
     fn is_removed(&self, status: &netd_fleet::Status) -> bool {

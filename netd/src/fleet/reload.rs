@@ -1,5 +1,5 @@
 //! `netd.toml` is read again when it changes: a list of nodes, and how packets get to them. What else it says of the fleet
-//! holds from the next start on, and is told.
+//! holds from the next start on, and is told; with etcd, pools only as the store has them.
 
 use std::fs;
 use std::io::PipeWriter;
@@ -80,10 +80,13 @@ impl Inner {
             }
         }
         if wanted != now && unfollowed.is_empty() {
-            unfollowed.push(
-                "netd.toml has changed in [fleet]: pools, etcd, name, address and labels hold from the next start on (`systemctl restart netd`; running containers keep their network)"
-                    .to_owned(),
-            );
+            let pools =
+                if matches!(self.source, Source::Store { .. }) { ", pools only as the store has them" } else { "" };
+            unfollowed.push(format!(
+                "netd.toml has changed in [fleet]: pools, etcd, name, address and labels hold from the next start on{pools} (`systemctl restart netd`; running containers keep their network)"
+            ));
+            // Of the same store, as far as anybody can say.
+            unfollowed.extend(self.unlike(&wanted));
         }
         info!("netd.toml was read again");
         self.config.send_if_modified(|known| {

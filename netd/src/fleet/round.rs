@@ -19,7 +19,7 @@ use super::apply::{fleets, rests_on};
 use super::fabric::{Here, fabric, mtu_of};
 use super::source::{self, Ears, Source};
 use super::wishes::wishes;
-use super::{Fleet, Inner, look, measure};
+use super::{Fleet, Inner, agree, look, measure};
 use crate::executor::ExecutorError;
 use crate::lifecycle::Lifecycle;
 use crate::networks::Networks;
@@ -323,6 +323,9 @@ impl Inner {
                 labels.join(", ")
             );
             return (text, false);
+        }
+        if let Some(unlike) = self.agreed().and_then(|plan| agree::hinders(pool, &plan)) {
+            return (unlike.to_string(), false);
         }
         let text = match self.ill(status) {
             Some(ill) => format!("{ill}; then try again"),
