@@ -63,6 +63,9 @@ pub(crate) enum Command {
     Drops(Drops),
     /// Make record and kernel agree
     Resync(Resync),
+    /// Write settings of other networks as netd's; nothing is changed
+    #[command(subcommand)]
+    Translate(Translate),
     /// Examine the node: kernel, sysctls, containerd, firewalls, netd itself
     Doctor,
     /// Write a completion script for a shell
@@ -129,6 +132,18 @@ pub(crate) enum Node {
         /// Go on without what it remembers; netd says what must be true, and refuses this where it is not needed
         #[arg(long)]
         lost: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Translate {
+    /// flannel's configuration as the [fleet] of netd.toml
+    Flannel {
+        /// The JSON file, net-conf.json; - is standard input, such as of `etcdctl get --print-value-only /coreos.com/network/config`
+        file: PathBuf,
+        /// An endpoint of the etcd that netd is to use, such as http://192.0.2.1:2379; may be repeated
+        #[arg(long, value_name = "URL")]
+        etcd: Vec<String>,
     },
 }
 

@@ -4,6 +4,7 @@ mod arguments;
 mod ask;
 mod doctor;
 mod find;
+mod flannel;
 mod fleet;
 mod model;
 mod policy;
@@ -19,10 +20,11 @@ use netd_config::NodeConfig;
 use serde::Serialize;
 use thiserror::Error;
 
-use arguments::{Arguments, Block, Command, Lease, Network, Output, Peer, Sandbox};
+use arguments::{Arguments, Block, Command, Lease, Network, Output, Peer, Sandbox, Translate};
 use ask::{AskError, Netd};
 use doctor::Place;
 use find::FindError;
+use flannel::FlannelError;
 use policy::PolicyError;
 use render::Look;
 
@@ -37,6 +39,8 @@ enum Failed {
     Find(#[from] FindError),
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Flannel(#[from] FlannelError),
     #[error("cannot write the answer as JSON")]
     Json(#[from] serde_json::Error),
     #[error("cannot write the manual pages to {directory}; name a folder that is there and may be written")]
@@ -101,6 +105,11 @@ fn answer(arguments: &Arguments) -> Result<Answer, Failed> {
         Command::Node(command) => fleet::nodes(arguments, command, look, netd),
         Command::Block(Block::Ls) => fleet::blocks(arguments, &netd()?),
         Command::Peer(Peer::Check { name }) => fleet::check(arguments, name.clone(), look, &netd()?),
+        Command::Translate(Translate::Flannel { file, etcd }) => {
+            let text = policy::text(file)?;
+            let translated = flannel::translate(&String::from_utf8_lossy(&text), etcd)?;
+            show(arguments, &translated, |translated| translated.settings.clone())
+        }
         Command::Drops(command) => policy::drops(arguments, command, &netd()?),
         Command::Resync(resync) => show(arguments, &netd()?.resync(resync.dry_run)?, render::plan),
         Command::Doctor => {

@@ -118,7 +118,7 @@ fn name(file: &Path) -> String {
     if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() }
 }
 
-fn text(file: &Path) -> Result<Vec<u8>, PolicyError> {
+pub(crate) fn text(file: &Path) -> Result<Vec<u8>, PolicyError> {
     let failed = |source| PolicyError::File { file: file.to_owned(), source };
     if file != Path::new("-") {
         return std::fs::read(file).map_err(failed);

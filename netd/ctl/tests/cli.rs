@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -157,6 +157,30 @@ fn shells_and_manuals_are_served_without_netd() {
     assert!(folder.path().join("netdctl-network-inspect.1").exists());
 }
 
+#[test]
+fn flannels_configuration_is_translated_without_netd() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("net-conf.json");
+    std::fs::write(&file, r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}"#).unwrap();
+    let nowhere = Path::new("/nowhere/netd.sock");
+    let arguments = ["translate", "flannel", file.to_str().unwrap(), "--etcd", "http://192.0.2.1:2379"];
+    let settings = said(nowhere, &arguments);
+    assert!(
+        settings.contains("[fleet]\n") && settings.ends_with("\netcd = [\"http://192.0.2.1:2379\"]\n"),
+        "{settings}"
+    );
+    let told: Value = serde_json::from_str(&said(nowhere, &[&arguments[..3], &["-o", "json"]].concat())).unwrap();
+    assert_eq!(
+        (told["notes"].as_array().map(Vec::len), told["settings"].as_str().unwrap().lines().last()),
+        (Some(0), Some("# etcd = [\"http://ADDRESS:2379\"]"),)
+    );
+    // As `etcdctl get` writes what is not there.
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_netdctl")).args(["translate", "flannel", "-"]).stdin(Stdio::null()).output();
+    let text = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(text.contains("does etcd have that key"), "{text}");
+}
+
 /// A netd with every field filled.
 struct Talkative;
 
@@ -203,6 +227,25 @@ impl netd_api::server::Netd for Talkative {
             ..v1::Network::default()
         };
         Ok(v1::NetworksResponse { networks: vec![network], ..v1::NetworksResponse::default() })
+    }
+
+    async fn remove_node(
+        &self,
+        _: &TtrpcContext,
+        request: v1::RemoveNodeRequest,
+    ) -> ttrpc::Result<v1::RemoveNodeResponse> {
+        let mut answer = v1::RemoveNodeResponse {
+            name: request.name,
+            instance: request.instance.repeat(16),
+            blocks: vec!["10.4.2.0/24".to_owned()],
+            done: true,
+            ..v1::RemoveNodeResponse::default()
+        };
+        if request.lost {
+            let failure = v1::Failure { message: "n2 is not waited for".to_owned(), ..v1::Failure::default() };
+            answer.failure = Some(failure).into();
+        }
+        Ok(answer)
     }
 
     async fn resync(&self, _: &TtrpcContext, request: v1::ResyncRequest) -> ttrpc::Result<v1::ResyncResponse> {
@@ -255,6 +298,17 @@ fn every_answer_is_shown() {
     let inspected: Value = serde_json::from_str(&said(&socket, &["network", "inspect", "web", "-o", "json"])).unwrap();
     assert_eq!(inspected["config"]["name"], "web");
     assert_eq!(failed(&socket, &["network", "inspect", "x"]).0, 1);
+
+    let removed = said(&socket, &["node", "rm", "n2", "--instance", "3f"]);
+    let instance = "3f".repeat(16);
+    assert_eq!(
+        removed,
+        format!("n2 ({instance}) is removed from the fleet.\nOthers may take its blocks: 10.4.2.0/24.\n")
+    );
+    let removed: Value = serde_json::from_str(&said(&socket, &["node", "rm", "n2", "-o", "json"])).unwrap();
+    assert_eq!((&removed["done"], &removed["blocks"][0]), (&true.into(), &"10.4.2.0/24".into()));
+    let (status, text) = failed(&socket, &["node", "rm", "n2", "--lost"]);
+    assert_eq!((status, text.as_str()), (1, "netdctl: n2 is not waited for\n"));
 
     assert!(said(&socket, &["resync", "--dry-run"]).contains("delete veth nd9"));
     let (status, text) = failed(&socket, &["resync"]);
