@@ -310,6 +310,21 @@ fn present_nodes_become_witnesses_in_odd_numbers() {
     }
 }
 
+/// The others would appoint it before anybody can remove it, if that were done later.
+#[test]
+fn a_node_that_was_abandoned_and_removed_and_lives_is_not_appointed_again() {
+    let mut fleet = Fleet::new(vec![want(0); 3]);
+    let all: BTreeSet<InstanceId> = fleet.nodes.iter().map(|(memory, _)| memory.instance).collect();
+    fleet.nodes.iter_mut().for_each(|(_, wish)| wish.present.clone_from(&all));
+    fleet.rest(&[0]);
+    assert_eq!(fleet.charter().witnesses, all);
+    let lost = fleet.memory(2).instance;
+    fleet.nodes[0].1.abandon = BTreeSet::from([lost]);
+    fleet.nodes[0].1.remove = BTreeSet::from([lost]);
+    fleet.rest(&[0, 1, 2]);
+    assert!(fleet.charter().is_open() && !fleet.charter().witnesses.contains(&lost));
+}
+
 /// The same incarnation was open in another copy of the store. There somebody claimed a block, and died before he sealed it.
 #[test]
 fn what_was_told_is_firm_whoever_is_there_to_seal_it() {

@@ -48,12 +48,14 @@ pub(super) fn appoint(scene: &Scene<'_>, witnesses: BTreeSet<InstanceId>) -> Act
     commit([Key::Charter], [(Key::Charter, Value::Charter(Charter { witnesses, ..next }))])
 }
 
-/// Goes on without witnesses that will never tell again.
+/// Goes on without witnesses that will never tell again. One that is removed as well is so at once: it may live, and would be
+/// appointed again as soon as blocks can change hands.
 pub(super) fn abandon(scene: &Scene<'_>) -> Option<Action> {
     let gone = &scene.wish.abandon;
     let next = scene.charter.next(scene.memory.charter.as_ref(), scene.fresh);
     scene.charter.asks_any(gone).then(|| {
-        let next = next.without(gone, scene.me());
+        let mut next = next.without(gone, scene.me());
+        next.removed.extend(gone.intersection(&scene.wish.remove));
         commit([Key::Charter], [(Key::Charter, Value::Charter(next))])
     })
 }
