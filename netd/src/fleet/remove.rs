@@ -125,11 +125,12 @@ impl Known {
     }
 }
 
-/// All nodes but those that were removed, by name. `present`: this one, and all that have a session.
+/// All nodes but those that were removed and are not asked any more, by name. `present`: this one, and all that have a session.
 pub(super) fn known(charter: &Charter, table: &Table, (peers, present): (&Peers, &BTreeSet<InstanceId>)) -> Vec<Known> {
-    let mut all: Vec<Known> = Vec::new();
+    let (mut all, asked): (Vec<Known>, _) = (Vec::new(), asked(charter));
     let mut note = |instance: InstanceId, name: Option<&str>, block: Option<IpNet>| {
-        if charter.removed.contains(&instance) {
+        // Who is asked still is waited for, whatever was said of him.
+        if charter.removed.contains(&instance) && !asked.contains(&instance) {
             return;
         }
         let at = all.iter().position(|one| one.instance == instance).unwrap_or_else(|| {
@@ -150,7 +151,7 @@ pub(super) fn known(charter: &Charter, table: &Table, (peers, present): (&Peers,
         note(instance, Some(peer.name.as_str()), None);
         peer.blocks.iter().for_each(|block| note(instance, None, Some(*block)));
     }
-    asked(charter).into_iter().for_each(|instance| note(instance, None, None));
+    asked.iter().for_each(|instance| note(*instance, None, None));
     all.sort_by(|one, other| (&one.name, one.instance).cmp(&(&other.name, other.instance)));
     all
 }

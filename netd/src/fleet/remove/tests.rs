@@ -123,6 +123,19 @@ fn witnesses_of_before_are_waited_for_while_the_fleet_settles() {
     assert_eq!(absent(&settling(&[3])), Vec::<String>::new());
 }
 
+/// Else nobody could say that it will not tell.
+#[test]
+fn one_that_was_removed_and_is_still_asked_can_be_lost() {
+    let (need, adopted) = (BTreeSet::from([set(&[1, 3])]), BTreeSet::new());
+    let settling = Settling { need, merged: set(&[1]), adopted, told: TellingId::new(1) };
+    let charter = Charter { phase: Phase::Settling(settling), removed: set(&[3]), ..charter(&[1, 2]) };
+    let all = all(&charter);
+    let one = choose(&all, "n3", "").unwrap();
+    assert_eq!(missing(&all, &charter), ["n3"]);
+    assert!(matches!(judge(one, &all, (ME, false), &charter), Err(RemoveError::Needed { .. })));
+    assert_eq!(judge(one, &all, (ME, true), &charter), Ok(()));
+}
+
 #[test]
 fn a_witness_without_a_block_is_known_and_a_removed_node_is_not() {
     let removed = Charter { removed: set(&[3]), ..charter(&[1, 7]) };
