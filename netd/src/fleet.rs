@@ -299,7 +299,7 @@ impl Inner {
 
     fn is_removed(&self, status: &netd_fleet::Status) -> bool {
         let charter = status.charter.as_ref();
-        charter.zip(self.source.memory()).is_some_and(|(charter, memory)| charter.removed.contains(&memory.instance))
+        charter.zip(self.source.instance()).is_some_and(|(charter, me)| charter.removed.contains(&me))
     }
 
     /// What is wrong with the store, and what to do.

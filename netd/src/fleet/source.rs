@@ -10,8 +10,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netd_config::{FleetConfig, PoolConfig};
 use netd_fleet::{
-    ClaimId, Discovery, EtcdSettings, Fixed, FixedError, FleetError, Hold, IdentityError, Memory, NodeName, NodeRecord,
-    Peers, Plan, PlanError, Pool, Status, TlsFiles, Wish,
+    ClaimId, Discovery, EtcdSettings, Fixed, FixedError, FleetError, Hold, IdentityError, InstanceId, Memory, NodeName,
+    NodeRecord, Peers, Plan, PlanError, Pool, Status, TlsFiles, Wish,
 };
 use thiserror::Error;
 use tokio::sync::watch;
@@ -120,6 +120,13 @@ impl Source {
         match self {
             Self::List(_) => None,
             Self::Store { fleet, .. } => Some(fleet.blocks().memory().borrow().clone()),
+        }
+    }
+
+    pub(super) fn instance(&self) -> Option<InstanceId> {
+        match self {
+            Self::List(_) => None,
+            Self::Store { fleet, .. } => Some(fleet.blocks().memory().borrow().instance),
         }
     }
 
