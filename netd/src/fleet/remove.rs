@@ -143,7 +143,7 @@ pub(super) fn known(charter: &Charter, table: &Table, (peers, present): (&Peers,
     };
     for (block, record) in table {
         for claim in record.claims.values() {
-            note(claim.owner, Some(claim.name.as_str()), Some(*block));
+            note(claim.owner, Some(claim.name.as_str()), Some(claim.part.unwrap_or(*block)));
         }
     }
     for peer in peers.values() {

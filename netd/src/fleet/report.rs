@@ -86,6 +86,10 @@ impl Inner {
         for (of, record) in memory.into_iter().flat_map(|memory| &memory.table) {
             for (id, claim) in &record.claims {
                 let (part, is_disputed) = (claim.part.unwrap_or(*of), record.is_disputed(*id));
+                // Of its own blocks a node knows better; what it remembers of one that it gave back may be old.
+                if !is_disputed && memory.is_some_and(|memory| memory.instance == claim.owner) {
+                    continue;
+                }
                 let rivals = record.claims.values().filter(|other| other.meets(claim)).map(|other| other.name.as_str());
                 let names = rivals.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(", ");
                 blocks.insert(part, block(part, &names, if is_disputed { "disputed" } else { "absent" }));

@@ -30,12 +30,13 @@ fn charter(witnesses: &[u128]) -> Charter {
 /// Blocks by their third octet, each with its owner.
 fn table(owners: &[(u8, u128, &str)]) -> Table {
     let record = |(at, owner, name): &(u8, u128, &str)| {
-        let claim = Claim { owner: InstanceId::new(*owner), name: NodeName::new(*name).unwrap() };
+        let claim =
+            Claim { owner: InstanceId::new(*owner), name: NodeName::new(*name).unwrap(), part: None, kept: false };
         let claims = BTreeMap::from([(ClaimId::new(u128::from(*at)), claim)]);
         let (id, author) = (RecordId::new(u128::from(*at)), InstanceId::new(*owner));
         (
             format!("10.4.{at}.0/24").parse().unwrap(),
-            Record { epoch: 1, id, author, incarnation: 1, sealed: true, claims },
+            Record { epoch: 1, id, author, incarnation: 1, sealed: true, joined: false, claims },
         )
     };
     owners.iter().map(record).collect()
