@@ -232,6 +232,14 @@ fn unmet(why: &str) -> String {
     )
 }
 
+fn unreadable(node: &str, why: &str) -> String {
+    format!(
+        "what node {node} says of itself in the store cannot be read ({why}): it is no peer of this one, and no route leads to it. If \
+         its netd is a later one, bring this one up to it; if no such node is there, remove the key fleet/peers/{node} below \
+         fleet.etcd.prefix"
+    )
+}
+
 fn silent(node: &str) -> String {
     format!(
         "node {node} does not say that it has forgotten the containers that are gone here: while it is there, their addresses are \
@@ -275,12 +283,15 @@ impl Inner {
         let state = self.state();
         let troubles = state.fabric.troubles.iter().map(|trouble| trouble.text.clone());
         let refused: BTreeSet<String> = state.refused.values().cloned().collect();
-        let store = self.source.status().and_then(|status| self.ill(&status).or_else(|| self.short(&status)));
+        let status = self.source.status();
+        let unreadable = status.iter().flat_map(|status| &status.unreadable).map(|(node, why)| unreadable(node, why));
+        let ill = status.as_ref().and_then(|status| self.ill(status).or_else(|| self.short(status)));
+        let store = ill.into_iter().chain(unreadable);
         let unlike = self.unlike(&self.config.borrow());
         let unfollowed = state.unfollowed.iter().filter(|text| !unlike.contains(text)).cloned().chain(unlike.clone());
         let told = state.disbelieved.iter().cloned().chain(state.is_unheard.then(|| UNHEARD.to_owned()));
         let stuck = state.unmet.iter().map(|why| unmet(why)).chain(state.silent.iter().map(|node| silent(node)));
-        let all = store.into_iter().chain(troubles).chain(refused).chain(unfollowed).chain(told).chain(stuck);
+        let all = store.chain(troubles).chain(refused).chain(unfollowed).chain(told).chain(stuck);
         all.map(|text| format!("fleet: {text}")).collect()
     }
 

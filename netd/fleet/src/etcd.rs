@@ -96,6 +96,8 @@ pub struct Status {
     pub member: Option<IpAddr>,
     /// The other nodes whose netd has a session with the store, peers or not.
     pub sessions: BTreeSet<InstanceId>,
+    /// Nodes whose records this netd cannot read, by name, and why: they are no peers of this one.
+    pub unreadable: BTreeMap<String, String>,
 }
 
 /// A node's part in a fleet. It ends with this value; what it holds stays its own.
@@ -340,10 +342,13 @@ impl Node {
         let known = self.memory.charter.as_ref().map(|charter| charter.fleet);
         let charter = mirror.view.charter.as_ref();
         let is_stranger = charter.is_some_and(|charter| known.is_some_and(|known| known != charter.fleet));
+        let unreadable = mirror.unreadable();
         self.status.send_if_modified(|status| {
-            let is_news = status.charter.as_ref() != charter || status.is_stranger != is_stranger;
+            let is_same = status.charter.as_ref() == charter && status.is_stranger == is_stranger;
+            let is_news = !is_same || status.unreadable != unreadable;
             if is_news {
                 (status.charter, status.is_stranger) = (charter.cloned(), is_stranger);
+                status.unreadable = unreadable;
             }
             is_news
         });

@@ -25,6 +25,9 @@ pub enum Encapsulation {
     Ipip,
     /// VXLAN.
     Vxlan,
+    /// One of a later netd: nothing is sent so, and nothing else is taken for it.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What a node says of itself.

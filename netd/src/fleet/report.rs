@@ -179,6 +179,7 @@ fn unpacked(kind: Unpacked) -> &'static str {
         Unpacked::Direct => "direct",
         Unpacked::Ipip => "ipip",
         Unpacked::Vxlan => "vxlan",
+        Unpacked::Unknown => "unknown",
     }
 }
 

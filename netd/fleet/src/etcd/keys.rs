@@ -8,6 +8,7 @@
 //! PREFIX/tickets/INSTANCE
 //! ```
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
@@ -31,6 +32,13 @@ pub enum ForeignError {
     },
 }
 
+/// A peer's record that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    pub(super) instance: Option<InstanceId>,
+    pub(super) why: String,
+}
+
 /// The prefix of a fleet.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
@@ -42,6 +50,8 @@ pub(super) struct Keys {
 pub(super) enum Place {
     Protocol(Key),
     Peer(String),
+    /// Of a later netd, or of nobody.
+    Unknown,
 }
 
 /// What a key is about that is said of sandboxes.
@@ -127,10 +137,17 @@ impl Keys {
         .into()
     }
 
+    /// # Errors
+    /// Something beside the charter or among the blocks that cannot be read.
     pub(super) fn place(&self, key: &[u8]) -> Result<Place, ForeignError> {
         let text = String::from_utf8_lossy(key);
-        let place = text.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('/')).and_then(read);
-        place.ok_or_else(|| ForeignError::Key(text.into_owned()))
+        let rest = text.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+        // Who does not know all that is said of blocks decides nothing about them.
+        let is_of_blocks = ["fleet/charter", "fleet/blocks"].iter().any(|of| rest.starts_with(of));
+        match read(rest) {
+            None if is_of_blocks => Err(ForeignError::Key(text.into_owned())),
+            place => Ok(place.unwrap_or(Place::Unknown)),
+        }
     }
 }
 
@@ -166,8 +183,16 @@ pub(super) fn decode(key: &Key, value: &[u8]) -> Result<Value, ForeignError> {
     }
 }
 
-pub(super) fn peer(name: &str, value: &[u8]) -> Result<NodeRecord, ForeignError> {
-    serde_json::from_slice(value).map_err(|source| ForeignError::Value { key: name.to_owned(), source })
+/// One that cannot be read is one node's trouble: who it is from, if it says so, and why.
+pub(super) fn peer(value: &[u8]) -> Result<NodeRecord, Unreadable> {
+    #[derive(Deserialize)]
+    struct Author {
+        instance: Option<InstanceId>,
+    }
+    serde_json::from_slice(value).map_err(|error| Unreadable {
+        instance: serde_json::from_slice(value).ok().and_then(|author: Author| author.instance),
+        why: error.to_string(),
+    })
 }
 
 fn parse<T: DeserializeOwned>(key: &Key, value: &[u8]) -> Result<T, ForeignError> {
@@ -194,8 +219,11 @@ mod tests {
         assert_eq!(keys.word(&keys.ticket(one)), Some(Word::Ticket(one)));
         assert_eq!(keys.word(&keys.answer(one, other)), Some(Word::Answer(other)));
         assert_eq!(keys.word(b"/netd/sandboxes/later/1"), None);
-        for foreign in ["/netd/fleet/charter/x", "/netd/fleet/blocks/x", "/other/fleet/charter", "/netd/acks/1/2/3"] {
+        for foreign in ["/netd/fleet/charter/x", "/netd/fleet/blocks/x", "/netd/fleet/blocks-2/10.0.0.0/24"] {
             assert!(keys.place(foreign.as_bytes()).is_err(), "{foreign}");
+        }
+        for unknown in ["/netd/fleet/later", "/netd/fleet/later/x", "/netd/acks/1/2/3"] {
+            assert_eq!(keys.place(unknown.as_bytes()).unwrap(), Place::Unknown, "{unknown}");
         }
     }
 }

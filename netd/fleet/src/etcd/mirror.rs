@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::api::event::EventType;
 use super::api::{KeyValue, WatchResponse};
 use super::client::{Listing, Seen, Words, Write};
-use super::keys::{ForeignError, Keys, Place, decode, encode, peer};
+use super::keys::{ForeignError, Keys, Place, Unreadable, decode, encode, peer};
 use crate::identity::{InstanceId, NodeName};
 use crate::peers::{NodeRecord, Peers};
 use crate::record::Claim;
@@ -22,6 +22,8 @@ pub(super) struct Mirror {
     keys: Keys,
     pub(super) view: View,
     pub(super) peers: BTreeMap<String, NodeRecord>,
+    /// Of these names nobody is known.
+    unreadable: BTreeMap<String, Unreadable>,
     raw: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) revision: i64,
     /// Who is there, and under which names.
@@ -36,8 +38,8 @@ impl Mirror {
     pub(super) fn of(keys: Keys, fleet: Listing, acks: Listing) -> Result<Self, ForeignError> {
         let revision = fleet.revision;
         let (view, peers, raw) = (View::default(), BTreeMap::new(), BTreeMap::new());
-        let (names, stirred) = (BTreeSet::new(), BTreeSet::new());
-        let mut mirror = Self { keys, view, peers, raw, revision, names, stirred, is_news: true };
+        let (unreadable, names, stirred) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        let mut mirror = Self { keys, view, peers, unreadable, raw, revision, names, stirred, is_news: true };
         fleet.pairs.into_iter().chain(acks.pairs).try_for_each(|pair| mirror.put(pair))?;
         Ok(mirror)
     }
@@ -65,9 +67,14 @@ impl Mirror {
         match self.keys.place(&pair.key)? {
             Place::Protocol(key) => self.apply(key, Some(decode(&key, &pair.value)?)),
             Place::Peer(name) => {
-                let record = peer(&name, &pair.value)?;
-                self.set_peer(name, Some(record));
+                let (record, unreadable) = match peer(&pair.value) {
+                    Ok(record) => (Some(record), None),
+                    Err(unreadable) => (None, Some(unreadable)),
+                };
+                set(&mut self.unreadable, name.clone(), unreadable);
+                self.set_peer(name, record);
             }
+            Place::Unknown => return Ok(()),
         }
         self.raw.insert(pair.key, pair.value);
         Ok(())
@@ -76,7 +83,11 @@ impl Mirror {
     fn delete(&mut self, key: &[u8]) -> Result<(), ForeignError> {
         match self.keys.place(key)? {
             Place::Protocol(key) => self.apply(key, None),
-            Place::Peer(name) => self.set_peer(name, None),
+            Place::Peer(name) => {
+                self.unreadable.remove(&name);
+                self.set_peer(name, None);
+            }
+            Place::Unknown => {}
         }
         self.raw.remove(key);
         Ok(())
@@ -118,6 +129,17 @@ impl Mirror {
             self.names.extend(instance.map(|instance| (instance, name)));
             self.is_news = true;
         }
+    }
+
+    /// Nodes whose records cannot be read, by name, and why.
+    pub(super) fn unreadable(&self) -> BTreeMap<String, String> {
+        self.unreadable.iter().map(|(name, one)| (name.clone(), one.why.clone())).collect()
+    }
+
+    /// Whether another instance has this name, as far as that can be read.
+    pub(super) fn is_anothers(&self, name: &str, me: InstanceId) -> bool {
+        let unreadable = self.unreadable.get(name).and_then(|one| one.instance);
+        self.peers.get(name).map_or_else(|| unreadable.is_some_and(|one| one != me), |known| known.instance != Some(me))
     }
 
     pub(super) fn seen(&self, key: Vec<u8>) -> (Vec<u8>, Seen) {
@@ -222,6 +244,13 @@ fn common(one: IpNet, other: IpNet) -> Option<IpNet> {
 /// Nobody speaks for another name than the one that he writes under.
 fn is_named(key: &str, record: &NodeRecord) -> bool {
     record.name.as_str() == key
+}
+
+fn set<V>(map: &mut BTreeMap<String, V>, key: String, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
 }
 
 fn names_of(names: &BTreeSet<(InstanceId, String)>, instance: InstanceId) -> impl Iterator<Item = &String> {

@@ -287,7 +287,7 @@ impl<'a> Session<'a> {
     /// Whether no other instance has this node's name.
     pub(super) fn has_name(&self) -> bool {
         let memory = &self.node.memory;
-        self.mirror.peers.get(memory.name.as_str()).is_none_or(|known| known.instance == Some(memory.instance))
+        !self.mirror.is_anothers(memory.name.as_str(), memory.instance)
     }
 
     /// Says who this node is, where that is news and its time has come; whether it did. The name may be another instance's still:

@@ -128,6 +128,16 @@ impl Cluster {
         rest.split_once('"').map(|(value, _)| value.to_owned())
     }
 
+    /// As somebody writes it by hand.
+    pub(crate) fn put(&self, key: &str, value: &str) {
+        let (key, value) = (base64(&format!("/netd/{key}")), base64(value));
+        self.post("/v3/kv/put", &format!("{{\"key\":\"{key}\",\"value\":\"{value}\"}}"));
+    }
+
+    pub(crate) fn remove(&self, key: &str) {
+        self.post("/v3/kv/deleterange", &format!("{{\"key\":\"{}\"}}", base64(&format!("/netd/{key}"))));
+    }
+
     /// Forgets every revision but the last.
     pub(crate) fn compact(&self) {
         let answer = self.post("/v3/kv/range", r#"{"key":"AA=="}"#);

@@ -5,6 +5,7 @@
 mod cluster;
 mod sandboxes;
 mod secure;
+mod strange;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

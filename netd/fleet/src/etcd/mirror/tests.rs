@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{KeyValue, Keys, Listing, Mirror};
 use crate::charter::Charter;
 use crate::identity::{ClaimId, InstanceId, NodeName, RecordId};
-use crate::peers::{NodeRecord, Peers};
+use crate::peers::{Encapsulation, NodeRecord, Peers};
 use crate::plan::{Plan, Pool};
 use crate::record::{Claim, Record, Writer};
 use crate::view::Key;
@@ -140,6 +140,46 @@ fn what_was_told_piece_by_piece_is_what_is_told_anew() {
         let mut anew = Peers::new();
         store.0.tell_all(ME, &[], &mut anew);
         assert_eq!(anew, told, "step {at}");
+    }
+}
+
+/// Of a later netd, or written by hand.
+#[test]
+fn a_record_that_cannot_be_read_is_its_own_nodes_trouble() {
+    let (mut store, mut told) = (empty(), Peers::new());
+    store.peer(2, 2, &[]);
+    let put = |store: &mut Store, called: u128, text: &str| {
+        let (key, value) = (keys().peer(name(called).as_str()), text.as_bytes().to_vec());
+        store.0.put(KeyValue { key, value, ..KeyValue::default() }).unwrap();
+    };
+    let others = format!("{{\"instance\":\"{}\",\"addresses\":7}}", InstanceId::new(3));
+    put(&mut store, 1, &others);
+    put(&mut store, 3, &others);
+    put(&mut store, 4, "{}");
+    put(
+        &mut store,
+        5,
+        r#"{"name":"n5","addresses":["192.0.2.5"],"encapsulations":["direct","wireguard"],"accepts":["wireguard"],"later":1}"#,
+    );
+    store.put(b"/t/fleet/later/x".to_vec(), &1);
+    store.0.tell(ME, &mut told);
+    assert_eq!(told.keys().map(NodeName::as_str).collect::<Vec<_>>(), ["n2", "n5"]);
+    let takes = &told[&name(5)];
+    assert_eq!(takes.encapsulations, BTreeSet::from([Encapsulation::Direct, Encapsulation::Unknown]));
+    assert_eq!(takes.accepts, BTreeSet::from([Encapsulation::Unknown]), "not whatever it can");
+    let unreadable = store.0.unreadable();
+    assert_eq!(unreadable.keys().collect::<Vec<_>>(), ["n1", "n3", "n4"]);
+    assert!(unreadable["n4"].contains("missing field `name`"), "{unreadable:?}");
+    assert!(store.0.is_anothers("n1", ME) && store.0.is_anothers("n3", ME));
+    assert!(!store.0.is_anothers("n4", ME), "nobody's");
+    store.peer(4, 4, &[]);
+    store.gone(3);
+    put(&mut store, 2, "?");
+    store.0.tell(ME, &mut told);
+    assert_eq!(told.keys().map(NodeName::as_str).collect::<Vec<_>>(), ["n4", "n5"]);
+    assert_eq!(store.0.unreadable().keys().collect::<Vec<_>>(), ["n1", "n2"]);
+    for key in [keys().of(&Key::Charter), keys().of(&Key::Block(block(0))), b"/t/fleet/blocks/x".to_vec()] {
+        assert!(store.0.put(KeyValue { key, value: b"{}".to_vec(), ..KeyValue::default() }).is_err());
     }
 }
 
