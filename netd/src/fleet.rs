@@ -324,6 +324,11 @@ impl Inner {
         if self.is_removed(status) {
             return Some(REMOVED.to_owned());
         }
+        if let Some(twin) = &status.twin {
+            return Some(format!(
+                "{twin} has this node's identity: fleet.json was copied, as a disk or an image is, and both nodes may have given the same addresses out. This node gives none out of the fleet's pools until the other is gone: on the copy stop netd and all containers, remove fleet.json from netd's state_dir, and start netd again (a node of its own then)"
+            ));
+        }
         if status.is_namesake {
             return Some(format!(
                 "another node is called {}: give this one a fleet.name of its own in netd.toml; if it replaces that node, it takes its place when that one's lease is over",

@@ -4,7 +4,9 @@
 
 mod rig;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write as _;
 
 use rig::Space;
@@ -92,7 +94,7 @@ fn a_ruleset_that_was_lost_is_made_again_with_the_fleets() {
     nodes.start(&list("vxlan", &[1, 2]));
     let node = &mut nodes.all[0];
     node.kill();
-    let read = |node: &Member| std::fs::read_to_string(node.log()).unwrap();
+    let read = |node: &Member| fs::read_to_string(node.log()).unwrap();
     let before = read(node).len();
     node.space.command("nft delete table inet netd");
     node.start();
@@ -581,6 +583,56 @@ fn a_node_that_dies_takes_its_routes_along_and_has_its_blocks_again() {
     soon("its routes are there", || nodes.all.iter().map(Member::routes).collect::<Vec<_>>() == before);
     all_reach_each_other(&sandboxes);
     assert_eq!(nodes.all[2].attach("again").result["ips"][0]["gateway"], sandboxes[2].result["ips"][0]["gateway"]);
+}
+
+/// An address of the same block.
+fn other_of(address: &str) -> String {
+    let address: std::net::Ipv4Addr = address.parse().unwrap();
+    std::net::Ipv4Addr::from_bits(address.to_bits() + 7).to_string()
+}
+
+/// As with the image of a machine on which netd ran once.
+#[test]
+fn two_nodes_with_one_identity_say_so_and_give_no_address_out() {
+    let mut nodes = Nodes::new(2);
+    let _etcd = nodes.etcd();
+    nodes.write(&stored("['10.4.0.0/16', 'fd04::/48']"));
+    nodes.all[0].start();
+    let before = nodes.all[0].attach("before");
+    let [one, other] = [0, 1].map(|at| nodes.all[at].folder.path().join("state"));
+    fs::create_dir_all(&other).unwrap();
+    fs::copy(one.join("fleet.json"), other.join("fleet.json")).unwrap();
+    nodes.all[1].start();
+    let says = |at: usize, words: [&str; 2]| {
+        nodes.all[at].warnings().iter().any(|text| words.iter().all(|word| text.contains(word)))
+    };
+    soon("the first says so", || says(0, ["n2 (192.0.2.2", "has this node's identity"]));
+    soon("the second says so", || says(1, ["n1 (192.0.2.1", "has this node's identity"]));
+    let tries = Cell::new(0);
+    for node in &nodes.all {
+        let attach = |asked: &str| {
+            tries.set(tries.get() + 1);
+            node.attach_to(NETWORK, &format!("more-{}", tries.get()), asked).map(|sandbox| sandbox.v4)
+        };
+        soon("nothing is given out", || attach("").is_err());
+        for asked in [String::new(), format!("IP={}", other_of(&before.v4))] {
+            let failure = attach(&asked).unwrap_err();
+            assert!(failure.message.contains("remove fleet.json"), "{failure:?}");
+        }
+    }
+    // Who was there goes on.
+    before.space.serve(80);
+    assert!(nodes.all[0].space.hears(&format!("{}:80", before.v4)).is_ok());
+    // As it is told to do.
+    nodes.all[1].kill();
+    fs::remove_file(other.join("fleet.json")).unwrap();
+    nodes.all[1].start();
+    for (at, node) in nodes.all.iter().enumerate() {
+        soon("all is well", || node.warnings().is_empty());
+        let sandbox = node.attach("after");
+        let gateway_of_first = sandbox.result["ips"][0]["gateway"] == before.result["ips"][0]["gateway"];
+        assert_eq!(gateway_of_first, at == 0, "{}", sandbox.result);
+    }
 }
 
 /// More are asked for before the last one is full; a second network has blocks of its own.

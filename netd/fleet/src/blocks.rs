@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use tokio::sync::watch;
 
 use crate::decide::Wish;
+use crate::etcd::Status;
 use crate::identity::{ClaimId, InstanceId};
 use crate::memory::Memory;
 use crate::peers::publish;
@@ -17,8 +18,12 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    pub(crate) fn new(memory: watch::Receiver<Memory>, wish: watch::Sender<Wish>) -> Self {
-        let usable = follow(memory.clone());
+    pub(crate) fn new(
+        memory: watch::Receiver<Memory>,
+        wish: watch::Sender<Wish>,
+        status: watch::Receiver<Status>,
+    ) -> Self {
+        let usable = follow(memory.clone(), status);
         Self { memory, wish, usable }
     }
 
@@ -81,12 +86,21 @@ impl Blocks {
     }
 }
 
-fn follow(mut memory: watch::Receiver<Memory>) -> watch::Receiver<Vec<IpNet>> {
+fn follow(mut memory: watch::Receiver<Memory>, mut status: watch::Receiver<Status>) -> watch::Receiver<Vec<IpNet>> {
     let usable = watch::Sender::new(memory.borrow_and_update().usable());
     let followed = usable.subscribe();
     tokio::spawn(async move {
-        while memory.changed().await.is_ok() {
-            let now = memory.borrow_and_update().usable();
+        loop {
+            let changed = tokio::select! {
+                changed = memory.changed() => changed,
+                changed = status.changed() => changed,
+            };
+            if changed.is_err() {
+                break;
+            }
+            let is_shut = status.borrow_and_update().twin.is_some();
+            let now = if is_shut { Vec::new() } else { memory.borrow_and_update().usable() };
+            memory.mark_unchanged();
             publish(&usable, now);
         }
     });

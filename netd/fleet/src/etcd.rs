@@ -14,6 +14,7 @@ mod mirror;
 mod session;
 mod settings;
 mod talk;
+mod twin;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -32,6 +33,7 @@ use self::late::{Late, Tickets};
 use self::mirror::Mirror;
 use self::session::Session;
 use self::settings::{Access, Endpoint};
+use self::twin::Twin;
 use crate::blocks::Blocks;
 use crate::charter::Charter;
 use crate::decide::Wish;
@@ -96,6 +98,8 @@ pub struct Status {
     pub member: Option<IpAddr>,
     /// The other nodes whose netd has a session with the store, peers or not.
     pub sessions: BTreeSet<InstanceId>,
+    /// Another node lives that has this node's memory, and may give the same addresses out: who, as it says. Nothing is usable.
+    pub twin: Option<String>,
     /// Nodes whose records this netd cannot read, by name, and why: they are no peers of this one.
     pub unreadable: BTreeMap<String, String>,
 }
@@ -129,7 +133,7 @@ impl Fleet {
         let memory_now = watch::Sender::new(memory.clone());
         let (wish, wished) = watch::channel(wish);
         let (peers, status) = (watch::Sender::new(Peers::new()), watch::Sender::new(Status::default()));
-        let blocks = Blocks::new(memory_now.subscribe(), wish);
+        let blocks = Blocks::new(memory_now.subscribe(), wish, status.subscribe());
         let (about, node) = watch::channel(node);
         let (followed, status_now) = (peers.subscribe(), status.subscribe());
         let (needs, needed) = watch::channel(None);
@@ -159,6 +163,7 @@ impl Fleet {
             ledger: Ledger::default(),
             suspected: BTreeSet::new(),
             late: Late::default(),
+            twin: Twin::default(),
             last_heard: Heard::default(),
             tickets: Tickets::new(),
         };
@@ -282,6 +287,7 @@ struct Node {
     /// Suspects that the ledger has had.
     suspected: BTreeSet<IpAddr>,
     late: Late,
+    twin: Twin,
     /// As it was published, but for what late peers told.
     last_heard: Heard,
     /// Of all others that had a session when it was heard.
@@ -296,7 +302,9 @@ impl Node {
                 Ok(never) => match never {},
                 Err(error) => chain(&error),
             };
-            self.late.end(self.settings.lease, tokio::time::Instant::now());
+            let now = tokio::time::Instant::now();
+            self.late.end(self.settings.lease, now);
+            self.twin.end(now);
             let was_connected = self.status.borrow().is_connected;
             if was_connected {
                 pause = SHORTEST_PAUSE;
@@ -381,6 +389,17 @@ impl Node {
     fn namesake(&self, is_namesake: bool) {
         let now = self.status.borrow().clone();
         publish(&self.status, Status { is_namesake, ..now });
+    }
+
+    fn beside(&self, twin: Option<String>) {
+        let is_news = self.status.send_if_modified(|status| {
+            let is_news = status.twin != twin;
+            status.twin.clone_from(&twin);
+            is_news
+        });
+        if let Some(twin) = twin.filter(|_| is_news) {
+            warn!(twin, "another node has this node's memory; this one gives no address out");
+        }
     }
 
     fn remember(&mut self, memory: Memory) {

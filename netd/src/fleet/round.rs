@@ -220,7 +220,7 @@ impl Inner {
     ) -> Result<(), RoundError> {
         let inner = Arc::clone(self);
         let (here, changed) = tokio::task::spawn_blocking(move || inner.look(care)).await??;
-        let share = self.allowed(self.share_of(&here));
+        let share = self.shut(self.allowed(self.share_of(&here)));
         if changed || *self.share.borrow() != share {
             care = Care::Whole;
             lifecycle.owner.share(share.clone()).await?;
@@ -307,6 +307,15 @@ impl Inner {
             pool.is_some_and(|pool| !source::may_use(&config, pool))
         };
         share.blocks.iter_mut().filter(|(block, _)| is_forbidden(block)).for_each(|(_, pieces)| pieces.clear());
+        share
+    }
+
+    /// Nothing is given out of what another node may give out as well.
+    fn shut(&self, mut share: Share) -> Share {
+        if self.source.status().is_some_and(|status| status.twin.is_some()) {
+            share.blocks.values_mut().for_each(Vec::clear);
+            share.pools.iter_mut().for_each(|pool| pool.grows = false);
+        }
         share
     }
 

@@ -172,6 +172,17 @@ impl Blocks {
             is_its && !self.share.ranges(*block).is_empty()
         };
         match self.share.block_at(address).filter(|block| !self.leaving.contains(block)).filter(may) {
+            // For now nothing is given out of it.
+            Some(block) if self.share.ranges(block).is_empty() => {
+                let (key, remedy) = (Box::new(key.clone()), pool.remedy.clone());
+                Err(ShareError::NoBlock {
+                    key,
+                    pool: pool.name.clone(),
+                    remedy,
+                    unforgotten: 0,
+                    is_transient: pool.grows,
+                })
+            }
             Some(block) => Ok(Some(block).filter(|block| !self.assigned.contains_key(block))),
             None => {
                 let mut blocks = self.of_network(&key.network, pool);

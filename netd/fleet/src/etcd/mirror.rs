@@ -22,6 +22,8 @@ pub(super) struct Mirror {
     keys: Keys,
     pub(super) view: View,
     pub(super) peers: BTreeMap<String, NodeRecord>,
+    /// Of their records.
+    leases: BTreeMap<String, i64>,
     /// Of these names nobody is known.
     unreadable: BTreeMap<String, Unreadable>,
     raw: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -38,8 +40,9 @@ impl Mirror {
     pub(super) fn of(keys: Keys, fleet: Listing, acks: Listing) -> Result<Self, ForeignError> {
         let revision = fleet.revision;
         let (view, peers, raw) = (View::default(), BTreeMap::new(), BTreeMap::new());
-        let (unreadable, names, stirred) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        let mut mirror = Self { keys, view, peers, unreadable, raw, revision, names, stirred, is_news: true };
+        let (leases, unreadable) = (BTreeMap::new(), BTreeMap::new());
+        let (names, stirred) = (BTreeSet::new(), BTreeSet::new());
+        let mut mirror = Self { keys, view, peers, leases, unreadable, raw, revision, names, stirred, is_news: true };
         fleet.pairs.into_iter().chain(acks.pairs).try_for_each(|pair| mirror.put(pair))?;
         Ok(mirror)
     }
@@ -72,6 +75,7 @@ impl Mirror {
                     Err(unreadable) => (None, Some(unreadable)),
                 };
                 set(&mut self.unreadable, name.clone(), unreadable);
+                self.leases.insert(name.clone(), pair.lease);
                 self.set_peer(name, record);
             }
             Place::Unknown => return Ok(()),
@@ -85,6 +89,7 @@ impl Mirror {
             Place::Protocol(key) => self.apply(key, None),
             Place::Peer(name) => {
                 self.unreadable.remove(&name);
+                self.leases.remove(&name);
                 self.set_peer(name, None);
             }
             Place::Unknown => {}
@@ -129,6 +134,12 @@ impl Mirror {
             self.names.extend(instance.map(|instance| (instance, name)));
             self.is_news = true;
         }
+    }
+
+    /// The records of an instance, each with its lease.
+    pub(super) fn records_of(&self, instance: InstanceId) -> impl Iterator<Item = (&NodeRecord, i64)> {
+        let names = names_of(&self.names, instance);
+        names.filter_map(|name| Some((self.peers.get(name)?, *self.leases.get(name)?)))
     }
 
     /// Nodes whose records cannot be read, by name, and why.

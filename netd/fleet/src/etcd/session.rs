@@ -119,10 +119,12 @@ impl<'a> Session<'a> {
 
     /// Works until something fails.
     pub(super) async fn run(mut self) -> Result<Infallible, SessionError> {
+        self.look_for_twin();
         // Whoever hears that the store answers knows the peers.
         self.tell_node();
         self.node.connected();
         loop {
+            self.look_for_twin();
             self.tell_node();
             self.register().await?;
             match self.next()? {
@@ -154,7 +156,43 @@ impl<'a> Session<'a> {
         self.node.answer(&self.mirror.view.blocks);
     }
 
+    /// Somebody else writes as this node.
+    fn look_for_twin(&mut self) {
+        let now = Instant::now();
+        let twin = self.records_of_twin().next().map(|record| {
+            let at: Vec<String> = record.addresses.iter().map(ToString::to_string).collect();
+            format!(
+                "{} ({})",
+                record.name,
+                if at.is_empty() { "it does not say where".to_owned() } else { at.join(", ") }
+            )
+        });
+        self.node.twin.see(twin.is_some(), now);
+        self.node.beside(twin.filter(|_| self.node.twin.is_certain(self.node.settings.lease, now)));
+    }
+
+    fn records_of_twin(&self) -> impl Iterator<Item = &NodeRecord> {
+        // What this node keeps alive itself is no sign of life.
+        let has_told = self.node.telling.borrow().number != 0;
+        let (memory, kept) = (&self.node.memory, if has_told { BTreeSet::new() } else { self.former() });
+        let records = self.mirror.records_of(memory.instance);
+        let is_twins = move |(record, lease): &(&NodeRecord, i64)| {
+            !kept.contains(lease) && self.node.twin.wrote(record.name == memory.name, *lease)
+        };
+        records.filter(is_twins).map(|(record, _)| record)
+    }
+
+    /// A twin that is known: what is told of this node's sandboxes and in its name is told by one of them at most.
+    pub(super) fn has_twin(&self) -> bool {
+        self.node.status.borrow().twin.is_some()
+    }
+
     fn next(&mut self) -> Result<Option<Action>, SessionError> {
+        if self.node.twin.is_suspected() {
+            self.node.wish.mark_unchanged();
+            self.is_done = false;
+            return Ok(None);
+        }
         let is_wished = self.node.wish.has_changed().unwrap_or(false);
         let is_heard = std::mem::take(&mut self.mirror.is_news);
         if self.is_done && !is_wished && !is_heard {
@@ -264,6 +302,7 @@ impl<'a> Session<'a> {
         let lives = self.lease != 0 && self.client.keep_alive(self.lease).await?;
         if !lives {
             self.lease = self.client.grant(self.node.lease_seconds()).await?;
+            self.node.twin.granted(self.lease);
             // What was under the old one is gone with it.
             (self.said, self.talk) = (None, Talk::default());
         }
@@ -274,14 +313,19 @@ impl<'a> Session<'a> {
     /// What an earlier netd of this node told stays under that one's lease until this one has said what there is: that may take
     /// longer than a lease.
     async fn keep_former(&self) -> Result<(), SessionError> {
-        if self.talk.number != 0 || !self.has_name() {
-            return Ok(());
-        }
-        let leases: BTreeSet<i64> = self.hearsay.own.values().map(|(_, lease)| *lease).collect();
-        for lease in leases.into_iter().filter(|lease| ![0, self.lease].contains(lease)) {
+        for lease in self.former() {
             self.client.keep_alive(lease).await?;
         }
         Ok(())
+    }
+
+    /// The leases that are kept alive so.
+    fn former(&self) -> BTreeSet<i64> {
+        if self.talk.number != 0 || !self.has_name() {
+            return BTreeSet::new();
+        }
+        let leases = self.hearsay.own.values().map(|(_, lease)| *lease);
+        leases.filter(|lease| ![0, self.lease].contains(lease)).collect()
     }
 
     /// Whether no other instance has this node's name.
@@ -302,11 +346,15 @@ impl<'a> Session<'a> {
             self.node.namesake(true);
             return Ok(false);
         }
+        let is_taken = self.records_of_twin().any(|record| record.name == self.node.memory.name);
+        if self.has_twin() || is_taken {
+            return Ok(false);
+        }
         let before = self.mirror.peers.get(self.node.memory.name.as_str());
         let Some(mut record) = self.node.record(before) else { return Ok(false) };
         let lacks = lacks(&self.node.memory, &self.mirror.view, &self.node.wish.borrow());
         record.lending.iter_mut().for_each(|lending| lending.lacks.clone_from(&lacks));
-        if self.said.as_ref() == Some(&record) || (before.is_none() && !self.is_up_to_date()) {
+        if (self.said.as_ref() == Some(&record) && before.is_some()) || (before.is_none() && !self.is_up_to_date()) {
             return Ok(false);
         }
         let key = self.node.keys.peer(record.name.as_str());
@@ -325,6 +373,7 @@ impl<'a> Session<'a> {
             self.node.ledger.resume();
         }
         self.said = Some(record);
+        self.node.twin.registered();
         self.node.namesake(false);
         self.echo(outcome.revision, |session| session.mirror.revision).await?;
         Ok(true)

@@ -41,6 +41,13 @@ impl Session<'_> {
             // Before it asks: the first question of a session is about what was lost before, too.
             self.node.ledger.miss(&self.own());
         }
+        if self.has_twin() {
+            // It is read whole when there is none any more.
+            self.talk.is_read = false;
+            self.node.telling.mark_unchanged();
+            self.node.applied.mark_unchanged();
+            return Ok(false);
+        }
         if !self.talk.is_open {
             if self.has_name() {
                 // Ahead of all else: others wait from then on until this node has forgotten what they withdraw.
@@ -74,7 +81,7 @@ impl Session<'_> {
     }
 
     pub(super) fn look_again(&self) -> Option<tokio::time::Instant> {
-        let is_heeded = self.talk.is_open && self.talk.number != 0 && self.said.is_some();
+        let is_heeded = self.talk.is_open && self.talk.number != 0 && self.said.is_some() && !self.has_twin();
         self.node.ledger.next(Instant::now()).filter(|_| is_heeded).map(Into::into)
     }
 

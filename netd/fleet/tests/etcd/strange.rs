@@ -1,8 +1,10 @@
 //! What should not be in the store: records that nobody can read, and one node that is there twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
-use netd_fleet::{Fleet, Status};
+use ipnet::IpNet;
+use netd_fleet::{Discovery, Fleet, SandboxRecord, Status};
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
@@ -34,5 +36,98 @@ fn what_cannot_be_read_of_one_node_keeps_no_other_off_the_store() {
         }
         cluster.remove("fleet/peers/x");
         until(a.status(), |status: &Status| status.is_connected && status.unreadable == BTreeMap::new()).await;
+    });
+}
+
+/// `a` with a block, and a copy of its disk by the name `copy`.
+async fn copied(cluster: &Cluster) -> (Fleet, IpNet) {
+    let a = node(cluster, "a", "a", 1);
+    let held = blocks(&a, 1).await.pop_first().unwrap();
+    fs::copy(cluster.folder.path().join("a"), cluster.folder.path().join("copy")).unwrap();
+    (a, held)
+}
+
+/// What a netd with a container says.
+fn tell(node: &Fleet, container: &str) {
+    let addresses = BTreeMap::from([("10.20.0.9".parse().unwrap(), None)]);
+    let record = SandboxRecord { name: container.to_owned(), addresses, ..SandboxRecord::default() };
+    node.tell(1, BTreeMap::from([(container.to_owned(), record)]), BTreeSet::new());
+}
+
+async fn is_shut(node: &Fleet, other: &str) {
+    let is =
+        |status: &Status| status.twin.as_ref().is_some_and(|twin| twin.starts_with(&format!("{other} (192.0.2.1)")));
+    until(node.status(), is).await;
+    until(node.usable(), Vec::is_empty).await;
+}
+
+async fn is_open(node: &Fleet) {
+    until(node.status(), |status: &Status| status.is_connected && status.twin.is_none()).await;
+    until(node.usable(), |usable: &Vec<IpNet>| !usable.is_empty()).await;
+}
+
+#[test]
+fn a_copied_disk_under_another_name_gives_nothing_out_on_either_node() {
+    let cluster = Cluster::start(1);
+    crate::play(&cluster, async || {
+        let (a, held) = copied(&cluster).await;
+        let other = node(&cluster, "other", "other", 1);
+        blocks(&other, 1).await;
+        tell(&a, "one");
+        let copy = node(&cluster, "copy", "b", 1);
+        tell(&copy, "two");
+        assert!(!copy.usable().borrow().is_empty(), "nobody can know yet");
+        is_shut(&copy, "a").await;
+        is_shut(&a, "b").await;
+        // What one of them claims the other would return.
+        a.blocks().want("main", 2);
+        sleep(LEASE).await;
+        assert_eq!(blocks(&a, 1).await, BTreeSet::from([held]));
+        assert!(other.status().borrow().twin.is_none());
+        drop(copy);
+        is_open(&a).await;
+        assert!(blocks(&a, 2).await.contains(&held));
+        peers(&other, |peers| peers.len() == 1 && peers[&name("a")].blocks.len() == 2).await;
+    });
+}
+
+#[test]
+fn a_copied_disk_under_the_same_name_gives_nothing_out_on_the_node_that_was_there_before() {
+    let cluster = Cluster::start(1);
+    crate::play(&cluster, async || {
+        let (a, held) = copied(&cluster).await;
+        tell(&a, "one");
+        let other = node(&cluster, "other", "other", 0);
+        peers(&other, |peers| peers.contains_key(&name("a"))).await;
+        let copy = node(&cluster, "copy", "a", 1);
+        tell(&copy, "two");
+        is_shut(&a, "a").await;
+        sleep(LEASE * 3).await;
+        is_shut(&a, "a").await;
+        is_open(&copy).await;
+        drop(copy);
+        is_open(&a).await;
+        peers(&other, |peers| peers.get(&name("a")).is_some_and(|a| a.blocks.contains(&held))).await;
+    });
+}
+
+#[test]
+fn a_node_that_is_renamed_is_no_twin_of_itself() {
+    let cluster = Cluster::start(1);
+    crate::play(&cluster, async || {
+        let (a, held) = copied(&cluster).await;
+        tell(&a, "one");
+        let other = node(&cluster, "other", "other", 0);
+        peers(&other, |peers| peers.contains_key(&name("a"))).await;
+        drop(a);
+        let b = node(&cluster, "copy", "b", 1);
+        peers(&other, |peers| peers.contains_key(&name("b"))).await;
+        // Starting may take longer than a lease.
+        sleep(LEASE * 3).await;
+        tell(&b, "one");
+        let mut status = b.status();
+        let ever = tokio::time::timeout(LEASE * 3, status.wait_for(|status| status.twin.is_some())).await;
+        assert!(ever.is_err(), "{ever:?}");
+        peers(&other, |peers| peers.len() == 1 && peers[&name("b")].blocks == BTreeSet::from([held])).await;
     });
 }

@@ -172,6 +172,25 @@ fn a_block_goes_only_when_nobody_holds_an_address_of_it() {
     assert_eq!(node.strays().count(), 1);
 }
 
+/// Another node may do so, too.
+#[test]
+fn nothing_is_given_out_of_what_is_shut_and_who_has_something_keeps_it() {
+    let mut node = node(&["10.4.7.0/29"]);
+    assert_eq!(attach(&mut node, WEB, "a"), "10.4.7.2/29 by 10.4.7.1");
+    let mut shut = share(&["10.4.7.0/29"], &[]);
+    shut.blocks.values_mut().for_each(Vec::clear);
+    assert!(node.share(shut).is_empty());
+    let network = |ipam: &str| WEB.replace(r#""type":"host-local""#, ipam);
+    let fixed = r#""type":"static","addresses":[{"address":"10.4.7.4/16","gateway":"10.4.0.1"}]"#;
+    for config in [WEB.to_owned(), network(fixed)] {
+        let error = try_attach(&mut node, &config, "b").unwrap_err();
+        assert!(error.to_string().contains("ask for more"), "{error}");
+    }
+    assert_eq!((node.strays().count(), node.usage()[0].held), (0, 1));
+    take(&mut node, &["10.4.7.0/29"]);
+    assert_eq!(attach(&mut node, WEB, "b"), "10.4.7.3/29 by 10.4.7.1");
+}
+
 #[test]
 fn an_address_that_is_asked_for_must_be_of_own_blocks() {
     let mut node = node(&["10.4.7.0/29", "10.4.8.0/29", "10.4.9.0/29"]);
