@@ -7,6 +7,8 @@ use std::time::Duration;
 use netd_grpc::{Answers, Call, CallError, Connection, Limits, within};
 use protobuf::{EnumOrUnknown, Message};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::api::compare::{CompareTarget, Target_union};
 use super::api::request_op::Request as Op;
@@ -16,6 +18,7 @@ use super::api::{
     LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest, RangeResponse,
     RequestOp, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
+use super::session::SessionError;
 use super::settings::{Access, Endpoint};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
@@ -83,11 +86,12 @@ pub(super) struct Client {
 
 impl Client {
     /// `lease`: how long this node may be silent. A member that is silent is left for another one in good time before that.
-    pub(super) async fn open(endpoint: &Endpoint, access: &Access, lease: Duration) -> Result<Self, CallError> {
+    pub(super) async fn open(endpoint: &Endpoint, access: &Access, lease: Duration) -> Result<Self, SessionError> {
         let part = |of: u32, limits: RangeInclusive<Duration>| (lease / of).clamp(*limits.start(), *limits.end());
         let (patience, to_be_there) = (part(3, PATIENCE), part(5, TO_BE_THERE));
-        let connection = within(patience, Self::connect(endpoint, access)).await;
-        connection.map(|(connection, member, token)| Self { connection, member, token, patience, to_be_there })
+        let tls = access.tls_for(endpoint)?;
+        let (connection, member, token) = within(patience, Self::connect(endpoint, access, tls)).await?;
+        Ok(Self { connection, member, token, patience, to_be_there })
     }
 
     /// Where it is.
@@ -95,13 +99,17 @@ impl Client {
         self.member
     }
 
-    async fn connect(endpoint: &Endpoint, access: &Access) -> Result<(Connection, IpAddr, Option<String>), CallError> {
+    async fn connect(
+        endpoint: &Endpoint,
+        access: &Access,
+        tls: Option<(TlsConnector, ServerName<'static>)>,
+    ) -> Result<(Connection, IpAddr, Option<String>), CallError> {
         let connect = async { TcpStream::connect(&endpoint.address).await.map_err(CallError::from) };
         let stream = within(TO_CONNECT, connect).await?;
         stream.set_nodelay(true)?;
         let member = stream.peer_addr()?.ip();
         let base = endpoint.base();
-        let connection = match access.tls_for(endpoint) {
+        let connection = match tls {
             None => Connection::over(stream, base, LIMITS).await?,
             Some((connector, name)) => Connection::over(connector.connect(name, stream).await?, base, LIMITS).await?,
         };

@@ -15,6 +15,7 @@ use super::client::{Client, Watch, Words, Write};
 use super::hearsay::Hearsay;
 use super::keys::ForeignError;
 use super::mirror::Mirror;
+use super::settings::SettingsError;
 use super::talk::Talk;
 use crate::decide::{Action, decide, lacks};
 use crate::disk::{DiskError, random};
@@ -39,6 +40,9 @@ pub enum SessionError {
     /// etcd does not answer as it should.
     #[error("cannot ask etcd")]
     Call(#[from] CallError),
+    /// It cannot be asked as the settings say.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// Something under our prefix is not ours.
     #[error("cannot read the fleet")]
     Foreign(#[from] ForeignError),

@@ -18,6 +18,11 @@ pub enum SettingsError {
     /// No endpoint.
     #[error("{0:?} is no endpoint; write http://HOST:PORT or https://HOST:PORT")]
     Endpoint(String),
+    /// A host that no certificate can name.
+    #[error(
+        "{0:?} has a host that no certificate can be for; write an address, or a name of letters, digits, '-' and '.'"
+    )]
+    Host(String),
     /// Endpoints are missing.
     #[error("there are no endpoints; name one or more")]
     Nowhere,
@@ -65,8 +70,8 @@ pub struct TlsFiles {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     pub(super) address: String,
-    host: String,
-    is_secure: bool,
+    /// Whom its certificate must be for; none without TLS.
+    name: Option<ServerName<'static>>,
 }
 
 /// How a member lets us in.
@@ -88,14 +93,14 @@ impl Endpoint {
         port.parse::<u16>().map_err(|_| wrong())?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() || address.contains('/') {
-            Err(wrong())
-        } else {
-            Ok(Self { address: address.to_owned(), host, is_secure })
+            return Err(wrong());
         }
+        let named = || ServerName::try_from(host).map_err(|_| SettingsError::Host(text.to_owned()));
+        Ok(Self { address: address.to_owned(), name: is_secure.then(named).transpose()? })
     }
 
     pub(super) fn base(&self) -> String {
-        format!("{}://{}", if self.is_secure { "https" } else { "http" }, self.address)
+        format!("{}://{}", if self.name.is_some() { "https" } else { "http" }, self.address)
     }
 }
 
@@ -106,7 +111,7 @@ impl EtcdSettings {
         if endpoints.is_empty() {
             return Err(SettingsError::Nowhere);
         }
-        match endpoints.iter().find(|one| one.is_secure && self.tls.is_none()) {
+        match endpoints.iter().find(|one| one.name.is_some() && self.tls.is_none()) {
             Some(endpoint) => Err(SettingsError::Insecure(endpoint.base())),
             None => Ok(endpoints),
         }
@@ -119,10 +124,19 @@ impl EtcdSettings {
 }
 
 impl Access {
-    /// Nothing where the endpoint has no TLS, or a host that no certificate can name.
-    pub(super) fn tls_for(&self, endpoint: &Endpoint) -> Option<(TlsConnector, ServerName<'static>)> {
-        let connector = self.tls.as_ref().filter(|_| endpoint.is_secure)?;
-        Some((connector.clone(), ServerName::try_from(endpoint.host.clone()).ok()?))
+    /// Nothing where the endpoint has no TLS.
+    ///
+    /// # Errors
+    /// It has, and there are no certificates: it is not asked without.
+    pub(super) fn tls_for(
+        &self,
+        endpoint: &Endpoint,
+    ) -> Result<Option<(TlsConnector, ServerName<'static>)>, SettingsError> {
+        let with = |name: &ServerName<'static>| {
+            let connector = self.tls.clone().ok_or_else(|| SettingsError::Insecure(endpoint.base()))?;
+            Ok((connector, name.clone()))
+        };
+        endpoint.name.as_ref().map(with).transpose()
     }
 }
 
@@ -165,12 +179,21 @@ mod tests {
 
     #[test]
     fn endpoints_are_urls_with_a_port() {
-        let base = |text: &str| Endpoint::parse(text).map(|one| (one.base(), one.host)).ok();
-        let some = |base: &str, host: &str| Some((base.to_owned(), host.to_owned()));
-        assert_eq!(base("http://a:2379/"), some("http://a:2379", "a"));
-        assert_eq!(base("https://[fd00::1]:2379"), some("https://[fd00::1]:2379", "fd00::1"));
+        let base = |text: &str| {
+            let name = |one: &Endpoint| one.name.as_ref().map(|name| name.to_str().into_owned());
+            Endpoint::parse(text).map(|one| (one.base(), name(&one))).ok()
+        };
+        let some = |base: &str, host: Option<&str>| Some((base.to_owned(), host.map(ToOwned::to_owned)));
+        assert_eq!(base("http://a:2379/"), some("http://a:2379", None));
+        assert_eq!(base("https://etcd-1.example:2379"), some("https://etcd-1.example:2379", Some("etcd-1.example")));
+        assert_eq!(base("https://[fd00::1]:2379"), some("https://[fd00::1]:2379", Some("fd00::1")));
         for bad in ["a:2379", "http://a", "ftp://a:1", "http://:1", "http://a:b", "http://a:1/x"] {
             assert_eq!(base(bad), None, "{bad}");
+        }
+        // Not by plain TCP instead.
+        for unnamable in ["https://etcd 1:2379", "https://-a:2379", "https://a..b:2379", "https://ä:2379"] {
+            let error = Endpoint::parse(unnamable).map(|one| one.base()).unwrap_err().to_string();
+            assert!(error.contains("certificate"), "{error}");
         }
     }
 }
