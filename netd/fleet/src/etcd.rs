@@ -32,7 +32,7 @@ use self::keys::Keys;
 use self::late::{Late, Tickets};
 use self::mirror::Mirror;
 use self::session::Session;
-use self::settings::{Access, Endpoint};
+use self::settings::Endpoint;
 use self::twin::Twin;
 use crate::blocks::Blocks;
 use crate::charter::Charter;
@@ -122,12 +122,13 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Joins with what the disk remembers. It need not reach the store: what this node holds is usable at once.
+    /// Joins with what the disk remembers. It need not reach the store: what this node holds is usable at once. Certificates and
+    /// passwords are read each time it goes to the store.
     ///
     /// # Errors
     /// See [`FleetError`].
     pub fn join(settings: EtcdSettings, memory: &Path, node: NodeRecord, wish: Wish) -> Result<Self, FleetError> {
-        let (endpoints, access) = (settings.endpoints()?, settings.access()?);
+        let endpoints = settings.endpoints()?;
         let (disk, memory) = Disk::open(memory, &node.name)?;
         let keys = Keys::new(&settings.prefix);
         let memory_now = watch::Sender::new(memory.clone());
@@ -167,7 +168,7 @@ impl Fleet {
             last_heard: Heard::default(),
             tickets: Tickets::new(),
         };
-        let task = tokio::spawn(node.live(endpoints, access));
+        let task = tokio::spawn(node.live(endpoints));
         let (peers, status) = (followed, status_now);
         Ok(Self { blocks, peers, status, about, needs, telling, applied, heard, told, asked, table, task })
     }
@@ -295,10 +296,10 @@ struct Node {
 }
 
 impl Node {
-    async fn live(mut self, endpoints: Vec<Endpoint>, access: Access) {
+    async fn live(mut self, endpoints: Vec<Endpoint>) {
         let mut pause = SHORTEST_PAUSE;
         for endpoint in endpoints.iter().cycle() {
-            let error = match self.session(endpoint, &access).await {
+            let error = match self.session(endpoint).await {
                 Ok(never) => match never {},
                 Err(error) => chain(&error),
             };
@@ -322,11 +323,10 @@ impl Node {
         }
     }
 
-    async fn session(
-        &mut self,
-        endpoint: &Endpoint,
-        access: &Access,
-    ) -> Result<std::convert::Infallible, SessionError> {
+    async fn session(&mut self, endpoint: &Endpoint) -> Result<std::convert::Infallible, SessionError> {
+        // Files that are not there yet, or not any more, are no other trouble than a store that does not answer.
+        let settings = self.settings.clone();
+        let access = tokio::task::spawn_blocking(move || settings.access()).await??;
         let client = Client::open(endpoint, access, self.settings.lease).await?;
         let (member, now) = (Some(client.member()), self.status.borrow().clone());
         publish(&self.status, Status { member, ..now });

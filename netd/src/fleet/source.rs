@@ -1,7 +1,6 @@
 //! Where peers and blocks come from: a list in `netd.toml`, or etcd. A gossip mesh would be a third.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -31,14 +30,6 @@ pub enum FleetStartError {
     /// etcd, or what this node remembers.
     #[error(transparent)]
     Store(#[from] FleetError),
-    /// etcd's password.
-    #[error("cannot read fleet.etcd.password_file {path}; give netd the right to read it")]
-    Password {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// The kernel.
     #[error("cannot ask the kernel for the ways to other nodes")]
     Kernel(#[from] io::Error),
@@ -75,7 +66,7 @@ impl Source {
         let plan = Plan::new(config.pools.iter().map(pool).collect())?;
         let blocks = config.pools.iter().filter(|pool| may_use(config, pool)).map(|pool| (pool.name.clone(), 1));
         let wish = Wish { plan: Some(plan), blocks: blocks.collect(), ..Wish::default() };
-        let fleet = netd_fleet::Fleet::join(settings(config)?, &state_dir.join("fleet.json"), about, wish)?;
+        let fleet = netd_fleet::Fleet::join(settings(config), &state_dir.join("fleet.json"), about, wish)?;
         Ok(Self::Store { fleet: Box::new(fleet), endpoints: config.etcd.endpoints.join(", ") })
     }
 
@@ -213,18 +204,12 @@ fn pool(config: &PoolConfig) -> Pool {
     }
 }
 
-fn settings(config: &FleetConfig) -> Result<EtcdSettings, FleetStartError> {
+fn settings(config: &FleetConfig) -> EtcdSettings {
     let etcd = &config.etcd;
     let file = |path: &String| Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty());
     let identity = file(&etcd.certificate).zip(file(&etcd.key));
     let tls = file(&etcd.authority).map(|authority| TlsFiles { authority, identity });
-    let user = match file(&etcd.password_file) {
-        None => None,
-        Some(path) => {
-            let password = fs::read_to_string(&path).map_err(|source| FleetStartError::Password { path, source })?;
-            Some((etcd.user.clone(), password.trim_end_matches(['\r', '\n']).to_owned()))
-        }
-    };
+    let user = file(&etcd.password_file).map(|password| (etcd.user.clone(), password));
     let (endpoints, prefix) = (etcd.endpoints.clone(), etcd.prefix.clone());
-    Ok(EtcdSettings { endpoints, prefix, tls, user, lease: Duration::from_secs(etcd.lease_seconds) })
+    EtcdSettings { endpoints, prefix, tls, user, lease: Duration::from_secs(etcd.lease_seconds) }
 }

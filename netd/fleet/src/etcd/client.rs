@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use netd_grpc::{Answers, Call, CallError, Connection, Limits, within};
@@ -19,7 +20,7 @@ use super::api::{
     RequestOp, TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use super::session::SessionError;
-use super::settings::{Access, Endpoint};
+use super::settings::{Access, Endpoint, User};
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const TXN: &str = "/etcdserverpb.KV/Txn";
@@ -31,6 +32,9 @@ const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 /// Metadata of a call that is to end where its member has found no leader for three elections (etcd's
 /// `rpctypes.MetadataRequireLeaderKey`).
 const WITH_LEADER: (&str, &str) = ("hasleader", "true");
+
+/// gRPC's status for a token that nobody knows, or not any more.
+const UNAUTHENTICATED: u32 = 16;
 
 /// A member that has no leader says nothing for as long as that lasts: another one may have one.
 const PATIENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(5);
@@ -74,24 +78,27 @@ pub(super) struct Listing {
 }
 
 /// An open connection to a member.
-#[derive(Debug)]
 pub(super) struct Client {
     connection: Connection,
     member: IpAddr,
-    /// Of the user that it asks as.
-    token: Option<String>,
+    user: Option<User>,
+    /// Of that user. It may end while the connection does not.
+    token: Mutex<Option<String>>,
     patience: Duration,
     to_be_there: Duration,
 }
 
 impl Client {
     /// `lease`: how long this node may be silent. A member that is silent is left for another one in good time before that.
-    pub(super) async fn open(endpoint: &Endpoint, access: &Access, lease: Duration) -> Result<Self, SessionError> {
+    pub(super) async fn open(endpoint: &Endpoint, access: Access, lease: Duration) -> Result<Self, SessionError> {
         let part = |of: u32, limits: RangeInclusive<Duration>| (lease / of).clamp(*limits.start(), *limits.end());
         let (patience, to_be_there) = (part(3, PATIENCE), part(5, TO_BE_THERE));
         let tls = access.tls_for(endpoint)?;
-        let (connection, member, token) = within(patience, Self::connect(endpoint, access, tls)).await?;
-        Ok(Self { connection, member, token, patience, to_be_there })
+        let (connection, member) = within(patience, Self::connect(endpoint, tls)).await?;
+        let token = Mutex::default();
+        let client = Self { connection, member, user: access.user, token, patience, to_be_there };
+        client.authenticate().await?;
+        Ok(client)
     }
 
     /// Where it is.
@@ -101,35 +108,52 @@ impl Client {
 
     async fn connect(
         endpoint: &Endpoint,
-        access: &Access,
         tls: Option<(TlsConnector, ServerName<'static>)>,
-    ) -> Result<(Connection, IpAddr, Option<String>), CallError> {
+    ) -> Result<(Connection, IpAddr), CallError> {
         let connect = async { TcpStream::connect(&endpoint.address).await.map_err(CallError::from) };
         let stream = within(TO_CONNECT, connect).await?;
         stream.set_nodelay(true)?;
-        let member = stream.peer_addr()?.ip();
-        let base = endpoint.base();
+        let (member, base) = (stream.peer_addr()?.ip(), endpoint.base());
         let connection = match tls {
             None => Connection::over(stream, base, LIMITS).await?,
             Some((connector, name)) => Connection::over(connector.connect(name, stream).await?, base, LIMITS).await?,
         };
-        let token = match &access.user {
-            Some((name, password)) => Some(authenticate(&connection, name.clone(), password.clone()).await?),
-            None => None,
-        };
-        Ok((connection, member, token))
+        Ok((connection, member))
+    }
+
+    /// Gets a token where there is a user.
+    async fn authenticate(&self) -> Result<(), CallError> {
+        let Some(User { name, password }) = self.user.clone() else { return Ok(()) };
+        let request = AuthenticateRequest { name, password, ..AuthenticateRequest::default() };
+        let answer = within(self.patience, self.connection.unary(Call::to(AUTHENTICATE), &request)).await;
+        let answer: AuthenticateResponse = answer?;
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.token);
+        Ok(())
     }
 
     async fn ask<A: Message>(&self, path: &'static str, request: &impl Message) -> Result<A, CallError> {
-        within(self.patience, self.connection.unary(self.call(path), request)).await
+        self.ask_within(self.patience, path, request).await
     }
 
-    fn call(&self, path: &'static str) -> Call<'_> {
-        let call = Call::to(path);
-        match &self.token {
-            Some(token) => call.with("token", token),
-            None => call,
+    /// A token that is over is renewed once; what it was refused for was not done.
+    async fn ask_within<A: Message>(
+        &self,
+        limit: Duration,
+        path: &'static str,
+        request: &impl Message,
+    ) -> Result<A, CallError> {
+        let token = self.token();
+        let answer = within(limit, self.connection.unary(call(path, token.as_deref()), request)).await;
+        let is_over = matches!(answer, Err(CallError::Status { code: UNAUTHENTICATED, .. })) && token.is_some();
+        if !is_over {
+            return answer;
         }
+        self.authenticate().await?;
+        within(limit, self.connection.unary(call(path, self.token().as_deref()), request)).await
+    }
+
+    fn token(&self) -> Option<String> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Everything whose key begins so, at one revision; a majority of the members agrees on it. It comes in pieces: where all
@@ -155,8 +179,7 @@ impl Client {
     /// Whether the member is there at all: what it last heard of a key, without asking the others.
     pub(super) async fn pulse(&self, key: Vec<u8>) -> Result<(), CallError> {
         let request = RangeRequest { key, serializable: true, count_only: true, ..RangeRequest::default() };
-        let answer = within(self.to_be_there, self.connection.unary(self.call(RANGE), &request)).await;
-        answer.map(|_: RangeResponse| ())
+        self.ask_within(self.to_be_there, RANGE, &request).await.map(|_: RangeResponse| ())
     }
 
     /// Does all that it writes, if all that was seen is so still.
@@ -182,7 +205,8 @@ impl Client {
         };
         let request_union = Some(Request_union::CreateRequest(create));
         let request = WatchRequest { request_union, ..WatchRequest::default() };
-        let call = self.call(WATCH).with(WITH_LEADER.0, WITH_LEADER.1);
+        let token = self.token();
+        let call = call(WATCH, token.as_deref()).with(WITH_LEADER.0, WITH_LEADER.1);
         Ok(Watch { answers: self.connection.open_stream(call, &request).await? })
     }
 
@@ -214,10 +238,12 @@ impl Watch {
     }
 }
 
-async fn authenticate(connection: &Connection, name: String, password: String) -> Result<String, CallError> {
-    let request = AuthenticateRequest { name, password, ..AuthenticateRequest::default() };
-    let answer: AuthenticateResponse = connection.unary(Call::to(AUTHENTICATE), &request).await?;
-    Ok(answer.token)
+fn call<'a>(path: &'static str, token: Option<&'a str>) -> Call<'a> {
+    let call = Call::to(path);
+    match token {
+        Some(token) => call.with("token", token),
+        None => call,
+    }
 }
 
 fn comparison(key: Vec<u8>, seen: Seen) -> Compare {

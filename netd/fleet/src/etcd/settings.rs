@@ -1,6 +1,7 @@
 //! Where etcd is, and how it lets us in.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,14 @@ pub enum SettingsError {
         /// Why.
         source: pem::Error,
     },
+    /// The file of the password.
+    #[error("cannot read the password in {path}; give netd the right to read it")]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// What is in them.
     #[error("cannot use the certificates")]
     Tls(#[from] rustls::Error),
@@ -51,8 +60,8 @@ pub struct EtcdSettings {
     pub prefix: String,
     /// For endpoints with `https`.
     pub tls: Option<TlsFiles>,
-    /// Name and password.
-    pub user: Option<(String, String)>,
+    /// Name, and the file of the password, which may end in a line's end.
+    pub user: Option<(String, PathBuf)>,
     /// A node that is silent for so long is no peer any more. Its blocks stay its own.
     pub lease: Duration,
 }
@@ -74,10 +83,17 @@ pub(super) struct Endpoint {
     name: Option<ServerName<'static>>,
 }
 
-/// How a member lets us in.
+/// How a member lets us in, as the files say now: certificates and passwords are renewed.
 pub(super) struct Access {
     tls: Option<TlsConnector>,
-    pub(super) user: Option<(String, String)>,
+    pub(super) user: Option<User>,
+}
+
+/// Who asks.
+#[derive(Clone)]
+pub(super) struct User {
+    pub(super) name: String,
+    pub(super) password: String,
 }
 
 impl Endpoint {
@@ -119,7 +135,11 @@ impl EtcdSettings {
 
     pub(super) fn access(&self) -> Result<Access, SettingsError> {
         let tls = self.tls.as_ref().map(connector).transpose()?;
-        Ok(Access { tls, user: self.user.clone() })
+        let user = match &self.user {
+            Some((name, path)) => Some(User { name: name.clone(), password: password(path)? }),
+            None => None,
+        };
+        Ok(Access { tls, user })
     }
 }
 
@@ -154,6 +174,11 @@ fn connector(files: &TlsFiles) -> Result<TlsConnector, SettingsError> {
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn password(path: &Path) -> Result<String, SettingsError> {
+    let text = fs::read_to_string(path).map_err(|source| SettingsError::Password { path: path.to_owned(), source })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
