@@ -37,7 +37,7 @@ use self::twin::Twin;
 use crate::blocks::Blocks;
 use crate::charter::Charter;
 use crate::decide::Wish;
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, random};
 use crate::identity::InstanceId;
 use crate::memory::Memory;
 use crate::peers::{Discovery, NodeRecord, Peers, publish};
@@ -298,7 +298,8 @@ struct Node {
 impl Node {
     async fn live(mut self, endpoints: Vec<Endpoint>) {
         let mut pause = SHORTEST_PAUSE;
-        for endpoint in endpoints.iter().cycle() {
+        let first = first(self.memory.instance, endpoints.len());
+        for endpoint in endpoints.iter().cycle().skip(first) {
             let error = match self.session(endpoint).await {
                 Ok(never) => match never {},
                 Err(error) => chain(&error),
@@ -318,7 +319,7 @@ impl Node {
                 status.is_connected = false;
                 status.error = Some(format!("{}: {error}", endpoint.base()));
             });
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(drawn(pause, random().unwrap_or_default())).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -423,6 +424,37 @@ impl Node {
     }
 }
 
+/// Where a node begins in the list that all nodes have: each elsewhere, or all would be one member's.
+fn first(of: InstanceId, count: usize) -> usize {
+    let count = u128::try_from(count).unwrap_or(1).max(1);
+    usize::try_from(of.number() % count).unwrap_or(0)
+}
+
+/// Between one and two pauses: nodes that lose a member together do not come to the next one together.
+fn drawn(pause: Duration, random: u128) -> Duration {
+    let part = u32::try_from(random % 1_000).unwrap_or(0);
+    pause + pause * part / 1_000
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{drawn, first};
+    use crate::identity::InstanceId;
+
+    #[test]
+    fn nodes_begin_at_all_members_and_come_back_one_after_the_other() {
+        let mut at = [0; 3];
+        (0..300).for_each(|node| at[first(InstanceId::new(node * 0x9e37_79b9_7f4a_7c15), 3)] += 1);
+        assert!(at.iter().all(|nodes| (80..=120).contains(nodes)), "{at:?}");
+        assert_eq!(first(InstanceId::new(u128::MAX), 1), 0);
+        let pause = Duration::from_millis(50);
+        assert_eq!(drawn(pause, 0), pause);
+        assert_eq!([500, 1_999].map(|random| drawn(pause, random)), [75_000, 99_950].map(Duration::from_micros));
+    }
 }

@@ -89,9 +89,9 @@ impl World {
         self.sandboxes.iter().position(|sandbox| sandbox.v4 == address).unwrap()
     }
 
-    /// Starts netd on a node. Each has its own member as the first to be asked.
+    /// Starts netd on a node.
     pub(crate) fn start(&mut self, at: usize) {
-        let settings = self.settings(at);
+        let settings = self.settings();
         let node = &mut self.nodes.all[at];
         node.write(&settings);
         node.start();
@@ -99,7 +99,7 @@ impl World {
 
     /// The same under another node's name.
     pub(crate) fn start_as(&mut self, at: usize, name: &str) {
-        let settings = self.settings(at);
+        let settings = self.settings();
         let node = &mut self.nodes.all[at];
         node.write(&settings);
         let text = fs::read_to_string(node.settings()).unwrap();
@@ -120,8 +120,8 @@ impl World {
         drop(std::mem::replace(&mut self.nodes.all[at], new));
     }
 
-    fn settings(&self, at: usize) -> String {
-        let (endpoints, lease) = (self.store.endpoints(at), self.lease_seconds);
+    fn settings(&self) -> String {
+        let (endpoints, lease) = (self.store.endpoints(), self.lease_seconds);
         format!(
             "pools = ['10.4.0.0/16', 'fd04::/48']\netcd = {{ endpoints = [{endpoints}], lease_seconds = {lease} }}\n"
         )

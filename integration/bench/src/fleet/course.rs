@@ -92,7 +92,7 @@ impl<'a> Course<'a> {
 
     fn setup(&self, number: usize, lease_seconds: u64) -> Setup<'a> {
         let (netd, encapsulation) = (self.netd, self.case.encapsulation);
-        Setup { netd, pool: POOL, encapsulation, endpoints: self.store.endpoints(number), lease_seconds }
+        Setup { netd, pool: POOL, encapsulation, endpoints: self.store.endpoints(), lease_seconds }
     }
 
     fn add(&mut self) -> Result<usize> {
@@ -123,7 +123,7 @@ impl<'a> Course<'a> {
         let start = Instant::now();
         while crowd.count() < to {
             for _ in 0..(to / 20).max(1).min(to - crowd.count()) {
-                crowd.join(self.ground.address(), self.store.endpoints(crowd.count()))?;
+                crowd.join(self.ground.address(), self.store.endpoints())?;
             }
             let batch = Instant::now();
             until_every(
@@ -212,7 +212,7 @@ impl<'a> Course<'a> {
     pub(super) fn join_simulated(&mut self, idle: &Spent, samples: &mut Samples) -> Result<Spent> {
         let crowd = self.crowd.as_mut().context("no crowd")?;
         crowd.expect(&format!("simulated-{:04}", crowd.count() + 1))?;
-        let (address, endpoints) = (self.ground.address(), self.store.endpoints(crowd.count()));
+        let (address, endpoints) = (self.ground.address(), self.store.endpoints());
         let before = self.reading()?;
         let begin = Instant::now();
         let name = self.crowd.as_mut().context("no crowd")?.join(address, endpoints)?;

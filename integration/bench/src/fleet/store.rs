@@ -89,10 +89,9 @@ impl Store {
         format!("http://{}:{}", self.address, CLIENTS + at)
     }
 
-    /// All members, another one first each time: nodes take the first that answers.
-    pub(super) fn endpoints(&self, first: usize) -> Vec<String> {
-        let count = self.members.len();
-        (0..count).map(|at| self.endpoint((at + first) % count)).collect()
+    /// All members.
+    pub(super) fn endpoints(&self) -> Vec<String> {
+        (0..self.members.len()).map(|at| self.endpoint(at)).collect()
     }
 
     /// A connection to a member from where the store is.
