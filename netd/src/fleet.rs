@@ -336,7 +336,12 @@ impl Inner {
             ));
         }
         if status.is_connected {
-            return None;
+            let refused = |why| {
+                format!(
+                    "the store at {endpoints} takes nothing that this node writes ({why}): who is known stays known, and nothing new is claimed or told"
+                )
+            };
+            return status.error.as_ref().map(refused);
         }
         let why = status.error.as_deref().unwrap_or("no answer yet");
         Some(format!(

@@ -86,7 +86,7 @@ pub enum FleetError {
 pub struct Status {
     /// Whether the store answers.
     pub is_connected: bool,
-    /// Why it last did not.
+    /// Why it last did not; while it does, why it does not take what this node writes.
     pub error: Option<String>,
     /// What the fleet agrees upon, as the store says.
     pub charter: Option<Charter>,
@@ -302,7 +302,7 @@ impl Node {
         for endpoint in endpoints.iter().cycle().skip(first) {
             let error = match self.session(endpoint).await {
                 Ok(never) => match never {},
-                Err(error) => chain(&error),
+                Err(error) => told(&error),
             };
             let now = tokio::time::Instant::now();
             self.late.end(self.settings.lease, now);
@@ -380,6 +380,16 @@ impl Node {
         });
     }
 
+    /// The store answers, and does not take what this node writes; or takes it.
+    fn refused(&self, why: Option<&SessionError>) {
+        let error = why.map(told);
+        self.status.send_if_modified(|status| {
+            let is_news = status.error != error;
+            status.error = error;
+            is_news
+        });
+    }
+
     fn answer(&mut self, blocks: &Table) {
         if self.asked.has_changed().unwrap_or(false) {
             let number = *self.asked.borrow_and_update();
@@ -434,6 +444,20 @@ fn first(of: InstanceId, count: usize) -> usize {
 fn drawn(pause: Duration, random: u128) -> Duration {
     let part = u32::try_from(random % 1_000).unwrap_or(0);
     pause + pause * part / 1_000
+}
+
+/// With what to do, where that is etcd's to say and it does not.
+fn told(error: &SessionError) -> String {
+    let refused =
+        if let SessionError::Call(CallError::Status { code, message }) = error { Some((*code, message)) } else { None };
+    let remedy = match refused {
+        Some((8, message)) if message.contains("space") => {
+            ": etcd is full; compact it, `etcdctl defrag` each member, then `etcdctl alarm disarm`"
+        }
+        Some((7, _)) => ": give fleet.etcd.user a role that may read and write all below fleet.etcd.prefix",
+        Some(_) | None => "",
+    };
+    chain(error) + remedy
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

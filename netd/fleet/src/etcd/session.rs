@@ -34,6 +34,11 @@ const PULSE: Duration = Duration::from_secs(1);
 /// Answers of watches that are heard before something is decided.
 const AT_ONCE: usize = 256;
 
+/// gRPC's status of a store that is full. It goes on with what it has, and keeps leases alive.
+const FULL: u32 = 8;
+/// What it refuses is tried again when something was heard, or after this.
+const UNTIL_ROOM: Duration = Duration::from_secs(1);
+
 /// Why a session ended.
 #[derive(Debug, Error)]
 pub enum SessionError {
@@ -64,6 +69,16 @@ pub enum SessionError {
     /// Something else has written for this node.
     #[error("an earlier write of this node came late")]
     Overtaken,
+}
+
+impl SessionError {
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Call(error) if is_full(error))
+    }
+}
+
+fn is_full(error: &CallError) -> bool {
+    matches!(error, CallError::Status { code: FULL, .. })
 }
 
 pub(super) struct Session<'a> {
@@ -128,19 +143,29 @@ impl<'a> Session<'a> {
         self.tell_node();
         self.node.connected();
         loop {
-            self.look_for_twin();
-            self.tell_node();
-            self.register().await?;
-            match self.next()? {
-                Some(Action::Save(memory)) => self.save(*memory).await?,
-                Some(Action::Commit(txn)) => self.commit(&txn).await?,
-                None => {
-                    // What is said while it talks may be all that it waits for to be a peer.
-                    if !self.talk().await? && !self.register().await? {
-                        self.wait().await?;
-                    }
+            match self.step().await {
+                Ok(()) => self.node.refused(None),
+                // Without its session this node would be nobody's peer when its lease is over.
+                Err(error) if error.is_full() => {
+                    self.node.refused(Some(&error));
+                    timeout(UNTIL_ROOM, self.hear()).await.unwrap_or(Ok(()))?;
                 }
+                Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Does one thing, or waits.
+    async fn step(&mut self) -> Result<(), SessionError> {
+        self.look_for_twin();
+        self.tell_node();
+        self.register().await?;
+        match self.next()? {
+            Some(Action::Save(memory)) => self.save(*memory).await,
+            Some(Action::Commit(txn)) => self.commit(&txn).await,
+            // What is said while it talks may be all that it waits for to be a peer.
+            None if self.talk().await? || self.register().await? => Ok(()),
+            None => self.wait().await,
         }
     }
 
@@ -305,13 +330,29 @@ impl<'a> Session<'a> {
     async fn keep_alive(&mut self) -> Result<(), SessionError> {
         let lives = self.lease != 0 && self.client.keep_alive(self.lease).await?;
         if !lives {
-            self.lease = self.client.grant(self.node.lease_seconds()).await?;
-            self.node.twin.granted(self.lease);
+            self.lease = self.grant().await?;
             // What was under the old one is gone with it.
             (self.said, self.talk) = (None, Talk::default());
         }
         self.renew = Instant::now() + self.node.settings.lease / 3;
         self.keep_former().await
+    }
+
+    async fn grant(&mut self) -> Result<i64, SessionError> {
+        match self.client.grant(self.node.lease_seconds()).await {
+            Ok(lease) => {
+                self.node.twin.granted(lease);
+                Ok(lease)
+            }
+            Err(error) if is_full(&error) => {
+                let memory = &self.node.memory;
+                let own = self.mirror.records_of(memory.instance).find(|(record, _)| record.name == memory.name);
+                let lease = own.map_or(0, |(_, lease)| lease);
+                let lives = lease != 0 && self.client.keep_alive(lease).await?;
+                if lives { Ok(lease) } else { Err(error.into()) }
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What an earlier netd of this node told stays under that one's lease until this one has said what there is: that may take

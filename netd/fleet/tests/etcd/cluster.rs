@@ -94,6 +94,12 @@ impl Cluster {
 
     /// Asks the first member something that is no part of the client under test.
     pub(crate) fn post(&self, path: &str, body: &str) -> String {
+        let answer = self.ask(path, body);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        answer
+    }
+
+    fn ask(&self, path: &str, body: &str) -> String {
         let port = self.members[0].client;
         let ask = || {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -107,9 +113,7 @@ impl Cluster {
             stream.read_to_string(&mut answer).unwrap();
             answer
         };
-        let answer = self.place.run(ask).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
-        answer
+        self.place.run(ask).unwrap()
     }
 
     /// As if nobody had kept one alive.
@@ -136,6 +140,25 @@ impl Cluster {
 
     pub(crate) fn remove(&self, key: &str) {
         self.post("/v3/kv/deleterange", &format!("{{\"key\":\"{}\"}}", base64(&format!("/netd/{key}"))));
+    }
+
+    /// Fills it with what is nobody's, until it takes nothing more.
+    pub(crate) fn fill(&self) {
+        let body = format!("{{\"key\":\"{}\",\"value\":\"{}\"}}", base64("filler"), base64(&"x".repeat(1 << 20)));
+        let is_taken = |_: &u32| self.ask("/v3/kv/put", &body).starts_with("HTTP/1.1 200");
+        assert!((0..50).take_while(is_taken).count() < 50, "there is no quota");
+    }
+
+    /// As an operator does who is told that it is full.
+    pub(crate) fn make_room(&self) {
+        self.compact();
+        self.post("/v3/maintenance/defragment", "{}");
+        let alarms = self.post("/v3/maintenance/alarm", r#"{"action":"GET"}"#);
+        for part in alarms.split("\"memberID\":\"").skip(1) {
+            let (member, _) = part.split_once('"').unwrap();
+            let body = format!("{{\"action\":\"DEACTIVATE\",\"memberID\":\"{member}\",\"alarm\":\"NOSPACE\"}}");
+            self.post("/v3/maintenance/alarm", &body);
+        }
     }
 
     /// Forgets every revision but the last.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use ipnet::IpNet;
-use netd_fleet::{Discovery, Fleet, SandboxRecord, Status};
+use netd_fleet::{Discovery, Fleet, NodeRecord, SandboxRecord, Status};
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
@@ -37,6 +37,47 @@ fn what_cannot_be_read_of_one_node_keeps_no_other_off_the_store() {
         cluster.remove("fleet/peers/x");
         until(a.status(), |status: &Status| status.is_connected && status.unreadable == BTreeMap::new()).await;
     });
+}
+
+/// It goes on with what it has, and so do they.
+#[test]
+fn nodes_stay_peers_while_the_store_is_full() {
+    let mut cluster =
+        Cluster::start_with(1, "http", |_| ["--quota-backend-bytes", "8388608"].map(ToOwned::to_owned).into());
+    // The nodes outlive the member.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let begin = async {
+        let (a, b) = (node(&cluster, "a", "a", 1), node(&cluster, "b", "b", 1));
+        blocks(&a, 1).await;
+        blocks(&b, 1).await;
+        peers(&a, |peers| peers.contains_key(&name("b"))).await;
+        let told = peers(&b, |peers| peers.contains_key(&name("a"))).await[&name("a")].clone();
+        cluster.fill();
+        a.say(NodeRecord { mtu: Some(1_400), ..told });
+        says_full(&a).await;
+        (a, b)
+    };
+    let (a, b) = cluster.place.run(|| runtime.block_on(begin)).unwrap();
+    cluster.kill(0);
+    cluster.launch(0);
+    cluster.wait();
+    let check = async {
+        says_full(&a).await;
+        says_full(&b).await;
+        sleep(3 * LEASE).await;
+        assert!(a.follow().borrow().contains_key(&name("b")) && b.follow().borrow().contains_key(&name("a")));
+        cluster.make_room();
+        peers(&b, |peers| peers.get(&name("a")).is_some_and(|a| a.mtu == Some(1_400))).await;
+        let is_well = |status: &Status| status.is_connected && status.error.is_none();
+        until(a.status(), is_well).await;
+        until(b.status(), is_well).await;
+    };
+    cluster.place.run(|| runtime.block_on(check)).unwrap();
+}
+
+async fn says_full(node: &Fleet) {
+    let is = |error: &String| error.contains("etcdctl alarm disarm");
+    until(node.status(), |status: &Status| status.is_connected && status.error.as_ref().is_some_and(is)).await;
 }
 
 /// `a` with a block, and a copy of its disk by the name `copy`.
