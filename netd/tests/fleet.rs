@@ -629,7 +629,9 @@ fn two_nodes_with_one_identity_say_so_and_give_no_address_out() {
     nodes.all[1].start();
     for (at, node) in nodes.all.iter().enumerate() {
         soon("all is well", || node.warnings().is_empty());
-        let sandbox = node.attach("after");
+        // It is told a moment before the blocks are open again.
+        soon("addresses are given out", || node.attach_to(NETWORK, "after", "").is_ok());
+        let sandbox = node.attach("later");
         let gateway_of_first = sandbox.result["ips"][0]["gateway"] == before.result["ips"][0]["gateway"];
         assert_eq!(gateway_of_first, at == 0, "{}", sandbox.result);
     }
