@@ -90,7 +90,7 @@ impl<'a> Course<'a> {
         self.members.len() + self.crowd.as_ref().map_or(0, Crowd::count)
     }
 
-    fn setup(&self, number: usize, lease_seconds: u64) -> Setup<'a> {
+    fn setup(&self, lease_seconds: u64) -> Setup<'a> {
         let (netd, encapsulation) = (self.netd, self.case.encapsulation);
         Setup { netd, pool: POOL, encapsulation, endpoints: self.store.endpoints(), lease_seconds }
     }
@@ -109,7 +109,7 @@ impl<'a> Course<'a> {
         while self.members.len() < to {
             for _ in 0..AT_ONCE.min(to - self.members.len()) {
                 let number = self.add()?;
-                let setup = self.setup(number, LEASE);
+                let setup = self.setup(LEASE);
                 self.members[number].start(&setup)?;
             }
             self.settle()?;
@@ -193,7 +193,7 @@ impl<'a> Course<'a> {
     /// A daemon starts that was never there; how long it takes until its route stands on every other node.
     pub(super) fn join(&mut self, idle: &Spent, samples: &mut Samples) -> Result<Spent> {
         let number = self.add()?;
-        let (name, setup) = (self.members[number].name.clone(), self.setup(number, LEASE));
+        let (name, setup) = (self.members[number].name.clone(), self.setup(LEASE));
         if let Some(crowd) = &self.crowd {
             crowd.expect(&name)?;
         }
@@ -279,7 +279,7 @@ impl<'a> Course<'a> {
         let begin = Instant::now();
         for time in 1..=times {
             self.members[number].kill();
-            let setup = self.setup(number + usize::try_from(time)?, LEASE);
+            let setup = self.setup(LEASE);
             self.members[number].start(&setup)?;
             sleep((begin + every * time).saturating_duration_since(Instant::now()));
         }
@@ -307,7 +307,7 @@ impl<'a> Course<'a> {
         let gone = self.when(number, |table| table.gone.get(&block).copied())?;
         gone.iter().for_each(|at| samples.note(case, "killed-to-route-gone", nodes, *at - begin));
         let begin = Instant::now();
-        let setup = self.setup(number, SHORT_LEASE);
+        let setup = self.setup(SHORT_LEASE);
         self.members[number].start(&setup)?;
         self.until_all(|tables| others(tables, true) == all)?;
         let back = self.when(number, |table| table.since.get(&block).copied())?;
@@ -320,7 +320,7 @@ impl<'a> Course<'a> {
     pub(super) fn shorten(&mut self) -> Result<()> {
         let number = self.members.len() - 1;
         self.members[number].kill();
-        let setup = self.setup(number, SHORT_LEASE);
+        let setup = self.setup(SHORT_LEASE);
         self.members[number].start(&setup)?;
         // The lease from before must not end in between.
         sleep(Duration::from_secs(LEASE) + REST);
