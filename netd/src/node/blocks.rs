@@ -167,10 +167,7 @@ impl Blocks {
 
     /// The address must be of a block that is the network's, or nobody's: then it is taken.
     fn claim(&self, key: &AttachmentKey, pool: &SharedPool, address: IpAddr) -> Result<Option<IpNet>, ShareError> {
-        let may = |block: &IpNet| {
-            let is_its = self.assigned.get(block).is_none_or(|network| *network == key.network);
-            is_its && !self.share.ranges(*block).is_empty()
-        };
+        let may = |block: &IpNet| self.assigned.get(block).is_none_or(|network| *network == key.network);
         match self.share.block_at(address).filter(|block| !self.leaving.contains(block)).filter(may) {
             // For now nothing is given out of it.
             Some(block) if self.share.ranges(block).is_empty() => {
