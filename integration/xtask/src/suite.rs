@@ -15,7 +15,7 @@ use crate::say;
 
 /// What may be missing, by its name up to the colon, and the program of `rig/tests/guests.rs` in which it runs all the same:
 /// folder of its crate, and its own name. What no guest runs stands with its reason.
-const MAY_BE_MISSING: [(&str, Option<(&str, &str)>); 16] = [
+const MAY_BE_MISSING: [(&str, Option<(&str, &str)>); 17] = [
     // No registry has them.
     ("nerdctl", None),
     ("nerdctl compose", None),
@@ -24,6 +24,7 @@ const MAY_BE_MISSING: [(&str, Option<(&str, &str)>); 16] = [
     ("ipip (sizes of packets)", Some(("netd", "mtu"))),
     ("ipip (three hosts)", Some(("integration/rig", "nodes"))),
     ("ipip (a pool of its own)", Some(("netd", "fleet"))),
+    ("ipip (beyond a router)", Some(("netd", "fleet"))),
     ("VLANs (laws)", Some(("netd/kernel", "contract"))),
     ("VLANs (policies in a VLAN)", Some(("netd", "policies"))),
     ("VLANs (VLANs of a bridge)", Some(("netd", "vlans"))),
