@@ -200,8 +200,8 @@ fn is_free(node: &Space) -> bool {
     node.run(|| TcpListener::bind("0.0.0.0:8080").is_ok() && TcpListener::bind("[::]:8080").is_ok())
 }
 
-#[test]
-fn a_port_is_never_free_while_netd_is_away_and_who_connects_waits_for_the_next_one() {
+/// Its netd has published a port of the sandbox, and the manager has both sockets.
+fn published() -> (Manager, Space) {
     let mut manager = Manager::new();
     manager.node.command("ip link set lo up");
     manager.start();
@@ -210,6 +210,12 @@ fn a_port_is_never_free_while_netd_is_away_and_who_connects_waits_for_the_next_o
     let attaching = manager.request(Some(&sandbox), attach);
     manager.hear_until(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={V6}"));
     attaching.join().unwrap();
+    (manager, sandbox)
+}
+
+#[test]
+fn a_port_is_never_free_while_netd_is_away_and_who_connects_waits_for_the_next_one() {
+    let (mut manager, _sandbox) = published();
     assert_eq!(manager.stored(), [V4, V6]);
     assert_eq!(hears(connect(&manager.node).unwrap()), "10.4.0.1");
 
@@ -250,14 +256,7 @@ fn what_was_kept_for_a_port_that_nobody_publishes_is_let_go() {
 
 #[test]
 fn what_does_not_listen_any_more_is_exchanged_for_what_does() {
-    let mut manager = Manager::new();
-    manager.node.command("ip link set lo up");
-    manager.start();
-    let sandbox = Space::new();
-    sandbox.serve(80);
-    let attaching = manager.request(Some(&sandbox), attach);
-    manager.hear_until(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={V6}"));
-    attaching.join().unwrap();
+    let (mut manager, _sandbox) = published();
     manager.kill();
     for (_, socket) in &manager.store {
         shutdown(socket.as_raw_fd(), Shutdown::Both).unwrap();
