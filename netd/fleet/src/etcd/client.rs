@@ -29,8 +29,8 @@ const GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
 const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
-/// Metadata of a call that is to end where its member has found no leader for three elections (etcd's
-/// `rpctypes.MetadataRequireLeaderKey`).
+/// Metadata of a call that a member without a leader is to refuse at once, and of a watch that is to end where its member has found
+/// none for three elections (etcd's `rpctypes.MetadataRequireLeaderKey`).
 const WITH_LEADER: (&str, &str) = ("hasleader", "true");
 
 /// gRPC's status for a token that nobody knows, or not any more.
@@ -125,31 +125,31 @@ impl Client {
     async fn authenticate(&self) -> Result<(), CallError> {
         let Some(User { name, password }) = self.user.clone() else { return Ok(()) };
         let request = AuthenticateRequest { name, password, ..AuthenticateRequest::default() };
-        let answer = within(self.patience, self.connection.unary(Call::to(AUTHENTICATE), &request)).await;
-        let answer: AuthenticateResponse = answer?;
+        let call = led(Call::to(AUTHENTICATE));
+        let answer: AuthenticateResponse = within(self.patience, self.connection.unary(call, &request)).await?;
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.token);
         Ok(())
     }
 
     async fn ask<A: Message>(&self, path: &'static str, request: &impl Message) -> Result<A, CallError> {
-        self.ask_within(self.patience, path, request).await
+        self.ask_within(self.patience, Call::to(path), request).await
     }
 
     /// A token that is over is renewed once; what it was refused for was not done.
     async fn ask_within<A: Message>(
         &self,
         limit: Duration,
-        path: &'static str,
+        call: Call<'static>,
         request: &impl Message,
     ) -> Result<A, CallError> {
         let token = self.token();
-        let answer = within(limit, self.connection.unary(call(path, token.as_deref()), request)).await;
+        let answer = within(limit, self.connection.unary(allowed(call.clone(), token.as_deref()), request)).await;
         let is_over = matches!(answer, Err(CallError::Status { code: UNAUTHENTICATED, .. })) && token.is_some();
         if !is_over {
             return answer;
         }
         self.authenticate().await?;
-        within(limit, self.connection.unary(call(path, self.token().as_deref()), request)).await
+        within(limit, self.connection.unary(allowed(call, self.token().as_deref()), request)).await
     }
 
     fn token(&self) -> Option<String> {
@@ -157,14 +157,15 @@ impl Client {
     }
 
     /// Everything whose key begins so, at one revision; a majority of the members agrees on it. It comes in pieces: where all
-    /// nodes of a large fleet ask at once, a piece is there in time, and the whole of it would be late for each of them.
+    /// nodes of a large fleet ask at once, a piece is there in time, and the whole of it would be late for each of them. It is what a
+    /// session begins with: a member that is cut off from the others is left for the next one without waiting for it.
     pub(super) async fn list(&self, prefix: Vec<u8>) -> Result<Listing, CallError> {
         let (mut pairs, mut revision, range_end) = (Vec::new(), 0, after(&prefix));
         let mut from = prefix;
         loop {
             let end = range_end.clone();
             let request = RangeRequest { key: from, range_end: end, limit: PIECE, revision, ..RangeRequest::default() };
-            let answer: RangeResponse = self.ask(RANGE, &request).await?;
+            let answer: RangeResponse = self.ask_within(self.patience, led(Call::to(RANGE)), &request).await?;
             if revision == 0 {
                 revision = answer.header.revision;
             }
@@ -179,7 +180,7 @@ impl Client {
     /// Whether the member is there at all: what it last heard of a key, without asking the others.
     pub(super) async fn pulse(&self, key: Vec<u8>) -> Result<(), CallError> {
         let request = RangeRequest { key, serializable: true, count_only: true, ..RangeRequest::default() };
-        self.ask_within(self.to_be_there, RANGE, &request).await.map(|_: RangeResponse| ())
+        self.ask_within(self.to_be_there, Call::to(RANGE), &request).await.map(|_: RangeResponse| ())
     }
 
     /// Does all that it writes, if all that was seen is so still.
@@ -206,7 +207,7 @@ impl Client {
         let request_union = Some(Request_union::CreateRequest(create));
         let request = WatchRequest { request_union, ..WatchRequest::default() };
         let token = self.token();
-        let call = call(WATCH, token.as_deref()).with(WITH_LEADER.0, WITH_LEADER.1);
+        let call = allowed(led(Call::to(WATCH)), token.as_deref());
         Ok(Watch { answers: self.connection.open_stream(call, &request).await? })
     }
 
@@ -238,8 +239,11 @@ impl Watch {
     }
 }
 
-fn call<'a>(path: &'static str, token: Option<&'a str>) -> Call<'a> {
-    let call = Call::to(path);
+fn led(call: Call<'_>) -> Call<'_> {
+    call.with(WITH_LEADER.0, WITH_LEADER.1)
+}
+
+fn allowed<'a>(call: Call<'a>, token: Option<&'a str>) -> Call<'a> {
     match token {
         Some(token) => call.with("token", token),
         None => call,

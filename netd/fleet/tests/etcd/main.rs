@@ -260,6 +260,7 @@ fn a_member_without_a_leader_is_left_though_it_answers() {
     let mut cluster = Cluster::start(3);
     let lease = Duration::from_secs(300);
     let settings = EtcdSettings { lease, endpoints: cluster.endpoints()[..1].to_vec(), ..settings(&cluster) };
+    let later = settings.clone();
     // The node outlives the members.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let begin = async {
@@ -273,6 +274,13 @@ fn a_member_without_a_leader_is_left_though_it_answers() {
     cluster.kill(1);
     cluster.kill(2);
     let check = async { until(a.status(), |status: &Status| !status.is_connected).await.error.unwrap() };
+    let error = cluster.place.run(|| runtime.block_on(check)).unwrap();
+    assert!(error.contains("no leader"), "{error}");
+    // Who begins there is told so, and waits for no answer.
+    let check = async {
+        let b = node_at(&cluster, later, "b", "b", 1);
+        until(b.status(), |status: &Status| status.error.is_some()).await.error.unwrap()
+    };
     let error = cluster.place.run(|| runtime.block_on(check)).unwrap();
     assert!(error.contains("no leader"), "{error}");
 }
