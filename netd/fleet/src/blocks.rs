@@ -1,5 +1,7 @@
 //! What IPAM asks: the ranges to give addresses from, and more or fewer of them.
 
+use std::collections::BTreeSet;
+
 use ipnet::IpNet;
 use tokio::sync::watch;
 
@@ -83,6 +85,12 @@ impl Blocks {
         self.wish.send_modify(|wish| {
             wish.remove.insert(node);
         });
+    }
+
+    /// These nodes are there: what was said of any of them to [`Self::remove`] or [`Self::abandon`] it, and is not done yet, is
+    /// forgotten.
+    pub fn forget_removals(&self, there: &BTreeSet<InstanceId>) {
+        self.wish.send_if_modified(|wish| wish.forget_removals(there));
     }
 }
 

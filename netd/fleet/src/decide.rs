@@ -52,6 +52,16 @@ pub struct Wish {
     pub present: BTreeSet<InstanceId>,
 }
 
+impl Wish {
+    /// Nodes that are there are neither removed nor abandoned. Whether any of them was to be.
+    pub(crate) fn forget_removals(&mut self, there: &BTreeSet<InstanceId>) -> bool {
+        let before = self.remove.len() + self.abandon.len();
+        self.remove.retain(|node| !there.contains(node));
+        self.abandon.retain(|node| !there.contains(node));
+        self.remove.len() + self.abandon.len() != before
+    }
+}
+
 /// The next thing to do; `fresh` is a random number that was never used.
 #[must_use]
 pub fn decide(memory: &Memory, view: &View, wish: &Wish, fresh: u128) -> Option<Action> {

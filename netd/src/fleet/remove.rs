@@ -141,15 +141,16 @@ pub(super) fn known(charter: &Charter, table: &Table, (peers, present): (&Peers,
         });
         all[at].blocks.extend(block);
     };
-    for (block, record) in table {
-        for claim in record.claims.values() {
-            note(claim.owner, Some(claim.name.as_str()), Some(claim.part.unwrap_or(*block)));
-        }
-    }
     for peer in peers.values() {
         let Some(instance) = peer.instance else { continue };
         note(instance, Some(peer.name.as_str()), None);
         peer.blocks.iter().for_each(|block| note(instance, None, Some(*block)));
+    }
+    // A node may have been called otherwise when it claimed what it has.
+    for (block, record) in table {
+        for claim in record.claims.values() {
+            note(claim.owner, Some(claim.name.as_str()), Some(claim.part.unwrap_or(*block)));
+        }
     }
     asked.iter().for_each(|instance| note(*instance, None, None));
     all.sort_by(|one, other| (&one.name, one.instance).cmp(&(&other.name, other.instance)));
@@ -263,8 +264,19 @@ impl Inner {
         response.blocks = one.blocks.iter().map(ToString::to_string).collect();
         response.done = noted.is_ok_and(|noted| noted.is_ok());
         let now = fleet.status().borrow().clone();
-        response.waits = self.short_of_witnesses(&now, &table, me).unwrap_or_default();
+        if !response.done {
+            let why = self.short_of_witnesses(&now, &table, me).or_else(|| self.ill(&now));
+            response.waits =
+                why.unwrap_or_else(|| "the store has not taken it in time; `netdctl status` says how it is".to_owned());
+        }
         Ok(response)
+    }
+
+    /// Who is back is not removed when it is away again.
+    pub(super) fn forget_removals(&self) {
+        let Source::Store { fleet, .. } = &self.source else { return };
+        let (me, status) = (fleet.blocks().memory().borrow().instance, fleet.status().borrow().clone());
+        fleet.blocks().forget_removals(&present(me, &self.source.peers(), &status));
     }
 
     /// What to do where too few witnesses are there.

@@ -91,11 +91,10 @@ pub(crate) fn removed(removed: &Removed, look: Look) -> String {
     if *done {
         line(&mut text, format_args!("{name} ({instance}) is removed from the fleet."));
     } else {
-        let asked =
-            "is not removed yet: the fleet has not noted it. This node's netd goes on asking for it while it runs";
+        let asked = "is not removed yet: the fleet has not noted it. This node's netd goes on asking for it while it runs, and as long as that node is away";
         line(&mut text, format_args!("{name} ({instance}) {asked}."));
     }
-    if !blocks.is_empty() {
+    if *done && !blocks.is_empty() {
         line(&mut text, format_args!("Others may take its blocks: {}.", blocks.join(", ")));
     }
     if !waits.is_empty() {

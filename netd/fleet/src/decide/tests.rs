@@ -124,6 +124,32 @@ fn a_claim_is_saved_written_witnessed_sealed_and_only_then_used() {
 }
 
 #[test]
+fn what_a_node_itself_reserves_it_does_not_claim() {
+    let [first, second]: [IpNet; 2] = ["10.0.0.0/24", "10.0.1.0/24"].map(|block| block.parse().unwrap());
+    for (reserved, other) in [(first, second), (second, first)] {
+        let mut own = plan().pool(POOL).unwrap().clone();
+        own.reserved.insert(reserved);
+        let wish = Wish { plan: Some(Plan::new(vec![own]).unwrap()), ..want(2) };
+        let mut fleet = Fleet::new(vec![want(0), wish]);
+        fleet.rest(&[0]);
+        fleet.is_there(0);
+        fleet.rest(&[0, 1]);
+        assert_eq!(fleet.memory(1).usable(), [other]);
+        let (memory, wish) = &fleet.nodes[1];
+        assert_eq!(lacks(memory, &fleet.view, wish), BTreeSet::from([POOL.to_owned()]));
+    }
+}
+
+#[test]
+fn a_node_that_is_there_again_is_not_removed() {
+    let [gone, back] = [InstanceId::new(8), InstanceId::new(9)];
+    let mut wish = Wish { remove: BTreeSet::from([gone, back]), abandon: BTreeSet::from([back]), ..Wish::default() };
+    assert!(wish.forget_removals(&BTreeSet::from([back])));
+    assert_eq!((&wish.remove, &wish.abandon), (&BTreeSet::from([gone]), &BTreeSet::new()));
+    assert!(!wish.forget_removals(&BTreeSet::from([back])));
+}
+
+#[test]
 fn what_is_given_up_is_first_unused_and_then_returned() {
     let mut fleet = Fleet::new(vec![want(1)]);
     fleet.rest(&[0]);

@@ -31,6 +31,7 @@ fn claim(scene: &Scene<'_>, pool: &str, count: usize) -> Option<Action> {
     if scene.is_removed() || scene.memory.blocks_in(pool).count() >= count {
         return None;
     }
+    let pool = &usable(scene, pool);
     let (block, part) = choose(scene, pool).map(|block| (block, None)).or_else(|| part::choose(scene, pool))?;
     Some(scene.save(|memory| {
         memory.holdings.insert(ClaimId::new(scene.fresh), Holding::pending(block, part));
@@ -40,10 +41,19 @@ fn claim(scene: &Scene<'_>, pool: &str, count: usize) -> Option<Action> {
 /// Whether it would claim more, and finds nothing.
 pub(super) fn is_lacking(scene: &Scene<'_>, pool: &str, count: usize) -> bool {
     let Some(pool) = scene.charter.plan.pool(pool) else { return false };
-    !scene.is_removed()
-        && scene.memory.blocks_in(pool).count() < count
-        && choose(scene, pool).is_none()
-        && part::choose(scene, pool).is_none()
+    if scene.is_removed() || scene.memory.blocks_in(pool).count() >= count {
+        return false;
+    }
+    let pool = &usable(scene, pool);
+    choose(scene, pool).is_none() && part::choose(scene, pool).is_none()
+}
+
+/// What this node gives nothing out of, it has no use for: that is its own to say, beside what the fleet reserves.
+fn usable(scene: &Scene<'_>, pool: &Pool) -> Pool {
+    let own = scene.wish.plan.as_ref().and_then(|plan| plan.pool(&pool.name));
+    let mut pool = pool.clone();
+    pool.reserved.extend(own.iter().flat_map(|own| &own.reserved));
+    pool
 }
 
 fn choose(scene: &Scene<'_>, pool: &Pool) -> Option<IpNet> {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netd_fleet::{
-    Charter, Claim, ClaimId, FleetId, IncarnationId, InstanceId, NodeName, Peers, Phase, Plan, Record, RecordId,
-    Settling, Table, TellingId,
+    Charter, Claim, ClaimId, FleetId, IncarnationId, InstanceId, NodeName, NodeRecord, Peers, Phase, Plan, Record,
+    RecordId, Settling, Table, TellingId,
 };
 
 use super::{Known, RemoveError, choose, judge, known, missing};
@@ -69,6 +69,16 @@ fn a_name_means_one_node_or_it_is_said_which_there_are() {
     let gone: Vec<Known> = all.into_iter().filter(|one| !one.is_present).collect();
     let text = choose(&gone, "n2", "").unwrap_err().to_string();
     assert!(text.starts_with("several nodes were called n2 and are gone") && text.contains("--instance"), "{text}");
+}
+
+#[test]
+fn a_node_that_was_renamed_has_its_last_name() {
+    let table = table(&[(1, 1, "n1"), (3, 3, "old")]);
+    let said = serde_json::json!({"name": "new", "addresses": [], "instance": digits(3)});
+    let renamed: NodeRecord = serde_json::from_value(said).unwrap();
+    let peers = Peers::from([(renamed.name.clone(), renamed)]);
+    let all = known(&charter(&[1]), &table, (&peers, &set(&[1])));
+    assert_eq!(all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["n1", "new"]);
 }
 
 #[test]
