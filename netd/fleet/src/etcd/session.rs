@@ -89,6 +89,8 @@ pub(super) struct Session<'a> {
     pub(super) talk: Talk,
     watches: Watches,
     pub(super) lease: i64,
+    /// It is an earlier netd's of this node, or its copy's: the store has no room for another one.
+    is_borrowed: bool,
     renew: Instant,
     pulse: Instant,
     /// What it last said of itself, and that the store took it.
@@ -128,9 +130,22 @@ impl<'a> Session<'a> {
         let known = node.peers.borrow().clone();
         node.late.begin((&known, (&node.last_heard, &node.tickets)), &mirror.peers, (node.settings.lease, now));
         let (talk, renew, pulse, lease, said) = (Talk::default(), now, now + PULSE, 0, None);
-        let (was_late, is_done) = (true, false);
-        let mut session =
-            Self { node, client, mirror, hearsay, talk, watches, lease, renew, pulse, said, was_late, is_done };
+        let (is_borrowed, was_late, is_done) = (false, true, false);
+        let mut session = Self {
+            node,
+            client,
+            mirror,
+            hearsay,
+            talk,
+            watches,
+            lease,
+            is_borrowed,
+            renew,
+            pulse,
+            said,
+            was_late,
+            is_done,
+        };
         session.keep_alive().await?;
         session.node.ledger.resume();
         Ok(session)
@@ -229,6 +244,8 @@ impl<'a> Session<'a> {
         }
         let mut wish = self.node.wish.borrow_and_update().clone();
         wish.present = self.mirror.present();
+        let there = wish.present.iter().chain(self.hearsay.tickets.keys()).copied().collect();
+        wish.forget_removals(&there);
         let action = decide(&self.node.memory, &self.mirror.view, &wish, random()?);
         self.is_done = action.is_none();
         Ok(action)
@@ -330,29 +347,38 @@ impl<'a> Session<'a> {
     async fn keep_alive(&mut self) -> Result<(), SessionError> {
         let lives = self.lease != 0 && self.client.keep_alive(self.lease).await?;
         if !lives {
-            self.lease = self.grant().await?;
-            // What was under the old one is gone with it.
-            (self.said, self.talk) = (None, Talk::default());
+            match self.grant().await {
+                Err(error) if error.is_full() => self.borrow(error).await?,
+                granted => granted?,
+            }
         }
         self.renew = Instant::now() + self.node.settings.lease / 3;
         self.keep_former().await
     }
 
-    async fn grant(&mut self) -> Result<i64, SessionError> {
-        match self.client.grant(self.node.lease_seconds()).await {
-            Ok(lease) => {
-                self.node.twin.granted(lease);
-                Ok(lease)
-            }
-            Err(error) if is_full(&error) => {
-                let memory = &self.node.memory;
-                let own = self.mirror.records_of(memory.instance).find(|(record, _)| record.name == memory.name);
-                let lease = own.map_or(0, |(_, lease)| lease);
-                let lives = lease != 0 && self.client.keep_alive(lease).await?;
-                if lives { Ok(lease) } else { Err(error.into()) }
-            }
-            Err(error) => Err(error.into()),
+    async fn grant(&mut self) -> Result<(), SessionError> {
+        let lease = self.client.grant(self.node.lease_seconds()).await?;
+        self.node.twin.granted(lease);
+        self.begin_under(lease, false);
+        Ok(())
+    }
+
+    /// Keeps this node's record alive, which an earlier netd wrote. Nothing is written under its lease: a copy of this node may
+    /// keep it alive as well, and each would take the other for itself.
+    async fn borrow(&mut self, full: SessionError) -> Result<(), SessionError> {
+        let memory = &self.node.memory;
+        let own = self.mirror.records_of(memory.instance).find(|(record, _)| record.name == memory.name);
+        let lease = own.map_or(0, |(_, lease)| lease);
+        if lease == 0 || !self.client.keep_alive(lease).await? {
+            return Err(full);
         }
+        self.begin_under(lease, true);
+        Ok(())
+    }
+
+    /// What was under the old one is gone with it.
+    fn begin_under(&mut self, lease: i64, is_borrowed: bool) {
+        (self.lease, self.is_borrowed, self.said, self.talk) = (lease, is_borrowed, None, Talk::default());
     }
 
     /// What an earlier netd of this node told stays under that one's lease until this one has said what there is: that may take
@@ -384,6 +410,9 @@ impl<'a> Session<'a> {
     async fn register(&mut self) -> Result<bool, SessionError> {
         if Instant::now() >= self.renew {
             self.keep_alive().await?;
+        }
+        if self.is_borrowed {
+            self.grant().await?;
         }
         self.node.about.mark_unchanged();
         self.node.needs.mark_unchanged();

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use ipnet::IpNet;
-use netd_fleet::{Discovery, Fleet, NodeRecord, SandboxRecord, Status};
+use netd_fleet::{Discovery, EtcdSettings, Fleet, NodeRecord, SandboxRecord, Status};
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
-use crate::{LEASE, blocks, name, node, peers, until};
+use crate::{LEASE, blocks, name, node, node_at, peers, settings, until};
 
 #[test]
 fn what_cannot_be_read_of_one_node_keeps_no_other_off_the_store() {
@@ -46,8 +46,11 @@ fn nodes_stay_peers_while_the_store_is_full() {
         Cluster::start_with(1, "http", |_| ["--quota-backend-bytes", "8388608"].map(ToOwned::to_owned).into());
     // The nodes outlive the member.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // Keeping it alive is not to be late on a busy machine.
+    let settings = EtcdSettings { lease: 2 * LEASE, ..settings(&cluster) };
     let begin = async {
-        let (a, b) = (node(&cluster, "a", "a", 1), node(&cluster, "b", "b", 1));
+        let of = |name| node_at(&cluster, settings.clone(), name, name, 1);
+        let (a, b) = (of("a"), of("b"));
         blocks(&a, 1).await;
         blocks(&b, 1).await;
         peers(&a, |peers| peers.contains_key(&name("b"))).await;
@@ -64,7 +67,7 @@ fn nodes_stay_peers_while_the_store_is_full() {
     let check = async {
         says_full(&a).await;
         says_full(&b).await;
-        sleep(3 * LEASE).await;
+        sleep(3 * settings.lease).await;
         assert!(a.follow().borrow().contains_key(&name("b")) && b.follow().borrow().contains_key(&name("a")));
         cluster.make_room();
         peers(&b, |peers| peers.get(&name("a")).is_some_and(|a| a.mtu == Some(1_400))).await;
@@ -73,6 +76,36 @@ fn nodes_stay_peers_while_the_store_is_full() {
         until(b.status(), is_well).await;
     };
     cluster.place.run(|| runtime.block_on(check)).unwrap();
+}
+
+/// It has no lease of its own until there is room, and is not taken for its own copy then.
+#[test]
+fn a_node_that_starts_while_the_store_is_full_is_whole_again_when_there_is_room() {
+    let cluster =
+        Cluster::start_with(1, "http", |_| ["--quota-backend-bytes", "8388608"].map(ToOwned::to_owned).into());
+    crate::play(&cluster, async || {
+        let settings = EtcdSettings { lease: 2 * LEASE, ..settings(&cluster) };
+        let of = |name| node_at(&cluster, settings.clone(), name, name, 1);
+        let (a, b) = (of("a"), of("b"));
+        blocks(&a, 1).await;
+        peers(&b, |peers| peers.contains_key(&name("a"))).await;
+        cluster.fill();
+        drop(a);
+        let a = of("a");
+        says_full(&a).await;
+        sleep(3 * settings.lease).await;
+        assert!(b.follow().borrow().contains_key(&name("a")), "what the earlier one said is kept alive");
+        cluster.make_room();
+        until(a.status(), |status: &Status| status.is_connected && status.error.is_none()).await;
+        sleep(3 * settings.lease).await;
+        assert_eq!(a.status().borrow().twin, None);
+        assert!(b.follow().borrow().contains_key(&name("a")) && !a.usable().borrow().is_empty());
+        b.say(NodeRecord {
+            mtu: Some(1_300),
+            ..peers(&a, |peers| peers.contains_key(&name("b"))).await[&name("b")].clone()
+        });
+        peers(&a, |peers| peers.get(&name("b")).is_some_and(|b| b.mtu == Some(1_300))).await;
+    });
 }
 
 async fn says_full(node: &Fleet) {
