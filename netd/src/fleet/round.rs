@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netd_config::{FleetConfig, NetworkName, PoolConfig};
-use netd_fleet::{Encapsulation as Unpacked, Peers, Status, without};
+use netd_fleet::{Encapsulation as Unpacked, Peers, Pool, Status, without};
 use netd_kernel::{Encapsulation, Kernel, Key, Objects, Step};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -155,7 +155,8 @@ impl Inner {
                     let error = &error as &dyn std::error::Error;
                     warn!(error, "the fleet is not told what this node wants; netd tries again");
                 }
-                let again = inner.state().lending.next;
+                // Once: a wish that failed ahead of looking at it is tried again when there is news.
+                let again = inner.state().lending.next.take();
                 let look = tokio::select! {
                     () = sleep_until(again.unwrap_or(next).into()), if again.is_some() => None,
                     () = inner.usage_changed.notified() => None,
@@ -221,14 +222,18 @@ impl Inner {
         let inner = Arc::clone(self);
         let (here, changed) = tokio::task::spawn_blocking(move || inner.look(care)).await??;
         let share = self.shut(self.allowed(self.share_of(&here)));
-        if changed || *self.share.borrow() != share {
-            care = Care::Whole;
+        let before = self.share.borrow().clone();
+        // What is to be done about the store is said to whoever asks for an address, and changes nothing else.
+        let is_news = !before.says_but_for_words(&share);
+        if changed || before != share {
             lifecycle.owner.share(share.clone()).await?;
             self.share.send_if_modified(|now| {
-                let is_news = *now != share;
-                now.clone_from(&share);
+                *now = share;
                 is_news
             });
+        }
+        if changed || is_news {
+            care = Care::Whole;
         }
         self.write(lifecycle, care).await
     }
@@ -280,11 +285,14 @@ impl Inner {
 
     pub(super) fn share_of(&self, here: &Here) -> Share {
         let config = self.config.borrow();
-        let status = self.source.status();
+        let (status, agreed) = (self.source.status(), self.agreed());
         let pools = config.pools.iter().map(|pool| {
             let mtu = Some(mtu_of(config.encapsulation_of(pool), here));
             let (remedy, grows) = self.remedy(&config, pool, status.as_ref());
-            let smallest = source::smallest(pool);
+            let smallest = agreed
+                .as_ref()
+                .and_then(|plan| plan.pool(&pool.name))
+                .map_or_else(|| source::smallest(pool), Pool::smallest);
             SharedPool { name: pool.name.clone(), range: pool.range, mtu, remedy, grows, smallest }
         });
         let pieces = |part: IpNet| {
@@ -357,12 +365,16 @@ impl Inner {
             config.pools.iter().filter(|pool| source::may_use(&config, pool)).map(|pool| pool.name.clone()).collect();
         let wishes = wishes(&pools, &self.networks(&config, networks), &usage);
         self.source.want(&wishes.blocks);
-        let is_list = matches!(self.source, Source::List(_));
+        self.forget_removals();
+        let status = self.source.status();
         let mut unused = wishes.free.clone();
-        if !is_list {
+        if status.is_some() {
             unused.extend(&wishes.spare);
         }
         let ripe = ripe(&mut self.state().spare_since, unused, Instant::now());
+        if status.is_some_and(|status| !is_well(&status)) {
+            return Ok(());
+        }
         for block in ripe {
             if !lifecycle.owner.retire(block).await? {
                 continue;
@@ -392,6 +404,11 @@ impl Inner {
     }
 }
 
+/// Whether another node could take now what this one gives up. What nobody can take is this node's to use.
+fn is_well(status: &Status) -> bool {
+    status.is_connected && status.error.is_none() && status.twin.is_none()
+}
+
 /// Which of those that nobody uses now have been so for long enough. One that was used in between begins anew.
 pub(super) fn ripe(since: &mut BTreeMap<IpNet, Instant>, unused: BTreeSet<IpNet>, now: Instant) -> Vec<IpNet> {
     since.retain(|block, _| unused.contains(block));
@@ -416,7 +433,17 @@ mod tests {
     use ipnet::IpNet;
     use tokio::sync::watch;
 
-    use super::{Care, KEPT_FOR, heed, ripe};
+    use netd_fleet::Status;
+
+    use super::{Care, KEPT_FOR, heed, is_well, ripe};
+
+    #[test]
+    fn nothing_is_given_up_that_nobody_could_take() {
+        let well = Status { is_connected: true, ..Status::default() };
+        assert!(is_well(&well) && !is_well(&Status::default()));
+        assert!(!is_well(&Status { error: Some("etcd is full".to_owned()), ..well.clone() }));
+        assert!(!is_well(&Status { twin: Some("n2".to_owned()), ..well }));
+    }
 
     #[test]
     fn settings_that_change_while_news_are_gathered_are_looked_at_with_them() {

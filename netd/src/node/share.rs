@@ -148,6 +148,17 @@ pub struct BlockUse {
 }
 
 impl Share {
+    /// Whether the other is the same but for what people are told to do.
+    #[must_use]
+    pub fn says_but_for_words(&self, other: &Self) -> bool {
+        let silent = |share: &Self| {
+            let mut share = share.clone();
+            share.pools.iter_mut().for_each(|pool| pool.remedy.clear());
+            share
+        };
+        silent(self) == silent(other)
+    }
+
     /// The pool that these ranges lie in. `None`: they have nothing to do with the fleet.
     pub(super) fn pool_of(&self, key: &AttachmentKey, subnets: &[IpNet]) -> Result<Option<&SharedPool>, ShareError> {
         let touches = |pool: &&SharedPool| subnets.iter().any(|subnet| meet(pool.range, *subnet));
@@ -210,7 +221,7 @@ impl Share {
 }
 
 /// A block's gateway is its first address, behind the one that names it; the last of an IPv4 block is its broadcast address.
-fn ranges(block: IpNet, pieces: &[IpNet]) -> Vec<Range> {
+pub(super) fn ranges(block: IpNet, pieces: &[IpNet]) -> Vec<Range> {
     let last = if block.addr().is_ipv4() { offset(block.broadcast(), -1) } else { block.broadcast() };
     let first = offset(block.network(), 1);
     let mut spans: Vec<(IpAddr, IpAddr)> =
