@@ -117,13 +117,17 @@ impl Blocks {
         self.share.blocks.keys().copied().map(of).collect()
     }
 
-    /// The half of what is left of a block that the gateway and all that is held of it lie in.
+    /// The half of what is left of a block that the gateway and all that is held of it lie in; none where this node itself
+    /// reserves most of it.
     fn half(&self, leases: &Leases, pool: &SharedPool, block: IpNet) -> Option<IpNet> {
         let part = self.share.part(block);
         let gateway = self.share.ranges(block).first().map(|range| range.gateway)?;
         let halves = part.subnets((part.prefix_len() + 1).min(pool.smallest)).into_iter().flatten();
         let keep = halves.into_iter().find(|half| half.contains(&gateway) && *half != part)?;
-        (held(leases, keep) == held(leases, part)).then_some(keep)
+        let pieces = self.share.blocks.get(&block)?.iter().filter(|piece| share::meet(**piece, keep));
+        let pieces: Vec<IpNet> = pieces.map(|piece| if piece.contains(&keep) { keep } else { *piece }).collect();
+        let is_of_use = share::size(&share::ranges(block, &pieces)) * 2 > share::size(&share::ranges(block, &[keep]));
+        (is_of_use && held(leases, keep) == held(leases, part)).then_some(keep)
     }
 
     /// Addresses of a pool come from the network's own blocks only; where those are full, from one more of this node's.
@@ -184,7 +188,7 @@ impl Blocks {
             None => {
                 let mut blocks = self.of_network(&key.network, pool);
                 blocks.extend(self.unassigned(pool));
-                let (pool, blocks) = (pool.name.clone(), share::listed(&blocks));
+                let (pool, blocks) = (pool.name.clone(), self.listed(&blocks));
                 Err(ShareError::Beyond { key: Box::new(key.clone()), address, pool, blocks })
             }
         }
@@ -242,6 +246,11 @@ impl Blocks {
         blocks.flat_map(|block| self.share.ranges(block)).collect()
     }
 
+    /// What of these blocks is this node's, for people.
+    fn listed(&self, blocks: &BTreeSet<IpNet>) -> String {
+        share::listed(&blocks.iter().map(|block| self.share.part(*block)).collect())
+    }
+
     fn none_left(&self, asked: Asked<'_>, pool: &SharedPool, own: &BTreeSet<IpNet>) -> ShareError {
         let (key, is_transient, remedy) = (Box::new(asked.key.clone()), pool.grows, pool.remedy.clone());
         let blocks: BTreeSet<IpNet> = own.iter().copied().chain(self.unassigned(pool)).collect();
@@ -251,7 +260,7 @@ impl Blocks {
         if self.set_of(own.iter().copied()).is_empty() {
             return ShareError::NoBlock { key, pool, remedy, unforgotten, is_transient };
         }
-        ShareError::Full { key, pool, blocks: share::listed(own), remedy, unforgotten, is_transient }
+        ShareError::Full { key, pool, blocks: self.listed(own), remedy, unforgotten, is_transient }
     }
 }
 

@@ -270,6 +270,34 @@ fn half_of_a_block_can_go_where_nobody_has_an_address_of_it() {
     assert_eq!(node.strays().map(|(_, address)| address.to_string()).collect::<Vec<_>>(), ["10.4.1.18"]);
 }
 
+#[test]
+fn no_half_goes_where_this_node_gives_nothing_out_of_the_other() {
+    let mut node = node(&["10.4.1.0/27"]);
+    let mut reserved = share(&["10.4.1.0/27"], &[]);
+    let keeps = |node: &Node| node.usage()[0].keep.map(|keep| keep.to_string());
+    for (pieces, keep) in
+        [(["10.4.1.0/29", "10.4.1.16/28"], None), (["10.4.1.0/28", "10.4.1.16/29"], Some("10.4.1.0/28"))]
+    {
+        reserved.blocks.insert("10.4.1.0/27".parse().unwrap(), pieces.map(|piece| piece.parse().unwrap()).to_vec());
+        assert!(node.share(reserved.clone()).is_empty());
+        assert_eq!(keeps(&node).as_deref(), keep);
+    }
+}
+
+#[test]
+fn who_asks_for_an_address_that_was_given_up_is_told_what_is_left() {
+    let mut node = node(&["10.4.1.0/27"]);
+    let [block, half] = ["10.4.1.0/27", "10.4.1.0/28"].map(|one| one.parse::<IpNet>().unwrap());
+    attach(&mut node, WEB, "one");
+    assert!(node.narrow(block, half));
+    let asking = WEB.replace(r#""type":"host-local""#, r#""type":"static","addresses":[{"address":"10.4.1.20/27"}]"#);
+    let AttachError::Share(error @ ShareError::Beyond { .. }) = try_attach(&mut node, &asking, "two").unwrap_err()
+    else {
+        panic!("it is given")
+    };
+    assert!(error.to_string().contains("10.4.1.0/28") && !error.to_string().contains("10.4.1.0/27"), "{error}");
+}
+
 /// As where the pool is for other nodes by now.
 #[test]
 fn out_of_a_block_of_which_nothing_may_be_given_nothing_is() {
