@@ -158,8 +158,10 @@ impl Runtime {
             while begin.elapsed() < LABELS_DUE {
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(BACKOFF.1);
-                if this.look_up(&containerd, &lifecycle, &container, LOOK_UP_BEHIND).await.is_err() {
-                    return;
+                match this.look_up(&containerd, &lifecycle, &container, LOOK_UP_BEHIND).await {
+                    Ok(true) => {}
+                    Ok(false) => continue,
+                    Err(_) => return,
                 }
                 match lifecycle.owner.of(container.clone()).await {
                     Ok(attachments) if attachments.iter().any(Attachment::is_pending) => {}

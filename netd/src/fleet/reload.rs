@@ -79,7 +79,8 @@ impl Inner {
                 pool.encapsulation = other.encapsulation;
             }
         }
-        if wanted != now && unfollowed.is_empty() {
+        // The list is told of already.
+        if (FleetConfig { nodes: now.nodes.clone(), ..wanted.clone() }) != now {
             let pools =
                 if matches!(self.source, Source::Store { .. }) { ", pools only as the store has them" } else { "" };
             unfollowed.push(format!(
