@@ -10,6 +10,7 @@ use crate::etcd::Status;
 use crate::identity::{ClaimId, InstanceId};
 use crate::memory::Memory;
 use crate::peers::publish;
+use crate::plan::Pool;
 
 /// A node's blocks. What is usable is so with or without the store.
 #[derive(Debug, Clone)]
@@ -68,6 +69,14 @@ impl Blocks {
     pub fn keep(&self, claim: ClaimId, part: IpNet) {
         self.wish.send_modify(|wish| {
             wish.keep.insert(claim, part);
+        });
+    }
+
+    /// An operator's word that the fleet has one pool more, for good. One that does not fit beside those that it has is not added.
+    pub fn add_pool(&self, pool: Pool) {
+        self.wish.send_modify(|wish| {
+            wish.add.retain(|known| known.name != pool.name);
+            wish.add.push(pool);
         });
     }
 

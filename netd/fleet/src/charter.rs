@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{FleetId, IncarnationId, InstanceId, TellingId};
-use crate::plan::Plan;
+use crate::plan::{Plan, Pool};
 use crate::record::{Table, told};
 
 /// With so many a fleet bears the loss of two of them.
@@ -14,6 +14,7 @@ pub const WITNESSES: usize = 5;
 
 /// What a fleet agrees upon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "written::Charter", into = "written::Charter")]
 pub struct Charter {
     /// Which fleet it is.
     pub fleet: FleetId,
@@ -21,12 +22,13 @@ pub struct Charter {
     pub number: u64,
     /// Two incarnations of one number are two.
     pub id: IncarnationId,
-    /// Pools and their blocks.
+    /// Pools and their blocks. It becomes larger, and never smaller.
     pub plan: Plan,
+    /// Pools were added since the fleet was founded.
+    pub is_grown: bool,
     /// The nodes whose disks remember what the store might forget.
     pub witnesses: BTreeSet<InstanceId>,
     /// Nodes that an operator declared gone for good. One that lives has no part in the fleet any more.
-    #[serde(default)]
     pub removed: BTreeSet<InstanceId>,
     /// Whether blocks can be claimed.
     pub phase: Phase,
@@ -59,10 +61,12 @@ pub struct Settling {
 pub(crate) enum Relation {
     /// The same incarnation.
     Same,
-    /// A later one.
+    /// A later one, with all pools that were there before.
     News,
-    /// An earlier one, or another of the same number: the store was set back.
+    /// An earlier one, another of the same number, or one without a pool that was there before: the store was set back.
     SetBack,
+    /// It has a pool that cannot be beside one that the node remembers: both were added, in stores that forgot each other.
+    Split,
     /// The store of another fleet.
     Stranger,
 }
@@ -72,7 +76,7 @@ impl Charter {
     pub(crate) fn found(founder: InstanceId, plan: Plan, fresh: u128) -> Self {
         let (fleet, id) = (FleetId::new(fresh), IncarnationId::new(fresh));
         let (witnesses, removed) = (BTreeSet::from([founder]), BTreeSet::new());
-        Self { fleet, number: 1, id, plan, witnesses, removed, phase: Phase::Open }
+        Self { fleet, number: 1, id, plan, is_grown: false, witnesses, removed, phase: Phase::Open }
     }
 
     /// The next incarnation, when the store says `self` and a node remembers `remembered`, which is no earlier.
@@ -89,10 +93,24 @@ impl Charter {
         Self {
             number: known().map(|charter| charter.number).fold(0, u64::max) + 1,
             id: IncarnationId::new(fresh),
+            plan: self.united(remembered).unwrap_or_else(|| self.plan.clone()),
+            is_grown: known().any(|charter| charter.is_grown),
             removed: known().flat_map(|charter| charter.removed.iter().copied()).collect(),
             phase: Phase::Settling(settling),
             ..remembered.unwrap_or(self).clone()
         }
+    }
+
+    /// The pools that either of them knows; none: they do not fit together.
+    fn united(&self, remembered: Option<&Self>) -> Option<Plan> {
+        remembered.map_or_else(|| Some(self.plan.clone()), |known| self.plan.united(&known.plan).ok())
+    }
+
+    /// The next incarnation, with one pool more, if it fits.
+    pub(crate) fn extended(&self, remembered: Option<&Self>, pool: &Pool, fresh: u128) -> Option<Self> {
+        let next = self.next(remembered, fresh);
+        let plan = next.plan.united(&Plan::new(vec![pool.clone()]).ok()?).ok()?;
+        Some(Self { plan, is_grown: true, ..next })
     }
 
     fn asked(&self) -> BTreeSet<BTreeSet<InstanceId>> {
@@ -148,10 +166,13 @@ impl Charter {
         if self.fleet != remembered.fleet {
             return Relation::Stranger;
         }
+        if self.united(Some(remembered)).is_none() {
+            return Relation::Split;
+        }
         match self.number.cmp(&remembered.number) {
-            std::cmp::Ordering::Greater => Relation::News,
+            std::cmp::Ordering::Greater if self.plan.has_all_of(&remembered.plan) => Relation::News,
             std::cmp::Ordering::Equal if self.id == remembered.id => Relation::Same,
-            std::cmp::Ordering::Equal | std::cmp::Ordering::Less => Relation::SetBack,
+            std::cmp::Ordering::Greater | std::cmp::Ordering::Equal | std::cmp::Ordering::Less => Relation::SetBack,
         }
     }
 
@@ -197,4 +218,78 @@ impl Settling {
 
 fn is_majority(of: &BTreeSet<InstanceId>, some: &BTreeSet<InstanceId>) -> bool {
     2 * of.intersection(some).count() > of.len()
+}
+
+/// As it is written. An earlier netd knows of no pool that was added: in a store that was set back it would forget it. So it is
+/// not to read such a charter.
+mod written {
+    use std::collections::BTreeSet;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::Phase;
+    use crate::identity::{FleetId, IncarnationId, InstanceId};
+    use crate::plan::Plan;
+
+    #[derive(Serialize, Deserialize)]
+    pub(super) struct Charter {
+        fleet: FleetId,
+        number: u64,
+        id: IncarnationId,
+        /// Of the founder.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        plan: Option<Plan>,
+        /// With pools that were added.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pools: Option<Plan>,
+        witnesses: BTreeSet<InstanceId>,
+        #[serde(default)]
+        removed: BTreeSet<InstanceId>,
+        phase: Phase,
+    }
+
+    impl From<super::Charter> for Charter {
+        fn from(charter: super::Charter) -> Self {
+            let super::Charter { fleet, number, id, plan, is_grown, witnesses, removed, phase } = charter;
+            let (plan, pools) = if is_grown { (None, Some(plan)) } else { (Some(plan), None) };
+            Self { fleet, number, id, plan, pools, witnesses, removed, phase }
+        }
+    }
+
+    impl TryFrom<Charter> for super::Charter {
+        type Error = &'static str;
+
+        fn try_from(charter: Charter) -> Result<Self, Self::Error> {
+            let Charter { fleet, number, id, plan, pools, witnesses, removed, phase } = charter;
+            let is_grown = pools.is_some();
+            let plan = pools.or(plan).ok_or("missing field `plan`")?;
+            Ok(Self { fleet, number, id, plan, is_grown, witnesses, removed, phase })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Charter;
+    use crate::identity::InstanceId;
+    use crate::plan::{Plan, Pool};
+
+    fn pool(range: &str) -> Pool {
+        let (reserved, labels) = Default::default();
+        Pool { name: range.to_owned(), range: range.parse().unwrap(), block: 26, reserved, labels }
+    }
+
+    #[test]
+    fn a_charter_with_an_added_pool_is_written_so_that_an_earlier_netd_does_not_read_it() {
+        let founded = Charter::found(InstanceId::new(1), Plan::new(vec![pool("10.4.0.0/16")]).unwrap(), 7);
+        let text = serde_json::to_string(&founded).unwrap();
+        assert!(text.contains("\"plan\":[") && !text.contains("\"pools\""), "{text}");
+        assert_eq!(serde_json::from_str::<Charter>(&text).unwrap(), founded);
+        let grown = founded.extended(Some(&founded), &pool("10.5.0.0/16"), 8).unwrap();
+        let text = serde_json::to_string(&grown).unwrap();
+        assert!(text.contains("\"pools\":[") && !text.contains("\"plan\""), "{text}");
+        assert_eq!(serde_json::from_str::<Charter>(&text).unwrap(), grown);
+        assert!(serde_json::from_str::<Charter>(&text.replace("\"pools\"", "\"later\"")).is_err());
+        assert_eq!(founded.extended(None, &pool("10.4.8.0/24"), 9), None);
+    }
 }

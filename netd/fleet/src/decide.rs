@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use crate::charter::{Charter, Phase, Relation};
 use crate::identity::{ClaimId, InstanceId, RecordId};
 use crate::memory::Memory;
-use crate::plan::Plan;
+use crate::plan::{Plan, Pool};
 use crate::record::{Claim, Record, Writer, has_forgotten};
 use crate::view::{Key, Txn, Value, View};
 
@@ -44,6 +44,8 @@ pub struct Wish {
     pub give_up: BTreeSet<ClaimId>,
     /// Of these claims this part is to be kept; no address of the rest may be in use.
     pub keep: BTreeMap<ClaimId, IpNet>,
+    /// Pools that an operator adds to those of the fleet, for good.
+    pub add: Vec<Pool>,
     /// Nodes that an operator declares gone for good.
     pub remove: BTreeSet<InstanceId>,
     /// Witnesses that an operator declares gone with what they remember: a majority of the rest must do, or nobody.
@@ -67,7 +69,7 @@ impl Wish {
 pub fn decide(memory: &Memory, view: &View, wish: &Wish, fresh: u128) -> Option<Action> {
     let Some(charter) = &view.charter else { return found(memory, wish, fresh) };
     match charter.relation(memory.charter.as_ref()) {
-        Relation::Stranger => None,
+        Relation::Stranger | Relation::Split => None,
         Relation::SetBack => Some(begin_again(memory, charter, fresh)),
         Relation::News => Some(save(memory, |memory| memory.charter = Some(charter.clone()))),
         Relation::Same => {

@@ -426,7 +426,8 @@ impl Node {
         let needs = Some(needs?);
         let about = self.about.borrow().clone();
         let lending = Some(about.lending.clone().unwrap_or_default());
-        Some(NodeRecord { instance: Some(self.memory.instance), blocks, needs, lending, ..about })
+        let (instance, reads_added_pools) = (Some(self.memory.instance), true);
+        Some(NodeRecord { instance, blocks, needs, lending, reads_added_pools, ..about })
     }
 
     fn lease_seconds(&self) -> i64 {

@@ -64,6 +64,9 @@ pub struct NodeRecord {
     /// What it lacks of pools, and what it can do without; none: an earlier netd, which cannot read of parts of blocks.
     #[serde(default)]
     pub lending: Option<Lending>,
+    /// It can read a charter with pools that were added.
+    #[serde(default)]
+    pub reads_added_pools: bool,
 }
 
 /// Where no block is free, a node that lacks one says so; those that have more than they use say what they could give up,

@@ -120,6 +120,32 @@ impl Plan {
         self.pools.iter().filter(|pool| pool.labels.iter().all(|(key, value)| labels.get(key) == Some(value)))
     }
 
+    /// Both, if they fit together. Of a pool that both have, what either reserves is reserved.
+    ///
+    /// # Errors
+    /// Pools that share addresses or a name, and are not the same.
+    pub fn united(&self, other: &Self) -> Result<Self, PlanError> {
+        let mut pools = self.pools.clone();
+        for pool in &other.pools {
+            match pools.iter_mut().find(|own| own.is_same(pool)) {
+                Some(own) => own.reserved.extend(&pool.reserved),
+                None => pools.push(pool.clone()),
+            }
+        }
+        Self::new(pools)
+    }
+
+    /// Whether it lacks nothing that `other` has.
+    pub(crate) fn has_all_of(&self, other: &Self) -> bool {
+        other.pools.iter().all(|pool| self.has(pool))
+    }
+
+    /// Whether the pool is one of them, with all that it reserves.
+    #[must_use]
+    pub fn has(&self, pool: &Pool) -> bool {
+        self.pools.iter().any(|own| own.is_same(pool) && own.reserved.is_superset(&pool.reserved))
+    }
+
     /// The pool that `block` is a block of.
     #[must_use]
     pub fn pool_of(&self, block: IpNet) -> Option<&Pool> {
@@ -149,6 +175,11 @@ impl Pool {
             IpNet::V4(_) => (self.block + SPLITS).min(SMALLEST).max(self.block),
             IpNet::V6(_) => self.block,
         }
+    }
+
+    /// Whether they are carved into the same blocks, and called the same.
+    fn is_same(&self, other: &Self) -> bool {
+        (&self.name, self.range, self.block) == (&other.name, other.range, other.block)
     }
 
     fn check(&self) -> Result<(), PlanError> {

@@ -108,5 +108,6 @@ pub(super) fn about(config: &FleetConfig, name: &NodeName, here: &Here, able: BT
         version: env!("CARGO_PKG_VERSION").to_owned(),
         needs: None,
         lending: None,
+        reads_added_pools: false,
     }
 }

@@ -189,12 +189,13 @@ pub(super) fn listed(config: &FleetConfig) -> Result<Vec<NodeRecord>, FleetStart
             version: String::new(),
             needs: None,
             lending: None,
+            reads_added_pools: false,
         })
     };
     config.nodes.iter().map(node).collect()
 }
 
-fn pool(config: &PoolConfig) -> Pool {
+pub(super) fn pool(config: &PoolConfig) -> Pool {
     Pool {
         name: config.name.clone(),
         range: config.range,

@@ -50,6 +50,7 @@ const NARROW: (&str, &str) = ("decide/part.rs", "narrow(");
 const RELEASE: (&str, &str) = ("decide/part.rs", "release(");
 const CHOOSE_PART: (&str, &str) = ("decide/part.rs", "choose(");
 const GIVE_UP: (&str, &str) = ("decide/wish.rs", "give_up(");
+const EXTEND: (&str, &str) = ("decide/wish.rs", "extend(");
 const CLAIM: (&str, &str) = ("decide/wish.rs", "claim(");
 const CHOOSE: (&str, &str) = ("decide/wish.rs", "choose(");
 const REMOVE: (&str, &str) = ("decide/wish.rs", "remove(");
@@ -489,6 +490,38 @@ pub const MUTANTS: &[Mutant] = &[
     broken("witnesses are abandoned after what was seen", ABANDON, "commit([Key::Charter],", "commit([],"),
     broken("an acknowledgement goes when nobody waits for it", SWEEP, "(!delete.is_empty()).then", "false.then"),
     broken("an acknowledgement stays while its record is not firm", SWEEP, "&& !awaited.contains(&ack.record)", ""),
+    // Pools.
+    broken(
+        "a later charter without a pool that is remembered is of a store that was set back",
+        RELATION,
+        "Ordering::Greater if self.plan.has_all_of(&remembered.plan) =>",
+        "Ordering::Greater =>",
+    ),
+    broken(
+        "pools that do not fit together are not forgotten for each other",
+        RELATION,
+        "if self.united(Some(remembered)).is_none() { return Relation::Split; }",
+        "if self.united(Some(remembered)).is_none() { return if self.number > remembered.number { Relation::News } else { Relation::SetBack }; }",
+    ),
+    broken(
+        "a new incarnation has the pools that its beginner remembers",
+        NEXT,
+        "self.united(remembered).unwrap_or_else(|| self.plan.clone())",
+        "self.plan.clone()",
+    ),
+    broken(
+        "a new incarnation has the pools that the store has",
+        NEXT,
+        "self.united(remembered).unwrap_or_else(|| self.plan.clone())",
+        "remembered.unwrap_or(self).plan.clone()",
+    ),
+    broken(
+        "a pool comes with a new incarnation",
+        ("charter.rs", "extended("),
+        "let next = self.next(remembered, fresh);",
+        "let next = { let _ = (remembered, fresh); self.clone() };",
+    ),
+    broken("a pool is added to the charter that was seen", EXTEND, "commit([Key::Charter],", "commit([],"),
     // Memory.
     broken(
         "a node may use what is confirmed",

@@ -508,6 +508,76 @@ fn what_was_told_in_another_copy_of_the_store_is_told_again() {
     assert_eq!(fleet.memory(2).usable().len(), 1);
 }
 
+fn pool(name: &str, range: &str) -> Pool {
+    Pool { name: name.to_owned(), range: range.parse().unwrap(), ..plan().pools()[0].clone() }
+}
+
+fn pools(charter: &Charter) -> String {
+    charter.plan.pools().iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_pool_is_in_use_when_a_majority_remembers_it() {
+    let mut fleet = Fleet::new(vec![want(1), want(0)]);
+    fleet.rest(&[0]);
+    fleet.rest(&[0, 1]);
+    let before = fleet.charter().clone();
+    fleet.nodes[1].1.add = vec![pool("more", "10.1.0.0/23")];
+    fleet.nodes[1].1.blocks = BTreeMap::from([("more".to_owned(), 1)]);
+    fleet.rest(&[1]);
+    assert!(!fleet.charter().is_open() && fleet.charter().number == before.number + 1);
+    assert!(fleet.memory(1).holdings.is_empty(), "nobody remembers it yet but who asked for it");
+    fleet.rest(&[0, 1]);
+    assert_eq!((pools(fleet.charter()).as_str(), fleet.charter().is_open()), ("main more", true));
+    assert_eq!(fleet.memory(1).usable().len(), 1);
+    assert_eq!((fleet.memory(0).usable().len(), fleet.charter().number), (1, before.number + 1));
+}
+
+#[test]
+fn a_store_that_forgot_a_pool_is_told_of_it_also_in_a_later_incarnation() {
+    let mut fleet = Fleet::new(vec![want(1), want(1), want(0)]);
+    fleet.rest(&[0]);
+    fleet.rest(&[0, 1]);
+    let before = fleet.view.clone();
+    fleet.nodes[0].1.add = vec![pool("more", "10.1.0.0/23")];
+    fleet.nodes[1].1.blocks.insert("more".to_owned(), 1);
+    fleet.rest(&[0, 1]);
+    fleet.nodes[0].1.add.clear();
+    // Others have come to a later incarnation without it.
+    fleet.view = before;
+    let earlier = fleet.charter().clone();
+    let later = Charter { number: earlier.number + 7, id: crate::identity::IncarnationId::new(7), ..earlier };
+    fleet.view.charter = Some(later.clone());
+    let next = charter_of(&fleet.step(1));
+    assert_eq!((pools(&next).as_str(), next.number), ("main more", later.number + 1));
+    fleet.rest(&[0, 1]);
+    assert_eq!((fleet.memory(1).usable().len(), fleet.charter().is_open()), (2, true));
+}
+
+#[test]
+fn who_knows_a_pool_that_does_not_fit_does_nothing_and_keeps_what_it_has() {
+    let mut fleet = Fleet::new(vec![want(1), want(0)]);
+    fleet.rest(&[0]);
+    let before = fleet.view.clone();
+    fleet.nodes[0].1.add = vec![pool("more", "10.1.0.0/23")];
+    fleet.nodes[0].1.blocks.insert("more".to_owned(), 1);
+    fleet.rest(&[0]);
+    fleet.view = before;
+    fleet.nodes[1].1.add = vec![pool("wide", "10.1.0.0/16")];
+    fleet.nodes[1].1.blocks.insert("wide".to_owned(), 1);
+    for _ in 0..20 {
+        fleet.step(1);
+    }
+    let split = fleet.view.clone();
+    fleet.rest(&[0, 1]);
+    assert_eq!(fleet.view, split, "the witness does not settle what it must not forget its pool for");
+    assert!(pools(fleet.charter()).contains("wide") && !fleet.charter().is_open());
+    assert_eq!((fleet.memory(0).usable().len(), fleet.memory(1).usable().len()), (2, 0));
+    // One that does not fit is not asked for.
+    fleet.nodes[1].1.add = vec![pool("main", "10.7.0.0/23"), pool("wider", "10.0.0.0/15")];
+    assert_eq!(fleet.next(1), None);
+}
+
 fn charter_of(action: &Option<Action>) -> Charter {
     match &written(action.clone())[..] {
         [.., (Key::Charter, Value::Charter(charter))] => charter.clone(),

@@ -16,6 +16,7 @@ pub(super) fn step(scene: &Scene<'_>) -> Option<Action> {
     give_up(scene)
         .or_else(|| part::narrow(scene))
         .or_else(|| remove(scene))
+        .or_else(|| extend(scene))
         .or_else(|| scene.wish.blocks.iter().find_map(|(pool, count)| claim(scene, pool, *count)))
 }
 
@@ -75,6 +76,15 @@ fn remove(scene: &Scene<'_>) -> Option<Action> {
     // Not everybody at once.
     let is_mine = stay.is_empty() || stay.contains(&scene.me()) || !wish.remove.is_empty();
     (is_mine && !scene.is_removed()).then(|| dismiss(scene, stay).or_else(|| evict(scene))).flatten()
+}
+
+/// An operator's word that the fleet has one pool more. It is in use when a majority of the witnesses remembers it.
+fn extend(scene: &Scene<'_>) -> Option<Action> {
+    let Scene { memory, charter, wish, fresh, .. } = scene;
+    let mut new = wish.add.iter().filter(|pool| !charter.plan.has(pool));
+    let extended = |pool| charter.extended(memory.charter.as_ref(), pool, *fresh);
+    let next = new.find_map(extended).filter(|_| !scene.is_removed())?;
+    Some(commit([Key::Charter], [(Key::Charter, Value::Charter(next))]))
 }
 
 fn dismiss(scene: &Scene<'_>, stay: BTreeSet<InstanceId>) -> Option<Action> {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 mod cluster;
+mod pools;
 mod sandboxes;
 mod secure;
 mod strange;
@@ -64,6 +65,7 @@ fn joined(cluster: &Cluster, settings: EtcdSettings, disk: &str, name: &str, blo
         version: "test".to_owned(),
         needs: None,
         lending: None,
+        reads_added_pools: false,
     };
     Fleet::join(settings, &cluster.folder.path().join(disk), record, wish).unwrap()
 }

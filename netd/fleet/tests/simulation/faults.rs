@@ -47,9 +47,26 @@ impl World {
     }
 
     pub(crate) fn want(&mut self, at: usize, count: usize) {
+        self.want_of(at, POOL, count);
+    }
+
+    fn want_of(&mut self, at: usize, pool: &str, count: usize) {
         let machine = &mut self.machines[at];
-        machine.wish.blocks.insert(POOL.to_owned(), count);
-        machine.most = machine.most.max(count);
+        machine.wish.blocks.insert(pool.to_owned(), count);
+        let most = machine.most.entry(pool.to_owned()).or_default();
+        *most = count.max(*most);
+    }
+
+    /// An operator adds a pool by this node, and some nodes use it as soon as they can.
+    pub(crate) fn grow(&mut self, at: usize) {
+        let pool = self.spare[self.chance.below(self.spare.len())].clone();
+        for other in 0..self.machines.len() {
+            if other == at || self.chance.once_in(2) {
+                let count = 1 + self.chance.below(2);
+                self.want_of(other, &pool.name, count);
+            }
+        }
+        self.machines[at].wish.add.push(pool);
     }
 
     pub(crate) fn disturb(&mut self, event: Event) {
@@ -207,7 +224,7 @@ impl World {
         let held: Vec<ClaimId> = machine.memory.holdings.keys().copied().collect();
         if let Some(id) = self.chance.one(&held).filter(|_| give_up) {
             machine.wish.give_up.insert(id);
-            machine.wish.blocks.insert(POOL.to_owned(), 0);
+            machine.wish.blocks.values_mut().for_each(|count| *count = 0);
         }
     }
 

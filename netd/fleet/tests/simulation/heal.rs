@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::protocol::{Charter, Hold, InstanceId, Key, Phase, Record, WITNESSES};
+use crate::protocol::{Charter, Hold, InstanceId, Key, Phase, Plan, Pool, Record, WITNESSES};
 use ipnet::IpNet;
 
 use crate::laws::{Fault, Law};
 use crate::machine::Machine;
-use crate::world::{POOL, World};
+use crate::world::World;
 
 /// Every node has one turn in each. The most that was ever needed is in the tally.
 const ROUNDS: u64 = 200;
@@ -25,11 +25,11 @@ impl World {
             self.start(at);
         }
         self.meet_all();
-        if self.comes_to_rest()? {
+        if self.comes_to_rest()? && !self.is_split() {
             self.is_served(|world, record| world.is_left_behind(record))?;
             self.is_undisputed()?;
         }
-        if !self.operate() || !self.comes_to_rest()? || self.member().is_none() {
+        if !self.operate() || !self.comes_to_rest()? || self.member().is_none() || self.is_split() {
             return Ok(());
         }
         self.tally.settled_down += 1;
@@ -132,6 +132,15 @@ impl World {
         alive.is_empty() || !known.all(is_answered)
     }
 
+    /// Pools that do not fit together were added in stores that forgot each other. Who knows one of them does nothing in the
+    /// store of another, until an operator removes it.
+    fn is_split(&self) -> bool {
+        let alive = self.machines.iter().filter(|machine| !machine.is_destroyed);
+        let known = alive.filter_map(|machine| machine.memory.charter.as_ref()).chain(self.store.charter());
+        let all = known.map(|charter| &charter.plan).try_fold(Plan::default(), |all, plan| all.united(plan));
+        all.is_err()
+    }
+
     /// There could be more of them.
     fn lacks_witnesses(&self, charter: &Charter) -> bool {
         let is_free = |machine: &&Machine| {
@@ -144,7 +153,11 @@ impl World {
     }
 
     fn is_served(&self, is_left: impl Fn(&Self, &Record) -> bool) -> Result<(), Fault> {
-        let pool = &self.plan.pools()[0];
+        let pools = self.store.charter().map(|charter| charter.plan.pools().to_vec()).unwrap_or_default();
+        pools.iter().try_for_each(|pool| self.is_served_of(pool, &is_left))
+    }
+
+    fn is_served_of(&self, pool: &Pool, is_left: &impl Fn(&Self, &Record) -> bool) -> Result<(), Fault> {
         let is_free = |block: &IpNet| {
             let record = self.store.record(&Key::Block(*block));
             record.is_none_or(|record| !record.free(*block).is_empty() && !is_left(self, record))
@@ -152,10 +165,10 @@ impl World {
         let free = pool.range.subnets(pool.block).unwrap().filter(is_free).count();
         let is_part = |machine: &Machine| machine.running.is_some() && !self.removed.contains(&machine.instance());
         for (at, machine) in self.machines.iter().enumerate().filter(|(_, machine)| is_part(machine)) {
-            let held = machine.confirmed().len();
-            let wanted = machine.wish.blocks.get(POOL).copied().unwrap_or(0);
+            let held = machine.confirmed_in(pool);
+            let wanted = machine.wish.blocks.get(&pool.name).copied().unwrap_or(0);
             if held < wanted && free > 0 {
-                let text = format!("n{at} wants {wanted} blocks and has {held}, and {free} are free");
+                let text = format!("n{at} wants {wanted} blocks of {} and has {held}, and {free} are free", pool.name);
                 return Err(Fault { law: Law::Unserved, text });
             }
         }
@@ -205,7 +218,10 @@ impl World {
         if let Some(dead) = dead {
             return left(format!("one of {:?} is removed, and witnesses still", dead.witnesses));
         }
-        if let Some(machine) = self.machines.iter().find(|machine| machine.confirmed().len() > machine.most) {
+        let pools = self.store.charter().map(|charter| charter.plan.pools().to_vec()).unwrap_or_default();
+        let most = |machine: &Machine, pool: &Pool| machine.most.get(&pool.name).copied().unwrap_or(0);
+        let has_more = |machine: &&Machine| pools.iter().any(|pool| machine.confirmed_in(pool) > most(machine, pool));
+        if let Some(machine) = self.machines.iter().find(has_more) {
             return left(format!("{} has more blocks than it ever wished", machine.instance()));
         }
         if let Some(charter) = self.store.charter().filter(|charter| self.lacks_witnesses(charter)) {

@@ -50,6 +50,8 @@ pub(crate) enum Law {
     Crumb,
     /// Nobody goes back to a charter of before, or begins one.
     Backwards,
+    /// A pool that was added stays: on a disk, and in all that opens after it was in use.
+    Poolless,
     /// Who tells in an incarnation has it on its disk,
     Unpromised,
     /// and has told all it remembers.
@@ -75,7 +77,10 @@ impl World {
     /// What was forgotten for good breaks some laws until all have met again.
     pub(crate) fn breaks(&mut self, law: Law, text: impl FnOnce() -> String) {
         let is_excused = self.is_lossy
-            && matches!(law, Law::Double | Law::Taken | Law::Forgotten | Law::Unremembered | Law::Unheard);
+            && matches!(
+                law,
+                Law::Double | Law::Taken | Law::Forgotten | Law::Unremembered | Law::Unheard | Law::Poolless
+            );
         if self.fault.is_none() && !is_excused {
             self.fault = Some(Fault { law, text: text() });
         }
@@ -127,6 +132,9 @@ impl World {
         }
         if let Some(id) = lost {
             self.breaks(Law::Lost, || format!("n{at} loses {id}, which was confirmed, or some of it"));
+        }
+        if let Some(pool) = lost_pool(&before, &self.machines[at].memory) {
+            self.breaks(Law::Poolless, || format!("n{at} forgets pool {pool}"));
         }
         if now < known {
             self.breaks(Law::Backwards, || format!("n{at} goes back from the charter {known}"));
@@ -246,7 +254,8 @@ impl World {
     fn judge_charter(&mut self, from: usize, now: &Charter) {
         let Some(before) = self.store.charter() else { return };
         let is_declared = self.machines.iter().any(|machine| !machine.wish.abandon.is_empty());
-        let is_needless = before.id != now.id && before.witnesses == now.witnesses && !is_declared;
+        let is_other = before.witnesses != now.witnesses || before.plan != now.plan;
+        let is_needless = before.id != now.id && !is_other && !is_declared;
         if is_needless && self.tally.set_back == 0 {
             let number = now.number;
             self.breaks(Law::Needless, || format!("incarnation {number} begins, and nothing was forgotten"));
@@ -311,6 +320,16 @@ impl World {
         self.offices.insert((number, id), witnesses);
     }
 
+    /// Whoever had a block of a pool that is not there any more would go on with addresses that a pool added later may have.
+    fn judge_pools(&mut self) {
+        let Some(now) = self.store.charter().map(pools) else { return };
+        if let Some(pool) = self.grown.difference(&now).next().cloned() {
+            self.breaks(Law::Poolless, || format!("the store opens without pool {pool}"));
+        }
+        self.tally.grown += u64::from(!self.grown.is_empty() && !self.grown.is_superset(&now));
+        self.grown.extend(now);
+    }
+
     /// After an incarnation opened. Of one that had begun before the store was set back, whoever remembers what came later
     /// begins the next.
     pub(crate) fn judge_opening(&mut self, id: IncarnationId) {
@@ -327,6 +346,7 @@ impl World {
         if let Some((id, _)) = self.in_use().into_iter().find(|(id, used)| !is_there(id, used)) {
             self.breaks(Law::Forgotten, || format!("the store opens without {id}, which is in use"));
         }
+        self.judge_pools();
         let opened = self.store.charter().map_or(0, |charter| charter.number);
         let abandoned: BTreeSet<_> =
             self.machines.iter().flat_map(|machine| machine.wish.abandon.iter().copied()).collect();
@@ -343,6 +363,16 @@ impl World {
             self.breaks(Law::Unheard, || format!("{opened} opens, and {number} has a majority still"));
         }
     }
+}
+
+fn pools(charter: &Charter) -> BTreeSet<String> {
+    let pools = charter.plan.pools().iter();
+    pools.map(|pool| format!("{} ({}, blocks of /{})", pool.name, pool.range, pool.block)).collect()
+}
+
+fn lost_pool(before: &Memory, after: &Memory) -> Option<String> {
+    let [before, after] = [before, after].map(|memory| memory.charter.as_ref().map(pools).unwrap_or_default());
+    before.difference(&after).next().cloned()
 }
 
 /// A later state, or of the same epoch one with all of its claims.

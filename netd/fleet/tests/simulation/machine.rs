@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::protocol::{Action, ClaimId, Hold, InstanceId, Key, Memory, Txn, View, Wish, decide};
+use crate::protocol::{Action, ClaimId, Hold, InstanceId, Key, Memory, Pool, Txn, View, Wish, decide};
 use ipnet::IpNet;
 
 use crate::driver::Driver;
@@ -18,8 +18,8 @@ pub(crate) struct Machine {
     pub(crate) is_cut_off: bool,
     pub(crate) running: Option<Running>,
     pub(crate) wish: Wish,
-    /// Most blocks that it ever wished.
-    pub(crate) most: usize,
+    /// Most blocks of each pool that it ever wished.
+    pub(crate) most: BTreeMap<String, usize>,
     /// All that it ever wished to keep of its claims.
     pub(crate) kept: BTreeSet<(ClaimId, IpNet)>,
     /// The latest epoch in which it remembered each of its claims.
@@ -58,7 +58,7 @@ impl Machine {
             is_destroyed: false,
             is_cut_off: false,
             running: Some(Running::default()),
-            most: wish.blocks.values().sum(),
+            most: wish.blocks.clone(),
             wish,
             kept: BTreeSet::new(),
             claimed_at: BTreeMap::new(),
@@ -90,6 +90,12 @@ impl Machine {
     pub(crate) fn confirmed(&self) -> BTreeSet<ClaimId> {
         let confirmed = self.memory.holdings.iter().filter(|(_, holding)| holding.state == Hold::Confirmed);
         confirmed.map(|(id, _)| *id).collect()
+    }
+
+    /// How many of them are of a pool.
+    pub(crate) fn confirmed_in(&self, pool: &Pool) -> usize {
+        let confirmed = self.memory.holdings.values().filter(|holding| holding.state == Hold::Confirmed);
+        confirmed.filter(|holding| pool.range.contains(&holding.block)).count()
     }
 
     /// The same, with what is held.
@@ -124,6 +130,8 @@ impl Machine {
             self.memory = durable;
         }
         self.running = None;
+        // An operator's word is not on its disk.
+        self.wish.add.clear();
     }
 
     /// What is being written to disk is there.

@@ -61,6 +61,7 @@ fn no_law_is_broken() {
     assert!(tally.confirmed > schedules, "{tally:?}");
     assert!(tally.forgotten > 0 && tally.settled > 0 && tally.disputes > 0 && tally.late > 0, "{tally:?}");
     assert!(tally.parted > schedules / 2 && tally.tenants > schedules / 4, "{tally:?}");
+    assert!(tally.grown > schedules / 4, "{tally:?}");
     assert!(2 * tally.settled_down > schedules, "{tally:?}");
 }
 

@@ -43,9 +43,11 @@ pub(crate) enum Event {
     Jump,
     Expire,
     Stray,
+    Grow,
+    Annex,
 }
 
-const EVENTS: [(Event, usize); 35] = [
+const EVENTS: [(Event, usize); 37] = [
     (Event::Decide, 60),
     (Event::Deliver, 70),
     (Event::Hear, 60),
@@ -81,6 +83,8 @@ const EVENTS: [(Event, usize); 35] = [
     (Event::Jump, 1),
     (Event::Expire, 3),
     (Event::Stray, 1),
+    (Event::Grow, 2),
+    (Event::Annex, 3),
 ];
 /// Events that nothing works without.
 const ESSENTIAL: usize = 7;
@@ -119,7 +123,7 @@ fn weights(chance: &mut Chance) -> Vec<usize> {
     let is_wild = chance.once_in(2);
     let mut left_out = Vec::new();
     if !is_set_back {
-        left_out.extend([Event::Fork, Event::Lineage, Event::Rivals, Event::Tenants, Event::Echo]);
+        left_out.extend([Event::Fork, Event::Lineage, Event::Rivals, Event::Tenants, Event::Echo, Event::Annex]);
         left_out.extend([Event::SetBack, Event::Empty]);
     }
     if is_set_back && !is_lossy {

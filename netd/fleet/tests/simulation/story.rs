@@ -79,7 +79,8 @@ fn put(key: &Key, value: &Value) -> String {
                     format!("told by {}, adopted by {}", settling.merged.len(), settling.adopted.len())
                 }
             };
-            format!("charter {} of {} witnesses, {phase}", charter.number, charter.witnesses.len())
+            let (number, pools) = (charter.number, charter.plan.pools().len());
+            format!("charter {number} of {} witnesses, {pools} pools, {phase}", charter.witnesses.len())
         }
         (key, value) => format!("{key:?}: {value:?}"),
     }

@@ -48,6 +48,33 @@ impl World {
         Ok(())
     }
 
+    /// Pools are added, each in a store that forgot some that were before; then all meet, perhaps in one of those.
+    pub(crate) fn annex(&mut self) -> Result<(), Fault> {
+        let all: Vec<usize> = (0..self.machines.len()).collect();
+        let mut copies = vec![self.store.copy()];
+        for _ in 0..2 + self.chance.below(3) {
+            let few = 2 + self.chance.below(3);
+            let (others, some): (Vec<usize>, Vec<usize>) = all.iter().partition(|_| self.chance.once_in(few));
+            if let Some(at) = self.chance.one(&some).filter(|_| !self.chance.once_in(4)) {
+                self.grow(at);
+            }
+            self.part(&some, &others)?;
+            if self.chance.once_in(2) {
+                some.iter().for_each(|at| self.crash(*at));
+            }
+            copies.push(self.store.copy());
+            // Mostly to before all of it.
+            let copy = if self.chance.once_in(2) { copies.first().copied() } else { self.chance.one(&copies) };
+            let copy = copy.filter(|copy| self.is_within_limits(*copy));
+            if let Some(copy) = copy.filter(|_| !self.chance.once_in(3)) {
+                self.set_back_to(copy);
+            }
+        }
+        self.machines.iter_mut().for_each(|machine| machine.is_cut_off = false);
+        let steps = self.chance.below(30 * all.len());
+        self.go_on(&all, steps)
+    }
+
     /// One change of witnesses follows the other, each known to some nodes only; then the store is set back, mostly far.
     pub(crate) fn lineage(&mut self) -> Result<(), Fault> {
         let mut copies = vec![self.store.copy()];

@@ -52,6 +52,8 @@ pub(crate) struct Tally {
     /// Claims that became narrower, and claims to parts that were confirmed.
     pub(crate) parted: u64,
     pub(crate) tenants: u64,
+    /// Incarnations that opened with a pool more.
+    pub(crate) grown: u64,
     pub(crate) settled_down: u64,
     /// Rounds until nobody had anything left to do, at most.
     pub(crate) rounds: u64,
@@ -69,6 +71,7 @@ impl Tally {
         self.late += other.late;
         self.parted += other.parted;
         self.tenants += other.tenants;
+        self.grown += other.grown;
         self.settled_down += other.settled_down;
         self.rounds = self.rounds.max(other.rounds);
     }
@@ -78,6 +81,10 @@ pub(crate) struct World {
     pub(crate) driver: Driver,
     pub(crate) chance: Chance,
     pub(crate) plan: Plan,
+    /// Pools that may be added. Not all of them fit together, in some worlds.
+    pub(crate) spare: Vec<Pool>,
+    /// Pools of all incarnations that ever opened.
+    pub(crate) grown: BTreeSet<String>,
     pub(crate) store: Store,
     pub(crate) machines: Vec<Machine>,
     pub(crate) messages: Vec<Message>,
@@ -109,10 +116,13 @@ impl World {
         let mut chance = Chance::new(salt);
         let count = [2, 3, 3, 4, 5, 5][chance.below(6)];
         let plan = plan([28, 27, 27, 26][chance.below(4)]);
+        let spare = spare(chance.once_in(2));
         let mut world = Self {
             driver,
             chance,
             plan,
+            spare,
+            grown: BTreeSet::new(),
             store: Store::default(),
             machines: Vec::new(),
             messages: Vec::new(),
@@ -195,6 +205,8 @@ impl World {
             Event::Jump => self.jump(at),
             Event::Expire => self.expire(at),
             Event::Stray => self.stray(at),
+            Event::Grow => self.grow(at),
+            Event::Annex => self.annex()?,
         }
         self.mix();
         self.check()
@@ -472,12 +484,17 @@ impl World {
 
 /// One pool; its blocks can be halved twice.
 fn plan(length: u8) -> Plan {
-    let pool = Pool {
-        name: POOL.to_owned(),
-        range: format!("10.0.0.0/{length}").parse().unwrap(),
-        block: 28,
-        reserved: BTreeSet::new(),
-        labels: BTreeMap::new(),
-    };
-    Plan::new(vec![pool]).unwrap()
+    Plan::new(vec![pool(POOL, &format!("10.0.0.0/{length}"), 28)]).unwrap()
+}
+
+/// With rivals, of which one has all of another's addresses in other blocks, and one is called as another.
+fn spare(with_rivals: bool) -> Vec<Pool> {
+    let fitting = [pool("second", "10.0.1.0/27", 28), pool("third", "10.0.2.0/28", 28)];
+    let rivals = [pool("rival", "10.0.1.0/26", 27), pool("third", "10.0.3.0/28", 28)];
+    fitting.into_iter().chain(rivals.into_iter().filter(|_| with_rivals)).collect()
+}
+
+fn pool(name: &str, range: &str, block: u8) -> Pool {
+    let (reserved, labels) = (BTreeSet::new(), BTreeMap::new());
+    Pool { name: name.to_owned(), range: range.parse().unwrap(), block, reserved, labels }
 }

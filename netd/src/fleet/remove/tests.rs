@@ -21,6 +21,7 @@ fn charter(witnesses: &[u128]) -> Charter {
         number: 3,
         id: IncarnationId::new(3),
         plan: Plan::default(),
+        is_grown: false,
         witnesses: set(witnesses),
         removed: BTreeSet::new(),
         phase: Phase::Open,

@@ -33,6 +33,7 @@ fn node(name: &str) -> NodeRecord {
         version: String::new(),
         needs: None,
         lending: None,
+        reads_added_pools: false,
     }
 }
 

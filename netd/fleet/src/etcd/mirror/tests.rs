@@ -57,6 +57,7 @@ impl Store {
             version: String::new(),
             needs: None,
             lending: None,
+            reads_added_pools: false,
         };
         self.put(keys().peer(name(called).as_str()), &record);
     }
