@@ -12,6 +12,7 @@ mod agree;
 mod announce;
 mod apply;
 mod check;
+mod extend;
 mod fabric;
 mod give;
 mod lend;
@@ -41,6 +42,7 @@ use tokio::time::timeout_at;
 
 use crate::node::{Share, ShareError};
 pub use apply::{guards, is_fleets};
+pub use extend::ExtendError;
 pub use fabric::{Fabric, Here, Trouble, fabric, mtu_of};
 pub use remove::RemoveError;
 pub use round::RoundError;
@@ -323,6 +325,9 @@ impl Inner {
         }
         if self.is_removed(status) {
             return Some(REMOVED.to_owned());
+        }
+        if let Some(why) = self.misfit(status) {
+            return Some(extend::split(&why));
         }
         if let Some(twin) = &status.twin {
             return Some(format!(

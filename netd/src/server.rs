@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use netd_api::v1::{
-    self, ApplyPoliciesRequest, ApplyPoliciesResponse, AttachRequest, AttachResponse, CheckPeersRequest,
-    CheckPeersResponse, CheckRequest, CheckResponse, DeletePolicyRequest, DeletePolicyResponse, DescribeRequest,
-    DescribeResponse, DetachRequest, DetachResponse, DropsRequest, DropsResponse, FailureCode, FleetRequest,
-    FleetResponse, GcRequest, GcResponse, ListRequest, ListResponse, NetworksRequest, NetworksResponse,
+    self, AddPoolRequest, AddPoolResponse, ApplyPoliciesRequest, ApplyPoliciesResponse, AttachRequest, AttachResponse,
+    CheckPeersRequest, CheckPeersResponse, CheckRequest, CheckResponse, DeletePolicyRequest, DeletePolicyResponse,
+    DescribeRequest, DescribeResponse, DetachRequest, DetachResponse, DropsRequest, DropsResponse, FailureCode,
+    FleetRequest, FleetResponse, GcRequest, GcResponse, ListRequest, ListResponse, NetworksRequest, NetworksResponse,
     PoliciesRequest, PoliciesResponse, ReachRequest, ReachResponse, ReleaseRequest, ReleaseResponse, RemoveNodeRequest,
     RemoveNodeResponse, ResyncRequest, ResyncResponse, StatusRequest, StatusResponse, TestPolicyRequest,
     TestPolicyResponse,
@@ -235,6 +235,13 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
             .remove_node_call(request)
             .await
             .unwrap_or_else(|failed| RemoveNodeResponse { failure: Some(failed).into(), ..RemoveNodeResponse::new() }))
+    }
+
+    async fn add_pool(&self, _: &TtrpcContext, request: AddPoolRequest) -> Served<AddPoolResponse> {
+        Ok(self
+            .add_pool_call(request)
+            .await
+            .unwrap_or_else(|failed| AddPoolResponse { failure: Some(failed).into(), ..AddPoolResponse::new() }))
     }
 
     async fn networks(&self, _: &TtrpcContext, _: NetworksRequest) -> Served<NetworksResponse> {

@@ -85,4 +85,5 @@ calls! {
     fleet Fleet(FleetRequest) -> FleetResponse: "The nodes that share ranges with this one, and their blocks.";
     check_peers CheckPeers(CheckPeersRequest) -> CheckPeersResponse: "Whether other nodes are reached, and how.";
     remove_node RemoveNode(RemoveNodeRequest) -> RemoveNodeResponse: "Declares a node gone for good.";
+    add_pool AddPool(AddPoolRequest) -> AddPoolResponse: "Adds a pool to those of the fleet.";
 }

@@ -56,6 +56,9 @@ pub(crate) enum Command {
     /// Blocks: which node gives addresses from which part of the shared ranges
     #[command(subcommand)]
     Block(Block),
+    /// Pools: the ranges that blocks are taken from
+    #[command(subcommand)]
+    Pool(Pool),
     /// Peers: whether other nodes are reached, and how
     #[command(subcommand)]
     Peer(Peer),
@@ -132,6 +135,15 @@ pub(crate) enum Node {
         /// Go on without what it remembers; netd says what must be true, and refuses this where it is not needed
         #[arg(long)]
         lost: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Pool {
+    /// Add a pool of this node's netd.toml to those of the fleet on etcd; it cannot be taken back
+    Add {
+        /// Its name, or its range
+        pool: String,
     },
 }
 

@@ -108,6 +108,13 @@ impl Netd {
         Ok(answer.peers)
     }
 
+    pub(crate) fn add_pool(&self, pool: String) -> Result<api::AddPoolResponse, AskError> {
+        let request = api::AddPoolRequest { pool, ..api::AddPoolRequest::new() };
+        let mut answer = self.0.add_pool(&request).map_err(|error| failed("AddPool", error))?;
+        refused(answer.failure.take())?;
+        Ok(answer)
+    }
+
     pub(crate) fn remove_node(&self, request: &api::RemoveNodeRequest) -> Result<api::RemoveNodeResponse, AskError> {
         let mut answer = self.0.remove_node(request).map_err(|error| failed("RemoveNode", error))?;
         refused(answer.failure.take())?;

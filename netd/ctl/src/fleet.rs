@@ -10,7 +10,7 @@ use crate::ask::{AskError, Netd};
 use crate::find::FindError;
 use crate::render::Look;
 use crate::{Answer, Failed, show};
-use model::{Check, Fleet, Removed};
+use model::{Added, Check, Fleet, Removed};
 
 pub(crate) fn nodes(
     arguments: &Arguments,
@@ -48,6 +48,12 @@ fn find(nodes: Vec<model::Node>, name: &str) -> Result<model::Node, FindError> {
             Err(FindError::SeveralNodes { name: name.to_owned(), candidates })
         }
     }
+}
+
+pub(crate) fn add_pool(arguments: &Arguments, pool: String, look: Look, netd: &Netd) -> Result<Answer, Failed> {
+    let added = Added::from(netd.add_pool(pool)?);
+    let answer = show(arguments, &added, |added| render::added(added, look))?;
+    Ok(Answer { ill: !added.done, ..answer })
 }
 
 pub(crate) fn blocks(arguments: &Arguments, netd: &Netd) -> Result<Answer, Failed> {

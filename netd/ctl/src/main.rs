@@ -20,7 +20,7 @@ use netd_config::NodeConfig;
 use serde::Serialize;
 use thiserror::Error;
 
-use arguments::{Arguments, Block, Command, Lease, Network, Output, Peer, Sandbox, Translate};
+use arguments::{Arguments, Block, Command, Lease, Network, Output, Peer, Pool, Sandbox, Translate};
 use ask::{AskError, Netd};
 use doctor::Place;
 use find::FindError;
@@ -103,6 +103,7 @@ fn answer(arguments: &Arguments) -> Result<Answer, Failed> {
         }
         Command::Policy(command) => policy::answer(arguments, command, look, netd),
         Command::Node(command) => fleet::nodes(arguments, command, look, netd),
+        Command::Pool(Pool::Add { pool }) => fleet::add_pool(arguments, pool.clone(), look, &netd()?),
         Command::Block(Block::Ls) => fleet::blocks(arguments, &netd()?),
         Command::Peer(Peer::Check { name }) => fleet::check(arguments, name.clone(), look, &netd()?),
         Command::Translate(Translate::Flannel { file, etcd }) => {

@@ -248,6 +248,16 @@ impl netd_api::server::Netd for Talkative {
         Ok(answer)
     }
 
+    async fn add_pool(&self, _: &TtrpcContext, request: v1::AddPoolRequest) -> ttrpc::Result<v1::AddPoolResponse> {
+        let (name, range) = (request.pool.clone(), request.pool.clone());
+        let mut answer = v1::AddPoolResponse { name, range, done: true, ..v1::AddPoolResponse::default() };
+        if request.pool == "10.6.0.0/16" {
+            let failure = v1::Failure { message: "write it to fleet.pools first".to_owned(), ..v1::Failure::default() };
+            answer.failure = Some(failure).into();
+        }
+        Ok(answer)
+    }
+
     async fn resync(&self, _: &TtrpcContext, request: v1::ResyncRequest) -> ttrpc::Result<v1::ResyncResponse> {
         let mut answer =
             v1::ResyncResponse { steps: vec!["delete veth nd9".to_owned()], ..v1::ResyncResponse::default() };
@@ -309,6 +319,10 @@ fn every_answer_is_shown() {
     assert_eq!((&removed["done"], &removed["blocks"][0]), (&true.into(), &"10.4.2.0/24".into()));
     let (status, text) = failed(&socket, &["node", "rm", "n2", "--lost"]);
     assert_eq!((status, text.as_str()), (1, "netdctl: n2 is not waited for\n"));
+
+    assert!(said(&socket, &["pool", "add", "10.5.0.0/16"]).starts_with("Pool 10.5.0.0/16 is the fleet's.\n"));
+    let (status, text) = failed(&socket, &["pool", "add", "10.6.0.0/16"]);
+    assert_eq!((status, text.as_str()), (1, "netdctl: write it to fleet.pools first\n"));
 
     assert!(said(&socket, &["resync", "--dry-run"]).contains("delete veth nd9"));
     let (status, text) = failed(&socket, &["resync"]);

@@ -1,17 +1,24 @@
-//! Whether the pools of this node's settings are those of the fleet, which are its founder's. Pure.
+//! Whether the pools of this node's settings are those of the fleet: its founder's, and what was added since. Pure.
 
 use netd_config::{FleetConfig, PoolConfig};
-use netd_fleet::{Plan, Pool};
+use netd_fleet::{Plan, PlanError, Pool};
 use thiserror::Error;
+
+use super::source;
 
 /// A pool that is not in the store as it is in the settings.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum Unlike {
     #[error(
-        "pool {0} is not in the store, which has {1}: no node gets a block of it. The pools are those of the first node, for as long as \
-         the fleet is: take it out of fleet.pools in netd.toml, or found another fleet (docs/nodes.md, \"Pools are for good\")"
+        "pool {name} is not in the store, which has {known}: no node gets a block of it. To add it for good, `netdctl pool add {word}` \
+         on one node; else take it out of fleet.pools in netd.toml (docs/nodes.md, \"A pool more\")"
     )]
-    Missing(String, String),
+    Missing { name: String, known: String, word: String },
+    #[error(
+        "pool {name} is not in the store, which has {known}: no node gets a block of it, and it cannot be added ({why}). Take it out of \
+         fleet.pools in netd.toml, or give it another range"
+    )]
+    Misfit { name: String, known: String, why: PlanError },
     #[error(
         "pool {ours} is called {theirs} in the store: no node gets a block of it by another name. Give it name = \"{theirs}\" in \
          fleet.pools of netd.toml"
@@ -37,7 +44,7 @@ impl Unlike {
     /// Whether this node gets no block of the pool.
     fn gets_none(&self) -> bool {
         match self {
-            Self::Missing(..) | Self::Name { .. } | Self::Range { .. } => true,
+            Self::Missing { .. } | Self::Misfit { .. } | Self::Name { .. } | Self::Range { .. } => true,
             Self::Block { .. } | Self::Foreign(_) => false,
         }
     }
@@ -56,6 +63,11 @@ pub(super) fn hinders(pool: &PoolConfig, plan: &Plan) -> Option<Unlike> {
     of(pool, plan).filter(Unlike::gets_none)
 }
 
+/// Why such a pool cannot be added: the store has it otherwise, or what it shares addresses with.
+pub(super) fn blocks_adding(pool: &PoolConfig, plan: &Plan) -> Option<Unlike> {
+    of(pool, plan).filter(|unlike| !matches!(unlike, Unlike::Missing { .. }))
+}
+
 fn of(pool: &PoolConfig, plan: &Plan) -> Option<Unlike> {
     let name = pool.name.clone();
     if let Some(known) = plan.pool(&pool.name) {
@@ -69,13 +81,17 @@ fn of(pool: &PoolConfig, plan: &Plan) -> Option<Unlike> {
         return Some(Unlike::Name { ours: name, theirs: known.name.clone() });
     }
     let known: Vec<String> = plan.pools().iter().map(|pool| named(&pool.name, pool)).collect();
-    let range = pool.range.to_string();
+    let (known, range, word) = (known.join(", "), pool.range.to_string(), name.clone());
     let name = if name == range { name } else { format!("{name} ({range})") };
-    Some(Unlike::Missing(name, known.join(", ")))
+    let united = Plan::new(vec![source::pool(pool)]).and_then(|one| plan.united(&one));
+    Some(match united {
+        Ok(_) => Unlike::Missing { name, known, word },
+        Err(why) => Unlike::Misfit { name, known, why },
+    })
 }
 
 /// A pool is called by its range where nothing else was said.
-fn named(name: &str, pool: &Pool) -> String {
+pub(super) fn named(name: &str, pool: &Pool) -> String {
     let range = pool.range.to_string();
     if name == range { range } else { format!("{name} ({range})") }
 }

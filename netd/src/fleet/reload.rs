@@ -1,12 +1,12 @@
-//! `netd.toml` is read again when it changes: a list of nodes, and how packets get to them. What else it says of the fleet
-//! holds from the next start on, and is told; with etcd, pools only as the store has them.
+//! `netd.toml` is read again when it changes: a list of nodes, how packets get to them, and pools more. What else it says of the
+//! fleet holds from the next start on, and is told; with etcd, pools only as the store has them.
 
 use std::fs;
 use std::io::PipeWriter;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use netd_config::{FleetConfig, NodeConfig};
+use netd_config::{FleetConfig, NodeConfig, PoolConfig};
 use tracing::{info, warn};
 
 use super::Inner;
@@ -31,7 +31,7 @@ impl Inner {
         watching.inspect_err(|error| warn!(%error, "cannot watch netd.toml; a change takes a restart")).ok()
     }
 
-    fn reload(&self) {
+    pub(super) fn reload(&self) {
         let unfollowed = match self.read() {
             Ok(config) => self.take(config),
             Err(error) => vec![error],
@@ -79,6 +79,7 @@ impl Inner {
                 pool.encapsulation = other.encapsulation;
             }
         }
+        self.take_pools(&mut now, &wanted);
         // The list is told of already.
         if (FleetConfig { nodes: now.nodes.clone(), ..wanted.clone() }) != now {
             let pools =
@@ -96,5 +97,18 @@ impl Inner {
             is_news
         });
         unfollowed
+    }
+
+    /// Pools that are new; and those that the fleet never had may go.
+    fn take_pools(&self, now: &mut FleetConfig, wanted: &FleetConfig) {
+        let plan = self.agreed();
+        let is_none = |pool: &PoolConfig| plan.as_ref().is_some_and(|plan| plan.pool(&pool.name).is_none());
+        let (stay, go): (Vec<_>, Vec<_>) = now.pools.iter().partition(|pool| wanted.pools.contains(pool));
+        if stay.len() == wanted.pools.len() && go.is_empty() || !go.iter().all(|pool| is_none(pool)) {
+            return;
+        }
+        // Should another node add it after all, this one wants nothing of it.
+        self.source.want(&go.iter().map(|pool| (pool.name.clone(), 0)).collect());
+        now.pools.clone_from(&wanted.pools);
     }
 }

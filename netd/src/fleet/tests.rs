@@ -72,3 +72,20 @@ fn settings_without_a_fleet_change_nothing_of_one_that_runs() {
     let changed = settings(&LISTED.replace("direct", "cross-subnet")).fleet;
     assert_eq!((inner.take(changed), inner.config.borrow().encapsulation), (Vec::new(), Encapsulation::CrossSubnet));
 }
+
+#[test]
+fn a_pool_more_is_taken_while_netd_runs_and_no_other_change_of_pools() {
+    let inner = node(LISTED);
+    let with = |pools: &str| settings(&LISTED.replace("pools = ['10.4.0.0/16']", pools)).fleet;
+    let more = with("pools = ['10.4.0.0/16', '10.5.0.0/16']");
+    assert_eq!((inner.take(more.clone()), inner.config.borrow().pools.len()), (Vec::new(), 2));
+    for other in [
+        "pools = ['10.4.0.0/16']",
+        "pools = ['10.4.0.0/16', { range = '10.5.0.0/16', block = 24 }]",
+        "pools = ['10.4.0.0/16', '10.6.0.0/16']",
+    ] {
+        let told = inner.take(with(other));
+        assert!(told.len() == 1 && told[0].contains("hold from the next start on"), "{other}: {told:?}");
+        assert_eq!(inner.config.borrow().pools, more.pools, "{other}");
+    }
+}

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use netd_api::v1::{
-    CheckPeersRequest, Failure, FailureCode, FleetResponse, PeerCheck, RemoveNodeRequest, RemoveNodeResponse,
+    AddPoolRequest, AddPoolResponse, CheckPeersRequest, Failure, FailureCode, FleetResponse, PeerCheck,
+    RemoveNodeRequest, RemoveNodeResponse,
 };
 use netd_kernel::Kernel;
 
@@ -20,6 +21,11 @@ impl<K: Kernel + 'static> Service<K> {
     pub(super) async fn remove_node_call(&self, request: RemoveNodeRequest) -> Result<RemoveNodeResponse, Failure> {
         let removed = self.lifecycle.fleet.remove(&request).await;
         removed.map_err(|error| failure(error.code(), &error))
+    }
+
+    pub(super) async fn add_pool_call(&self, request: AddPoolRequest) -> Result<AddPoolResponse, Failure> {
+        let added = self.lifecycle.fleet.add_pool(&request.pool).await;
+        added.map_err(|error| failure(error.code(), &error))
     }
 
     pub(super) async fn check_peers_call(&self, request: CheckPeersRequest) -> Result<Vec<PeerCheck>, Failure> {

@@ -82,6 +82,17 @@ pub(crate) struct Removed {
     pub(crate) waits: String,
 }
 
+/// A pool that was added.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Added {
+    pub(crate) name: String,
+    pub(crate) range: String,
+    /// Nodes may take blocks of it.
+    pub(crate) done: bool,
+    /// What is waited for; empty: nothing.
+    pub(crate) waits: String,
+}
+
 /// Whether a peer is reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
@@ -124,6 +135,12 @@ impl From<api::RemoveNodeResponse> for Removed {
     fn from(answer: api::RemoveNodeResponse) -> Self {
         let (name, instance, blocks) = (answer.name, answer.instance, answer.blocks);
         Self { name, instance, blocks, done: answer.done, waits: answer.waits }
+    }
+}
+
+impl From<api::AddPoolResponse> for Added {
+    fn from(answer: api::AddPoolResponse) -> Self {
+        Self { name: answer.name, range: answer.range, done: answer.done, waits: answer.waits }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Nodes, blocks and checks as tables for people. Pure.
 
-use super::model::{Block, Check, Fleet, Node, Removed};
+use super::model::{Added, Block, Check, Fleet, Node, Removed};
 use crate::render::{Look, line};
 use crate::table::Table;
 
@@ -96,6 +96,23 @@ pub(crate) fn removed(removed: &Removed, look: Look) -> String {
     }
     if *done && !blocks.is_empty() {
         line(&mut text, format_args!("Others may take its blocks: {}.", blocks.join(", ")));
+    }
+    if !waits.is_empty() {
+        line(&mut text, format_args!("{} {waits}", look.paint(33, "warning:")));
+    }
+    text
+}
+
+pub(crate) fn added(added: &Added, look: Look) -> String {
+    let Added { name, range, done, waits } = added;
+    let pool = if name == range { range.clone() } else { format!("{name} ({range})") };
+    let mut text = String::new();
+    if *done {
+        let next = "Nodes whose netd.toml has it take blocks of it; write it to fleet.pools on all of them.";
+        line(&mut text, format_args!("Pool {pool} is the fleet's.\n{next}"));
+    } else {
+        let asked = "is not in use yet: too few of the fleet have noted it. This node's netd goes on asking for it while it runs";
+        line(&mut text, format_args!("Pool {pool} {asked}."));
     }
     if !waits.is_empty() {
         line(&mut text, format_args!("{} {waits}", look.paint(33, "warning:")));

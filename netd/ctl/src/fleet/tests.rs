@@ -2,7 +2,7 @@
 
 use netd_api::blocking as api;
 
-use super::model::{Check, Fleet, Removed};
+use super::model::{Added, Check, Fleet, Removed};
 use super::{find, render};
 use crate::render::Look;
 
@@ -163,4 +163,19 @@ n2    10.4.2.0/24  vxlan  192.0.2.2  none    -             -
 problem: n2: nothing comes back
 ";
     assert_eq!(render::checks(&checks, Look::default()), expected);
+}
+
+#[test]
+fn a_pool_that_was_added_says_what_is_next() {
+    let done =
+        Added { name: "10.5.0.0/16".to_owned(), range: "10.5.0.0/16".to_owned(), done: true, waits: String::new() };
+    let text = render::added(&done, Look::default());
+    assert!(
+        text.starts_with("Pool 10.5.0.0/16 is the fleet's.\n") && text.contains("fleet.pools on all of them"),
+        "{text}"
+    );
+    let waits = Added { name: "more".to_owned(), done: false, waits: "too few witnesses".to_owned(), ..done };
+    let text = render::added(&waits, Look::default());
+    assert!(text.starts_with("Pool more (10.5.0.0/16) is not in use yet"), "{text}");
+    assert!(text.ends_with("\nwarning: too few witnesses\n"), "{text}");
 }

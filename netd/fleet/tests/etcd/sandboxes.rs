@@ -262,16 +262,22 @@ fn the_last_ticket_of_a_removed_node_goes_with_it_whether_it_lives_or_not() {
                 sleep(LEASE / 20).await;
             }
         }
-        drop(b);
-        peers(&a, |peers| !peers.contains_key(&name("b"))).await;
-        for of in [dead, living] {
+        for (gone, called, of) in [(b, "b", dead), (c, "c", living)] {
+            drop(gone);
+            peers(&a, |peers| !peers.contains_key(&name(called))).await;
+            if of == living {
+                // One of two witnesses.
+                a.blocks().abandon(of);
+            }
             a.blocks().remove(of);
             let is_removed = |status: &Status| status.charter.as_ref().is_some_and(|it| it.removed.contains(&of));
             until(a.status(), is_removed).await;
             assert_eq!(ticket(of), None);
         }
         assert!(ticket(me(&a)).is_some());
-        // It asks again where it comes back to the store, and for as long as it lives.
+        // It asks where it comes back all the same, and again for as long as it lives.
+        let _c = node(&cluster, "c", "c", 0);
+        peers(&a, |peers| peers.contains_key(&name("c"))).await;
         let asked = || cluster.value(&format!("sandboxes/asked/{living}"));
         let before = asked();
         cluster.end_leases();

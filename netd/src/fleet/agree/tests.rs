@@ -45,6 +45,14 @@ fn pools_that_differ_are_told_with_what_to_write() {
             &["pool new (10.5.0.0/16) is not in the store"],
             true,
         ),
+        (
+            "'10.4.0.0/17', { name = 'main', range = '10.5.0.0/16' }, 'fd04::/48'",
+            &[
+                "pool 10.4.0.0/17 is not in the store, which has fd04::/48, main (10.4.0.0/16): no node gets a block of it, and it cannot be added (pools",
+                "pool main is 10.5.0.0/16 here",
+            ],
+            true,
+        ),
         ("'10.4.0.0/16', 'fd04::/48'", &["pool 10.4.0.0/16 is called main in the store"], true),
         (
             "{ name = 'main', range = '10.5.0.0/16' }, 'fd04::/48'",
