@@ -8,7 +8,7 @@ pub(crate) mod runtime;
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes, on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `probe` gives something.
 pub(crate) fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
