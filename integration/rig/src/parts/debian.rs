@@ -26,6 +26,9 @@ pub(super) const TO_EMULATE: [&str; 3] = ["busybox-static", "kmod", "qemu-system
 /// The first process of a guest whose services are managed.
 pub(super) const TO_MANAGE: [&str; 1] = ["systemd"];
 
+/// A mirror may fail once.
+const RETRIES: [&str; 2] = ["-o", "Acquire::Retries=5"];
+
 /// Installs the missing ones of `packages`.
 pub(super) fn ensure(packages: &[&str]) -> Result<()> {
     let missing: Vec<&str> = packages.iter().copied().filter(|name| !is_installed(name)).collect();
@@ -60,7 +63,7 @@ fn first_dependency(text: &str) -> Option<&str> {
 
 /// Downloads a package into `folder`, without installing it; the file.
 pub(super) fn download(package: &str, folder: &Path) -> Result<PathBuf> {
-    let download = || run(Command::new("apt-get").args(["-q", "download", package]).current_dir(folder));
+    let download = || run(Command::new("apt-get").args(RETRIES).args(["-q", "download", package]).current_dir(folder));
     let remedy = || format!("cannot download {package}; `apt-get download {package}` must work here");
     if download().is_err() {
         apt(&["update"]).with_context(remedy)?;
@@ -91,7 +94,7 @@ fn install(missing: &[&str]) -> Result<()> {
 }
 
 fn apt(arguments: &[&str]) -> Result<()> {
-    run(Command::new("apt-get").args(["-q", "-o", "DPkg::Lock::Timeout=300"]).args(arguments))
+    run(Command::new("apt-get").args(RETRIES).args(["-q", "-o", "DPkg::Lock::Timeout=300"]).args(arguments))
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -3,11 +3,18 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::say;
+
 /// What containerd 2.4.2 asks for in its `go.mod`.
 const OLDEST: (u32, u32) = (1, 26);
+
+/// Between one try to fetch modules and the next.
+const PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(30)];
 
 /// How a program is linked.
 #[derive(Debug)]
@@ -25,7 +32,7 @@ pub(super) fn build_modules(folder: &Path, packages: &[String], version: &str, f
     fs::write(module.path().join("go.mod"), format!("module parts\n\ngo {}.{}\n", OLDEST.0, OLDEST.1))?;
     let pinned: Vec<String> = packages.iter().map(|package| format!("{package}@v{version}")).collect();
     // As tools of a module of their own: `go install` refuses modules with replace directives.
-    run(go(module.path(), flavour).args(["get", "-tool"]).args(pinned))?;
+    again(&mut || run(go(module.path(), flavour).args(["get", "-tool"]).args(&pinned)))?;
     build(folder, module.path(), packages, flavour)?;
     Ok(())
 }
@@ -33,7 +40,20 @@ pub(super) fn build_modules(folder: &Path, packages: &[String], version: &str, f
 /// Builds every program of the module in `source` into `folder`.
 pub(super) fn build_folder(folder: &Path, source: &Path) -> Result<()> {
     check_version()?;
+    again(&mut || run(go(source, &Flavour::Static).args(["mod", "download"])))?;
     build(folder, source, &["./...".to_owned()], &Flavour::Static)
+}
+
+/// What comes from elsewhere may fail once.
+fn again(fetch: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    for pause in PAUSES {
+        match fetch() {
+            Ok(()) => return Ok(()),
+            Err(error) => say(&format!("once more in {pause:?}: {error:#}")),
+        }
+        sleep(pause);
+    }
+    fetch()
 }
 
 fn build(folder: &Path, module: &Path, packages: &[String], flavour: &Flavour) -> Result<()> {
