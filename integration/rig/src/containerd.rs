@@ -14,7 +14,7 @@ use crate::{Cri, Daemon, Node, PAUSE, Program, Release, parts};
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
 const CONFIG: &str = "/etc/containerd/config.toml";
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A running containerd.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::{Node, Place};
 
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(5);
 const TAIL: usize = 20;
 

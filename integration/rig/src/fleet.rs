@@ -16,7 +16,7 @@ pub const POOL: &str = "10.4.0.0/16";
 /// The node that etcd runs on, where there is one; others begin at 1.
 const STORE: u8 = 90;
 const STORE_PORT: u16 = 2379;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How the nodes know each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

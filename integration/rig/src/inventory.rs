@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{Node, netd, parts};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Everything found, each as a line of text.

@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::{Daemon, Node, Program};
 
 pub(crate) const SOCKET: &str = "/run/netd/netd.sock";
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running netd.
 #[derive(Debug)]

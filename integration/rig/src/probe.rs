@@ -5,15 +5,18 @@ use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
 use crate::Place;
 
-/// Long enough for one lost packet on a machine under load.
-const PATIENCE: Duration = Duration::from_millis(1500);
-const UDP_TRIES: u32 = 3;
+/// After so long, nothing comes any more.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// What should come may take longer on a machine under load.
+const MORE_PATIENCE: Duration = Duration::from_secs(10);
+/// A datagram that gets lost is sent again.
+const UDP_PAUSE: Duration = Duration::from_millis(500);
 
 /// How to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +76,13 @@ impl Display for Answer {
 }
 
 impl Expect {
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Said(_) | Self::Refused => MORE_PATIENCE,
+            Self::Silent => PATIENCE,
+        }
+    }
+
     /// A text that begins so.
     #[must_use]
     pub fn said(start: &str) -> Self {
@@ -103,29 +113,34 @@ impl Display for Expect {
 /// # Errors
 /// The place cannot be entered, or it has no socket to give.
 pub fn ask(place: &Place, protocol: Protocol, to: SocketAddr) -> Result<Answer> {
+    ask_within(place, protocol, to, PATIENCE)
+}
+
+fn ask_within(place: &Place, protocol: Protocol, to: SocketAddr, patience: Duration) -> Result<Answer> {
     let asked = place.run(|| match protocol {
-        Protocol::Tcp => ask_tcp(to),
-        Protocol::Udp => ask_udp(to),
+        Protocol::Tcp => ask_tcp(to, patience),
+        Protocol::Udp => ask_udp(to, patience),
     })?;
     asked.map(Answer::Said).or_else(|error| Answer::of_error(error.kind()).ok_or_else(|| error.into()))
 }
 
-fn ask_tcp(to: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn ask_tcp(to: SocketAddr, patience: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body).to_owned())
 }
 
-fn ask_udp(to: SocketAddr) -> io::Result<String> {
+fn ask_udp(to: SocketAddr, patience: Duration) -> io::Result<String> {
     let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(PATIENCE / UDP_TRIES))?;
+    socket.set_read_timeout(Some(UDP_PAUSE))?;
     let mut silence = io::Error::from(ErrorKind::TimedOut);
-    for _ in 0..UDP_TRIES {
+    let begin = Instant::now();
+    while begin.elapsed() < patience {
         socket.send(b"who?")?;
         let mut answer = [0; 1024];
         match socket.recv(&mut answer) {
@@ -201,13 +216,17 @@ impl Probe {
         Ok(table)
     }
 
-    fn ask_all(&self) -> Result<Vec<Vec<Answer>>> {
+    fn ask_all<'a>(&'a self) -> Result<Vec<Vec<Answer>>> {
         thread::scope(|scope| {
             let rows: Vec<Vec<_>> = self
                 .rows
                 .iter()
-                .map(|(_, place)| {
-                    self.columns.iter().map(|column| scope.spawn(|| ask(place, column.protocol, column.to))).collect()
+                .map(|(row, place)| {
+                    let asked = self.columns.iter().map(|column| (column, self.expected(row, column).patience()));
+                    let ask = |(column, patience): (&'a Column, _)| {
+                        scope.spawn(move || ask_within(place, column.protocol, column.to, patience))
+                    };
+                    asked.map(ask).collect()
                 })
                 .collect();
             rows.into_iter()

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use crate::Place;
 
 const PAUSE: Duration = Duration::from_millis(2);
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A server on one port of a place; it ends with this value.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use netd_rig::{
 };
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 const REPORT: &str = "";
 const INSERT: &str = "coexist = \"insert\"\n";
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use netd_rig::{Guest, Trial, parts};
 
 /// On a busy machine; a quiet one needs a fifth of it.
-const LIMIT: Duration = Duration::from_secs(1_500);
+const LIMIT: Duration = Duration::from_secs(3_000);
 
 const fn all(folder: &'static str, target: &'static str) -> Trial {
     Trial { folder, target, arguments: &[] }
@@ -81,7 +81,7 @@ cat /proc/sys/net/bridge/bridge-nf-call-iptables
 ip link add t0 type ipip local 192.0.2.1 remote 192.0.2.2
 ip link add w0 type wireguard
 ip link show t0; ip link show w0";
-    let outcome = Guest::Debian.run(errand, Duration::from_secs(120)).unwrap();
+    let outcome = Guest::Debian.run(errand, Duration::from_secs(600)).unwrap();
     assert_eq!(outcome.status, 0, "{}", outcome.output);
 }
 
@@ -105,7 +105,7 @@ before=$(ip netns exec two cat /sys/class/net/tunnel/statistics/rx_packets)
 ip netns exec one busybox ping -c 3 -W 2 -I 10.1.0.1 10.2.0.1
 echo received: $(($(ip netns exec two cat /sys/class/net/tunnel/statistics/rx_packets) - before))
 "#;
-    let outcome = Guest::UserMode.run(script, Duration::from_secs(60)).unwrap();
+    let outcome = Guest::UserMode.run(script, Duration::from_secs(300)).unwrap();
     assert_eq!(outcome.status, 0, "{}", outcome.output);
     assert!(outcome.output.contains("received: 3\n"), "{}", outcome.output);
 }
@@ -116,7 +116,7 @@ fn a_kernel_that_cannot_carry_netd_is_told_by_netd_and_by_doctor() {
     let ours = parts::ours().unwrap();
     let programs = ours.display();
     let errand = format!("{programs}/netd; {programs}/netdctl doctor; true");
-    let outcome = Guest::UserMode.run(&errand, Duration::from_secs(60)).unwrap();
+    let outcome = Guest::UserMode.run(&errand, Duration::from_secs(300)).unwrap();
     for text in [
         "`netdctl doctor` says what this kernel lacks",
         "kernel nf_tables inet: missing (tried); needed for every rule",
@@ -129,7 +129,7 @@ fn a_kernel_that_cannot_carry_netd_is_told_by_netd_and_by_doctor() {
 #[test]
 fn an_errand_brings_back_its_output_and_its_status_and_leaves_nothing() {
     let errand = "id -u; uname -r; echo to-errors >&2; touch /etc/netd-guest-was-here; exit 7";
-    let outcome = Guest::UserMode.run(errand, Duration::from_secs(60)).unwrap();
+    let outcome = Guest::UserMode.run(errand, Duration::from_secs(300)).unwrap();
     let here = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let lines: Vec<&str> = outcome.output.lines().collect();
     assert_eq!((outcome.status, lines[0], lines[2]), (7, "0", "to-errors"));
@@ -139,6 +139,6 @@ fn an_errand_brings_back_its_output_and_its_status_and_leaves_nothing() {
 
 #[test]
 fn an_errand_without_an_end_is_ended() {
-    let error = Guest::UserMode.run("echo begun; sleep 1000", Duration::from_secs(8)).unwrap_err().to_string();
-    assert!(error.contains("was not done within 8s") && error.contains("begun"), "{error}");
+    let error = Guest::UserMode.run("echo begun; sleep 1000", Duration::from_secs(20)).unwrap_err().to_string();
+    assert!(error.contains("was not done within 20s") && error.contains("begun"), "{error}");
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use netd_rig::{Bed, Cri, Daemon, Plugins, PodWish, Program, Release, parts, until};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The grace, two rounds of looking, and some more on a busy machine.
 const GRACE: Duration = Duration::from_secs(60);
 const AT_MOST: Duration = Duration::from_secs(180);

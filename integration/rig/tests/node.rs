@@ -54,7 +54,7 @@ fn a_node_takes_its_processes_and_its_folder_with_it() {
     let script = "setsid sleep 1000 & echo $! > /run/child; env -i setsid sleep 1000 & echo $! >> /run/child; wait";
     let daemon = Daemon::start(&node, Program::new("parent", Path::new("/bin/sh"), &["-c", script])).unwrap();
     let file = node.outside("/run/child");
-    let children = until("the children", Duration::from_secs(5), || {
+    let children = until("the children", Duration::from_secs(30), || {
         let text = fs::read_to_string(&file).unwrap_or_default();
         Ok((text.lines().count() == 2).then_some(text))
     });
@@ -74,9 +74,9 @@ fn a_daemon_that_ends_tells_its_last_words() {
     let node = Node::new(&underlay, 1).unwrap();
     let program = Program::new("brief", Path::new("/bin/sh"), &["-c", "echo no such luck; exit 3"]);
     let mut daemon = Daemon::start(&node, program).unwrap();
-    let error = format!("{:#}", daemon.wait(Duration::from_secs(5), || Ok(None::<()>)).unwrap_err());
+    let error = format!("{:#}", daemon.wait(Duration::from_secs(30), || Ok(None::<()>)).unwrap_err());
     assert!(error.contains("no such luck") && error.contains("exit status: 3"), "{error}");
     daemon.start_again().unwrap();
-    daemon.wait(Duration::from_secs(5), || Ok(None::<()>)).unwrap_err();
+    daemon.wait(Duration::from_secs(30), || Ok(None::<()>)).unwrap_err();
     assert_eq!(daemon.log().matches("no such luck").count(), 2);
 }

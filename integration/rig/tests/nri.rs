@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use netd_rig::{Bed, Cri, Daemon, Plugins, Pod, PodWish, Program, Release, parts, until};
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// containerd allows a plugin 2 s; netd-hook takes no more than half of them for itself.
 const BUDGET: Duration = Duration::from_secs(1);
 

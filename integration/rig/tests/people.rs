@@ -67,14 +67,14 @@ fn compose(bed: &Bed, nerdctl: &Nerdctl<'_>) {
     let named = ["exec", "shop-front-1", "wget", "-q", "-O", "-", "http://back:81/hostname"];
     let httpd = ["exec", "--detach", "shop-back-1", "httpd", "-f", "-p", "81", "-h", "/etc"];
     nerdctl.call(&httpd).unwrap();
-    until("the service's page", Duration::from_secs(5), || Ok(nerdctl.call(&named).ok())).unwrap();
+    until("the service's page", Duration::from_secs(30), || Ok(nerdctl.call(&named).ok())).unwrap();
 
     bed.node.write(POLICY, FRONT_ONLY).unwrap();
     let denied = || {
         let probe = Probe::new().from("cart", &cart.place).to("back", Protocol::Tcp, back_at, Expect::Refused);
         Ok(probe.check().ok())
     };
-    until("the policy", Duration::from_secs(5), denied).unwrap();
+    until("the policy", Duration::from_secs(30), denied).unwrap();
     all(Expect::Refused);
 
     // A service that is started again keeps what the policy says of it.

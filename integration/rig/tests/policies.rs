@@ -351,7 +351,7 @@ fn echoed(server: &Place, asker: &Place, at: SocketAddr) -> TcpStream {
         while stream.read_exact(&mut octet).and_then(|()| stream.write_all(&octet)).is_ok() {}
     });
     let stream = asker.run(|| TcpStream::connect(at).unwrap()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     stream
 }
 

@@ -11,7 +11,7 @@ use netd_rig::{
 };
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 4, 0, 1);
 /// netd looks for containerd where nobody listens yet.
 const SETTINGS: &str = "quarantine = 'always'\ncontainerd_socket = '/run/later.sock'\n";
@@ -57,7 +57,7 @@ fn a_container_is_held_back_until_somebody_says_its_labels() {
     // With its record there at once, nobody notices anything.
     let next = nerdlike.run(&[], &["/bin/sleep", "infinity"]).unwrap();
     assert_eq!(states(&bed), ["attached", "attached", "attached"]);
-    until("an open port", Duration::from_secs(3), || Ok(hears_the_node(&next.place).then_some(()))).unwrap();
+    until("an open port", PATIENCE, || Ok(hears_the_node(&next.place).then_some(()))).unwrap();
     for id in [&container.id, &next.id] {
         nerdlike.remove(id).unwrap();
     }

@@ -10,7 +10,7 @@ use super::Guest;
 use crate::parts;
 
 /// One program of the list; a guest that hangs is ended by its own limit.
-const LIMIT_S: u32 = 600;
+const LIMIT_S: u32 = 1_200;
 
 /// The kernel rewrites its own code at the first hook of a kind, and at the last one's end. QEMU 7.2 may then go on with the breakpoint
 /// that stood there for a moment, for ever. A namespace beside keeps one hook of each kind.

@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) const EVERYBODY: &[&str] = &["login", "cart", "audit", "dns", "web", "db"];
 pub(crate) const NOBODY: &[&str] = &[];
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const SLEEP: [&str; 2] = ["/bin/sleep", "infinity"];
 /// Where the outside answers, too.
 const PARTNER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);

@@ -4,9 +4,9 @@ set -eu
 
 say() { echo "== $*"; }
 
-# Until it succeeds, for at most half a minute.
+# Until it succeeds, for at most a minute.
 soon() {
-    left=300
+    left=600
     until "$@" > /dev/null 2>&1; do
         left=$((left - 1))
         [ "$left" -gt 0 ] || { say "in vain: $*"; "$@"; systemctl status --no-pager netd; return 1; }
@@ -30,7 +30,7 @@ cni() {
 
 # What the sandbox serves, by the published port.
 page() {
-    timeout 5 bash -c 'exec 3<> /dev/tcp/192.0.2.1/8080; printf "GET /page HTTP/1.0\r\n\r\n" >&3; cat <&3' | grep -x here
+    timeout 20 bash -c 'exec 3<> /dev/tcp/192.0.2.1/8080; printf "GET /page HTTP/1.0\r\n\r\n" >&3; cat <&3' | grep -x here
 }
 
 ports_listen() { [ "$(ss --listening --tcp --numeric --no-header 'sport = :8080' | wc -l)" = 2 ]; }
@@ -49,7 +49,7 @@ cp "$packaging/netd.toml" /etc/netd/
 cp "$packaging"/systemd/*.service /etc/systemd/system/
 # The watchdog's half minute would be this test's.
 mkdir -p /run/systemd/system/netd.service.d
-printf '[Service]\nWatchdogSec=5s\nTimeoutAbortSec=1s\n' > /run/systemd/system/netd.service.d/soon.conf
+printf '[Service]\nWatchdogSec=15s\nTimeoutAbortSec=1s\n' > /run/systemd/system/netd.service.d/soon.conf
 systemctl daemon-reload
 modprobe dummy
 ip link add outside type dummy
