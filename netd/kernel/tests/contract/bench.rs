@@ -53,7 +53,7 @@ impl dyn Bench + '_ {
     /// its carrier.
     pub(crate) fn settles(&self, id: NetnsId, desired: &Objects, when: &str) {
         let start = Instant::now();
-        while self.observe(id) != *desired && start.elapsed() < Duration::from_secs(10) {
+        while self.observe(id) != *desired && start.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(self.observe(id), *desired, "{when}");
@@ -63,7 +63,7 @@ impl dyn Bench + '_ {
     pub(crate) fn until(&self, what: &str, is_so: impl Fn() -> bool) {
         let start = Instant::now();
         while !is_so() {
-            assert!(start.elapsed() < Duration::from_secs(10), "{what} does not come about");
+            assert!(start.elapsed() < Duration::from_secs(30), "{what} does not come about");
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netd_kernel::{
     Direction, Entrance, Family, Key, Mac, Object, Objects, Reach, Step, Tunnel, fixed_ruleset, mac_of_end, plan,
@@ -12,7 +12,7 @@ use crate::fleet::{MTU, NOBODY, PORT, Path, Wire, addresses, underlay};
 use crate::frames::{IPIP, datagram, framed, ip, message, opening, segment_of, vxlan};
 use crate::node::{Node, Sandbox, link};
 use crate::policy::{filtered, isolated};
-use crate::space::{Space, all_heard, hear, hears_frame};
+use crate::space::{PATIENCE, Space, all_heard, hear, hears_frame};
 
 /// Of netd's VXLAN.
 const NETWORK: u32 = 0x6e64;
@@ -217,7 +217,10 @@ fn ip_in_ip_is_taken_from_peers_where_netds_tunnel_ends() {
     let mut is_taken = |from: &Space, under: u8, to: IpAddr| {
         let under = if under == 0 { sandbox.v4 } else { underlay(Family::V4, under) };
         from.send_packet(to, &ip(under, to, IPIP, b"?"));
-        std::thread::sleep(Duration::from_millis(100));
+        let begin = Instant::now();
+        while taken() == before && begin.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let was = std::mem::replace(&mut before, taken());
         before > was
     };

@@ -20,9 +20,11 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 /// After so long, nothing is heard any more.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// A refusal that takes longer is none.
-const QUICKLY: Duration = Duration::from_millis(500);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+/// What is answered or refused may take longer on a busy machine.
+const MORE_PATIENCE: Duration = Duration::from_secs(5);
+/// A refusal that takes longer is none: a neighbour that nobody answers for is given up after three seconds.
+const QUICKLY: Duration = Duration::from_secs(2);
 
 /// What became of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,9 +139,9 @@ impl Space {
     pub(crate) fn tcp(&self, address: IpAddr, port: u16) -> Heard {
         self.run(move || {
             let start = Instant::now();
-            match TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE) {
+            match TcpStream::connect_timeout(&SocketAddr::new(address, port), MORE_PATIENCE) {
                 Ok(mut stream) => {
-                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_read_timeout(Some(MORE_PATIENCE)).unwrap();
                     if stream.read_exact(&mut [0]).is_ok() { Heard::Answer } else { Heard::Nothing }
                 }
                 Err(error) => refusal(&error, start),
@@ -149,8 +151,8 @@ impl Space {
 
     pub(crate) fn connect(&self, address: IpAddr, port: u16) -> TcpStream {
         self.run(move || {
-            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), MORE_PATIENCE).unwrap();
+            stream.set_read_timeout(Some(MORE_PATIENCE)).unwrap();
             stream.read_exact(&mut [0]).unwrap();
             stream
         })
@@ -268,7 +270,7 @@ fn open_udp(address: IpAddr, port: u16) -> UdpSocket {
     let own = OWN.fetch_add(1, Ordering::Relaxed);
     let any = if address.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, own)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(MORE_PATIENCE)).unwrap();
     socket.connect((address, port)).unwrap();
     socket
 }
@@ -308,7 +310,7 @@ fn ping(address: IpAddr) -> Heard {
     sent.unwrap();
     let start = Instant::now();
     let mut bytes = [0; 256];
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < MORE_PATIENCE {
         let Ok(length) = recv(socket.as_raw_fd(), &mut bytes, MsgFlags::empty()) else { continue };
         // Destination unreachable is type 3, or 1 in IPv6.
         match bytes[..length].get(reply.0) {
