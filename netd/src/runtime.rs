@@ -34,6 +34,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 #[derive(Debug, Clone, Default)]
 pub struct Runtime {
     containerd: Option<Containerd>,
+    /// How long an attach waits for an answer.
+    look_up: Duration,
     census: Arc<Census>,
     /// Whose labels were asked for last, of those that are pending.
     asked: Arc<Mutex<String>>,
@@ -45,6 +47,7 @@ pub struct Runtime {
 #[derive(Debug)]
 pub struct Question {
     containerd: Containerd,
+    patience: Duration,
     origin: Origin,
 }
 
@@ -53,14 +56,15 @@ impl Runtime {
     #[must_use]
     pub fn new(socket: &str) -> Self {
         let containerd = (!socket.is_empty()).then(|| Containerd::new(Path::new(socket)));
-        Self { containerd, ..Self::default() }
+        Self { containerd, look_up: LOOK_UP, ..Self::default() }
     }
 
     /// Whom to ask about a container that is being attached. `None`: nobody knows such containers.
     #[must_use]
     pub fn question(&self, container: &str, cni_args: &str) -> Option<Question> {
         let containerd = self.containerd.clone()?;
-        Origin::of(container, cni_args).map(|origin| Question { containerd, origin })
+        let patience = self.look_up;
+        Origin::of(container, cni_args).map(|origin| Question { containerd, patience, origin })
     }
 
     /// Takes a list of `source`; see [`Census`].
@@ -264,9 +268,9 @@ impl Question {
         pending(if is_announced(&self.origin) { ANNOUNCED } else { SOURCE }, now)
     }
 
-    /// Asks, for [`LOOK_UP`] at most.
+    /// Asks, and waits no longer than is worth an attach's time.
     pub async fn ask(self) -> Description {
-        let answer = timeout(LOOK_UP, self.containerd.find(&self.origin)).await.unwrap_or(Err(CallError::Late));
+        let answer = timeout(self.patience, self.containerd.find(&self.origin)).await.unwrap_or(Err(CallError::Late));
         if let Err(error) = &answer {
             debug!(origin = ?self.origin, error = error as &dyn std::error::Error, "containerd does not say what it is");
         }
