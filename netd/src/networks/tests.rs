@@ -173,7 +173,7 @@ impl Watched {
             assert!(sound(catalogue), "{catalogue:?}");
             fits(catalogue)
         });
-        let found = tokio::time::timeout(Duration::from_secs(10), fitting).await;
+        let found = tokio::time::timeout(Duration::from_secs(30), fitting).await;
         let Ok(found) = found else { panic!("never came: {:?}", self.networks.snapshot()) };
         Arc::clone(&found.unwrap())
     }
@@ -265,6 +265,6 @@ async fn the_watching_ends_with_the_last_handle() {
     let ending = directories::watch("networks", paths, move |paths| read(paths, &publish)).unwrap();
     assert!(current.has_changed().is_ok());
     drop(ending);
-    let ended = tokio::time::timeout(Duration::from_secs(10), current.changed()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(30), current.changed()).await;
     assert!(ended.unwrap().is_err());
 }

@@ -232,7 +232,7 @@ async fn an_address_that_two_sandboxes_have_is_closed_on_both_bridges_and_told_o
     policies.verify().await.unwrap();
     assert_eq!((isolated(), filtered(), classed()), (2, 2, false));
     let is_cut = || kernel.flows(&BTreeSet::from([address])).unwrap().is_empty();
-    for _ in 0..1_000 {
+    for _ in 0..6_000 {
         if is_cut() {
             break;
         }

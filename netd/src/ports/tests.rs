@@ -191,7 +191,7 @@ fn a_node_without_ipv6_misses_only_sockets_that_somebody_named() {
     assert!(!is_needless(&ports, v6, Errno::EAFNOSUPPORT));
 }
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a client hears first of a connection to the port: a greeting from the sandbox, or a reset.
 async fn greeted(client: &str, to: &str) -> bool {
