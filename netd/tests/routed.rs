@@ -212,7 +212,7 @@ fn a_sandbox_sends_under_its_own_addresses_only() {
                 (SocketAddr::new(source.parse().unwrap(), 0), to.parse().unwrap());
             assert_eq!(web.run(move || UdpSocket::bind(from).unwrap().send_to(b"?", to).unwrap()), 1);
         }
-        assert_eq!(arrivals.recv_timeout(Duration::from_secs(5)).unwrap(), own, "{stolen} got through");
+        assert_eq!(arrivals.recv_timeout(Duration::from_secs(30)).unwrap(), own, "{stolen} got through");
         web.command(&format!("ip addr del {stolen}/{} dev eth0", flag.split(' ').next().unwrap()));
     }
 }
@@ -282,7 +282,8 @@ fn is_told_that_nobody_speaks(protocol: u8, to: [u8; 4]) -> bool {
     sendto(sender.as_raw_fd(), &packet, &address, MsgFlags::empty()).unwrap();
     let mut heard = [0; 128];
     let length = recv(ear.as_raw_fd(), &mut heard, MsgFlags::empty()).unwrap_or_default();
-    matches!(heard[..length].get(20..22), Some([3, 2 | 3]))
+    // Behind two headers, it quotes the packet's own: an answer that was late for the packet before is none to this one.
+    matches!(heard[..length].get(20..22), Some([3, 2 | 3])) && heard[..length].get(37) == Some(&protocol)
 }
 
 /// To all nodes of the link, lifetime half an hour.
@@ -307,8 +308,8 @@ fn its_way_is_its_door() {
     for space in [&outside, &web, &node.space] {
         space.serve_udp(7001);
     }
-    assert_eq!(web.hears_udp("192.0.2.9:7001").as_deref(), Some("192.0.2.1"));
-    assert_eq!(web.hears_udp("[2001:db8::9]:7001").as_deref(), Some("2001:db8::1"));
+    assert_eq!(web.hears_udp_in_the_end("192.0.2.9:7001").as_deref(), Some("192.0.2.1"));
+    assert_eq!(web.hears_udp_in_the_end("[2001:db8::9]:7001").as_deref(), Some("2001:db8::1"));
     for (way, address) in [("10.6.0.2", "10.6.0.2:7001"), ("fd00:6::2", "[fd00:6::2]:7001")] {
         node.space.command(&format!("ip route del {way} dev nd00000001"));
         assert_eq!(node.space.hears_udp(address), None);
@@ -321,7 +322,7 @@ fn its_way_is_its_door() {
     // What somebody took away is made again, by an admission.
     assert_eq!(node.resync(), ["let web/eth0 on network web pass packets: it is in no quarantine"]);
     for address in ["192.0.2.9:7001", "10.6.0.1:7001", "[2001:db8::9]:7001", "[fd00:6::1]:7001"] {
-        assert!(web.hears_udp(address).is_some(), "{address}");
+        assert!(web.hears_udp_in_the_end(address).is_some(), "{address}");
     }
 }
 
@@ -366,7 +367,7 @@ fn a_restart_loses_no_packet_and_keeps_its_rules() {
     node.attach(&web, "web", &[PTP, &portmap(&tcp(8080, 80)), SAME_BRIDGE]).unwrap();
     web.serve(80);
     outside.serve_udp(7001);
-    assert_eq!(web.hears_udp("192.0.2.9:7001").as_deref(), Some("192.0.2.1"));
+    assert_eq!(web.hears_udp_in_the_end("192.0.2.9:7001").as_deref(), Some("192.0.2.1"));
     let over = Arc::new(AtomicBool::new(false));
     let (sent, heard) = std::thread::scope(|scope| {
         let traffic = scope.spawn(|| web.exchange_udp("192.0.2.9:7001", 200, &over));

@@ -45,7 +45,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 /// After so long, nothing is heard any more.
 const PATIENCE: Duration = Duration::from_millis(1000);
 /// What should be heard may take longer on a busy machine.
-const MORE_PATIENCE: Duration = Duration::from_secs(8);
+const MORE_PATIENCE: Duration = Duration::from_secs(30);
 
 type Order = Box<dyn FnOnce() + Send>;
 
@@ -199,7 +199,8 @@ impl Space {
         let over = Arc::clone(over);
         self.run(move || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            // An answer that is late is not lost.
+            socket.set_read_timeout(Some(MORE_PATIENCE)).unwrap();
             let (start, mut sent, mut heard) = (Instant::now(), 0, 0);
             // Whoever says that it is over may have failed before.
             while (sent < at_least || !over.load(Ordering::Relaxed)) && start.elapsed() < Duration::from_secs(60) {
@@ -230,6 +231,18 @@ impl Space {
     pub(crate) fn capture(&self) -> Capture {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         Capture(self.run(move || socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).unwrap()))
+    }
+
+    /// As [`Space::hears_udp`], asked anew: a datagram that nobody took, as a port of a bridge that was just made, is not sent again by
+    /// the kernel.
+    pub(crate) fn hears_udp_in_the_end(&self, address: &str) -> Option<String> {
+        let start = Instant::now();
+        loop {
+            let heard = self.hears_udp(address);
+            if heard.is_some() || start.elapsed() > MORE_PATIENCE {
+                return heard;
+            }
+        }
     }
 
     pub(crate) fn hears_udp(&self, address: &str) -> Option<String> {
