@@ -135,8 +135,15 @@ fn an_attach_wakes_no_listener() {
         line.trim().parse().unwrap()
     };
     // The making of the bridge and the ruleset has been heard.
-    std::thread::sleep(Duration::from_millis(200));
-    let before = waits();
+    let mut before = waits();
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = waits();
+        if now == before {
+            break;
+        }
+        before = now;
+    }
     for (at, space) in spaces.iter().enumerate().skip(1) {
         attach(&daemon, space, &at.to_string());
     }
