@@ -76,8 +76,12 @@ impl Space {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = self.run(move || UdpSocket::bind(any).unwrap());
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        sender.say((address, socket.local_addr().unwrap().port()), b"?");
-        socket.recv_from(&mut [0; 1]).ok().map(|(_, from)| from.ip())
+        let port = socket.local_addr().unwrap().port();
+        // The kernel sends none again that got lost while a link came up.
+        (0..5).find_map(|_| {
+            sender.say((address, port), b"?");
+            socket.recv_from(&mut [0; 1]).ok().map(|(_, from)| from.ip())
+        })
     }
 
     /// Sends a datagram, also to all. Nobody is told if the node refuses it.
