@@ -22,6 +22,9 @@ const ROUTED: &str = r#"{"name":"routed","type":"ptp","ipMasq":true,
     "ipam":{"type":"host-local","dataDir":"/nonexistent","ranges":[[{"subnet":"10.6.0.0/24"}]],
     "routes":[{"dst":"0.0.0.0/0"}]}}"#;
 
+/// What comes about at once may take long on a busy machine.
+const LONG: Duration = Duration::from_secs(30);
+
 /// Only who is `app=login` reaches `app=web`, at port 80.
 const FROM_LOGIN: &str = "apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -91,14 +94,11 @@ impl Shop {
     }
 }
 
-/// How long it takes to be refused.
-fn refused(space: &Space, address: &str) -> Duration {
+/// Whether a connection is refused by an answer, and not by silence.
+fn is_refused(space: &Space, address: &str) -> bool {
     let address: SocketAddr = address.parse().unwrap();
-    space.run(move || {
-        let begin = Instant::now();
-        TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap_err();
-        begin.elapsed()
-    })
+    let error = space.run(move || TcpStream::connect_timeout(&address, LONG).unwrap_err());
+    error.kind() == ErrorKind::ConnectionRefused
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn only_who_is_allowed_reaches_a_sandbox_on_its_own_bridge() {
             ("login", &shop.login, &closed, Err(())),
             ("other", &shop.other, &port, Err(())),
         ]);
-        assert!(refused(&shop.other, &port) < Duration::from_secs(1), "refused by an answer, not by silence");
+        assert!(is_refused(&shop.other, &port), "refused by an answer, not by silence");
     }
     assert_heard(&[("node", &shop.node.space, "10.4.0.2:80", Ok("10.4.0.1"))]);
     drop(outside);
@@ -184,7 +184,7 @@ fn bound(address: &str) -> UdpSocket {
     let begin = Instant::now();
     loop {
         match UdpSocket::bind(address) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse && begin.elapsed() < Duration::from_secs(10) => {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && begin.elapsed() < LONG => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             bound => return bound.unwrap(),
@@ -234,17 +234,24 @@ fn a_bridge_that_somebody_deleted_is_filtered_when_it_is_made_again() {
 fn who_may_not_hear_everybody_hears_nothing_that_is_sent_to_all() {
     let shop = Shop::new(DUAL);
     let heard = || heard_by_all(&shop.other, [&shop.web, &shop.login]);
-    let (all, deaf) = ([[true; 2]; 2], [[false, true]; 2]);
-    assert_eq!(heard(), all, "no policy");
+    let deaf = [[false, true]; 2];
+    // What is sent while a port opens is sent once only.
+    let all_hear = |why: &str| {
+        let begin = Instant::now();
+        while heard() != [[true; 2]; 2] {
+            assert!(begin.elapsed() < LONG, "{why}");
+        }
+    };
+    all_hear("no policy");
     shop.apply(FROM_LOGIN);
     assert_eq!(heard(), deaf);
     // An audit denies nothing.
     shop.apply(&FROM_LOGIN.replace("namespace: shop", "namespace: shop, annotations: {netd/audit: \"true\"}"));
-    assert_eq!(heard(), all, "an audit");
+    all_hear("an audit");
     shop.apply(FROM_LOGIN);
     assert_eq!(heard(), deaf);
     shop.delete("from-login");
-    assert_eq!(heard(), all, "no policy any more");
+    all_hear("no policy any more");
     shop.apply(
         &NODE.replace("- {action: Deny, from: [{netd/nodes: {}}]}", "- {action: Deny, from: [{namespaces: {}}]}"),
     );
@@ -348,7 +355,7 @@ fn a_sandbox_reaches_itself_and_a_published_port_leads_only_who_is_allowed() {
     ]);
     for space in [&outside, &shop.other] {
         for address in ["192.0.2.1:8080", "[2001:db8::1]:8080"] {
-            assert!(refused(space, address) < Duration::from_secs(1), "{address}: refused by silence");
+            assert!(is_refused(space, address), "{address}: refused by silence");
         }
     }
     // netd says of each what became of it.
@@ -486,7 +493,7 @@ fn a_netd_that_starts_again_changes_what_is_other_and_nothing_else() {
     let heard = shop.web.listen_udp(5_000);
     // Without a policy it arrives.
     shop.other.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"?", "10.4.0.2:5000").unwrap());
-    assert_eq!(heard.recv_timeout(Duration::from_secs(5)).as_deref(), Ok("10.4.0.4"));
+    assert_eq!(heard.recv_timeout(LONG).as_deref(), Ok("10.4.0.4"));
     let to_echo = FROM_LOGIN.replace("port: 80", "port: 7");
     for _ in 0..3 {
         shop.apply(&to_echo);
@@ -557,6 +564,6 @@ fn the_flows_of_one_who_is_described_as_somebody_else_are_cut() {
     label_as(&shop.node, "login", "guest");
     let begin = Instant::now();
     while echoes(&mut flow) {
-        assert!(begin.elapsed() < Duration::from_secs(5), "a flow goes on that is not allowed any more");
+        assert!(begin.elapsed() < LONG, "a flow goes on that is not allowed any more");
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn open(space: &Space, address: &str) -> TcpStream {
     let address = address.to_owned();
     space.run(move || {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(b"x").unwrap();
         stream.read_exact(&mut [0]).unwrap();
         stream
