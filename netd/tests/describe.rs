@@ -48,7 +48,7 @@ fn node() -> Node {
     std::fs::write(node.conf_dir().join("storage.conflist"), STORAGE).unwrap();
     let begin = Instant::now();
     while node.status().networks == 0 {
-        assert!(begin.elapsed() < Duration::from_secs(5), "the network is not read");
+        assert!(begin.elapsed() < Duration::from_secs(30), "the network is not read");
         std::thread::sleep(Duration::from_millis(10));
     }
     node

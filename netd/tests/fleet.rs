@@ -134,7 +134,8 @@ fn sandboxes_reach_each_other_directly_and_a_list_that_changes_is_followed() {
     soon("its routes are there", || routes(&nodes) == before);
     soon("its own settings are whole", || nodes.all[2].warnings().is_empty());
     all_reach_each_other(&sandboxes);
-    // What somebody deletes comes back at once: four times within what a look without being told would take for one.
+    // What somebody deletes comes back at once: four times within less than the half minute that three looks, 10 s apart, take behind a
+    // first one.
     let begin = std::time::Instant::now();
     for route in ["10.4.2.0/24", "unreachable 10.4.0.0/16 metric 4294967295", "10.4.3.0/24"] {
         nodes.all[0].space.command(&format!("ip route del {route}"));
@@ -142,7 +143,7 @@ fn sandboxes_reach_each_other_directly_and_a_list_that_changes_is_followed() {
     }
     nodes.all[0].space.command("ip -6 route del fd04:0:0:2::/64");
     soon("the route", || nodes.all[0].routes() == whole);
-    assert!(begin.elapsed() < std::time::Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < std::time::Duration::from_secs(25), "{:?}", begin.elapsed());
     // A file that cannot be read changes nothing, and is told.
     nodes.all[0].write("pools = [");
     soon("it is told", || nodes.all[0].warnings().iter().any(|text| text.contains("goes on as it last stood")));

@@ -17,7 +17,9 @@ use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use rig::Space;
 use rig::nodes::{Etcd, Member, NETWORK, Nodes, Sandbox, soon};
 
-const PATIENCE: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_secs(1);
+/// What must come in the end may take long on a busy machine.
+const LONG: Duration = Duration::from_secs(30);
 /// What nobody's link carries whole.
 const LARGE: usize = 20_000;
 /// Of UDP and of IP.
@@ -144,10 +146,10 @@ fn largest(from: &Sandbox, to: IpAddr) -> u32 {
 /// A connection that carries a megabyte there and back. The largest segment that it sends.
 fn streams(from: &Sandbox, to: IpAddr) -> Result<u32, String> {
     from.space.run(move || {
-        let stream = TcpStream::connect_timeout(&SocketAddr::new(to, 80), Duration::from_secs(4));
+        let stream = TcpStream::connect_timeout(&SocketAddr::new(to, 80), LONG);
         let mut stream = stream.map_err(|error| error.to_string())?;
-        stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(4))).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.set_write_timeout(Some(LONG)).unwrap();
         let mut writing = stream.try_clone().unwrap();
         let writer = std::thread::spawn(move || writing.write_all(&vec![0x6e; 1 << 20]));
         let mut bytes = vec![0; 1 << 20];
@@ -430,7 +432,7 @@ fn links_that_change_while_containers_run_are_followed() {
             move || TcpStream::connect(to).unwrap()
         });
         let mut exchange = || {
-            open.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+            open.set_read_timeout(Some(LONG)).unwrap();
             open.write_all(&vec![0x6e; 1 << 17]).unwrap();
             open.read_exact(&mut vec![0; 1 << 17]).unwrap();
         };

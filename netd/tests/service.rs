@@ -97,7 +97,7 @@ fn listed(node: &Node, count: usize) -> blocking::NetworksResponse {
         if response.networks.len() == count {
             return response;
         }
-        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{response:?}");
+        assert!(start.elapsed() < std::time::Duration::from_secs(30), "{response:?}");
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
@@ -112,7 +112,7 @@ fn many_detaches_at_once_free_their_addresses_and_delete_their_links() {
     (0..20).for_each(|number| node.detach(&format!("c{number}"), WEB));
     let start = std::time::Instant::now();
     while node.status().leases > 0 {
-        assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", node.status());
+        assert!(start.elapsed() < std::time::Duration::from_secs(30), "{:?}", node.status());
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     let links = node.space.command("ip -br link");

@@ -26,7 +26,7 @@ const CHAIN: [&str; 2] = [
 ];
 const V4: &str = "port-tcp-00000000-8080";
 const V6: &str = "port-tcp-00000000000000000000000000000000-8080";
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One test at a time: what a child is to inherit, every child inherits.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -186,7 +186,7 @@ fn detach(connect: &dyn Fn() -> Client) {
 /// A connection to where only netd can lead it.
 fn connect(node: &Space) -> std::io::Result<TcpStream> {
     let to = SocketAddr::from((Ipv6Addr::LOCALHOST, 8080));
-    node.run(move || TcpStream::connect_timeout(&to, Duration::from_secs(2)))
+    node.run(move || TcpStream::connect_timeout(&to, PATIENCE))
 }
 
 fn hears(mut stream: TcpStream) -> String {

@@ -49,7 +49,7 @@ impl Node {
         let (mut netd, begin) = (self.spawn(), Instant::now());
         while Client::connect(&self.socket(), &[]).is_err() {
             assert!(netd.try_wait().unwrap().is_none(), "netd ended at once");
-            assert!(begin.elapsed() < Duration::from_secs(10), "netd does not listen");
+            assert!(begin.elapsed() < Duration::from_secs(60), "netd does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
         netd

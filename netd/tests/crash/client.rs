@@ -15,7 +15,7 @@ use crate::random::Random;
 /// Sandboxes of one client.
 const SLOTS: u16 = 4;
 /// What netd may take from its death to its next answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A container that was told that it is attached.
 #[derive(Debug)]

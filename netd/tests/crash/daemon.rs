@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::namespace::{Namespace, Sandbox};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why a call has no answer.
 #[derive(Debug)]

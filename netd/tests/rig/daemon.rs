@@ -12,6 +12,9 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::Space;
 
+/// Less than from one of netd's rounds to the next, 30 s.
+const SOON: Duration = Duration::from_secs(20);
+
 pub(crate) struct Daemon {
     pub(crate) child: Child,
     pub(crate) socket: PathBuf,
@@ -104,11 +107,12 @@ pub(crate) fn status(daemon: &Daemon) -> blocking::StatusResponse {
     Client::connect(&daemon.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).unwrap()
 }
 
-/// Well before the next round.
+/// Waits for what comes about by itself.
+#[track_caller]
 pub(crate) fn soon(what: &str, is_so: impl Fn() -> bool) {
     let begin = Instant::now();
     while !is_so() {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{what}: not within 10 s");
+        assert!(begin.elapsed() < SOON, "{what}: not within {SOON:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -18,7 +18,7 @@ use netd_api::{Client, Tag, blocking};
 
 use super::{Space, call};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// An emulator loads modules of its kernel meanwhile.
 const TO_START: Duration = Duration::from_secs(90);
 
