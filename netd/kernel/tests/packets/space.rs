@@ -22,7 +22,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 /// After so long, nothing is heard any more.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// What is answered or refused may take longer on a busy machine.
-const MORE_PATIENCE: Duration = Duration::from_secs(5);
+const MORE_PATIENCE: Duration = Duration::from_secs(3);
 /// A refusal that takes longer is none: a neighbour that nobody answers for is given up after three seconds.
 const QUICKLY: Duration = Duration::from_secs(2);
 
