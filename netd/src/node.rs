@@ -1,6 +1,7 @@
 //! The node: every attachment, every lease. Pure decisions, microseconds each; `owner` makes them serial and durable.
 
 mod blocks;
+mod claims;
 mod draft;
 mod fleet;
 mod lease;
@@ -21,6 +22,7 @@ use crate::ipam::Leases;
 use crate::journal::Record;
 use crate::lease_history::{Kept, PastLease};
 use blocks::Blocks;
+use claims::Claims;
 use draft::claims;
 pub(crate) use draft::{at_all, places};
 use places::Places;
@@ -42,7 +44,7 @@ pub struct Node {
     places: Places,
     ports: BTreeMap<LinkName, usize>,
     gateways: BTreeMap<LinkName, Vec<IpNet>>,
-    publications: BTreeMap<Publication, AttachmentKey>,
+    claims: Claims,
     guarded: BTreeSet<Family>,
     estranged: BTreeSet<IpAddr>,
     extra: BTreeSet<AttachmentKey>,
@@ -63,7 +65,7 @@ impl Node {
             places: Places::default(),
             ports: BTreeMap::new(),
             gateways: BTreeMap::new(),
-            publications: BTreeMap::new(),
+            claims: Claims::default(),
             guarded: BTreeSet::new(),
             estranged: BTreeSet::new(),
             extra: BTreeSet::new(),
@@ -77,9 +79,8 @@ impl Node {
     pub fn replay(link_prefix: &str, records: Vec<Record>) -> Self {
         let mut node = Self::new(link_prefix);
         records.into_iter().for_each(|record| node.take(record));
-        node.publications.clear();
-        let claims: Vec<_> = node.attachments.values().map(|one| claims(one)).collect();
-        node.publications.extend(claims.into_iter().flatten());
+        node.claims = Claims::default();
+        node.attachments.values().for_each(|one| node.claims.extend(claims(one)));
         node
     }
 
@@ -291,8 +292,8 @@ impl Node {
         let kept: Vec<Publication> =
             self.attachment(&gone.key).into_iter().flat_map(claims).map(|(publication, _)| publication).collect();
         for (publication, key) in claims(gone) {
-            if self.publications.get(&publication) == Some(&key) && !kept.contains(&publication) {
-                self.publications.remove(&publication);
+            if self.claims.holder(publication) == Some(&key) && !kept.contains(&publication) {
+                self.claims.remove(publication);
             }
         }
     }
@@ -307,7 +308,7 @@ impl Node {
             self.leases.hold(&attachment.key, lease.address.addr());
         }
         self.places.add(&attachment);
-        self.publications.extend(claims(&attachment));
+        self.claims.extend(claims(&attachment));
         if let Some(wiring) = &attachment.wiring {
             self.counter = self.counter.max(self.number(&wiring.host_link));
         }
@@ -396,7 +397,7 @@ impl Node {
     /// The ports of a drained attachment that are not free for others yet: the ruleset may lead them to it still.
     #[must_use]
     pub fn not_closed(&self, gone: &Attachment) -> BTreeSet<Publication> {
-        let of = |(publication, key)| (self.publications.get(&publication) == Some(&key)).then_some(publication);
+        let of = |(publication, key)| (self.claims.holder(publication) == Some(&key)).then_some(publication);
         claims(gone).filter_map(of).collect()
     }
 

@@ -1,6 +1,6 @@
 //! The attachment that an attach is to make, or why it cannot be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -53,20 +53,9 @@ impl Node {
     }
 
     pub(super) fn unclaimed(&self, attachment: &Attachment) -> Result<(), AttachError> {
-        let wanted: BTreeMap<Publication, AttachmentKey> = claims(attachment).collect();
-        let everywhere = wanted.keys().any(|publication| publication.address.is_unspecified());
-        // One address of the node may be taken by all addresses, and the other way round: only for the latter all are looked at.
-        let clash = wanted.keys().find_map(|publication| {
-            let taken = [*publication, at_all(publication)].into_iter().find_map(|at| self.publications.get(&at));
-            Some((*publication, taken.filter(|holder| **holder != attachment.key)?))
-        });
-        let beneath = || {
-            self.publications.iter().filter(|_| everywhere).find_map(|(taken, holder)| {
-                let all = Some(at_all(taken)).filter(|all| wanted.contains_key(all))?;
-                (*holder != attachment.key).then_some((all, holder))
-            })
-        };
-        match clash.or_else(beneath) {
+        let wanted: BTreeSet<Publication> = claims(attachment).map(|(publication, _)| publication).collect();
+        let held = |wanted: Publication| Some((wanted, self.claims.in_the_way(&attachment.key, wanted)?));
+        match wanted.into_iter().find_map(held) {
             Some((publication, holder)) => {
                 let (key, holder) = (Box::new(attachment.key.clone()), Box::new(holder.clone()));
                 Err(AttachError::PortTaken { key, publication, holder })
