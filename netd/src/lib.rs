@@ -15,6 +15,7 @@ pub mod containerd;
 pub mod desired;
 mod directories;
 pub mod executor;
+mod few;
 pub mod fleet;
 mod frames;
 pub mod identity;

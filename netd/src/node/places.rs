@@ -9,6 +9,7 @@ use netd_kernel::DEFAULT_VLAN;
 
 use super::{What, wiring};
 use crate::attachment::{Attachment, AttachmentKey, Wiring};
+use crate::few::Few;
 
 /// Where an address has one holder.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +41,7 @@ impl Place {
 }
 
 /// Holders by the link that they have, so that the old one of a container's does not stand for its new one.
-type Holders = BTreeMap<LinkName, AttachmentKey>;
+type Holders = Few<LinkName, AttachmentKey>;
 
 /// The addresses of all attachments that stand or drain.
 #[derive(Debug, Default)]

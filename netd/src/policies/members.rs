@@ -7,6 +7,7 @@ use netd_config::{ContainerId, LinkName, Namespaces, Protocol};
 use netd_policy::{Change, NamedPort, Sandbox, SandboxName};
 
 use crate::attachment::{Attachment, AttachmentKey, Wiring};
+use crate::few::Few;
 use crate::identity::Identity;
 
 /// Labels that every container has for policies, whatever its own say.
@@ -18,11 +19,11 @@ const IMAGE: &str = "netd/image";
 pub(super) struct Members {
     node: String,
     namespaces: Namespaces,
-    attached: BTreeMap<ContainerId, BTreeMap<AttachmentKey, Place>>,
+    attached: BTreeMap<ContainerId, Few<AttachmentKey, Place>>,
     sandboxes: BTreeMap<ContainerId, Sandbox>,
     taken: BTreeSet<SandboxName>,
     /// Behind which bridges, and which port of each, an address lies, by whose attachment. One, unless it is contested.
-    ports: BTreeMap<IpAddr, BTreeMap<AttachmentKey, BridgePort>>,
+    ports: BTreeMap<IpAddr, Few<AttachmentKey, BridgePort>>,
     /// Addresses that may be behind another bridge or port than before.
     moved: BTreeSet<IpAddr>,
 }
@@ -113,7 +114,7 @@ impl Members {
 
     /// The ports of bridges behind which an address of a sandbox lies.
     pub(super) fn ports(&self, address: IpAddr) -> impl Iterator<Item = &BridgePort> {
-        self.ports.get(&address).into_iter().flat_map(BTreeMap::values)
+        self.ports.get(&address).into_iter().flat_map(Few::values)
     }
 
     /// Addresses that may be behind another port since this was asked last.
@@ -162,7 +163,7 @@ impl Members {
     }
 
     fn addresses(&self, container: &ContainerId) -> BTreeMap<IpAddr, String> {
-        let own = self.attached.get(container).into_iter().flatten();
+        let own = self.attached.get(container).into_iter().flat_map(Few::iter);
         own.flat_map(|(key, place)| place.addresses.iter().map(|address| (*address, key.network.to_string()))).collect()
     }
 

@@ -53,7 +53,8 @@ struct Bell(Epoll);
 struct Door {
     listener: TcpListener,
     target: Option<SocketAddr>,
-    connections: JoinSet<()>,
+    /// From the first connection on.
+    connections: Option<JoinSet<()>>,
 }
 
 /// A socket that is accepted on for as long as this lives. Its connections end with it; it is closed when this is gone.
@@ -99,7 +100,7 @@ impl Doorman {
 
     /// Accepts on `socket`, which does not block; `target`: where those who come are led.
     pub(super) fn accept(&self, socket: OwnedFd, target: Option<SocketAddr>) -> io::Result<Accepting> {
-        let door = Door { listener: TcpListener::from(socket), target, connections: JoinSet::new() };
+        let door = Door { listener: TcpListener::from(socket), target, connections: None };
         let mut open = self.doors.open();
         let number = open.last_key_value().map_or(0, |(last, _)| last + 1);
         self.doors.bell.get_ref().0.add(&door.listener, EpollEvent::new(EpollFlags::EPOLLIN, number))?;
@@ -146,11 +147,12 @@ impl Doors {
         };
         stream.set_nonblocking(true)?;
         let stream = TcpStream::from_std(stream)?;
-        while door.connections.try_join_next().is_some() {}
-        if door.connections.len() >= self.most {
+        let connections = door.connections.get_or_insert_default();
+        while connections.try_join_next().is_some() {}
+        if connections.len() >= self.most {
             reset(&stream);
         } else {
-            door.connections.spawn(serve(stream, client, door.target, self.gate.clone()));
+            connections.spawn(serve(stream, client, door.target, self.gate.clone()));
         }
         Ok(())
     }
