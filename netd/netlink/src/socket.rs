@@ -18,8 +18,10 @@ use crate::answer::{Answer, answers};
 use crate::link::Link;
 use crate::nft::{BATCH_BEGIN, BATCH_END, Request};
 
-/// Room for the largest batch (octets); the default 212,992 ends a large one with `ENOBUFS`.
+/// Room for the largest batch (octets); the default 212,992 ends a large one with `EMSGSIZE` or `ENOBUFS`.
 const SEND_BUFFER: usize = 64 << 20;
+/// A batch that is no larger has room on every node (octets; an attach's largest is a third of it).
+const SMALL: usize = 4 << 10;
 /// The kernel answers as it works; silence this long is a fault.
 const DEADLINE_S: i64 = 10;
 /// A dump that changes under us is made again this often.
@@ -68,6 +70,7 @@ const NF_TABLES: u16 = 10;
 pub struct Socket {
     socket: netlink_sys::Socket,
     sequence: u32,
+    has_room: bool,
 }
 
 impl AsFd for Socket {
@@ -100,16 +103,23 @@ impl Socket {
     }
 
     fn open_protocol(protocol: isize) -> io::Result<Self> {
-        let mut socket = netlink_sys::Socket::new(protocol)?;
-        socket.bind_auto()?;
+        let socket = netlink_sys::Socket::new(protocol)?;
+        // The kernel gives it its number by the way (`netlink_autobind`, net/netlink/af_netlink.c).
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_cap_ack(true)?;
         socket.set_ext_ack(true)?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(DEADLINE_S))?;
-        // Without CAP_NET_ADMIN over the first namespace: as much as `net.core.wmem_max` allows.
-        setsockopt(&socket, sockopt::SndBufForce, &SEND_BUFFER)
-            .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &SEND_BUFFER))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, has_room: false })
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !self.has_room && bytes.len() > SMALL {
+            // Without CAP_NET_ADMIN over the first namespace: as much as `net.core.wmem_max` allows.
+            setsockopt(&self.socket, sockopt::SndBufForce, &SEND_BUFFER)
+                .or_else(|_| setsockopt(&self.socket, sockopt::SndBuf, &SEND_BUFFER))?;
+            self.has_room = true;
+        }
+        self.socket.send(bytes, 0).map(drop)
     }
 
     /// From now on, [`Socket::datagram`] does not wait.
@@ -160,7 +170,7 @@ impl Socket {
             return Ok(());
         }
         let failed = |source| NetlinkError::Socket { unanswered: count, source };
-        self.socket.send(&bytes, 0).map_err(failed)?;
+        self.send(&bytes).map_err(failed)?;
         let mut refused: Option<NetlinkError> = None;
         loop {
             for answer in self.receive().map_err(failed)? {
@@ -202,7 +212,7 @@ impl Socket {
         self.append_request(&mut bytes, last, NLM_F_REQUEST | NLM_F_ACK);
         let end = self.sequence;
         self.append_netfilter(&mut bytes, BATCH_END, NLM_F_REQUEST, 0, NF_TABLES, &[]);
-        self.socket.send(&bytes, 0).map_err(failed)?;
+        self.send(&bytes).map_err(failed)?;
         let mut refused: Option<NetlinkError> = None;
         loop {
             for answer in self.receive().map_err(failed)? {
@@ -316,7 +326,7 @@ impl Socket {
     /// made.
     fn each_object(&mut self, request: &[u8], one: bool, visit: &mut dyn FnMut(&[u8])) -> Result<bool, NetlinkError> {
         let failed = |source| NetlinkError::Socket { unanswered: 1, source };
-        self.socket.send(request, 0).map_err(failed)?;
+        self.send(request).map_err(failed)?;
         let mut restless = false;
         loop {
             let answered = if one { self.receive() } else { self.receive_of_any_size() };
@@ -389,10 +399,11 @@ impl Socket {
         header.flags = flags;
         header.sequence_number = self.sequence;
         let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        // It is in the header from now on; to find it out again takes as long as to write the message.
         message.finalize();
-        let start = bytes.len();
-        bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut bytes[start..start + message.buffer_len()]);
+        let (start, length) = (bytes.len(), message.header.length as usize);
+        bytes.resize(start + length.next_multiple_of(4), 0);
+        message.serialize(&mut bytes[start..start + length]);
     }
 }
 

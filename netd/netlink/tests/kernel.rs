@@ -50,6 +50,22 @@ fn a_batch_is_done_when_it_says_so() {
 }
 
 #[test]
+fn a_batch_that_is_larger_than_a_sockets_usual_room_is_carried_out() {
+    in_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let loopback = || {
+            let mut link = LinkMessage::default();
+            link.header.index = 1;
+            (RouteNetlinkMessage::SetLink(link), 0)
+        };
+        // Some 300 KB, and the last of it has an effect.
+        let batch = std::iter::repeat_with(loopback).take(9_000).chain([bridge("br0")]);
+        socket.execute(batch.collect()).unwrap();
+        assert!(names(&mut socket).contains(&"br0".to_owned()));
+    });
+}
+
+#[test]
 fn the_refused_message_is_named_and_those_behind_it_were_tried() {
     in_namespace(|| {
         let mut socket = Socket::open().unwrap();
