@@ -99,9 +99,12 @@ impl Ruleset {
         let goes = |step: &Step| if let Step::Delete(Key::Span(part)) = step { Some(part.profile) } else { None };
         let going: BTreeSet<Profile> = steps.iter().filter_map(goes).collect();
         let is_ahead = |step: &Step| matches!(step, Step::Create(Key::Span(part), _) if !going.contains(&part.profile));
+        if !steps.iter().any(is_ahead) {
+            return self.apply_at_once(steps);
+        }
         let (ahead, rest): (Vec<Step>, Vec<Step>) = steps.iter().cloned().partition(is_ahead);
         let is_made_anew = steps.iter().any(|step| *step.key() == Key::Ruleset);
-        if ahead.is_empty() || rest.is_empty() || is_made_anew {
+        if rest.is_empty() || is_made_anew {
             return self.apply_at_once(steps);
         }
         self.apply_at_once(&ahead)?;
