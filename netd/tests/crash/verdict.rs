@@ -122,7 +122,7 @@ fn elements(node: &Node) -> Facts {
                     element[0]["concat"][1],
                     element[1]["concat"][0].as_str().unwrap()
                 ))),
-                "bridges" | "same_bridge" | "guarded" | "with_ports" | "tunnels" | "asked" | "decisions" => {}
+                "bridges" | "same_bridge" | "guarded" | "with_ports" | "tunnels" | "decisions" => {}
                 // What has no element of its own.
                 "block4" | "block6" | "class4" | "class6" | "profiles" if element.to_string().contains("\"*\"") => {}
                 _ => drop(facts.insert(format!("element {element} of {name}"))),

@@ -60,12 +60,8 @@ pub(super) fn of(key: &Key, object: &Object) -> Vec<(&'static str, Element)> {
     }
 }
 
-/// Adds the objects that the elements of the set `set` stand for. An element of no object is passed over. Sets are read in
-/// the order of `SETS`: an object of several is added by one of them, and taken back by a later one that lacks its part.
+/// Adds the objects that the elements of the set `set` stand for. An element of no object is passed over.
 pub(super) fn read(objects: &mut Objects, set: &str, elements: &[Element]) {
-    if fabric::is_cut_off(set, elements) {
-        objects.remove(&Key::Connected);
-    }
     objects.extend(policy::read(set, elements));
     objects.extend(fabric::read(set, elements));
     objects.extend(
@@ -192,7 +188,7 @@ mod tests {
     use netd_netlink::nft::Element;
     use proptest::prelude::*;
 
-    use super::super::skeleton::{ASKED, SETS, TUNNEL_PORTS};
+    use super::super::skeleton::SETS;
     use super::{of, read};
     use crate::object::{Family, Key, Object, Objects, Publication};
 
@@ -227,23 +223,6 @@ mod tests {
         let mut back = Objects::new();
         sets.iter().for_each(|(set, elements)| read(&mut back, set, elements));
         assert_eq!(back, objects);
-    }
-
-    #[test]
-    fn a_node_without_the_port_of_tunnels_is_not_connected() {
-        let connected = of(&Key::Connected, &Object::Set);
-        let read_without = |gone: &str| {
-            let mut back = Objects::new();
-            for (_, set) in SETS {
-                let of_set = connected.iter().filter(|(at, _)| *at == set.name && *at != gone);
-                read(&mut back, set.name, &of_set.map(|(_, element)| element.clone()).collect::<Vec<_>>());
-            }
-            back
-        };
-        assert_eq!(read_without(""), Objects::from([(Key::Connected, Object::Set)]));
-        for gone in [ASKED, TUNNEL_PORTS] {
-            assert_eq!(read_without(gone), Objects::new(), "{gone}");
-        }
     }
 
     proptest! {

@@ -373,6 +373,15 @@ fn is_version(version: &Version) -> Vec<Expression> {
     vec![Expression::meta(Meta::Family, Register(0)), Expression::is(Register(0), &[version.family])]
 }
 
+/// By the header itself: cheaper than the family, and as true where the kernel has looked at the header.
+fn has_version(version: u8) -> [Expression; 3] {
+    [
+        Expression::network(0, 1, Register(0)),
+        Expression::mask(Register(0), [0xf0, 0, 0, 0]),
+        Expression::is(Register(0), &[version << 4]),
+    ]
+}
+
 /// Types of ICMPv6 (RFC 4861, RFC 3810).
 const ROUTER_SOLICITATION: u8 = 133;
 const NEIGHBOUR_SOLICITATION: u8 = 135;

@@ -5,20 +5,16 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netd_netlink::nft::Element;
 
-use super::super::skeleton::{ASKED, ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
+use super::super::skeleton::{ENTRANCES, INSIDE, IPIP_ENTRANCES, PEERS, TUNNEL_PORTS};
 use super::range::{behind, range, ranges, read_addresses};
 use super::{index, octets, padded, plain, read_address};
 use crate::object::{Entrance, Key, Object, VXLAN_PORT};
 
 /// IP's number of what carries VXLAN.
 const UDP: u8 = 17;
-const TCP: u8 = 6;
-/// Protocols of which packets are asked about tunnels while there are other nodes.
-const ASKED_OF: [u8; 2] = [TCP, UDP];
 
 pub(super) fn connected() -> Vec<(&'static str, Element)> {
-    let asked = ASKED_OF.map(|protocol| (ASKED, plain(vec![protocol])));
-    asked.into_iter().chain([(TUNNEL_PORTS, tunnel_port())]).collect()
+    vec![(TUNNEL_PORTS, tunnel_port())]
 }
 
 pub(super) fn peer(address: IpAddr) -> Vec<(&'static str, Element)> {
@@ -51,19 +47,13 @@ fn service(protocol: u8, port: u16) -> [u8; 8] {
     [protocol, 0, 0, 0, high, low, 0, 0]
 }
 
-/// Whether the set `set` lacks what keeps a node connected, though [`ASKED`] has it.
-pub(super) fn is_cut_off(set: &str, elements: &[Element]) -> bool {
-    set == TUNNEL_PORTS && !elements.contains(&tunnel_port())
-}
-
 /// The objects of the fabric that a set holds.
 pub(super) fn read(set: &str, elements: &[Element]) -> Vec<(Key, Object)> {
     let wide = set.ends_with('6');
     let keys: Vec<Key> = if INSIDE.contains(&set) {
         ranges(elements).into_iter().filter_map(|(start, end)| read_inside(wide, start, end)).collect()
-    } else if set == ASKED {
-        let is_asked = |protocol: &u8| elements.iter().any(|element| element.key.first() == Some(protocol));
-        ASKED_OF.iter().all(is_asked).then_some(Key::Connected).into_iter().collect()
+    } else if set == TUNNEL_PORTS {
+        elements.contains(&tunnel_port()).then_some(Key::Connected).into_iter().collect()
     } else if PEERS.contains(&set) {
         elements.iter().filter_map(|element| read_address(&element.key, wide)).map(|one| Key::Peer(one.0)).collect()
     } else if set == IPIP_ENTRANCES {

@@ -8,7 +8,7 @@
 
 use netd_netlink::nft::{self, Element, Expression, Family, Meta, Register, Request, Verdict};
 
-use super::sets::{ASKED, DEAF, LEASED, PORT, PORT_MAC, TRUNKS, TUNNELS};
+use super::sets::{DEAF, LEASED, PORT, PORT_MAC, TRUNKS, TUNNELS};
 use super::{Rule, VERSIONS, in_names};
 
 const GUARD: &str = "guard";
@@ -37,7 +37,7 @@ fn tunnels(family: Family, table: &str, set: &str) -> Vec<Request> {
 }
 
 pub(super) fn elements(table: &str) -> Vec<Request> {
-    [TUNNELS, ASKED].into_iter().flat_map(|set| tunnels(Family::Inet, table, set)).collect()
+    tunnels(Family::Inet, table, TUNNELS)
 }
 
 pub(super) fn port_elements(table: &str) -> Vec<Request> {

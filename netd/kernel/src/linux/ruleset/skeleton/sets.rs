@@ -27,8 +27,6 @@ pub(in crate::linux::ruleset) const PORTS: [&str; 2] = ["ports4", "ports6"];
 pub(in crate::linux::ruleset) const HOST_PORTS: [&str; 2] = ["host_ports4", "host_ports6"];
 
 /// Addresses of peers, where encapsulated packets come to, and what is the fleet's.
-/// Protocols of which each packet is asked about tunnels, known or not.
-pub(in crate::linux::ruleset) const ASKED: &str = "asked";
 pub(in crate::linux::ruleset) const PEERS: [&str; 2] = ["peers4", "peers6"];
 pub(in crate::linux::ruleset) const ENTRANCES: [&str; 2] = ["entrances4", "entrances6"];
 pub(in crate::linux::ruleset) const IPIP_ENTRANCES: &str = "ipip_entrances";
@@ -75,7 +73,7 @@ const FLOW4: (u32, u32) = ((((PROTOCOL << 6 | IPV4) << 6 | SERVICE) << 6 | IPV4)
 const FLOW6: (u32, u32) = ((((PROTOCOL << 6 | IPV6) << 6 | SERVICE) << 6 | IPV6) << 6 | SERVICE, 44);
 
 /// All sets that objects fill, in the order in which they are made. Those of one family stand together.
-pub(in crate::linux::ruleset) const SETS: [(Family, Set); 53] = [
+pub(in crate::linux::ruleset) const SETS: [(Family, Set); 52] = [
     (Family::Inet, Set::of(BRIDGES, NAMED)),
     (Family::Inet, Set::of(FENCED, NAMED)),
     (Family::Inet, Set::of(SAME, (IFNAME << 6 | IFNAME, 2 * NAME))),
@@ -88,7 +86,6 @@ pub(in crate::linux::ruleset) const SETS: [(Family, Set); 53] = [
     (Family::Inet, Set::map(PORTS[1], PORT_KEY, TARGET6)),
     (Family::Inet, Set::map(HOST_PORTS[0], SERVICE4, TARGET4)),
     (Family::Inet, Set::map(HOST_PORTS[1], SERVICE6, TARGET6)),
-    (Family::Inet, Set::of(ASKED, (PROTOCOL, 1))),
     (Family::Inet, Set::of(PEERS[0], ADDRESS4)),
     (Family::Inet, Set::of(PEERS[1], ADDRESS6)),
     (Family::Inet, Set::of(ENTRANCES[0], SERVICE4)),
