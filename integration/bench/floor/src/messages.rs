@@ -284,6 +284,9 @@ pub(crate) fn elements(batch: &mut Batch, kind: u16, table: &str, home: Home<'_>
     });
 }
 
+/// What frames of IPv4 and IPv6 say that they bear.
+const BORNE: [[u8; 2]; 2] = [[0x08, 0x00], [0x86, 0xdd]];
+
 fn guard(own: &str, address: Ipv4Addr) -> Vec<Element> {
     let (name, mac) = (filled(own), mac_of(address));
     let station = [name.as_slice(), &mac, &[0, 0]].concat();
@@ -293,8 +296,8 @@ fn guard(own: &str, address: Ipv4Addr) -> Vec<Element> {
     vec![
         bridge("guarded_ports", name.to_vec()),
         bridge("port_macs", station.clone()),
-        bridge("leased6", [station.as_slice(), &link_local].concat()),
-        bridge("leased4", [station.as_slice(), &address.octets()].concat()),
+        bridge("leased6", [name.as_slice(), &mac, &BORNE[1], &link_local].concat()),
+        bridge("leased4", [name.as_slice(), &mac, &BORNE[0], &address.octets()].concat()),
     ]
 }
 

@@ -28,6 +28,8 @@ pub enum Meta {
     Family = 15,
     /// The transport protocol, 1 octet.
     Transport = 16,
+    /// Whom the frame is for, 1 octet: this host, all, many, or another (`PACKET_HOST` to `PACKET_OTHERHOST`).
+    PacketKind = 19,
     /// What kind of link it came in by (`bridge`, `veth`), 16 octets.
     InputKind = 26,
 }
@@ -167,12 +169,18 @@ impl Expression {
     /// Keeps only the bits of `mask` in a register of 4 octets.
     #[must_use]
     pub fn mask(register: Register, mask: [u8; 4]) -> Self {
+        Self::put(register, mask, [0; 4])
+    }
+
+    /// Puts `value` into the bits of the octets from a register on that `kept` leaves out. Only those bits of `value` may be set.
+    #[must_use]
+    pub fn put<const OCTETS: usize>(register: Register, kept: [u8; OCTETS], value: [u8; OCTETS]) -> Self {
         let data = Attributes::new()
             .number(1, register.number())
             .number(2, register.number())
-            .number(3, 4)
-            .nested(4, &Attributes::new().bytes(1, &mask))
-            .nested(5, &Attributes::new().bytes(1, &[0; 4]));
+            .number(3, u32::try_from(OCTETS).unwrap_or(u32::MAX))
+            .nested(4, &Attributes::new().bytes(1, &kept))
+            .nested(5, &Attributes::new().bytes(1, &value));
         Self::new("bitwise", &data)
     }
 

@@ -1,7 +1,7 @@
 //! The fixed part of the ruleset, as data: sets, chains, rules. It never changes while netd runs; elements do.
 
 mod fabric;
-mod guard;
+pub(crate) mod guard;
 pub(crate) mod policy;
 mod sets;
 mod vlan;
@@ -31,14 +31,15 @@ const BY_LINK: &str = "by_link";
 /// An IP version, with what differs between the two.
 struct Version {
     index: usize,
+    number: u8,
     family: u8,
     source: (u32, u32),
     destination: (u32, u32),
 }
 
 const VERSIONS: [Version; 2] = [
-    Version { index: 0, family: 2, source: (12, 4), destination: (16, 4) },
-    Version { index: 1, family: 10, source: (8, 16), destination: (24, 16) },
+    Version { index: 0, number: 4, family: 2, source: (12, 4), destination: (16, 4) },
+    Version { index: 1, number: 6, family: 10, source: (8, 16), destination: (24, 16) },
 ];
 
 /// A chain's name, and a rule of it.
@@ -71,7 +72,8 @@ fn build(table: &str, link_prefix: &str, flags: u32, mark: &[u8]) -> Vec<Request
     requests.extend(policy::elements(table));
     requests.extend(guard::elements(table));
     let rules = port_rules(link_prefix);
-    requests.extend(part(Family::Bridge, table, (flags, mark), (&[PORT_IN, PORT_OUT], &guard::CHAINS, &rules)));
+    let inner: Vec<_> = guard::CHAINS.into_iter().chain([vlan::TO_GATEWAYS]).collect();
+    requests.extend(part(Family::Bridge, table, (flags, mark), (&[PORT_IN, PORT_OUT], &inner, &rules)));
     requests.extend(guard::port_elements(table));
     requests
 }
@@ -128,14 +130,10 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
 }
 
 fn port_rules(link_prefix: &str) -> Vec<Rule> {
-    let mut discovery = Vec::from(is_icmpv6());
-    discovery.push(Expression::verdict(Verdict::Jump(guard::UNFLOODED)));
     let unflooded = unflooded(link_prefix).into_iter().map(|rule| (guard::UNFLOODED, rule));
-    let guarded = guard::rules(PORT_IN.name, PORT_OUT.name);
-    [(PORT_IN.name, discovery)]
+    guard::rules(PORT_IN.name, PORT_OUT.name)
         .into_iter()
         .chain(unflooded)
-        .chain(guarded)
         .chain(vlan::port_rules(PORT_IN.name, PORT_OUT.name, link_prefix))
         .collect()
 }

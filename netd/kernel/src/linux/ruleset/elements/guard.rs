@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use netd_config::LinkName;
 use netd_netlink::nft::Element;
 
+use super::super::skeleton::guard::BORNE;
 use super::super::skeleton::{DEAF, LEASED, NAME, PORT, PORT_MAC, TRUNKS};
 use super::{index, name, octets, plain, read_address, read_name};
 use crate::object::{Key, Mac, Object, link_local_of};
@@ -15,12 +16,13 @@ const MAC: usize = 8;
 /// By the MAC comes the link-local address that the kernel makes of it.
 pub(super) fn port_mac(port: &LinkName, mac: Mac) -> Vec<(&'static str, Element)> {
     let station = [name(port), filled(mac)].concat();
-    let own = [station.clone(), octets(link_local_of(mac))].concat();
+    let own = [name(port), borne(mac, 1), octets(link_local_of(mac))].concat();
     vec![(PORT_MAC, plain(station)), (LEASED[1], plain(own))]
 }
 
 pub(super) fn port_address(port: &LinkName, mac: Mac, address: IpAddr) -> Vec<(&'static str, Element)> {
-    vec![(LEASED[index(address)], plain([name(port), filled(mac), octets(address)].concat()))]
+    let at = index(address);
+    vec![(LEASED[at], plain([name(port), borne(mac, at), octets(address)].concat()))]
 }
 
 /// The object of the guard that an element stands for.
@@ -49,6 +51,11 @@ fn filled(mac: Mac) -> Vec<u8> {
     let mut octets = mac.to_vec();
     octets.resize(MAC, 0);
     octets
+}
+
+/// A MAC, and behind it what a frame with such an address bears.
+fn borne(mac: Mac, version: usize) -> Vec<u8> {
+    [&mac[..], &BORNE[version]].concat()
 }
 
 /// One of each, for tests.

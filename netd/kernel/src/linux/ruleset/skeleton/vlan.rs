@@ -5,15 +5,22 @@
 
 use netd_netlink::nft::{Expression, Meta, Register, Status, Verdict};
 
+use super::guard;
 use super::sets::BRIDGES;
 use super::{ICMPV6, Rule, in_names, is_icmpv6};
 use crate::linux::vlan::{GATEWAY_MACS, PORT_MARK};
 
+/// Sandboxes' frames, when the guard is content with them.
+pub(super) const TO_GATEWAYS: &str = "to_gateways";
+
 /// What is let pass untracked gets to a gateway and nowhere else: the bridge floods to all ports what it knows no port of.
-pub(super) fn port_rules(port_in: &'static str, port_out: &'static str, link_prefix: &str) -> [Rule; 3] {
+pub(super) fn port_rules(port_in: &'static str, port_out: &'static str, link_prefix: &str) -> [Rule; 5] {
     let gateway_port = format!("{link_prefix}{PORT_MARK}");
-    let mut untracked = to_a_gateway();
-    untracked.push(Expression::untrack());
+    let untracked = || {
+        let mut rule = to_a_gateway();
+        rule.push(Expression::untrack());
+        rule
+    };
     let of_gateway = vec![
         Expression::meta(Meta::InputName, Register(0)),
         Expression::is(Register(0), gateway_port.as_bytes()),
@@ -25,7 +32,13 @@ pub(super) fn port_rules(port_in: &'static str, port_out: &'static str, link_pre
         Expression::is_not(Register(0), gateway_port.as_bytes()),
         Expression::verdict(Verdict::Drop),
     ]);
-    [(port_in, untracked), (port_in, of_gateway), (port_out, flooded)]
+    [
+        (guard::OWN[0], untracked()),
+        (TO_GATEWAYS, untracked()),
+        (port_in, untracked()),
+        (port_in, of_gateway),
+        (port_out, flooded),
+    ]
 }
 
 fn to_a_gateway() -> Vec<Expression> {
