@@ -9,7 +9,7 @@ use netd_kernel::{
 };
 
 use crate::fleet::{MTU, NOBODY, PORT, Path, Wire, addresses, underlay};
-use crate::frames::{IPIP, datagram, framed, ip, message, opening, segment_of, vxlan};
+use crate::frames::{IPIP, OPTIONS, behind_options, datagram, framed, ip, message, opening, segment_of, vxlan};
 use crate::node::{Node, Sandbox, link};
 use crate::policy::{filtered, isolated};
 use crate::space::{PATIENCE, Space, all_heard, hear, hears_frame};
@@ -17,6 +17,8 @@ use crate::space::{PATIENCE, Space, all_heard, hear, hears_frame};
 /// Of netd's VXLAN.
 const NETWORK: u32 = 0x6e64;
 const IPV6_IN_IP: u8 = 41;
+/// For experiments (RFC 3692).
+const NOTHING: u8 = 253;
 
 /// Node 1, with peers: 2 and 4 by tunnel, 3 directly. 9 is nobody.
 struct Town {
@@ -316,6 +318,12 @@ fn a_sandbox_sends_nothing_encapsulated_to_a_peer() {
                     cases.push(("IPv4 in IP to a peer", false, PEER, Box::new(inside(2, IPIP))));
                     cases.push(("IPv6 in IP to a peer", false, PEER, Box::new(inside(2, IPV6_IN_IP))));
                     cases.push(("IPv4 in IP to another", true, STRANGER, Box::new(inside(9, IPIP))));
+                    let behind =
+                        |protocol| move |marker: &[u8]| ip(from, to(2), OPTIONS, &behind_options(protocol, marker));
+                    if family == Family::V6 {
+                        cases.push(("IPv4 in IP behind a header", false, PEER, Box::new(behind(IPIP))));
+                        cases.push(("another protocol behind a header", true, PEER, Box::new(behind(NOTHING))));
+                    }
                 }
                 for (name, passes, ear, making) in cases {
                     let name = format!("<{is_open} {kind} {from}: {name}>");

@@ -8,6 +8,8 @@ pub(crate) const IPIP: u8 = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 pub(crate) const ICMPV6: u8 = 58;
+/// For the destination (RFC 8200): another header follows.
+pub(crate) const OPTIONS: u8 = 60;
 
 pub(crate) fn ethernet(to: Mac, from: Mac, protocol: u16, payload: &[u8]) -> Vec<u8> {
     [&to[..], &from[..], &protocol.to_be_bytes()[..], payload].concat()
@@ -40,6 +42,11 @@ pub(crate) fn ip(from: IpAddr, to: IpAddr, protocol: u8, payload: &[u8]) -> Vec<
             panic!("{from} is of another version than {to}")
         }
     }
+}
+
+/// A packet of this protocol behind options that say nothing (RFC 8200, 4.6), as [`OPTIONS`] have it.
+pub(crate) fn behind_options(protocol: u8, payload: &[u8]) -> Vec<u8> {
+    [&[protocol, 0, 1, 4, 0, 0, 0, 0][..], payload].concat()
 }
 
 pub(crate) fn udp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use netd_kernel::{Direction, Key, Mac, Object, Objects, Reach};
 
-use crate::frames::{self, framed, udp};
+use crate::frames::{self, IPIP, OPTIONS, behind_options, framed, udp};
 use crate::node::{Node, Sandbox, link};
 use crate::space::{Heard, Space, hears_frame};
 
@@ -74,6 +74,16 @@ fn cases(f: &Frames, round: &str) -> Vec<(&'static str, bool, Vec<u8>)> {
     case("IPv6 in IPv4", false, &|m| f.ipv4(mac, v4, 41, m));
     case("own IPv6", true, &|m| f.ipv6(mac, v6, peer6, 17, &udp(9, 9, m)));
     case("own link-local IPv6", true, &|m| f.ipv6(mac, local, peer6, 17, &udp(9, 9, m)));
+    case("own TCP over IPv6", true, &|m| f.ipv6(mac, v6, peer6, 6, &[&[0; 20][..], m].concat()));
+    case("foreign TCP over IPv6", false, &|m| f.ipv6(mac, foreign6, peer6, 6, &[&[0; 20][..], m].concat()));
+    case("own IPv4, said to be IPv6", false, &|m| {
+        f.ethernet(mac, 0x86dd, &frames::ipv4(v4, [10, 4, 0, 3], 17, &udp(9, 9, m)))
+    });
+    case("own behind a header", true, &|m| f.ipv6(mac, v6, peer6, OPTIONS, &behind_options(17, &udp(9, 9, m))));
+    case("IPv4 behind a header", false, &|m| f.ipv6(mac, v6, peer6, OPTIONS, &behind_options(IPIP, m)));
+    case("DHCPv6 server behind a header", false, &|m| {
+        f.ipv6(mac, v6, peer6, OPTIONS, &behind_options(17, &udp(547, 546, m)))
+    });
     case("foreign IPv6", false, &|m| f.ipv6(mac, foreign6, peer6, 17, &udp(9, 9, m)));
     case("IPv6 of a foreign MAC", false, &|m| f.ipv6(FOREIGN_MAC, v6, peer6, 17, &udp(9, 9, m)));
     case("DHCPv6 server", false, &|m| f.ipv6(mac, v6, peer6, 17, &udp(547, 546, m)));

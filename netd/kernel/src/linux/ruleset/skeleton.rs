@@ -27,6 +27,7 @@ const PORT_IN: Chain = Chain { name: "prerouting", kind: ChainKind::Filter, hook
 const PORT_OUT: Chain = Chain { name: "forward", kind: ChainKind::Filter, hook: Hook::Forward, priority: -300 };
 const TO_LOOPBACK: &str = "to_loopback";
 const BY_LINK: &str = "by_link";
+const BY_ANOTHER: &str = "by_another";
 
 /// An IP version, with what differs between the two.
 struct Version {
@@ -67,7 +68,11 @@ pub(super) fn rule_count() -> usize {
 
 fn build(table: &str, link_prefix: &str, flags: u32, mark: &[u8]) -> Vec<Request> {
     let base = [RAW, RAW_OUT, PREROUTING, OUTPUT, INPUT, NODE_OUT, FORWARD, POSTROUTING];
-    let inner: Vec<_> = policy::chains().into_iter().chain(fabric::CHAINS).chain([TO_LOOPBACK, BY_LINK]).collect();
+    let inner: Vec<_> = policy::chains()
+        .into_iter()
+        .chain(fabric::CHAINS)
+        .chain([TO_LOOPBACK, BY_LINK, BY_ANOTHER, vlan::UNTRACKED])
+        .collect();
     let mut requests = part(Family::Inet, table, (flags, mark), (&base, &inner, &rules(link_prefix)));
     requests.extend(policy::elements(table));
     requests.extend(guard::elements(table));
@@ -118,6 +123,7 @@ fn rules(link_prefix: &str) -> Vec<Rule> {
     rules.extend(policy::hooks(INPUT.name, FORWARD.name, NODE_OUT.name));
     rules.extend(fabric::behind_policy(link_prefix));
     rules.extend(forward(link_prefix));
+    rules.push((POSTROUTING.name, to_a_routed_sandbox(link_prefix)));
     for version in &VERSIONS {
         rules.push((POSTROUTING.name, published_on_its_own_bridge(version)));
         rules.push(fabric::unchanged(version));
@@ -163,8 +169,8 @@ impl Links<'_> {
 
     /// Goes on if the name that is loaded is none of them all.
     fn of_none(load: Expression, link_prefix: &str) -> Vec<Expression> {
-        let is_no_bridge = Expression::not_in_set(BRIDGES, Register(0));
-        vec![load, is_no_bridge, Expression::is_not(Register(0), link_prefix.as_bytes())]
+        let is_no_link = Expression::is_not(Register(0), link_prefix.as_bytes());
+        vec![load, is_no_link, Expression::not_in_set(BRIDGES, Register(0))]
     }
 }
 
@@ -195,22 +201,23 @@ fn from_a_link_of_ours(link_prefix: &str) -> Vec<Rule> {
 /// A sandbox's address is no other's: what begins by a link that is none of ours is not from who has his way by one. Of the
 /// packets of a known flow none comes to a chain of address translation.
 fn from_somebody_elses_link(link_prefix: &str) -> Vec<Rule> {
-    let by_another = || {
-        let mut rule = Links::of_none(Expression::meta(Meta::InputName, Register(0)), link_prefix);
-        rule.push(Expression::way_back_name(Register(0)));
+    let with = |mut rule: Vec<Expression>, verdict| {
+        rule.push(Expression::verdict(verdict));
         rule
     };
-    let (mut bridged, mut routed) = (by_another(), by_another());
-    bridged.push(Expression::in_set(BRIDGES, Register(0)));
-    routed.push(Expression::is(Register(0), link_prefix.as_bytes()));
+    let no_link =
+        vec![Expression::meta(Meta::InputName, Register(0)), Expression::is_not(Register(0), link_prefix.as_bytes())];
+    let no_way_by_ours = Links::of_none(Expression::way_back_name(Register(0)), link_prefix);
     // Nodes may send each other by more than one way.
-    routed.push(Expression::is_not(Register(0), tunnels_prefix(link_prefix).as_bytes()));
-    [bridged, routed]
-        .map(|mut rule| {
-            rule.push(Expression::verdict(Verdict::Drop));
-            (PREROUTING.name, rule)
-        })
-        .into()
+    let prefix = tunnels_prefix(link_prefix);
+    let by_tunnel = vec![Expression::way_back_name(Register(0)), Expression::is(Register(0), prefix.as_bytes())];
+    vec![
+        (PREROUTING.name, with(no_link, Verdict::Jump(BY_ANOTHER))),
+        (BY_ANOTHER, with(Links::Bridges.by(Meta::InputName), Verdict::Return)),
+        (BY_ANOTHER, with(no_way_by_ours, Verdict::Return)),
+        (BY_ANOTHER, with(by_tunnel, Verdict::Return)),
+        (BY_ANOTHER, with(Vec::new(), Verdict::Drop)),
+    ]
 }
 
 fn finds_neighbours(from: Vec<Expression>) -> Vec<Expression> {
@@ -292,23 +299,34 @@ fn forward(link_prefix: &str) -> Vec<Rule> {
         rule.push(Expression::verdict(verdict));
         (FORWARD.name, rule)
     };
-    let same = vec![
-        Expression::meta(Meta::InputName, Register(0)),
-        Expression::meta(Meta::OutputName, Register(4)),
-        Expression::in_set(SAME, Register(0)),
-    ];
     let mut fenced = in_names(Meta::InputName, FENCED);
     fenced.extend(in_names(Meta::OutputName, FENCED));
-    let mut guarded = vec![Expression::meta(Meta::Family, Register(0)), Expression::in_set(GUARDED, Register(0))];
+    fenced.extend([
+        Expression::meta(Meta::InputName, Register(0)),
+        Expression::meta(Meta::OutputName, Register(4)),
+        Expression::not_in_set(SAME, Register(0)),
+    ]);
+    let mut guarded = Vec::new();
     for name in [Meta::InputName, Meta::OutputName] {
         guarded.extend(Links::of_none(Expression::meta(name, Register(0)), link_prefix));
     }
+    guarded.extend([Expression::meta(Meta::Family, Register(0)), Expression::in_set(GUARDED, Register(0))]);
     vec![
         accept(Expression::connection(Status::DestinationChanged, Register(0)).into(), Verdict::Accept),
-        accept(same, Verdict::Accept),
         accept(fenced, Verdict::Drop),
         accept(guarded, Verdict::Drop),
     ]
+}
+
+/// To a routed sandbox everybody speaks as himself, but for who came by a published port, or from 127/8. IPv6 whose address has
+/// that octet there goes the longer way.
+fn to_a_routed_sandbox(link_prefix: &str) -> Vec<Expression> {
+    let mut rule = Links::Routed(link_prefix).by(Meta::OutputName);
+    rule.push(Expression::is_not(Register(0), tunnels_prefix(link_prefix).as_bytes()));
+    rule.extend([Expression::network(VERSIONS[0].source.0, 1, Register(0)), Expression::is_not(Register(0), &[127])]);
+    let [load, mask, _] = Expression::connection(Status::DestinationChanged, Register(0));
+    rule.extend([load, mask, Expression::is(Register(0), &[0; 4]), Expression::verdict(Verdict::Accept)]);
+    rule
 }
 
 /// A sandbox that comes back to its own bridge or link by a published port must hear the answer from where it asked.

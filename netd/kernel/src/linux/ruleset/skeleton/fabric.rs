@@ -40,8 +40,9 @@ pub(super) const BY_TUNNEL: &str = "by_tunnel";
 const CROSSING: &str = "crossing";
 const OPENING: &str = "opening";
 const TO_PEER: &str = "to_peer";
-pub(super) const CHAINS: [&str; 9] =
-    [ENTERING, LEAVING, ARRIVING, TO_ENTRANCE, FROM_PEERS, BY_TUNNEL, CROSSING, OPENING, TO_PEER];
+const OUT_OF_TUNNEL: &str = "out_of_tunnel";
+pub(super) const CHAINS: [&str; 10] =
+    [ENTERING, LEAVING, ARRIVING, TO_ENTRANCE, FROM_PEERS, BY_TUNNEL, CROSSING, OPENING, TO_PEER, OUT_OF_TUNNEL];
 
 const IPIP: u8 = 4;
 const IPV6_IN_IP: u8 = 41;
@@ -131,17 +132,19 @@ pub(super) fn rules(link_prefix: &str) -> Vec<Rule> {
 /// A node is no router between tunnels, nor between one and its uplinks.
 pub(super) fn behind_policy(link_prefix: &str) -> Vec<Rule> {
     let tunnels = Links::Tunnels(link_prefix);
-    let beyond = |one: Meta, other: Meta| {
-        let mut rule = tunnels.by(one);
-        rule.extend(Links::of_none(Expression::meta(other, Register(0)), link_prefix));
-        rule.push(drop_it());
+    let to = |mut rule: Vec<Expression>, verdict| {
+        rule.push(Expression::verdict(verdict));
         rule
     };
-    let mut between = tunnels.by(Meta::InputName);
-    between.extend(tunnels.by(Meta::OutputName));
-    between.push(drop_it());
-    let rules = [between, beyond(Meta::InputName, Meta::OutputName), beyond(Meta::OutputName, Meta::InputName)];
-    rules.map(|rule| (FORWARD.name, rule)).into()
+    let beyond = |other: Meta| to(Links::of_none(Expression::meta(other, Register(0)), link_prefix), Verdict::Drop);
+    let mut into = tunnels.by(Meta::OutputName);
+    into.extend(beyond(Meta::InputName));
+    vec![
+        (FORWARD.name, to(tunnels.by(Meta::InputName), Verdict::Jump(OUT_OF_TUNNEL))),
+        (FORWARD.name, into),
+        (OUT_OF_TUNNEL, to(tunnels.by(Meta::OutputName), Verdict::Drop)),
+        (OUT_OF_TUNNEL, beyond(Meta::OutputName)),
+    ]
 }
 
 /// Within the fleet everybody is known by an address of his own. Who has none of the fleet's is not known there.

@@ -209,17 +209,18 @@ pub(super) fn rules() -> Vec<Rule> {
 }
 
 /// `protocol . source . port . destination . port` in the set of flows that have lost their permission. A protocol without
-/// ports has 0 there.
+/// ports has 0 there; what it has where ports would be is in the set only if that is 0, too.
 fn cut(version: &Version) -> [Vec<Expression>; 2] {
+    const UDP: u8 = 17;
     let words = version.source.1 / 4;
     let (source, destination) = (Register(1 + words), Register(2 + 2 * words));
     let of_port = |offset, to| Expression::transport(offset, 2, to);
     let nothing = |to| Expression::load(&[0; 4], to);
-    let rule = |is_it: Expression, ports: [Expression; 2]| {
+    let rule = |is_it: Vec<Expression>, ports: [Expression; 2]| {
         let mut rule = is_version(version);
+        rule.push(Expression::meta(Meta::Transport, Register(0)));
+        rule.extend(is_it);
         rule.extend([
-            Expression::meta(Meta::Transport, Register(0)),
-            is_it,
             Expression::network(version.source.0, version.source.1, Register(1)),
             Expression::network(version.destination.0, version.destination.1, Register(2 + words)),
         ]);
@@ -227,9 +228,12 @@ fn cut(version: &Version) -> [Vec<Expression>; 2] {
         rule.extend([Expression::in_set(CUT[version.index], Register(0)), Expression::verdict(Verdict::Jump(LOST))]);
         rule
     };
+    // Most are of these: they are spared the look-up.
+    let mut others: Vec<_> = [TCP, UDP].map(|protocol| Expression::is_not(Register(0), &[protocol])).into();
+    others.push(Expression::not_in_set(PORTED, Register(0)));
     [
-        rule(Expression::in_set(PORTED, Register(0)), [of_port(0, source), of_port(2, destination)]),
-        rule(Expression::not_in_set(PORTED, Register(0)), [nothing(source), nothing(destination)]),
+        rule(Vec::new(), [of_port(0, source), of_port(2, destination)]),
+        rule(others, [nothing(source), nothing(destination)]),
     ]
 }
 

@@ -13,6 +13,9 @@ use crate::linux::vlan::{GATEWAY_MACS, PORT_MARK};
 /// Sandboxes' frames, when the guard is content with them.
 pub(super) const TO_GATEWAYS: &str = "to_gateways";
 
+/// What is forwarded, and not tracked.
+pub(super) const UNTRACKED: &str = "untracked";
+
 /// What is let pass untracked gets to a gateway and nowhere else: the bridge floods to all ports what it knows no port of.
 pub(super) fn port_rules(port_in: &'static str, port_out: &'static str, link_prefix: &str) -> [Rule; 5] {
     let gateway_port = format!("{link_prefix}{PORT_MARK}");
@@ -67,14 +70,17 @@ pub(super) fn forward(chain: &'static str) -> Vec<Rule> {
     let kind = Expression::transport(0, 1, Register(0));
     let of_icmpv6 = vec![transport, is_icmpv6, kind, Expression::in_range(Register(0), &[0], &[LAST_OF_OTHERS])];
     let rule = |(end, kinds): (u32, &Vec<Expression>)| {
-        let mut rule = Vec::from(Expression::connection(Status::Untracked, Register(0)));
-        rule.extend([Expression::meta(Meta::InputKind, Register(0)), Expression::is(Register(0), b"bridge\0")]);
+        let mut rule = vec![Expression::meta(Meta::InputKind, Register(0)), Expression::is(Register(0), b"bridge\0")];
         rule.extend(in_names(Meta::InputName, BRIDGES));
         rule.extend(in_names(Meta::OutputName, BRIDGES));
         rule.extend(a_gateway_at(end));
         rule.extend(kinds.iter().cloned());
         rule.push(Expression::verdict(Verdict::Accept));
-        (chain, rule)
+        (UNTRACKED, rule)
     };
-    [others, of_icmpv6].iter().flat_map(|kinds| ENDS.map(|end| (end, kinds))).map(rule).collect()
+    let mut untracked = Vec::from(Expression::connection(Status::Untracked, Register(0)));
+    untracked.push(Expression::verdict(Verdict::Jump(UNTRACKED)));
+    let of_kinds = [others, of_icmpv6];
+    let rules = of_kinds.iter().flat_map(|kinds| ENDS.map(|end| (end, kinds))).map(rule);
+    [(chain, untracked)].into_iter().chain(rules).collect()
 }
