@@ -75,8 +75,8 @@ pub enum Key {
     /// Sandboxes of other fenced bridges and routed links do not reach those of this one (`ingressPolicy` `same-bridge` and
     /// `isolated`).
     Fenced(LinkName),
-    /// There are other nodes: packets of TCP and UDP too are asked what holds by tunnels, of UDP at [`VXLAN_PORT`]. What is
-    /// encapsulated is guarded only with it: it is the first of a fleet's to stand, and the last to go.
+    /// There are other nodes: UDP at [`VXLAN_PORT`] is asked what holds by tunnels. What is encapsulated is guarded only with
+    /// it: it is the first of a fleet's to stand, and the last to go.
     Connected,
     /// A peer's address, from which encapsulated packets pass.
     Peer(IpAddr),

@@ -295,7 +295,7 @@ fn guard(own: &str, address: Ipv4Addr) -> Vec<Element> {
     let bridge = |set, key| (BRIDGE, set, key, Vec::new());
     vec![
         bridge("guarded_ports", name.to_vec()),
-        bridge("port_macs", station.clone()),
+        bridge("port_macs", station),
         bridge("leased6", [name.as_slice(), &mac, &BORNE[1], &link_local].concat()),
         bridge("leased4", [name.as_slice(), &mac, &BORNE[0], &address.octets()].concat()),
     ]

@@ -248,13 +248,14 @@ fn to_entrance(version: &Version) -> Vec<Expression> {
 /// Whose source address is a peer's may still be a sandbox. By a routed link it is none: there it has no way back. A peer is no
 /// sandbox, and nobody's policy asks more of it.
 fn from_peers(link_prefix: &str) -> Vec<Vec<Expression>> {
-    let of_ours = [Links::Bridges, Links::Tunnels(link_prefix)].map(|links| {
-        let mut rule = links.by(Meta::InputName);
-        rule.push(drop_it());
+    let peers = VERSIONS.iter().map(|version| {
+        let mut rule = is_version(version);
+        rule.extend(Links::of_none(Expression::meta(Meta::InputName, Register(0)), link_prefix));
+        rule.extend([source(version), Expression::in_set(PEERS[version.index], Register(0))]);
+        rule.push(Expression::verdict(Verdict::Accept));
         rule
     });
-    let peers = VERSIONS.iter().map(|version| is_from(version, PEERS[version.index], Verdict::Accept));
-    of_ours.into_iter().chain(peers).chain([vec![drop_it()]]).collect()
+    peers.chain([vec![drop_it()]]).collect()
 }
 
 /// What is routed back by its tunnel does not come here. A peer's own packets, as it tells of errors on the way, have its address. The fleet's come by a tunnel without a way back
