@@ -154,11 +154,11 @@ fn sandboxes_reach_each_other_directly_and_a_list_that_changes_is_followed() {
     assert_eq!(nodes.all[0].routes(), whole);
     assert!(!nodes.all[0].space.command("ip -o link").contains("nd-"), "a tunnel that nobody asked for");
     // So does what is lost while nobody owns the rules.
-    let asked = |nodes: &Nodes| nodes.all[0].space.command("nft list set inet netd asked").contains("udp");
+    let asked = |nodes: &Nodes| nodes.all[0].space.command("nft list set inet netd tunnel_ports").contains("udp");
     assert!(asked(&nodes));
     nodes.all[0].kill();
     nodes.all[0].write(&list("direct", &[1, 2, 3]));
-    nodes.all[0].space.command("nft delete element inet netd asked { udp }");
+    nodes.all[0].space.command("nft delete element inet netd tunnel_ports { udp . 4789 }");
     nodes.all[0].start();
     assert!(asked(&nodes), "each packet of UDP is asked about tunnels");
     // Without a fleet nothing of it is left.
