@@ -57,8 +57,8 @@ pub(crate) fn add_pool(arguments: &Arguments, pool: String, look: Look, netd: &N
 }
 
 pub(crate) fn blocks(arguments: &Arguments, netd: &Netd) -> Result<Answer, Failed> {
-    let blocks = Fleet::from(netd.fleet()?).blocks;
-    show(arguments, &blocks, |blocks| render::blocks(blocks))
+    let fleet = Fleet::from(netd.fleet()?);
+    show(arguments, &fleet.blocks, |_| render::blocks(&fleet))
 }
 
 pub(crate) fn check(arguments: &Arguments, name: Option<String>, look: Look, netd: &Netd) -> Result<Answer, Failed> {

@@ -34,11 +34,24 @@ pub(crate) fn nodes(fleet: &Fleet, look: Look) -> String {
 
 /// Where several have the name, also which of them.
 fn named(node: &Node, nodes: &[Node]) -> String {
-    let is_one = nodes.iter().filter(|other| other.name == node.name).count() < 2;
     match node.instance.get(..SHOWN) {
-        Some(instance) if !is_one => format!("{} ({instance})", node.name),
+        Some(instance) if is_shared(node, nodes) => format!("{} ({instance})", node.name),
         _ => node.name.clone(),
     }
+}
+
+fn is_shared(node: &Node, nodes: &[Node]) -> bool {
+    nodes.iter().filter(|other| other.name == node.name).count() > 1
+}
+
+/// Its owner, as `node ls` names it; all of them where several claim it.
+fn owner(block: &Block, nodes: &[Node]) -> String {
+    let is_unclear = |node: &Node| block.instances.contains(&node.instance) && is_shared(node, nodes);
+    if !nodes.iter().any(is_unclear) {
+        return block.node.clone();
+    }
+    let instances: Vec<&str> = block.instances.iter().filter_map(|instance| instance.get(..SHOWN)).collect();
+    format!("{} ({})", block.node, instances.join(", "))
 }
 
 /// By what; and whether all of it is.
@@ -120,17 +133,17 @@ pub(crate) fn added(added: &Added, look: Look) -> String {
     text
 }
 
-pub(crate) fn blocks(blocks: &[Block]) -> String {
-    if blocks.is_empty() {
+pub(crate) fn blocks(fleet: &Fleet) -> String {
+    if fleet.blocks.is_empty() {
         return "No blocks: this node is part of no fleet, or nobody has one yet (`netdctl node ls`).\n".to_owned();
     }
     let mut table = Table::new(["BLOCK", "POOL", "NODE", "STATE", "NETWORK", "HELD"]);
-    for block in blocks {
+    for block in &fleet.blocks {
         let held = if block.size == 0 { String::new() } else { format!("{} of {}", block.held, block.size) };
         table.row([
             block.block.clone(),
             block.pool.clone(),
-            block.node.clone(),
+            owner(block, &fleet.nodes),
             block.state.clone(),
             block.network.clone(),
             held,

@@ -132,7 +132,19 @@ BLOCK        POOL  NODE  STATE  NETWORK  HELD
 10.4.2.0/24  main  n2    here   -        -
 10.4.3.0/24  main  n2    here   -        -
 ";
-    assert_eq!(render::blocks(&fleet().blocks), expected);
+    assert_eq!(render::blocks(&fleet()), expected);
+}
+
+#[test]
+fn of_nodes_with_one_name_a_block_says_whose_it_is() {
+    let expected = "\
+BLOCK        POOL  NODE                     STATE    NETWORK  HELD
+10.4.1.0/24  -     n2 (aaaaaaaa)            present  -        -
+10.4.2.0/24  -     n2 (bbbbbbbb)            present  -        -
+10.4.3.0/24  -     n2 (bbbbbbbb)            present  -        -
+10.4.4.0/24  -     n2 (cccccccc, bbbbbbbb)  present  -        -
+";
+    assert_eq!(render::blocks(&replaced()), expected);
 }
 
 #[test]
