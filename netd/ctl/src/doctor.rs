@@ -16,6 +16,7 @@ mod kernel;
 mod neighbours;
 mod sysctl;
 mod trial;
+mod tunnels;
 
 pub(crate) use facts::gather;
 

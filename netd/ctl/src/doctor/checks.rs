@@ -35,7 +35,11 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     findings.extend(admin::check(&facts.admin));
     let ours = facts.netd.is_ok().then(|| bridges(answers));
     let networks = answers.networks.as_deref().unwrap_or_default();
-    findings.extend(fleet::check(&facts.fleet, (ours.as_ref(), networks), (&facts.firewalls, &facts.sysctls)));
+    findings.extend(fleet::check(
+        &facts.fleet,
+        (ours.as_ref(), networks),
+        (&facts.firewalls, &facts.sysctls, &facts.kernel),
+    ));
     findings.push(reservations(facts));
     findings
 }

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netd_config::{Encapsulation, FleetConfig, NodeConfig};
+use netd_config::{FleetConfig, NodeConfig};
 use serde::Deserialize;
 
 use super::containerd::said;
 use super::firewall::Firewalls;
+use super::kernel::Kernel;
 use super::sysctl::{self, Sysctls};
-use super::{Finding, Place};
+use super::{Finding, Place, tunnels};
 use crate::SETTINGS;
 use crate::model::Network;
 
@@ -131,7 +132,7 @@ pub(super) fn routes(text: &str) -> Vec<Route> {
 pub(super) fn check(
     fleet: &Fleet,
     (bridges, networks): (Option<&BTreeSet<String>>, &[Network]),
-    (firewalls, sysctls): (&Firewalls, &Sysctls),
+    (firewalls, sysctls, kernel): (&Firewalls, &Sysctls, &Kernel),
 ) -> Vec<Finding> {
     let settings = match &fleet.settings {
         Ok(settings) if settings.fleet.is_on() => settings,
@@ -149,6 +150,7 @@ pub(super) fn check(
     let kinds = kinds(config);
     let mut findings: Vec<Finding> = own_addresses(config, fleet).collect();
     findings.extend(outside(config, networks));
+    findings.extend(tunnels::check(config, kernel));
     if let Some(bridges) = bridges {
         let of = (bridges, settings.link_prefix.as_str());
         findings.extend(fleet.routes.iter().filter_map(|route| foreign(route, config, of)));
@@ -165,16 +167,13 @@ pub(super) fn check(
             "nothing of this node keeps it from the others; `netdctl peer check` tries them",
         ));
     }
+    findings.push(tunnels::all(kernel));
     findings
 }
 
 fn kinds(config: &FleetConfig) -> BTreeSet<&'static str> {
-    let kind = |mode| match mode {
-        Encapsulation::Vxlan | Encapsulation::CrossSubnet => Some("vxlan"),
-        Encapsulation::Ipip | Encapsulation::CrossSubnetIpip => Some("ipip"),
-        Encapsulation::Direct => None,
-    };
-    config.pools.iter().filter_map(|pool| kind(config.encapsulation_of(pool))).collect()
+    let tunnels = config.pools.iter().filter_map(|pool| tunnels::of(config.encapsulation_of(pool)));
+    tunnels.map(|tunnel| tunnel.name).collect()
 }
 
 fn own_addresses<'a>(config: &'a FleetConfig, fleet: &'a Fleet) -> impl Iterator<Item = Finding> + 'a {

@@ -9,9 +9,9 @@ use super::Finding;
 pub(crate) struct Feature {
     pub(crate) name: &'static str,
     /// Its build option, without `CONFIG_`.
-    option: &'static str,
+    pub(super) option: &'static str,
     /// The module that brings it, where it is one.
-    module: &'static str,
+    pub(super) module: &'static str,
     needed_for: &'static str,
 }
 
@@ -35,6 +35,10 @@ pub(crate) const FEATURES: [Feature; 12] = [
     feature("nf_tables bridge", "NF_TABLES_BRIDGE", "nf_tables", "every rule"),
 ];
 
+/// Tunnels between nodes: who is part of no fleet lacks nothing.
+pub(super) const VXLAN: Feature = feature("vxlan", "VXLAN", "vxlan", "tunnels of VXLAN");
+pub(super) const IPIP: Feature = feature("ipip", "NET_IPIP", "ipip", "tunnels of IP in IP");
+
 /// What only networks with VLANs need: a node without such networks lacks nothing.
 pub(crate) const VLANS: &str = "VLANs of bridges";
 
@@ -51,8 +55,9 @@ pub(crate) struct Kernel {
     pub(crate) trials: BTreeMap<&'static str, bool>,
 }
 
+/// Whether it has a feature, and what says so.
 #[derive(Debug, PartialEq, Eq)]
-enum Evidence {
+pub(super) enum Evidence {
     Has(&'static str),
     Lacks(&'static str),
     /// Built as a module, which is not on this machine.
@@ -61,7 +66,7 @@ enum Evidence {
 }
 
 impl Kernel {
-    fn evidence(&self, feature: &Feature) -> Evidence {
+    pub(super) fn evidence(&self, feature: &Feature) -> Evidence {
         if let Some(&done) = self.trials.get(feature.name) {
             return if done { Evidence::Has("tried") } else { Evidence::Lacks("tried") };
         }

@@ -10,7 +10,7 @@ use crate::doctor::fleet::{self, Fleet};
 use crate::doctor::kernel::{FEATURES, Kernel};
 use crate::doctor::neighbours::{self, Family, Table};
 use crate::doctor::sysctl::{Sysctls, ra_uplinks};
-use crate::doctor::{Finding, Level};
+use crate::doctor::{Finding, Level, tunnels};
 use crate::model::{Attachment, Firewall, Network, Port, Sandbox, Status};
 
 /// A node without fault.
@@ -18,7 +18,12 @@ pub(crate) fn healthy() -> Facts {
     let trials = FEATURES.iter().map(|feature| (feature.name, true)).collect();
     let attachment = Attachment { bridge: "netd0".to_owned(), ..Attachment::default() };
     Facts {
-        kernel: Kernel { release: "6.12.1-amd64".to_owned(), trials, ..Kernel::default() },
+        kernel: Kernel {
+            release: "6.12.1-amd64".to_owned(),
+            modules: ["vxlan", "ipip"].map(str::to_owned).into(),
+            trials,
+            ..Kernel::default()
+        },
         sysctls: Sysctls {
             ip_forward: Some(1),
             ipv6_forwarding: Some(1),
@@ -162,6 +167,62 @@ fn firewalls_before_tunnels() {
 }
 
 #[test]
+fn kernels_without_a_fleets_tunnels() {
+    let without = |mode: &str, config: &str, modules: &[&str]| {
+        finds(Level::Problem, "fleet pool 10.4.0.0/16", |facts| {
+            facts.fleet = in_fleet(mode);
+            facts.kernel.config = Some(config.to_owned());
+            facts.kernel.modules = modules.iter().map(|name| (*name).to_owned()).collect();
+        })
+    };
+    let (vxlan, ipip) = ("CONFIG_VXLAN=y\n", "CONFIG_NET_IPIP=m\n");
+    let found = without("ipip", vxlan, &[]);
+    let (meaning, remedy) = (found.meaning.as_str(), found.remedy.as_str());
+    assert_eq!(
+        meaning,
+        "needs ipip, which this kernel lacks (not in its configuration): no other node is reached there"
+    );
+    assert!(remedy.starts_with("give it encapsulation = \"vxlan\", which works here"), "{remedy}");
+    assert!(remedy.ends_with("or boot a kernel with CONFIG_NET_IPIP"), "{remedy}");
+    let found = without("cross-subnet-ipip", &(vxlan.to_owned() + ipip), &[]);
+    assert!(found.meaning.contains("module ipip is not on this machine for 6.12.1-amd64"), "{found:?}");
+    assert!(found.meaning.contains("share no link") && found.remedy.contains("\"cross-subnet\""), "{found:?}");
+    assert!(found.remedy.contains("package of kernel modules"), "{found:?}");
+    for (mode, modules, other) in [
+        ("vxlan", &["ipip"][..], "\"ipip\""),
+        ("cross-subnet", &["ipip"], "\"cross-subnet-ipip\""),
+        ("vxlan", &[], "\"direct\""),
+    ] {
+        let remedy = without(mode, ipip, modules).remedy;
+        assert!(remedy.starts_with(&format!("give it encapsulation = {other}")), "{remedy}");
+    }
+}
+
+#[test]
+fn kernels_that_say_nothing_or_lack_what_nobody_needs() {
+    let unknown = finds(Level::Warning, "fleet pool 10.4.0.0/16", |facts| facts.kernel.modules.clear());
+    assert!(unknown.remedy.contains("modprobe --dry-run vxlan"), "{unknown:?}");
+    let mut direct = healthy();
+    direct.fleet = in_fleet("direct");
+    direct.kernel.config = Some(String::new());
+    let found = all(&direct);
+    assert!(found.iter().all(|finding| finding.level == Level::Ok));
+    let tunnels = found.iter().find(|finding| finding.object == "kernel tunnels").unwrap();
+    let lack = "vxlan missing (not in its configuration), ipip missing (not in its configuration)";
+    assert_eq!(tunnels.meaning, lack);
+}
+
+#[test]
+fn ip_in_ip_takes_no_ipv6_pools_tunnel() {
+    let v6 =
+        "[fleet]\npools = ['10.4.0.0/16', 'fd04::/48']\n[fleet.nodes]\nn1 = { address = '192.0.2.1', blocks = [] }\n";
+    let config = netd_config::NodeConfig::parse("netd.toml", v6).unwrap().fleet;
+    let kernel = Kernel { config: Some("CONFIG_NET_IPIP=y\n".to_owned()), ..Kernel::default() };
+    let remedies: Vec<String> = tunnels::check(&config, &kernel).into_iter().map(|finding| finding.remedy).collect();
+    assert!(remedies[0].contains("\"ipip\"") && remedies[1].contains("\"direct\""), "{remedies:?}");
+}
+
+#[test]
 fn ports_of_programs() {
     let table = |port: &str, inode: &str| {
         format!(
@@ -236,6 +297,7 @@ fn kernels() {
     let untried = |config: Option<&str>, modules: &[&str]| {
         let (config, modules) = (config.map(str::to_owned), modules.iter().map(|&name| name.to_owned()).collect());
         move |facts: &mut Facts| {
+            facts.fleet = Fleet::default();
             facts.kernel.trials.remove("veth");
             (facts.kernel.config, facts.kernel.modules) = (config, modules);
         }
