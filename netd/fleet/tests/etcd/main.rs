@@ -4,6 +4,8 @@
 
 mod cluster;
 mod pools;
+mod compacted;
+mod line;
 mod sandboxes;
 mod secure;
 mod strange;
