@@ -51,7 +51,8 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let (heard, is_shared) = listen_to_node(&config, &kernel, &tombstones)?;
     let executor = Arc::new(Executor::new(Arc::new(kernel), node.guarded().clone()));
     let (name, fleet) = fleet(&config, file)?;
-    let settings = Settings { node: name, namespaces: config.namespaces.clone(), denied: config.denied };
+    let (namespaces, denied, applied) = (config.namespaces.clone(), config.denied, applied(&config));
+    let settings = Settings { node: name, namespaces, denied, applied };
     let policies = Policies::start(Arc::clone(&executor), settings).context("cannot start the policies' thread")?;
     let lifecycle = Lifecycle::new(owner::start(node, journal), executor)
         .with_tombstones(Tombstones::new(tombstones))
@@ -234,7 +235,11 @@ pub(crate) fn withdraw(config: &NodeConfig) -> Result<()> {
 
 /// The user's, and those that netd keeps for `netdctl policy apply`.
 fn policy_directories(config: &NodeConfig) -> Vec<PathBuf> {
-    vec![PathBuf::from(&config.policies_dir), Path::new(&config.state_dir).join("policies")]
+    vec![PathBuf::from(&config.policies_dir), applied(config)]
+}
+
+fn applied(config: &NodeConfig) -> PathBuf {
+    Path::new(&config.state_dir).join("policies")
 }
 
 /// Denied packets are denied whether netd hears of them or not.

@@ -10,6 +10,7 @@
 //! An attachment is admitted before its link passes packets. Not here: what a policy means (`netd_policy`), and who passes
 //! no packet while his labels are unknown (`lifecycle`).
 
+mod apart;
 pub(crate) mod applied;
 mod cutter;
 pub mod drops;
@@ -33,6 +34,7 @@ pub mod watched;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, PoisonError};
@@ -71,6 +73,8 @@ pub struct Settings {
     pub namespaces: Namespaces,
     /// What becomes of denied packets.
     pub denied: Denied,
+    /// The folder of policies that were applied: what changes below it was asked for at once. Empty: so is all else.
+    pub applied: PathBuf,
 }
 
 /// The way to the enforcer; cheap to clone. The default has none, and no policy is ever in force.
@@ -82,6 +86,7 @@ pub struct Policies {
     needs: Option<watch::Receiver<Option<Needs>>>,
     /// Whose files are being put in force.
     turn: Arc<Mutex<()>>,
+    applied: PathBuf,
     troubles: Arc<std::sync::Mutex<Troubles>>,
 }
 
@@ -98,6 +103,10 @@ impl Policies {
     /// For one who reads the files and puts them in force; others wait.
     pub(crate) async fn turn(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.turn).lock_owned().await
+    }
+
+    pub(crate) fn applied(&self) -> &Path {
+        &self.applied
     }
 
     /// Starts the threads, without policies. They end with the last of this.
@@ -118,10 +127,12 @@ impl Policies {
             cutter,
             troubles: Arc::clone(&troubles),
         };
+        let applied = settings.applied.clone();
         let enforcer = Enforcer::new(executor, settings, told);
         thread::Builder::new().name("policies".to_owned()).spawn(move || enforcer.run(&receiver))?;
         let turn = Arc::default();
-        Ok(Self { requests: Some(requests), in_force, changes: Some(changes), needs: Some(needs), turn, troubles })
+        let (changes, needs) = (Some(changes), Some(needs));
+        Ok(Self { requests: Some(requests), in_force, changes, needs, turn, applied, troubles })
     }
 
     /// Policies that are in force, and whose thread has ended.

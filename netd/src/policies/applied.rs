@@ -34,6 +34,15 @@ impl Undo {
         Ok(Self(paths.into_iter().map(stood).collect::<io::Result<_>>()?))
     }
 
+    /// Whether what these files say now is in force, as far as `files` are.
+    pub(crate) fn holds_in(&self, files: &PolicyFiles) -> bool {
+        let known = files.by_name();
+        self.0.iter().all(|(path, _)| match known.get(path.to_string_lossy().as_ref()) {
+            Some(file) => file.error.is_none() && path.exists(),
+            None => !path.exists(),
+        })
+    }
+
     /// Makes the files what they were. What cannot be is in the log, and told as what is there.
     pub(crate) fn take_back(self) {
         let (stood, new): (Vec<_>, Vec<_>) = self.0.into_iter().partition(|(_, text)| text.is_some());

@@ -46,6 +46,9 @@ pub struct Force {
     /// Policies, world, and what follows from both.
     pub compiler: Compiler,
     pub(super) members: Members,
+    /// Somebody has said which policies there are. Until then what a netd before this one left stays as it is: without it,
+    /// all would be open.
+    pub(super) is_told: bool,
 }
 
 impl Force {
@@ -104,9 +107,6 @@ pub(super) struct Enforcer<K> {
     contested: BTreeMap<IpAddr, String>,
     node: String,
     denied: Denied,
-    /// Somebody has said which policies there are. Until then what a netd before this one left stays as it is: without it,
-    /// all would be open.
-    is_told: bool,
     /// What the kernel holds may not be what was meant: the next round compares.
     is_dirty: bool,
     /// What rounds that were not written have left to the next that is.
@@ -170,9 +170,9 @@ impl<K: Kernel> Enforcer<K> {
     /// Without policies.
     pub(super) fn new(executor: Arc<Executor<K>>, settings: Settings, told: Told) -> Self {
         let Told { in_force, changes, needs, cutter, troubles } = told;
-        let Settings { node, namespaces, denied } = settings;
+        let Settings { node, namespaces, denied, .. } = settings;
         let compiler = Compiler::new(&node);
-        let force = Force { files: Arc::default(), compiler, members: Members::new(&node, namespaces) };
+        let force = Force { files: Arc::default(), compiler, members: Members::new(&node, namespaces), is_told: false };
         Self {
             executor,
             force,
@@ -188,7 +188,6 @@ impl<K: Kernel> Enforcer<K> {
             contested: BTreeMap::new(),
             node,
             denied,
-            is_told: false,
             is_dirty: true,
             owed: Owed::default(),
         }
@@ -221,7 +220,7 @@ impl<K: Kernel> Enforcer<K> {
             }
             Request::Files(files, attachments, done) => {
                 self.judge_all(round);
-                let before = Before { files: Arc::clone(&self.force.files), is_told: self.is_told };
+                let before = Before { files: Arc::clone(&self.force.files), is_told: self.force.is_told };
                 round.before.get_or_insert(before);
                 self.load(files, &attachments, round);
                 self.judge_all(round);
@@ -271,7 +270,7 @@ impl<K: Kernel> Enforcer<K> {
     /// Without policies nobody is counted: those who come and go are not told of.
     fn load(&mut self, files: Arc<PolicyFiles>, attachments: &[Attachment], round: &mut Round) {
         let was = self.in_force.load(Ordering::SeqCst);
-        self.is_told = true;
+        self.force.is_told = true;
         let is_same = was && self.force.files.policies().eq(files.policies());
         let policies = self.say(files);
         if is_same {

@@ -80,15 +80,16 @@ impl PolicyFiles {
     }
 
     /// What stays in force, which is these files' policies, where the kernel refuses what `wanted` says: each file that would have
-    /// changed anything says so, and the next reading tries it again.
+    /// changed anything says so, and why, and the next reading tries it again.
     #[must_use]
-    pub(super) fn refusing(&self, wanted: &Self, why: &str) -> Self {
+    pub(super) fn refusing<'a>(&self, wanted: &Self, why: impl Fn(&str) -> &'a str) -> Self {
         let (before, after) = (self.by_name(), wanted.by_name());
-        let mut files: Vec<_> =
-            wanted.files.iter().map(|file| kept_in_force(file, before.get(file.file.as_str()).copied(), why)).collect();
+        let kept = |file: &PolicyFile| kept_in_force(file, before.get(file.file.as_str()).copied(), why(&file.file));
+        let mut files: Vec<_> = wanted.files.iter().map(kept).collect();
         let gone =
             self.files.iter().filter(|file| !file.policies.is_empty() && !after.contains_key(file.file.as_str()));
         files.extend(gone.map(|file| {
+            let why = why(&file.file);
             let error = format!("{}: the kernel refuses to be without it: {why}; it stays in force", file.file);
             PolicyFile { error: Some(error), ..file.clone() }
         }));
@@ -306,7 +307,7 @@ mod tests {
         ]);
         let sources = [source("a", &policy("one")), source("b", &policy("three")), source("c", &policy("five"))];
         let wanted = good.next(&sources);
-        let refused = good.refusing(&wanted, "no");
+        let refused = good.refusing(&wanted, |_| "no");
         assert_eq!(names(&refused), ["one", "two", "four"]);
         assert_eq!(
             refused.errors().collect::<Vec<_>>(),
@@ -321,7 +322,7 @@ mod tests {
         assert_eq!(names(&next), ["two"]);
         assert_eq!(names(&refused.next(&[source("b", "kind: [")])), ["two"]);
         assert_eq!(refused.next(&sources), wanted, "tried again");
-        assert_eq!(good.refusing(&good, "no"), good);
+        assert_eq!(good.refusing(&good, |_| "no"), good);
     }
 
     #[test]

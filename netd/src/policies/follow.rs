@@ -13,9 +13,11 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::PolicyError;
+use super::apart::Search;
 use super::files::PolicyFiles;
 use super::watched::Watched;
+use super::{Policies, PolicyError};
+use crate::attachment::Attachment;
 use crate::lifecycle::Lifecycle;
 use crate::owner::OwnerError;
 use crate::reply::chain;
@@ -41,7 +43,7 @@ pub enum ForceError {
 /// take back what is in force since.
 ///
 /// # Errors
-/// See [`ForceError`]; what was in force before stays.
+/// See [`ForceError`]; what was in force before stays, but for changes of files that are not refused by themselves.
 pub async fn put_in_force<K: Kernel + 'static>(
     lifecycle: &Lifecycle<K>,
     quarantine: Quarantine,
@@ -65,13 +67,38 @@ pub(crate) async fn in_turn<K: Kernel + 'static>(
     // Those who come and go are told of only while there are policies.
     let alone = if policies.is_any_in_force() { None } else { Some(lifecycle.turns.whole_node().await) };
     let attachments = lifecycle.owner.snapshot().await?.attachments;
-    let enforced = policies.enforce(files, attachments).await;
+    let enforced = enforce(policies, files, attachments).await;
     drop(alone);
     // Those that are refused hold nobody back.
     let is_any = if enforced.is_ok() { is_any } else { policies.is_any_in_force() };
     let held = lifecycle.quarantine(quarantine.holds(is_any)).await;
     enforced?;
     Ok(held?)
+}
+
+/// All of it, or, where that is refused and is more than one change, what of it is not. Where nobody had said before which policies
+/// there are, a part of them is not taken for all.
+async fn enforce(
+    policies: &Policies,
+    wanted: Arc<PolicyFiles>,
+    attachments: Vec<Attachment>,
+) -> Result<(), PolicyError> {
+    let known = policies.ask(|force| force.is_told.then(|| Arc::clone(&force.files))).await.flatten();
+    let error = match policies.enforce(Arc::clone(&wanted), attachments.clone()).await {
+        Err(PolicyError::Kernel(error)) => error,
+        done => return done,
+    };
+    let search = known.and_then(|known| Search::new(&known, &wanted, policies.applied(), &chain(&*error)));
+    let Some(mut search) = search else { return Err(PolicyError::Kernel(error)) };
+    while let Some(next) = search.next() {
+        match policies.enforce(Arc::new(next.clone()), attachments.clone()).await {
+            Ok(()) => search.take(next),
+            Err(PolicyError::Kernel(error)) => search.refuse(&chain(&*error)),
+            Err(stopped) => return Err(stopped),
+        }
+    }
+    policies.enforce(Arc::new(search.end()), attachments).await?;
+    Err(PolicyError::Kernel(error))
 }
 
 /// Puts in force what the files say as netd starts, or, where the kernel refuses that, what was in force last.
@@ -103,7 +130,7 @@ pub async fn fall_back<K: Kernel + 'static>(
     why: &str,
 ) -> Result<(), ForceError> {
     warn!(why, "the kernel refuses the policies; those that were in force last stay");
-    let files = watched.kept().refusing(&watched.snapshot(), why);
+    let files = watched.kept().refusing(&watched.snapshot(), |_| why);
     put_in_force(lifecycle, quarantine, move || Arc::new(files)).await
 }
 
@@ -124,17 +151,19 @@ pub async fn follow<K: Kernel + 'static>(lifecycle: &Lifecycle<K>, quarantine: Q
             // What is broken or refused stays as it is in force, whatever was read since.
             move || Arc::new(watched.read_now(&policies.files_and_wait().unwrap_or_default()))
         };
-        pause = match put_in_force(lifecycle, quarantine, read).await {
+        let forced = put_in_force(lifecycle, quarantine, read).await;
+        // Some of it may hold though not all does.
+        keep(lifecycle, &watched).await;
+        pause = match forced {
             Ok(()) => {
                 info!(policies = count, "in force");
-                keep(lifecycle, &watched).await;
                 None
             }
             Err(error) => {
                 let next = pause.filter(|_| !is_changed).map_or(AGAIN.0, |pause| (pause * 2).min(AGAIN.1));
                 let again_in_secs = next.as_secs();
                 let error = &error as &dyn std::error::Error;
-                warn!(error, again_in_secs, "policies are not in force; netd tries again");
+                warn!(error, again_in_secs, "not all policies are in force as their files say; netd tries again");
                 Some(next)
             }
         };

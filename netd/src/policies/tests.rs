@@ -192,7 +192,7 @@ async fn policies_that_are_refused_at_the_start_take_nothing_away() {
     assert!(again.enforce(files(&both()), vec![own.clone()]).await.is_err());
     again.settle().await.unwrap();
     assert_eq!(kernel.observe(Scope::Node).unwrap(), before);
-    let kept = files(FROM_FAR).refusing(&files(&both()), "no");
+    let kept = files(FROM_FAR).refusing(&files(&both()), |_| "no");
     again.enforce(Arc::new(kept), vec![own]).await.unwrap();
     assert_eq!(kernel.observe(Scope::Node).unwrap(), before);
     assert_eq!(again.troubles().len(), 1);

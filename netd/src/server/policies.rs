@@ -23,11 +23,11 @@ use crate::policies::drops::{Denied, Drops};
 use crate::policies::enforcer::Force;
 use crate::policies::explain::{Explanation, Reason, explain, spoken};
 use crate::policies::files::{PolicyFiles, sources};
-use crate::policies::follow::in_turn;
+use crate::policies::follow::{ForceError, in_turn};
 use crate::policies::ground::Ground;
-use crate::policies::matrix;
 use crate::policies::objects::{self, Counted};
 use crate::policies::pairs::families;
+use crate::policies::{PolicyError, matrix};
 use crate::reply::{failure, refusal};
 
 /// A client asks again after this.
@@ -105,11 +105,11 @@ impl<K: Kernel + 'static> Service<K> {
         let changed = tokio::task::spawn_blocking(change).await;
         let changed = changed.map_err(|error| failure(FailureCode::INTERNAL, &error))?;
         let undo = changed.map_err(|error| failure(FailureCode::INPUT_OUTPUT, &error))?;
-        if let Err(error) = self.enforce_files().await {
+        if let Err(error) = self.enforce_files(&undo).await {
             let undone = tokio::task::spawn_blocking(move || undo.take_back()).await;
             undone.map_err(|error| failure(FailureCode::INTERNAL, &error))?;
             // The files are as they were: nothing is wrong with them, and nothing changes.
-            drop(self.enforce_files().await);
+            drop(self.enforce_files(&Undo::default()).await);
             return Err(error);
         }
         Ok(())
@@ -124,12 +124,16 @@ impl<K: Kernel + 'static> Service<K> {
         self.lifecycle.policies.ask(|force| Arc::clone(&force.files)).await.ok_or_else(stopped)
     }
 
-    /// As the watch will do in a moment, and without harm again. To be asked for in one's turn.
-    async fn enforce_files(&self) -> Answer<()> {
+    /// As the watch will do in a moment, and without harm again. To be asked for in one's turn. Where others' files alone are
+    /// refused, `status` names them, and what was `changed` is in force.
+    async fn enforce_files(&self, changed: &Undo) -> Answer<()> {
         let (directories, before) = (self.desk.directories.clone(), self.files().await?);
         let read = move || Arc::new(before.next(&sources(&directories, &before)));
         let forced = in_turn(&self.lifecycle, self.desk.quarantine, read).await;
-        forced.map_err(|error| failure(FailureCode::INTERNAL, &error))
+        match forced {
+            Err(ForceError::Policy(PolicyError::Kernel(_))) if changed.holds_in(&*self.files().await?) => Ok(()),
+            forced => forced.map_err(|error| failure(FailureCode::INTERNAL, &error)),
+        }
     }
 
     pub(super) async fn test_call(&self, request: TestPolicyRequest) -> Answer<TestPolicyResponse> {

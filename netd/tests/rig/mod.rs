@@ -335,6 +335,11 @@ impl Node {
         self.socket().with_file_name("policies")
     }
 
+    /// Where the program has those of its node's owner. Nothing is there at first.
+    pub(crate) fn own_policies(&self) -> PathBuf {
+        self.folder.path().join("none")
+    }
+
     pub(crate) fn start(&mut self) {
         let socket = self.socket();
         match &mut self.netd {

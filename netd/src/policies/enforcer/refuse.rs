@@ -26,12 +26,13 @@ impl<K: Kernel> Enforcer<K> {
     /// netd before this one left in the kernel stays, and is not taken for nothing.
     pub(super) fn take_back(&mut self, before: Before, error: &ExecutorError, round: &mut Round) {
         let Before { files, is_told } = before;
-        let refused = if is_told { files.refusing(&self.force.files, &chain(error)) } else { PolicyFiles::default() };
+        let why = chain(error);
+        let refused = if is_told { files.refusing(&self.force.files, |_| &why) } else { PolicyFiles::default() };
         self.judge_all(round);
         round.isolated.extend(isolated(self.force.compiler.compiled()));
         let policies = self.say(Arc::new(refused));
         round.is_last_gone = policies.is_empty() && self.in_force.load(Ordering::SeqCst);
-        self.is_told = is_told;
+        self.force.is_told = is_told;
         self.compile_anew(policies, round);
         self.judge_all(round);
         round.isolated.extend(isolated(self.force.compiler.compiled()));

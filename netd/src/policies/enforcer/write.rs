@@ -39,7 +39,7 @@ impl<K: Kernel> Enforcer<K> {
         for bridge in &filtered {
             self.filter(bridge)?;
         }
-        if (self.is_dirty && self.is_told) || round.must_compare {
+        if (self.is_dirty && self.force.is_told) || round.must_compare {
             self.compare(round.observed.take())?;
         } else {
             self.executor.enforce(&objects::steps(mem::take(&mut round.changes)))?;
