@@ -56,8 +56,8 @@ fn three_hosts_are_one_network_over_ipip_on_the_kernel_of_debian() {
     let sizes = Trial { folder: "netd", target: "mtu", arguments: &["over_ipip"] };
     let by_ipip = &[
         "--exact",
-        "a_pool_of_its_own_goes_by_ipip",
-        "beyond_a_router_packets_go_by_ipip_and_on_the_link_as_they_are",
+        "ipip::a_pool_of_its_own_goes_by_ipip",
+        "ipip::beyond_a_router_packets_go_by_ipip_and_on_the_link_as_they_are",
     ];
     let pools = Trial { folder: "netd", target: "fleet", arguments: by_ipip };
     Guest::Debian.test(&[all("netd/kernel", "ruleset"), nodes, sizes, pools], LIMIT).unwrap();
