@@ -1,6 +1,7 @@
 //! What is fuzzed: each reader with the promises that hold for any input. The reader's right answers are its own tests'.
 
 mod config;
+mod flannel;
 mod fleet;
 mod frames;
 mod journal;
@@ -24,7 +25,7 @@ pub struct Target {
 }
 
 /// All readers of what others wrote.
-pub const TARGETS: [Target; 22] = [
+pub const TARGETS: [Target; 23] = [
     Target { name: "conflist", tokens: config::TOKENS, read: config::conflist },
     Target { name: "document", tokens: config::TOKENS, read: config::document },
     Target { name: "result", tokens: config::TOKENS, read: config::result },
@@ -45,6 +46,7 @@ pub const TARGETS: [Target; 22] = [
     Target { name: "frames", tokens: frames::TOKENS, read: frames::socket },
     Target { name: "messages", tokens: &["\0\0\0\0", "\u{1}"], read: frames::messages_of_grpc },
     Target { name: "fleet", tokens: fleet::TOKENS, read: fleet::values },
+    Target { name: "flannel", tokens: flannel::TOKENS, read: flannel::net_conf },
     Target { name: "tombstone", tokens: journal::TOKENS, read: journal::tombstone },
     Target { name: "containerd", tokens: journal::CONTAINERD, read: journal::containerd },
 ];

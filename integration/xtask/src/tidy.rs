@@ -32,7 +32,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("netdctl", &["netd-api", "netd-config", "netd-policy"]),
     (
         "netd-fuzz",
-        &["netd", "netd-config", "netd-fleet", "netd-grpc", "netd-hook", "netd-kernel", "netd-netlink", "netd-policy"],
+        &[
+            "netd",
+            "netd-config",
+            "netd-fleet",
+            "netd-grpc",
+            "netd-hook",
+            "netd-kernel",
+            "netd-netlink",
+            "netd-policy",
+            "netdctl",
+        ],
     ),
     ("netd-rig", &[]),
     ("xtask", &["netd-rig"]),

@@ -6,28 +6,43 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
+use netd_config::NodeConfig;
 use serde::Serialize;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::render::line;
-
 /// Why there is no such section.
 #[derive(Debug, Error)]
-pub(crate) enum FlannelError {
+pub enum FlannelError {
+    /// Nothing was read.
     #[error(
         "flannel's configuration is empty: does etcd have that key? It is /coreos.com/network/config, or what flanneld's \
          --etcd-prefix says"
     )]
     Empty,
+    /// It is no JSON.
     #[error("cannot read flannel's configuration: it is one JSON object")]
     Json(#[from] serde_json::Error),
-    #[error("flannel's configuration says {value}{}: it should be {wanted}", of(key))]
-    Value { key: String, value: String, wanted: String },
+    /// A value is of another kind, or impossible.
+    #[error("flannel's configuration says {}{}: it should be {wanted}", shown(value), of(key))]
+    Value {
+        /// With the key it lies below; empty: the whole document.
+        key: String,
+        /// What was read.
+        value: String,
+        /// What could have been.
+        wanted: String,
+    },
+    /// The range of a family that is enabled is not said.
     #[error("flannel's configuration has no {0}: there is no range to share")]
     NoNetwork(&'static str),
+    /// Both families are disabled.
     #[error("flannel's configuration enables neither IPv4 nor IPv6: there is nothing to share")]
     NoFamily,
+    /// netd takes no such fleet.
+    #[error("netd would not start with what flannel's configuration says: {0}")]
+    Refused(String),
+    /// netd has no such encapsulation.
     #[error(
         "netd has nothing like flannel's backend {0}: it neither encrypts nor asks a cloud for routes. Put \"vxlan\" there (for \
          host-gw: all hosts on one link) and translate it again; across a network that you do not trust, put the hosts on a VPN \
@@ -36,16 +51,23 @@ pub(crate) enum FlannelError {
     Backend(String),
 }
 
+/// No terminal obeys it.
+fn shown(value: &str) -> String {
+    let one = |letter: char| if letter.is_control() { letter.escape_unicode().to_string() } else { letter.into() };
+    value.chars().map(one).collect()
+}
+
 fn of(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!(" for {key}") }
 }
 
 /// The section, and what it does not say.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Translation {
+pub struct Translation {
     /// `[fleet]`, with the notes as comments.
-    pub(crate) settings: String,
-    pub(crate) notes: Vec<String>,
+    pub settings: String,
+    /// What the section cannot say.
+    pub notes: Vec<String>,
 }
 
 /// Keys of one family.
@@ -84,7 +106,10 @@ const OTHERS: [&str; 4] = ["EnableIPv4", "EnableIPv6", "EnableNFTables", "Backen
 const ROOM: u8 = 2;
 
 /// `etcd`: endpoints for the section; none: a line to complete.
-pub(crate) fn translate(text: &str, etcd: &[String]) -> Result<Translation, FlannelError> {
+///
+/// # Errors
+/// It is no such configuration, or says what netd has nothing like.
+pub fn translate(text: &str, etcd: &[String]) -> Result<Translation, FlannelError> {
     if text.trim().is_empty() {
         return Err(FlannelError::Empty);
     }
@@ -112,12 +137,15 @@ pub(crate) fn translate(text: &str, etcd: &[String]) -> Result<Translation, Flan
         }
         pools += &format!("    {{ {pool} }},\n");
     }
+    let example = ["http://etcd:2379".to_owned()];
+    let whole = settings(&pools, encapsulation, if etcd.is_empty() { &example } else { etcd }, &[]);
+    NodeConfig::parse("netd.toml", &whole).map_err(|error| FlannelError::Refused(error.to_string()))?;
     Ok(Translation { settings: settings(&pools, encapsulation, etcd, &notes), notes })
 }
 
 fn settings(pools: &str, encapsulation: &str, etcd: &[String], notes: &[String]) -> String {
     let mut text = "# What flannel's configuration says, for /etc/netd/netd.toml: the same on every host.\n".to_owned();
-    notes.iter().for_each(|note| line(&mut text, format_args!("# {note}.")));
+    notes.iter().for_each(|note| text += &format!("# {note}.\n"));
     text += &format!("[fleet]\npools = [\n{pools}]\nencapsulation = \"{encapsulation}\"\n");
     if etcd.is_empty() {
         text += "# To be completed; flannel's etcd will do, since netd's keys lie under /netd:\n# etcd = [\"http://ADDRESS:2379\"]\n";

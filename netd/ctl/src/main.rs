@@ -4,7 +4,6 @@ mod arguments;
 mod ask;
 mod doctor;
 mod find;
-mod flannel;
 mod fleet;
 mod model;
 mod policy;
@@ -17,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use netd_config::NodeConfig;
+use netdctl::flannel::{self, FlannelError};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -24,7 +24,6 @@ use arguments::{Arguments, Block, Command, Lease, Network, Output, Peer, Pool, S
 use ask::{AskError, Netd};
 use doctor::Place;
 use find::FindError;
-use flannel::FlannelError;
 use policy::PolicyError;
 use render::Look;
 

@@ -139,6 +139,7 @@ fn what_cannot_be_translated_says_why() {
         (r#"{"Network": "10.1.0.0"}"#, &["10.1.0.0 for Network", "10.244.0.0/16"]),
         (r#"{"Network": "fd04::/48"}"#, &["for Network"]),
         (r#"{"Network": 7}"#, &["7 for Network", "a text"]),
+        (r#"{"Network": "\n\u001b[2J"}"#, &[r"\u{a}\u{1b}[2J for Network"]),
         (r#"{"Network": "10.1.0.0/29"}"#, &["/28 or a larger one"]),
         (r#"{"Network": "10.1.0.0/16", "SubnetLen": 17}"#, &["17 for SubnetLen", "18 to 30, for 10.1.0.0/16"]),
         (r#"{"Network": "10.1.0.0/16", "SubnetLen": 31}"#, &["18 to 30"]),
@@ -156,6 +157,9 @@ fn what_cannot_be_translated_says_why() {
         let error = netd_api::chain(&translate(text, &[]).unwrap_err());
         words.iter().for_each(|word| assert!(error.contains(word), "{word}: {error}"));
     }
+    let error =
+        translate(r#"{"Network": "192.0.0.0/16"}"#, &["http://192.0.2.1:2379".to_owned()]).unwrap_err().to_string();
+    assert!(error.contains("netd would not start") && error.contains("192.0.2.1 lies in pool 192.0.0.0/16"), "{error}");
     for kind in ["udp", "wireguard", "ipsec", "alloc", "aws-vpc", "extension", ""] {
         let text = format!(r#"{{"Network": "10.1.0.0/16", "Backend": {{"Type": "{kind}"}}}}"#);
         let error = translate(&text, &[]).unwrap_err().to_string();
