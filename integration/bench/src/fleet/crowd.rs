@@ -187,5 +187,6 @@ fn record(name: &str, address: Ipv4Addr) -> Result<NodeRecord> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         needs: None,
         lending: None,
+        reads_added_pools: false,
     })
 }

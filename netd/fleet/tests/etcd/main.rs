@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
 mod cluster;
-mod pools;
 mod compacted;
 mod line;
+mod pools;
 mod sandboxes;
 mod secure;
 mod strange;
