@@ -59,11 +59,12 @@ fn every_declared_capability_is_one_that_is_run() {
 fn nerdctl_knows_the_default_network() {
     let list: Value = serde_json::from_str(CONFLIST).unwrap();
     assert_eq!(list["nerdctlLabels"]["nerdctl/default-network"], "true");
-    // sha256("netd"), as nerdctl makes it from the name.
-    assert_eq!((list["name"].as_str(), list["nerdctlID"].as_str()), (Some("netd"), Some(SHA256_OF_NETD)));
+    // A container without `--network` asks for the name `bridge`; the label alone keeps nerdctl from making one of that name.
+    // The id is sha256("bridge"), as nerdctl makes it from the name.
+    assert_eq!((list["name"].as_str(), list["nerdctlID"].as_str()), (Some("bridge"), Some(SHA256_OF_BRIDGE)));
 }
 
-const SHA256_OF_NETD: &str = "49c76a98bd415dbfd6fe7b267c6859f08b1baa10d4054d41ec6c131a1e2814a8";
+const SHA256_OF_BRIDGE: &str = "17f29b073143d8cd97b5bbe492bdeffec1c5fee55cc1fe2112c8b9335f8b6121";
 
 /// The lines that open with `#` and no space are settings.
 fn settings() -> String {

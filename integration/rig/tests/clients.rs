@@ -1,6 +1,7 @@
 //! Containers by CNI clients: one that works as nerdctl does, and `ctr run --cni`. Needs root.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of them")]
 
+use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -10,6 +11,7 @@ use netd_rig::{
 };
 
 const SLEEP: [&str; 2] = ["/bin/sleep", "infinity"];
+const SHIPPED: &str = include_str!("../../../packaging/cni/00-netd.conflist");
 
 #[test]
 fn containers_have_their_network_by_the_official_plugins() {
@@ -72,6 +74,42 @@ fn network_of_containers(bed: &Bed, nerdlike: &Nerdctl<'_>, plain: &str) {
     drop((server, again, plain, probe, webs));
     let left = Inventory::left(&bed.node, &before).unwrap();
     assert!(!left.has_traces(), "left behind:\n{left}");
+}
+
+#[test]
+fn a_container_that_names_no_network_is_on_the_shipped_one() {
+    let bed = Bed::start(Release::V2_4, &Plugins::Netd).unwrap();
+    on_the_shipped_network(&bed, &Nerdctl::like(&bed.node).unwrap());
+}
+
+/// nerdctl is in no registry: it is run where somebody has put it.
+#[test]
+fn a_container_of_the_real_nerdctl_that_names_no_network_is_on_the_shipped_one() {
+    let bed = Bed::start(Release::V2_4, &Plugins::Netd).unwrap();
+    match Nerdctl::real(&bed.node) {
+        Some(nerdctl) => on_the_shipped_network(&bed, &nerdctl),
+        None => writeln!(std::io::stderr(), "SKIPPED nerdctl: not on PATH").unwrap(),
+    }
+}
+
+/// The shipped file is all that the node has, and stays so: nerdctl makes no `bridge` of its own.
+fn on_the_shipped_network(bed: &Bed, nerdlike: &Nerdctl<'_>) {
+    fs::remove_file(bed.node.outside("/etc/cni/net.d/nerdctl-bridge.conflist")).unwrap();
+    bed.node.write("/etc/cni/net.d/00-netd.conflist", SHIPPED).unwrap();
+    let server = nerdlike.run(&["-p", "8080:81"], &SLEEP).unwrap();
+    assert_eq!(address(&server.place).octets()[..2], [10, 167]);
+    assert!(ip(&server.place, &["-6", "addr", "show", "eth0"]).contains("fd6e:6574:6400:"));
+    let _web = Web::start(&server.place, "server", 81).unwrap();
+    let at = |ip: Ipv4Addr, port: u16| SocketAddr::from((IpAddr::from(ip), port));
+    let probe = Probe::new()
+        .from("node", &bed.node.place)
+        .to("published", Protocol::Tcp, at(bed.node.v4, 8080), Expect::said("server "))
+        .to("direct", Protocol::Tcp, at(address(&server.place), 81), Expect::said("server "));
+    probe.check().unwrap();
+    let files = fs::read_dir(bed.node.outside("/etc/cni/net.d")).unwrap().map(|entry| entry.unwrap().file_name());
+    let networks: Vec<_> = files.filter(|name| name.to_string_lossy().ends_with(".conflist")).collect();
+    assert_eq!(networks, ["00-netd.conflist"]);
+    nerdlike.remove(&server.id).unwrap();
 }
 
 #[test]
