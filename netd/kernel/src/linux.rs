@@ -131,10 +131,15 @@ impl LinuxKernel {
 
     /// Creates the bridge, or adopts one that is there; adds what is missing, takes nothing away.
     fn bridge(&self, name: &LinkName, bridge: &Bridge) -> Result<(), KernelError> {
+        let has_ipv6 = bridge.addresses.iter().any(|address| address.addr().is_ipv6());
+        if has_ipv6 && !self.has_ipv6 {
+            return Err(KernelError::NoIpv6);
+        }
         let mut socket = self.socket();
         let action = || format!("create bridge {name}");
+        let mut is_new = false;
         match socket.execute(vec![(messages::bridge(name, bridge), CREATE)]) {
-            Ok(()) => {}
+            Ok(()) => is_new = true,
             Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
                 let link = socket.fetch(messages::by_name(name)).map_err(|error| refused(action(), error))?;
                 if !observe::is_bridge(&link) {
@@ -149,14 +154,20 @@ impl LinuxKernel {
         }
         let link = socket.fetch(messages::by_name(name)).map_err(|error| refused(action(), error))?;
         sysctls::set(name, &sysctls::OF_BRIDGE)?;
+        if has_ipv6 && is_new {
+            sysctls::set(name, &sysctls::WITH_IPV6)?;
+        }
         // A bridge that was given its MAC keeps it when a port with a lower one comes or goes.
         let index = observe::index(&link);
         let mut batch = vec![(messages::pin(index, bridge, &observe::mac_octets(&link)), 0)];
         batch.extend(bridge.addresses.iter().map(|address| (messages::bridge_address(index, *address), NLM_F_CREATE)));
-        let failed = |error| refused(format!("give bridge {name} its addresses"), error);
         match socket.execute(batch) {
             Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-            done => done.map_err(failed),
+            // What the kernel answers where IPv6 is switched off (`inet6_addr_add`, net/ipv6/addrconf.c).
+            Err(NetlinkError::Refused { source, .. }) if has_ipv6 && source.raw_os_error() == Some(libc::EACCES) => {
+                Err(KernelError::Ipv6Off(name.clone()))
+            }
+            done => done.map_err(|error| refused(format!("give bridge {name} its addresses"), error)),
         }
     }
 

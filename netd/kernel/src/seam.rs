@@ -68,6 +68,18 @@ pub enum KernelError {
     /// The name belongs to a link of another kind.
     #[error("{0} exists and is not a bridge: give the network another bridge name")]
     NotABridge(LinkName),
+    /// The kernel was built or started without IPv6.
+    #[error(
+        "the network has an IPv6 range, and this kernel has no IPv6 (ipv6.disable=1 on its command line, or it is built \
+         without): take the IPv6 range out of the network's file (`netdctl network ls` names it), or start a kernel with IPv6"
+    )]
+    NoIpv6,
+    /// IPv6 is switched off on a link that was there before, and that is to have an IPv6 address.
+    #[error(
+        "IPv6 is switched off on {0}, which is to have an IPv6 address: `sysctl -w net.ipv6.conf.{0}.disable_ipv6=0`, or \
+         take the IPv6 range out of the network's file (`netdctl network ls` names it)"
+    )]
+    Ipv6Off(LinkName),
     /// The kernel cannot tell one VLAN from another on a bridge.
     #[error(
         "bridge {0} is to keep VLANs apart (keys vlan and vlanTrunk), and this kernel cannot: it is built without \

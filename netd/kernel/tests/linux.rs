@@ -170,6 +170,34 @@ fn a_link_that_is_down_passes_nothing_though_its_sandbox_switches_its_end_off_an
     });
 }
 
+/// As `net.ipv6.conf.all.disable_ipv6 = 1` in `/etc/sysctl.conf` leaves a node.
+#[test]
+fn a_bridge_and_a_routed_link_have_their_ipv6_gateway_where_the_node_switched_ipv6_off() {
+    on_a_node(|kernel| {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        let room = Room::new();
+        let sandbox = attach(kernel, &room, 1);
+        let Object::Bridge(wanted) = bridge().1 else { panic!() };
+        let Some(Object::Bridge(found)) = kernel.observe(Scope::Node).unwrap().remove(&bridge().0) else { panic!() };
+        assert_eq!(found.addresses, wanted.addresses);
+        let (routed, gateway) =
+            (veth(sandbox.id, 2, Port::Open), Key::Gateway(link("nd2"), "fd01::1".parse().unwrap()));
+        let Object::Veth(end) = routed.1 else { panic!() };
+        let end = Object::Veth(Veth { bridge: None, hairpin: false, peer: (sandbox.id, link("eth1")), ..end });
+        let steps = [Step::Create(routed.0, end), Step::Create(gateway.clone(), Object::Set)];
+        kernel.apply(&steps, Some(&sandbox)).unwrap();
+        assert!(kernel.observe(Scope::Node).unwrap().contains_key(&gateway));
+        // On somebody else's bridge it stays as it is.
+        let mut theirs = LinkMessage::default();
+        theirs.attributes.push(LinkAttribute::IfName("br1".to_owned()));
+        theirs.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+        let made = (RouteNetlinkMessage::NewLink(theirs), NLM_F_CREATE | NLM_F_EXCL);
+        Socket::open().unwrap().execute(vec![made]).unwrap();
+        let error = kernel.apply(&[Step::Create(Key::Bridge(link("br1")), bridge().1)], None).unwrap_err();
+        assert!(matches!(error.source, KernelError::Ipv6Off(_)), "{error:?}");
+    });
+}
+
 /// No program is started here: a child would hold the other test's sockets until it runs.
 #[test]
 fn a_link_of_somebody_else_that_has_our_name_gets_no_mark() {

@@ -11,7 +11,7 @@ use netd_netlink::{NetlinkError, Socket};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 
-use super::{index, messages as netlink, observe, refused};
+use super::{index, messages as netlink, observe, refused, sysctls};
 use crate::object::{Key, Object, Step};
 use crate::seam::KernelError;
 
@@ -38,6 +38,9 @@ pub(super) fn apply(socket: &mut Socket, steps: &[Step]) -> Result<(), KernelErr
         return Ok(());
     }
     for step in steps {
+        if let Step::Create(Key::Gateway(link, IpAddr::V6(_)), _) = step {
+            sysctls::set(link, &sysctls::WITH_IPV6)?;
+        }
         for message in messages(socket, step, &mut indices)? {
             let done = socket.execute(vec![message]);
             done.or_else(|error| if is_so(socket, step, &error)? { Ok(()) } else { Err(denied(step, error)) })?;

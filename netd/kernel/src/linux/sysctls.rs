@@ -38,8 +38,10 @@ pub(super) fn switch_on(step: &Step) -> Result<(), KernelError> {
     if is_on(*family) {
         return Ok(());
     }
-    fs::write(switch(*family), "1")
-        .map_err(|source| KernelError::Refused { action: format!("switch {} on", switch(*family)), source })
+    fs::write(switch(*family), "1").map_err(|source| match family {
+        Family::V6 if source.kind() == io::ErrorKind::NotFound => KernelError::NoIpv6,
+        Family::V4 | Family::V6 => KernelError::Refused { action: format!("switch {} on", switch(*family)), source },
+    })
 }
 
 /// Set before the bridge goes up. The node takes no router's word from its sandboxes; its own link-local address works at
@@ -51,6 +53,9 @@ pub(super) const OF_BRIDGE: [Sysctl; 4] = [
     ("ipv6", "accept_ra", "0"),
     ("ipv6", "accept_dad", "0"),
 ];
+
+/// A new link has what the node's `all` and `default` say, and with 1 it takes no IPv6 address.
+pub(super) const WITH_IPV6: [Sysctl; 1] = [("ipv6", "disable_ipv6", "0")];
 
 /// IP version, name and value of a link's switch.
 pub(super) type Sysctl = (&'static str, &'static str, &'static str);

@@ -123,7 +123,13 @@ impl LinuxKernel {
             Ok(Message::NewLink(found)) if observe::is_gateway(&found) => observe::other_end(&found)
                 .ok_or_else(|| KernelError::NotFound(format!("the other end of link {name}")))?,
             Ok(_) => return Err(KernelError::NotOurGateway(name.clone())),
-            Err(_) => self.new_gateway_link(&mut socket, name, wanted, &controller)?,
+            Err(_) => {
+                let port = self.new_gateway_link(&mut socket, name, wanted, &controller)?;
+                if wanted.addresses.iter().any(|address| address.addr().is_ipv6()) {
+                    sysctls::set(name, &sysctls::WITH_IPV6)?;
+                }
+                port
+            }
         };
         let mut batch = vec![(messages::become_port(port, controller.index), 0)];
         batch.extend(self.has_ipv6.then(|| (messages::link_local_generation(port, false), 0)));
