@@ -103,7 +103,7 @@ pub(crate) enum Sandbox {
     Ls,
     /// Everything about one sandbox
     Inspect {
-        /// The first letters of its id, or its name
+        /// Its name, namespace/name, or the first letters of its id
         id: String,
     },
 }

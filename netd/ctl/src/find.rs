@@ -30,23 +30,25 @@ pub(crate) fn network(networks: Vec<Network>, name: &str) -> Result<Network, Fin
     networks.into_iter().find(is).ok_or_else(|| FindError::NoNetwork(name.to_owned()))
 }
 
-/// By the first letters of the id as CNI or as the container's tools write it; else by the whole name.
-pub(crate) fn sandbox(sandboxes: Vec<Sandbox>, id: &str) -> Result<Sandbox, FindError> {
-    let begins = |sandbox: &Sandbox| sandbox.id.starts_with(id) || model::own_id(&sandbox.id).starts_with(id);
-    let (by_id, others): (Vec<_>, Vec<_>) = sandboxes.into_iter().partition(begins);
-    let exact = by_id.iter().position(|sandbox| sandbox.id == id || model::own_id(&sandbox.id) == id);
-    let mut found = by_id;
-    if let Some(at) = exact {
-        return Ok(found.swap_remove(at));
-    }
+/// By its whole name, with its namespace before it or not, or its whole id; else by the first letters of the id as CNI or as
+/// the container's tools write it.
+pub(crate) fn sandbox(sandboxes: Vec<Sandbox>, what: &str) -> Result<Sandbox, FindError> {
+    let ids =
+        |sandbox: &Sandbox, is: fn(&str, &str) -> bool| is(&sandbox.id, what) || is(model::own_id(&sandbox.id), what);
+    let is_named = |sandbox: &Sandbox| {
+        let in_namespace = what.split_once('/');
+        sandbox.name == what || in_namespace == Some((sandbox.namespace.as_str(), sandbox.name.as_str()))
+    };
+    let is_exact = |sandbox: &Sandbox| is_named(sandbox) || ids(sandbox, |id, what| id == what);
+    let (mut found, others): (Vec<_>, Vec<_>) = sandboxes.into_iter().partition(is_exact);
     if found.is_empty() {
-        found.extend(others.into_iter().filter(|sandbox| sandbox.name == id));
+        found.extend(others.into_iter().filter(|sandbox| ids(sandbox, |id, what| id.starts_with(what))));
     }
     match found.len() {
-        0 => Err(FindError::NoSandbox(id.to_owned())),
+        0 => Err(FindError::NoSandbox(what.to_owned())),
         1 => Ok(found.swap_remove(0)),
         _ => Err(FindError::Ambiguous {
-            what: id.to_owned(),
+            what: what.to_owned(),
             candidates: found.into_iter().map(|sandbox| sandbox.id).collect(),
         }),
     }
@@ -74,5 +76,19 @@ mod tests {
         assert_eq!(name("zz"), Err(FindError::NoSandbox("zz".to_owned())));
         let error = name("ab").unwrap_err().to_string();
         assert!(error.contains("default-ab1") && error.contains("default-ab2"), "{error}");
+    }
+
+    #[test]
+    fn a_name_goes_before_the_beginning_of_anothers_id_and_two_of_one_name_are_told() {
+        let mut all = all();
+        all[0].name = "ctr-".to_owned();
+        all.push(Sandbox { namespace: "k8s.io".to_owned(), ..all[1].clone() });
+        all[1].namespace = "default".to_owned();
+        all[4].id = "pod".to_owned();
+        let id = |what: &str| sandbox(all.clone(), what).map(|found| found.id);
+        assert_eq!(id("ctr-"), Ok(all[0].id.clone()));
+        assert_eq!(id("k8s.io/db"), Ok("pod".to_owned()));
+        assert_eq!(id("default/db"), Ok(all[1].id.clone()));
+        assert!(matches!(id("db"), Err(FindError::Ambiguous { candidates, .. }) if candidates.len() == 2));
     }
 }
