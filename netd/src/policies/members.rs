@@ -138,12 +138,13 @@ impl Members {
 
     /// Whose container this is, where it is somebody.
     pub(super) fn of_container(&self, prefix: &str) -> Vec<&SandboxName> {
-        let begins = |id: &ContainerId| {
-            let own = id.as_str().split_once('-').map_or(id.as_str(), |(_, own)| own);
-            id.as_str().starts_with(prefix) || own.starts_with(prefix)
+        // Namespaces of containerd may have dashes, and so may ids that people choose.
+        let own = |id: &ContainerId, sandbox: &Sandbox| {
+            let known = id.as_str().strip_prefix(&sandbox.name.namespace).and_then(|rest| rest.strip_prefix('-'));
+            known.or_else(|| Some(id.as_str().rsplit_once('-')?.1)).is_some_and(|own| own.starts_with(prefix))
         };
-        let found = self.sandboxes.iter().filter(|(id, _)| begins(id));
-        found.map(|(_, sandbox)| &sandbox.name).collect()
+        let begins = |(id, sandbox): &(&ContainerId, &Sandbox)| id.as_str().starts_with(prefix) || own(id, sandbox);
+        self.sandboxes.iter().filter(begins).map(|(_, sandbox)| &sandbox.name).collect()
     }
 
     /// What it was called before, or a name that nobody has: a pod may be made again while the one before it ends.

@@ -78,6 +78,22 @@ fn sandbox_named(name: &str, address: &str) -> Attachment {
     own
 }
 
+#[test]
+fn a_container_is_found_by_its_own_id_whatever_its_namespace_is_called() {
+    let mut members = super::members::Members::new("here", netd_config::Namespaces::default());
+    for (namespace, id) in [("default", "ab12"), ("my-team", "cd34"), ("default", "ctr-one"), ("", "ef56")] {
+        let prefix = if namespace.is_empty() { "gone" } else { namespace };
+        let mut own = attachment(&format!("{prefix}-{id}"), &[]);
+        (own.namespace, own.name) = (namespace.to_owned(), format!("name-of-{id}"));
+        members.join(&own);
+    }
+    let names = |text: &str| members.of_container(text).iter().map(|one| one.name.clone()).collect::<Vec<_>>();
+    for (text, id) in [("ab", "ab12"), ("cd3", "cd34"), ("my-team-cd", "cd34"), ("ctr-o", "ctr-one"), ("ef", "ef56")] {
+        assert_eq!(names(text), [format!("name-of-{id}")], "{text}");
+    }
+    assert_eq!(names("team"), Vec::<String>::new());
+}
+
 async fn in_force(policies: &Policies) -> Vec<String> {
     policies.ask(|force| force.compiler.policies().iter().map(|one| one.name.name.clone()).collect()).await.unwrap()
 }
