@@ -1,5 +1,5 @@
 //! Addresses that a host-local data directory reserves, so that a node can move over to netd while containers that the
-//! official plugins attached still run. Only read; netd never writes there.
+//! official plugins attached still run. netd reserves nothing there; a reservation goes when its own container is detached.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
 
+use crate::attachment::AttachmentKey;
 use crate::blocking::blocking;
 use crate::ipam::Reserved;
 
@@ -43,6 +44,31 @@ struct Seen {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Directory(u64, u64);
 
+/// Whom an address is reserved for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// The container's id; empty where the file does not say.
+    pub container: String,
+    /// Its interface; empty in a file of host-local before 0.8.
+    interface: String,
+}
+
+impl Holder {
+    /// The id in the first line, the interface in the second (containernetworking/plugins, host-local's disk store).
+    fn read(file: &Path) -> io::Result<Self> {
+        let text = fs::read_to_string(file)?;
+        let mut lines = text.lines().map(|line| line.trim().to_owned());
+        Ok(Self { container: lines.next().unwrap_or_default(), interface: lines.next().unwrap_or_default() })
+    }
+
+    /// Whether it is the attachment's own.
+    #[must_use]
+    pub fn is(&self, key: &AttachmentKey) -> bool {
+        let is_interface = self.interface.is_empty() || self.interface == key.interface.as_str();
+        self.container == key.container.as_str() && is_interface
+    }
+}
+
 impl Reservations {
     /// As [`Reservations::read`], where it may block.
     ///
@@ -55,13 +81,77 @@ impl Reservations {
         network: &str,
         now: SystemTime,
     ) -> io::Result<Reserved> {
+        let (at, network) = (path.to_owned(), network.to_owned());
+        self.in_turn(path, move |this| this.read(directory.as_ref(), &at, &network, now)).await?
+    }
+
+    /// Whom these addresses are reserved for; those whose file is gone meanwhile are left out. `directory` and `path` as for
+    /// [`Reservations::read`].
+    ///
+    /// # Errors
+    /// A file is there and cannot be read.
+    pub async fn holders(
+        self: &Arc<Self>,
+        directory: Option<OwnedFd>,
+        path: &str,
+        network: &str,
+        addresses: Vec<IpAddr>,
+    ) -> io::Result<BTreeMap<IpAddr, Holder>> {
+        let place = (path.to_owned(), network.to_owned());
+        let look = move |_: &Self| {
+            let folder = folder(directory.as_ref(), &place.0, &place.1);
+            let mut found = BTreeMap::new();
+            for address in addresses {
+                match Holder::read(&folder.join(address.to_string())) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    holder => drop(found.insert(address, holder?)),
+                }
+            }
+            Ok(found)
+        };
+        self.in_turn(path, look).await?
+    }
+
+    /// Takes away what the data directory `directory` reserves for this attachment, as host-local does when it is called for
+    /// a DEL, and says how many addresses that were. One `stat` where nothing is reserved.
+    ///
+    /// # Errors
+    /// A file cannot be read or removed; those before it are gone.
+    pub async fn release(
+        self: &Arc<Self>,
+        directory: OwnedFd,
+        key: AttachmentKey,
+        now: SystemTime,
+    ) -> io::Result<usize> {
+        let turn = key.network.to_string();
+        let release = move |this: &Self| {
+            let network = key.network.as_str();
+            let mut gone = 0;
+            for address in this.read(Some(&directory), "", network, now)? {
+                let file = folder(Some(&directory), "", network).join(address.to_string());
+                if Holder::read(&file).is_ok_and(|holder| holder.is(&key)) {
+                    fs::remove_file(&file)?;
+                    gone += 1;
+                }
+            }
+            Ok(gone)
+        };
+        self.in_turn(&turn, release).await?
+    }
+
+    /// Has `work` done where it may block.
+    async fn in_turn<T: Send + 'static>(
+        self: &Arc<Self>,
+        path: &str,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> io::Result<T> {
         let turn = self.readers_of(path).acquire_owned().await.map_err(io::Error::other)?;
-        let (this, path, network) = (Arc::clone(self), path.to_owned(), network.to_owned());
-        let found = blocking(move || {
+        let this = Arc::clone(self);
+        let done = blocking(move || {
             let _turn = turn;
-            this.read(directory.as_ref(), &path, &network, now)
+            work(&this)
         });
-        found.await.map_err(io::Error::other)?
+        done.await.map_err(io::Error::other)
     }
 
     fn readers_of(&self, path: &str) -> Arc<Semaphore> {
@@ -91,10 +181,7 @@ impl Reservations {
         network: &str,
         now: SystemTime,
     ) -> io::Result<Reserved> {
-        let opened = match directory {
-            Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())).join(network),
-            None => Path::new(path).join(network),
-        };
+        let opened = folder(directory, path, network);
         let (key, modified) = match fs::metadata(&opened) {
             Ok(metadata) => (Directory(metadata.dev(), metadata.ino()), metadata.modified()?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Reserved::new()),
@@ -117,6 +204,13 @@ impl Reservations {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Directory, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn folder(directory: Option<&OwnedFd>, path: &str, network: &str) -> PathBuf {
+    match directory {
+        Some(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())).join(network),
+        None => Path::new(path).join(network),
     }
 }
 

@@ -83,7 +83,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
         let call = request.call.unwrap_or_default();
         let descriptors = netd_api::descriptors(context);
         let mut response = DetachResponse::new();
-        if let Err(failed) = self.detach_call(&call, descriptors.sandbox_netns.is_some()).await {
+        if let Err(failed) = self.detach_call(&call, &descriptors).await {
             tracing::warn!(
                 container = call.container_id,
                 plugin = call.plugin,

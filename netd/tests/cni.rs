@@ -266,3 +266,36 @@ fn a_host_address_of_zeros_is_all_addresses_and_whose_it_is_is_told() {
         ("outside", &outside, "192.0.2.1:7070", Err(())),
     ]);
 }
+
+/// As after the move from the official plugins: their reservations are still there.
+#[test]
+fn a_container_gets_the_address_that_host_local_reserves_for_itself_and_not_anothers() {
+    let node = Node::new();
+    let folder = node.folder.path().join("networks/web");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("10.1.0.9"), "web\r\neth0").unwrap();
+    std::fs::write(folder.join("10.1.0.8"), "other\r\neth0").unwrap();
+    let data_dir = node.folder.path().join("networks");
+    let stanza = |address: &str| {
+        format!(
+            r#"{{"type":"bridge","bridge":"br0","ipam":{{"type":"host-local","dataDir":{data_dir:?},
+                "ranges":[[{{"subnet":"10.1.0.0/24"}}]]}},"runtimeConfig":{{"ips":["{address}"]}}}}"#
+        )
+    };
+    let web = Space::new();
+    let refused = node.attach(&web, "web", &[&stanza("10.1.0.8")]).unwrap_err();
+    let file = folder.join("10.1.0.8").display().to_string();
+    assert!(refused.contains(&file) && refused.contains("of container \"other\""), "{refused}");
+    let result = node.attach(&web, "web", &[&stanza("10.1.0.9")]).unwrap();
+    assert_eq!(result["ips"][0]["address"], "10.1.0.9/24");
+    // Nobody handed its data directory over: nothing is taken away there.
+    node.detach("web", &stanza("10.1.0.9"));
+    assert!(folder.join("10.1.0.9").exists());
+    let handed = std::fs::File::open(&data_dir).unwrap();
+    let client = Client::connect(&node.socket(), &[(Tag::IpamDirectory, handed.as_fd())]).unwrap();
+    let mut request = blocking::DetachRequest::new();
+    let config = stanza("10.1.0.9").replacen('{', r#"{"cniVersion":"1.0.0","name":"web","#, 1);
+    request.call = Some(rig::call(&config, "web", "")).into();
+    assert!(client.detach(&request).unwrap().failure.is_none());
+    assert!(!folder.join("10.1.0.9").exists() && folder.join("10.1.0.8").exists());
+}

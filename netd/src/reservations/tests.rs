@@ -5,7 +5,12 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
+use std::sync::Arc;
+
+use netd_config::{ContainerId, LinkName, NetworkName};
+
 use super::Reservations;
+use crate::attachment::AttachmentKey;
 
 #[test]
 fn file_names_that_are_addresses_count_and_others_do_not() {
@@ -90,4 +95,45 @@ fn a_change_at_the_time_of_the_last_look_is_seen_and_an_old_directory_is_not_lis
     fs::create_dir(&other).unwrap();
     assert!(reservations.read(None, path, "other", much_later).unwrap().is_empty());
     assert_eq!(count(much_later), 3, "it was forgotten");
+}
+
+fn key(container: &str) -> AttachmentKey {
+    AttachmentKey {
+        network: NetworkName::new("web").unwrap(),
+        container: ContainerId::new(container).unwrap(),
+        interface: LinkName::new("eth0").unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn a_detach_takes_the_reservations_of_its_own_interface_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let network = folder.path().join("web");
+    fs::create_dir(&network).unwrap();
+    for (name, text) in [
+        ("10.4.0.2", "abc\r\neth0"),
+        ("fd00::2", "abc\neth0\n"),
+        ("10.4.0.3", "abc"),
+        ("10.4.0.4", "abc\r\neth1"),
+        ("10.4.0.5", "abcd\r\neth0"),
+        ("lock", "abc\r\neth0"),
+        ("last_reserved_ip.0", "10.4.0.5"),
+    ] {
+        fs::write(network.join(name), text).unwrap();
+    }
+    let reservations = Arc::new(Reservations::default());
+    let path = folder.path().to_str().unwrap();
+    let addresses = vec!["10.4.0.4".parse().unwrap(), "10.4.0.5".parse().unwrap(), "10.4.0.9".parse().unwrap()];
+    let holders = reservations.holders(None, path, "web", addresses).await.unwrap();
+    let own: Vec<bool> = holders.values().map(|holder| holder.is(&key("abc"))).collect();
+    assert_eq!((own, holders.values().filter(|one| one.is(&key("abcd"))).count()), (vec![false, false], 1));
+    let release = |container: &str| {
+        let directory = OwnedFd::from(File::open(folder.path()).unwrap());
+        let (reservations, key) = (Arc::clone(&reservations), key(container));
+        async move { reservations.release(directory, key, SystemTime::now()).await.unwrap() }
+    };
+    assert_eq!((release("abc").await, release("abc").await, release("gone").await), (3, 0, 0));
+    let mut left: Vec<_> = fs::read_dir(&network).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["10.4.0.4", "10.4.0.5", "last_reserved_ip.0", "lock"]);
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use netd_api::Descriptors;
 use netd_api::v1::{Call, Failure, FailureCode};
@@ -14,19 +14,26 @@ use netd_config::{
     Tuning,
 };
 use netd_kernel::{Interface, Kernel, Key, LinkSettings, Object, Sandbox, Step};
+use tokio::time::timeout;
 
 use super::Service;
 use crate::allowlist::AllowlistError;
 use crate::attachment::{Attachment, AttachmentKey, Description, LabelState};
 use crate::blocking::blocking;
 use crate::directories;
-use crate::ipam::Reserved;
-use crate::lifecycle::open_namespace;
-use crate::node::{Extension, Follower, Wanted, What, settings_of};
+use crate::ipam::{LeaseError, Reserved};
+use crate::lifecycle::{LifecycleError, open_namespace};
+use crate::node::{AttachError, Extension, Follower, Wanted, What, settings_of};
 use crate::owner::OwnerError;
 use crate::reply::{CUT, add_defaults, chain, config_failure, encode, failure, lifecycle_failure, refusal, result};
+use crate::reservations::Holder;
 
 pub(super) type Answer<T> = Result<T, Failure>;
+
+/// How long a detach waits for a file system that does not answer.
+const GIVE_BACK: Duration = Duration::from_secs(2);
+/// host-local's, where the network names none.
+const DATA_DIR: &str = "/var/lib/cni/networks";
 
 /// One stanza to attach or check, and for whom.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +91,7 @@ impl<K: Kernel + 'static> Service<K> {
         dns: Option<Dns>,
     ) -> Answer<CniResult> {
         let sandbox = self.sandbox(asked).await?;
-        let reserved = self.reserved(&key, ipam, asked.descriptors).await?;
+        let (reserved, theirs) = self.reserved(&key, ipam, asked.descriptors).await?;
         let given = name_servers(ipam).await?;
         let (label_state, answer) = self.ask_for_labels(asked);
         let netns_path = asked.call.netns_path.clone();
@@ -92,7 +99,7 @@ impl<K: Kernel + 'static> Service<K> {
         let wanted =
             Wanted { key, netns: sandbox.id, netns_path, what, reserved, label_state, extra: asked.extra.is_some() };
         let attached = self.lifecycle.attach_asking(wanted, sandbox, answer).await;
-        let attachment = attached.map_err(|error| lifecycle_failure(&error))?;
+        let attachment = attached.map_err(|error| held(&error, &theirs))?;
         if attachment.is_pending() {
             self.runtime.ask_again(&self.lifecycle, attachment.key.container.as_str());
         }
@@ -216,7 +223,8 @@ impl<K: Kernel + 'static> Service<K> {
         }
     }
 
-    pub(super) async fn detach_call(&self, call: &Call, alive: bool) -> Answer<()> {
+    pub(super) async fn detach_call(&self, call: &Call, descriptors: &Descriptors) -> Answer<()> {
+        let alive = descriptors.sandbox_netns.is_some();
         let asked = Removal::parse(&call.config, &call.plugin).map_err(|errors| config_failure(&errors))?;
         let key = key_of(call, &asked.name)?;
         let is_first = match asked.kind.as_str() {
@@ -233,7 +241,8 @@ impl<K: Kernel + 'static> Service<K> {
             _ => false,
         };
         if is_first {
-            self.lifecycle.detach(key, alive).await.map_err(|error| lifecycle_failure(&error))?;
+            self.lifecycle.detach(key.clone(), alive).await.map_err(|error| lifecycle_failure(&error))?;
+            self.give_back(call, descriptors, key).await;
         }
         Ok(())
     }
@@ -259,24 +268,70 @@ impl<K: Kernel + 'static> Service<K> {
         identified.map_err(|error| invalid(failure(FailureCode::INVALID_NETNS, &error).message))
     }
 
-    async fn reserved(&self, key: &AttachmentKey, ipam: &Ipam, descriptors: &Descriptors) -> Answer<Reserved> {
-        let Ipam::HostLocal(host_local) = ipam else { return Ok(Reserved::new()) };
-        let path = host_local.data_dir.as_deref().unwrap_or("/var/lib/cni/networks");
-        let directory = descriptors.ipam_dir.as_ref().map(OwnedFd::try_clone).transpose();
-        let found = match directory {
-            Ok(directory) => self.reservations.find(directory, path, key.network.as_str(), SystemTime::now()).await,
-            Err(error) => Err(error),
-        };
-        found.map_err(|error| {
+    /// What is reserved for others, and each address that is asked for among them, with its file and container. What
+    /// host-local holds for this very attachment is its own: it ran before the node moved over to netd.
+    async fn reserved(
+        &self,
+        key: &AttachmentKey,
+        ipam: &Ipam,
+        descriptors: &Descriptors,
+    ) -> Answer<(Reserved, Vec<String>)> {
+        let Ipam::HostLocal(host_local) = ipam else { return Ok((Reserved::new(), Vec::new())) };
+        let (path, network) = (host_local.data_dir.as_deref().unwrap_or(DATA_DIR), key.network.as_str());
+        let directory = || descriptors.ipam_dir.as_ref().map(OwnedFd::try_clone).transpose();
+        let unreadable = |error: io::Error| {
             refusal(
                 FailureCode::INPUT_OUTPUT,
-                format!(
-                    "cannot read the reservations in {path}/{}: {error}; make it readable or remove it",
-                    key.network
-                ),
+                format!("cannot read the reservations in {path}/{network}: {error}; make it readable or remove it"),
             )
-        })
+        };
+        let opened = directory().map_err(unreadable)?;
+        let found = self.reservations.find(opened, path, network, SystemTime::now()).await;
+        let mut reserved = found.map_err(unreadable)?;
+        let conflicts: Vec<IpAddr> =
+            host_local.requested.iter().copied().filter(|address| reserved.contains(address)).collect();
+        if conflicts.is_empty() {
+            return Ok((reserved, Vec::new()));
+        }
+        let opened = directory().map_err(unreadable)?;
+        let holders = self.reservations.holders(opened, path, network, conflicts).await.map_err(unreadable)?;
+        let (own, theirs): (Vec<_>, Vec<_>) = holders.into_iter().partition(|(_, holder)| holder.is(key));
+        for (address, _) in &own {
+            reserved.remove(address);
+        }
+        let told = |(address, holder): (IpAddr, Holder)| {
+            format!("{path}/{network}/{address}, of container {:?}", holder.container)
+        };
+        Ok((reserved, theirs.into_iter().map(told).collect()))
     }
+
+    /// What the official host-local reserved for an attachment that is detached now. Only where the door has handed over the
+    /// data directory; what cannot be removed, or not soon, is no reason to keep the container.
+    async fn give_back(&self, call: &Call, descriptors: &Descriptors, key: AttachmentKey) {
+        let Some(Ok(directory)) = descriptors.ipam_dir.as_ref().map(OwnedFd::try_clone) else { return };
+        let released = timeout(GIVE_BACK, self.reservations.release(directory, key, SystemTime::now())).await;
+        match released.unwrap_or_else(|late| Err(late.into())) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(container = call.container_id, count, "reservations of host-local given back"),
+            Err(error) => {
+                tracing::warn!(container = call.container_id, %error, "a reservation of host-local stays; remove its file");
+            }
+        }
+    }
+}
+
+/// A failed attach; where the official host-local holds an address that was asked for, with its file.
+fn held(error: &LifecycleError, theirs: &[String]) -> Failure {
+    let mut failure = lifecycle_failure(error);
+    let is_held =
+        matches!(error, LifecycleError::Owner(OwnerError::Attach(AttachError::Lease(LeaseError::Held { .. }))));
+    if is_held && !theirs.is_empty() {
+        failure.message += &format!(
+            " (host-local's reservation: {}; remove the file where that container is gone for good)",
+            theirs.join("; ")
+        );
+    }
+    failure
 }
 
 pub(super) fn parse(call: &Call) -> Answer<Document> {
