@@ -26,6 +26,7 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     findings.extend(answers.sandboxes.iter().filter_map(many_ports));
     findings.extend(kernel::check(&facts.kernel));
     findings.extend(sysctl::check(&facts.sysctls, &bridges(answers), answers.status.attachments));
+    findings.extend(sysctl::ipv6(&facts.sysctls, answers.networks.as_deref().unwrap_or_default()));
     findings.extend(neighbours::check(&facts.neighbours, answers.status.attachments));
     findings.extend(containerd::check(&facts.containerd));
     findings.extend(plugins(&facts.plugins));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Finding, Place};
+use crate::model::Network;
 
 /// What is set.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +15,8 @@ pub(crate) struct Sysctls {
     pub(crate) accept_ra: BTreeMap<String, u32>,
     /// Interfaces whose default route the kernel made from a router advertisement.
     pub(crate) ra_uplinks: BTreeSet<String>,
+    /// `disable_ipv6`, by interface, `all` and `default` among them; `None`: this kernel has no IPv6.
+    pub(crate) ipv6_off: Option<BTreeMap<String, u32>>,
     /// `bridge-nf-call-iptables`; `None`: br_netfilter is not loaded.
     pub(crate) bridge_nf: Option<u32>,
 }
@@ -30,6 +33,7 @@ pub(super) fn gather(place: &Place) -> Sysctls {
         ipv6_forwarding: number("/proc/sys/net/ipv6/conf/all/forwarding"),
         rp_filter: each("ipv4", "rp_filter"),
         accept_ra: each("ipv6", "accept_ra"),
+        ipv6_off: place.at("/proc/sys/net/ipv6").exists().then(|| each("ipv6", "disable_ipv6")),
         ra_uplinks: ra_uplinks(&place.text("/proc/net/ipv6_route").unwrap_or_default()),
         bridge_nf: number("/proc/sys/net/bridge/bridge-nf-call-iptables"),
     }
@@ -64,6 +68,44 @@ pub(super) fn check(sysctls: &Sysctls, bridges: &BTreeSet<String>, attachments: 
     findings.extend(bridges.iter().filter_map(|bridge| rp_filter(sysctls, bridge)));
     findings.extend(bridges.first().map(|_| bridged_policies(sysctls)));
     findings
+}
+
+/// Whether networks with an IPv6 range can have it.
+pub(super) fn ipv6(sysctls: &Sysctls, networks: &[Network]) -> Vec<Finding> {
+    let with_range = networks
+        .iter()
+        .filter_map(|network| Some((network, network.subnets.iter().find(|subnet| subnet.contains(':'))?)));
+    let Some(off) = &sysctls.ipv6_off else {
+        return with_range.map(|(network, subnet)| without_ipv6(network, subnet)).collect();
+    };
+    let is_off = |name: &str| off.get(name).is_some_and(|off| *off != 0);
+    let mut findings: Vec<Finding> = Vec::new();
+    for (network, subnet) in with_range {
+        let bridge = &network.bridge;
+        if is_off(bridge) {
+            let Network { name, file, .. } = network;
+            let meaning = format!("1: containers of network {name} have addresses of {subnet}, and no gateway there");
+            let remedy = format!(
+                "`sysctl -w net.ipv6.conf.{bridge}.disable_ipv6=0 && netdctl resync`, or take {subnet} out of {file}"
+            );
+            findings.push(Finding::problem(format!("net.ipv6.conf.{bridge}.disable_ipv6"), meaning, remedy));
+        }
+    }
+    if is_off("all") || is_off("default") {
+        let meaning =
+            "IPv6 is switched off on new links; netd switches it on on the bridges that it makes for IPv6 ranges";
+        findings.push(Finding::ok("net.ipv6.conf.all.disable_ipv6", meaning));
+    }
+    findings
+}
+
+fn without_ipv6(network: &Network, subnet: &str) -> Finding {
+    let meaning = format!(
+        "has the range {subnet}, and this kernel has no IPv6 (ipv6.disable=1, or built without): no container can be attached"
+    );
+    let remedy =
+        format!("take {subnet} and the routes of IPv6 out of {}, or boot without ipv6.disable=1", network.file);
+    Finding::problem(format!("network {}", network.name), meaning, remedy)
 }
 
 /// Policies between two containers of one bridge.

@@ -30,6 +30,7 @@ pub(crate) fn healthy() -> Facts {
             rp_filter: BTreeMap::from([("all".to_owned(), 1), ("netd0".to_owned(), 2)]),
             accept_ra: BTreeMap::from([("eth0".to_owned(), 2)]),
             ra_uplinks: BTreeSet::from(["eth0".to_owned()]),
+            ipv6_off: Some(BTreeMap::from([("all".to_owned(), 0), ("netd0".to_owned(), 0)])),
             bridge_nf: Some(1),
         },
         neighbours: vec![Table { family: Family::V4, most: 1_024, entries: 20, fulls: 0 }],
@@ -337,6 +338,23 @@ fn sysctls() {
     finds(Level::Warning, "net.ipv4.conf.netd0.rp_filter", |facts| {
         facts.sysctls.rp_filter.insert("netd0".to_owned(), 0);
     });
+}
+
+#[test]
+fn a_range_of_ipv6_where_there_is_none() {
+    let without = finds(Level::Problem, "network netd", |facts| facts.sysctls.ipv6_off = None);
+    assert!(without.remedy.starts_with("take fd6e:6574:6400::/64 and the routes of IPv6 out of"), "{without:?}");
+    let off = |name: &'static str| {
+        move |facts: &mut Facts| {
+            facts.netd.as_mut().unwrap().networks.as_mut().unwrap()[0].bridge = "netd0".to_owned();
+            facts.sysctls.ipv6_off = Some(BTreeMap::from([(name.to_owned(), 1)]));
+        }
+    };
+    finds(Level::Problem, "net.ipv6.conf.netd0.disable_ipv6", off("netd0"));
+    let mut on_the_node = healthy();
+    off("all")(&mut on_the_node);
+    assert!(all(&on_the_node).iter().any(|one| one.object == "net.ipv6.conf.all.disable_ipv6" && one.level == Level::Ok));
+    assert!(all(&on_the_node).iter().all(|finding| finding.level == Level::Ok));
 }
 
 #[test]
