@@ -20,6 +20,8 @@ pub(crate) struct Containerd {
     pub(crate) version: Option<String>,
     /// What holds in the end, or why that is not known.
     pub(crate) settings: Result<Settings, String>,
+    /// An import of a higher version than the main file's.
+    pub(crate) newer_import: Option<String>,
     pub(crate) nri_socket: bool,
     /// A process `netd-hook` runs.
     pub(crate) hook: bool,
@@ -29,6 +31,8 @@ pub(crate) struct Containerd {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) bin_dirs: Option<Vec<String>>,
+    /// `bin_dir` stands beside `bin_dirs`.
+    pub(crate) has_both_dirs: bool,
     pub(crate) conf_dir: Option<String>,
     pub(crate) internal_loopback: Option<bool>,
     pub(crate) nri_disabled: Option<bool>,
@@ -41,6 +45,7 @@ pub(super) fn gather(place: &Place, processes: &[String]) -> Containerd {
         socket: place.at("/run/containerd/containerd.sock").exists(),
         version: place.is_host().then(|| said("containerd", &["--version"])).flatten().and_then(|text| version(&text)),
         settings: effective(place),
+        newer_import: newer_import(place),
         nri_socket: place.at("/run/nri/nri.sock").exists(),
         hook: processes.iter().any(|name| name == "netd-hook"),
     }
@@ -86,6 +91,20 @@ fn read(place: &Place, path: &Path, depth: usize) -> Result<Table, String> {
     Ok(table)
 }
 
+fn newer_import(place: &Place) -> Option<String> {
+    let main: Table = place.text(MAIN)?.parse().ok()?;
+    let version = |table: &Table| table.get("version").and_then(Value::as_integer);
+    let own = version(&main)?;
+    let imports = main.get("imports").and_then(Value::as_array).cloned().unwrap_or_default();
+    let folder = Path::new(MAIN).parent().unwrap_or_else(|| Path::new("/"));
+    let mut files = imports.iter().filter_map(Value::as_str).flat_map(|import| matching(place, &folder.join(import)));
+    let newer = |file: &PathBuf| {
+        let table: Option<Table> = place.text(&file.to_string_lossy()).and_then(|text| text.parse().ok());
+        table.as_ref().and_then(version).is_some_and(|version| version > own)
+    };
+    files.find(newer).map(|file| file.display().to_string())
+}
+
 /// Files that an import names; a `*` stands in the last part only.
 fn matching(place: &Place, pattern: &Path) -> Vec<PathBuf> {
     let (Some(folder), Some(name)) = (pattern.parent(), pattern.file_name()) else { return Vec::new() };
@@ -112,10 +131,15 @@ pub(super) fn settings(table: &Table) -> Settings {
     let strings = |value: &Value| -> Option<Vec<String>> {
         Some(value.as_array()?.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect())
     };
-    let single = || Some(vec![cni?.get("bin_dir")?.as_str()?.to_owned()]);
+    let single = cni.and_then(|cni| cni.get("bin_dir")?.as_str()).filter(|dir| !dir.is_empty());
+    // What `config dump` says of a `bin_dirs` that nobody wrote: then `bin_dir` holds.
+    let is_default = |dirs: &[String]| single.is_some() && dirs == ["/opt/cni/bin"];
+    let dirs = cni.and_then(|cni| strings(cni.get("bin_dirs")?));
+    let dirs = dirs.filter(|dirs| !dirs.is_empty() && !is_default(dirs));
     let disabled = table.get("disabled_plugins").and_then(strings).unwrap_or_default();
     Settings {
-        bin_dirs: cni.and_then(|cni| strings(cni.get("bin_dirs")?)).filter(|dirs| !dirs.is_empty()).or_else(single),
+        has_both_dirs: dirs.is_some() && single.is_some(),
+        bin_dirs: dirs.or_else(|| Some(vec![single?.to_owned()])),
         conf_dir: cni.and_then(|cni| cni.get("conf_dir")?.as_str().map(str::to_owned)),
         internal_loopback: cni.and_then(|cni| cni.get("use_internal_loopback")?.as_bool()),
         nri_disabled: plugin("io.containerd.nri.v1.nri").and_then(|nri| nri.get("disable")?.as_bool()),
@@ -124,11 +148,15 @@ pub(super) fn settings(table: &Table) -> Settings {
 }
 
 pub(super) fn check(found: &Containerd) -> Vec<Finding> {
-    let major: Option<u32> = found.version.as_ref().and_then(|version| version.split('.').next()?.parse().ok());
+    let release = found.version.as_deref().and_then(release);
+    let major = release.map(|(major, _)| major);
     let mut findings = vec![presence(found)];
     if found.version.is_none() && !found.socket {
         return findings;
     }
+    // Later ones bring each file to their own version before they merge them.
+    let merges_well = release.is_some_and(|release| release >= (2, 4));
+    findings.extend(found.newer_import.as_deref().filter(|_| !merges_well).map(newer));
     match &found.settings {
         Err(error) => findings.push(Finding::problem(
             MAIN,
@@ -140,7 +168,7 @@ pub(super) fn check(found: &Containerd) -> Vec<Finding> {
             "switched off (disabled_plugins): no pods, no NRI; nerdctl and ctr go by their own settings",
         )),
         Ok(settings) => {
-            findings.push(bin_dirs(settings));
+            findings.push(bin_dirs(settings, release));
             findings.extend(loopback(settings, major));
             findings.extend(nri(found, settings, major));
         }
@@ -162,10 +190,41 @@ fn presence(found: &Containerd) -> Finding {
     }
 }
 
-fn bin_dirs(settings: &Settings) -> Finding {
+/// Major and minor.
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.split('.').map_while(|number| number.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
+}
+
+fn newer(import: &str) -> Finding {
+    Finding::warning(
+        MAIN,
+        format!(
+            "is of an older version than {import}: containerd before 2.4 loses the CRI section of {MAIN} without a word, or \
+             refuses both"
+        ),
+        format!(
+            "`containerd config migrate` writes {MAIN} in the newest version; or take packaging/containerd/netd-1.7.toml"
+        ),
+    )
+}
+
+fn bin_dirs(settings: &Settings, release: Option<(u32, u32)>) -> Finding {
     let object = "containerd CNI bin_dirs";
     let dirs = settings.bin_dirs.clone().unwrap_or_else(|| vec!["/opt/cni/bin".to_owned()]);
-    let remedy = format!("put {OURS:?} first in bin_dirs (packaging/containerd/netd.toml), then restart containerd");
+    // 2.1 was the first with `bin_dirs`.
+    let remedy = if release.is_some_and(|release| release < (2, 1)) {
+        format!("set bin_dir = {OURS:?} (packaging/containerd/netd-1.7.toml), then restart containerd")
+    } else {
+        format!(
+            "put {OURS:?} first in bin_dirs (packaging/containerd/netd.toml) and remove bin_dir, then restart containerd"
+        )
+    };
+    if settings.has_both_dirs {
+        let meaning =
+            "bin_dir and bin_dirs are both set: CRI does not load, and no pod starts (2.0 takes bin_dir alone)";
+        return Finding::problem(object, meaning, remedy);
+    }
     match dirs.iter().position(|dir| dir.trim_end_matches('/') == OURS) {
         Some(0) => Finding::ok(object, format!("{OURS} comes first")),
         Some(_) => {

@@ -265,6 +265,10 @@ mod tests {
         let settings = facts.containerd.settings.unwrap();
         assert_eq!(settings.bin_dirs.unwrap()[0], "/usr/libexec/netd/cni");
         assert_eq!((settings.internal_loopback, settings.nri_disabled), (Some(true), Some(false)));
+        assert_eq!(facts.containerd.newer_import, None);
+        write("etc/containerd/config.toml", "version = 2\nimports = [\"conf.d/*.toml\"]\n");
+        let newer = gather(&place).containerd.newer_import;
+        assert_eq!(newer.as_deref(), Some("/etc/containerd/conf.d/netd.toml"));
         assert_eq!(facts.nerdctl.cni_path.as_deref(), Some("/usr/libexec/netd/cni"));
         let held: Vec<&str> = facts.reservations.iter().map(|one| one.container.as_str()).collect();
         assert_eq!((held, facts.tasks.contains("default-abc")), (vec!["abc"], true));

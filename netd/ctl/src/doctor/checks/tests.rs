@@ -53,6 +53,7 @@ pub(crate) fn healthy() -> Facts {
                 internal_loopback: Some(true),
                 ..Settings::default()
             }),
+            newer_import: None,
             nri_socket: true,
             hook: true,
         },
@@ -393,6 +394,17 @@ fn containerd() {
     assert!(finds(Level::Problem, object, dirs(&["/opt/cni/bin", OURS])).meaning.contains("comes before"));
     finds(Level::Problem, object, dirs(&["/opt/cni/bin"]));
     finds(Level::Problem, object, |facts| facts.containerd.settings.as_mut().unwrap().bin_dirs = None);
+    let both = finds(Level::Problem, object, |facts| facts.containerd.settings.as_mut().unwrap().has_both_dirs = true);
+    assert!(both.remedy.contains("remove bin_dir"), "{both:?}");
+    let old = finds(Level::Problem, object, |facts| {
+        facts.containerd.version = Some("2.0.5".to_owned());
+        dirs(&["/opt/cni/bin"])(facts);
+    });
+    assert!(old.remedy.starts_with("set bin_dir ="), "{old:?}");
+    finds(Level::Warning, "/etc/containerd/config.toml", |facts| {
+        facts.containerd.version = Some("2.2.9".to_owned());
+        facts.containerd.newer_import = Some("/etc/containerd/conf.d/netd.toml".to_owned());
+    });
     finds(Level::Warning, "containerd use_internal_loopback", |facts| {
         facts.containerd.settings.as_mut().unwrap().internal_loopback = None;
     });
@@ -421,6 +433,11 @@ fn containerd_settings_of_every_version() {
     assert_eq!((shipped.internal_loopback, shipped.nri_disabled), (Some(true), Some(false)));
     let old = read(include_str!("../../../../../packaging/containerd/netd-1.7.toml"));
     assert_eq!((old.bin_dirs, old.nri_disabled), (Some(vec![OURS.to_owned()]), Some(false)));
+    let both = "[plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dir = '/opt/cni/bin'\nbin_dirs = ";
+    assert!(read(&format!("{both}['/usr/libexec/netd/cni']")).has_both_dirs);
+    assert!(!read(&format!("{both}[]")).has_both_dirs && !shipped.has_both_dirs);
+    let dumped = read(&format!("{}['/opt/cni/bin']", both.replace("/opt/cni/bin", OURS)));
+    assert_eq!((dumped.has_both_dirs, dumped.bin_dirs), (false, Some(vec![OURS.to_owned()])));
     assert!(read("disabled_plugins = [\"cri\"]").cri_disabled);
     assert_eq!(read("version = 3"), Settings::default());
 }
