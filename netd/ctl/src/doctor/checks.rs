@@ -29,7 +29,8 @@ pub(crate) fn all(facts: &Facts) -> Vec<Finding> {
     findings.extend(sysctl::ipv6(&facts.sysctls, answers.networks.as_deref().unwrap_or_default()));
     findings.extend(neighbours::check(&facts.neighbours, answers.status.attachments));
     findings.extend(containerd::check(&facts.containerd));
-    findings.extend(plugins(&facts.plugins));
+    let first = answers.networks.as_ref().ok().and_then(|networks| networks.first());
+    findings.extend(plugins(&facts.plugins, first.is_some_and(|network| network.error.is_empty())));
     findings.extend(nerdctl(&facts.nerdctl));
     let status = facts.netd.as_ref().ok().map(|answers| &answers.status);
     findings.extend(firewall::check(&facts.firewalls, status, facts.sysctls.bridge_nf));
@@ -131,7 +132,11 @@ fn many_ports(sandbox: &Sandbox) -> Option<Finding> {
     })
 }
 
-fn plugins(plugins: &Plugins) -> Vec<Finding> {
+/// Where `ctr run --cni` looks for plugins, and nowhere else (go-cni's default).
+const OF_CTR: &str = "/opt/cni/bin";
+
+/// `is_first`: the network whose file comes first is netd's.
+fn plugins(plugins: &Plugins, is_first: bool) -> Vec<Finding> {
     let missing: Vec<&str> = NEEDED.into_iter().filter(|name| !plugins.ours.contains(*name)).collect();
     let mut findings = Vec::new();
     findings.push(if missing.is_empty() {
@@ -141,6 +146,11 @@ fn plugins(plugins: &Plugins) -> Vec<Finding> {
         Finding::problem(OURS, meaning, "link these names to netd-cni in that folder")
     });
     findings.extend(plugins.others.iter().map(|folder| {
+        if *folder == OF_CTR && is_first {
+            let meaning = "holds other CNI plugins: `ctr run --cni` takes those, and its containers are none of netd's";
+            let remedy = format!("link the names in {OURS} there (packaging/README.md), or run containers by nerdctl or CRI");
+            return Finding::warning(*folder, meaning, remedy);
+        }
         Finding::ok(*folder, format!("holds other CNI plugins; unused for netd's types where {OURS} comes first"))
     }));
     findings

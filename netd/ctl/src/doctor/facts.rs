@@ -79,7 +79,7 @@ pub(crate) struct Nerdctl {
 pub(crate) struct Plugins {
     /// Names in ours.
     pub(crate) ours: BTreeSet<String>,
-    /// Others with a plugin `bridge`.
+    /// Others with a plugin `bridge` that is not ours.
     pub(crate) others: Vec<&'static str>,
 }
 
@@ -167,7 +167,12 @@ fn nerdctl(place: &Place) -> Nerdctl {
 }
 
 fn plugins(place: &Place) -> Plugins {
-    let others = OTHER_PLUGINS.into_iter().filter(|folder| place.at(&format!("{folder}/bridge")).exists());
+    let target = |folder: &str| fs::canonicalize(place.at(&format!("{folder}/bridge"))).ok();
+    let ours = target(OURS);
+    let others = OTHER_PLUGINS.into_iter().filter(|folder| {
+        let found = target(folder);
+        found.is_some() && found != ours
+    });
     Plugins { ours: place.names(OURS).into_iter().collect(), others: others.collect() }
 }
 
@@ -253,11 +258,18 @@ mod tests {
         write("etc/containerd/config.toml", "version = 3\nimports = [\"conf.d/*.toml\"]\n");
         write("etc/containerd/conf.d/netd.toml", include_str!("../../../../packaging/containerd/netd.toml"));
         write("etc/nerdctl/nerdctl.toml", include_str!("../../../../packaging/nerdctl/nerdctl.toml"));
+        for plugin in ["usr/libexec/netd/cni/bridge", "usr/lib/cni/bridge"] {
+            write(plugin, "");
+        }
+        std::fs::create_dir_all(root.path().join("opt/cni/bin")).unwrap();
+        let ours = root.path().join("usr/libexec/netd/cni/bridge");
+        std::os::unix::fs::symlink(ours, root.path().join("opt/cni/bin/bridge")).unwrap();
         write("var/lib/cni/networks/bridge/10.4.0.7", "abc\r\neth0");
         write("var/lib/cni/networks/bridge/last_reserved_ip.0", "10.4.0.7");
         write("run/containerd/io.containerd.runtime.v2.task/default/abc/pid", "1");
         let place = Place { root: root.path().to_owned(), socket: root.path().join("netd.sock") };
         let facts = gather(&place);
+        assert_eq!(facts.plugins.others, ["/usr/lib/cni"]);
         assert_eq!((facts.kernel.release.as_str(), facts.kernel.modules.contains("veth")), ("6.1.0-9-amd64", true));
         assert_eq!((facts.sysctls.ip_forward, facts.sysctls.rp_filter["all"]), (Some(1), 1));
         assert_eq!(facts.neighbours, [Table { family: Family::V4, most: 1_024, entries: 16, fulls: 0 }]);

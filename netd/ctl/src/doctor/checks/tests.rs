@@ -58,7 +58,7 @@ pub(crate) fn healthy() -> Facts {
             hook: true,
         },
         nerdctl: Nerdctl { installed: true, cni_path: Some(OURS.to_owned()), error: None },
-        plugins: Plugins { ours: NEEDED.map(str::to_owned).into(), others: vec!["/opt/cni/bin"] },
+        plugins: Plugins { ours: NEEDED.map(str::to_owned).into(), others: vec!["/usr/lib/cni"] },
         firewalls: Firewalls { chains: Some(Vec::new()), ..Firewalls::default() },
         admin: Vec::new(),
         fleet: Fleet { heard: BTreeSet::from(["nd-vxlan".to_owned()]), ..in_fleet("vxlan") },
@@ -447,6 +447,7 @@ fn plugins_nerdctl_and_reservations() {
     finds(Level::Problem, OURS, |facts| {
         facts.plugins.ours.remove("portmap");
     });
+    finds(Level::Warning, "/opt/cni/bin", |facts| facts.plugins.others = vec!["/opt/cni/bin"]);
     finds(Level::Problem, "nerdctl cni_path", |facts| facts.nerdctl.cni_path = None);
     finds(Level::Problem, "nerdctl cni_path", |facts| facts.nerdctl.cni_path = Some("/opt/cni/bin".to_owned()));
     finds(Level::Problem, "/etc/nerdctl/nerdctl.toml", |facts| facts.nerdctl.error = Some("line 1".to_owned()));
