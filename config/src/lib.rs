@@ -30,5 +30,8 @@ pub use node::{
     PoolConfig, Quarantine,
 };
 pub use result::{CniResult, Dns, ResultInterface, ResultIp};
-pub use stanza::{Bridge, BridgeVlans, Firewall, IngressPolicy, PortMapping, Portmap, Protocol, Ptp, Stanza, Tuning};
+pub use stanza::{
+    Bridge, BridgeVlans, Firewall, IngressPolicy, PortMapping, Portmap, Protocol, Ptp, Stanza, Tuning, knows_plugin,
+    runs_plugin,
+};
 pub use version::CniVersion;

@@ -228,6 +228,18 @@ const NOT_YET: [&str; 12] = [
 /// The types that netd runs, and those that it means to.
 pub(crate) const ALL: [&[&str]; 2] = [&EXECUTED, &NOT_YET];
 
+/// Whether netd runs this plugin type itself.
+#[must_use]
+pub fn runs_plugin(kind: &str) -> bool {
+    EXECUTED.contains(&kind)
+}
+
+/// Whether netd runs this plugin type, or leaves it to the official plugin of that name.
+#[must_use]
+pub fn knows_plugin(kind: &str) -> bool {
+    is_known(kind)
+}
+
 /// Whether netd runs this plugin type, or means to.
 pub(crate) fn is_known(kind: &str) -> bool {
     ALL.iter().any(|kinds| kinds.contains(&kind))

@@ -89,6 +89,14 @@ pub(crate) struct Network {
     pub(crate) config: Option<Value>,
 }
 
+impl Network {
+    /// Plugin types because of which netd leaves the network to others; none where it is good, or broken for another reason.
+    pub(crate) fn others_types(&self) -> Vec<&str> {
+        let others = self.types.iter().map(String::as_str).filter(|kind| !netd_config::runs_plugin(kind));
+        if self.error.is_empty() { Vec::new() } else { others.collect() }
+    }
+}
+
 impl From<api::Network> for Network {
     fn from(answer: api::Network) -> Self {
         let text = || Value::String(String::from_utf8_lossy(&answer.config).into_owned());

@@ -72,7 +72,11 @@ pub(crate) fn networks(networks: &[Network]) -> String {
     }
     let mut table = Table::new(["NETWORK", "TYPES", "MODE", "BRIDGE", "SUBNETS", "ATTACHMENTS", "STATE", "FILE"]);
     for network in networks {
-        let state = if network.error.is_empty() { "ok" } else { "broken" };
+        let state = match (network.error.is_empty(), network.others_types().is_empty()) {
+            (true, _) => "ok",
+            (false, true) => "broken",
+            (false, false) => "others'",
+        };
         table.row([
             network.name.clone(),
             network.types.join(","),
@@ -85,8 +89,11 @@ pub(crate) fn networks(networks: &[Network]) -> String {
         ]);
     }
     let mut text = table.render();
-    if networks.iter().any(|network| !network.error.is_empty()) {
+    if networks.iter().any(|network| !network.error.is_empty() && network.others_types().is_empty()) {
         text.push_str("What is broken: `netdctl network inspect FILE`.\n");
+    }
+    if networks.iter().any(|network| !network.others_types().is_empty()) {
+        text.push_str("What is others' has types that netd leaves to other plugins.\n");
     }
     text
 }
@@ -102,7 +109,9 @@ pub(crate) fn network(network: &Network, look: Look) -> String {
         ("subnets", network.subnets.join(",")),
         ("attachments", network.attachments.to_string()),
     ]);
-    if !network.error.is_empty() {
+    if !network.others_types().is_empty() {
+        line(&mut text, format_args!("{} {}", look.paint(33, "left to other plugins:"), network.error));
+    } else if !network.error.is_empty() {
         line(&mut text, format_args!("{} {}", look.paint(31, "broken:"), network.error));
     }
     if !network.unknown_keys.is_empty() {

@@ -101,6 +101,10 @@ fn network(network: &Network) -> Finding {
         "" => format!("network file {}", network.file),
         name => format!("network {name}"),
     };
+    let others = network.others_types();
+    if !others.is_empty() {
+        return left(object, network, &others);
+    }
     if !network.error.is_empty() {
         return Finding::problem(object, "cannot be attached to", format!("{}: {}", network.file, network.error));
     }
@@ -109,6 +113,16 @@ fn network(network: &Network) -> Finding {
         return Finding::warning(object, meaning, format!("look for a misspelt key in {}", network.file));
     }
     Finding::ok(object, format!("good ({})", network.file))
+}
+
+/// A type that nobody knows may be a misspelt one.
+fn left(object: String, network: &Network, others: &[&str]) -> Finding {
+    let meaning =
+        format!("left to other plugins ({}), which the runtime has to find ({})", others.join(", "), network.file);
+    if others.iter().all(|kind| netd_config::knows_plugin(kind)) {
+        return Finding::ok(object, meaning);
+    }
+    Finding::warning(object, meaning, format!("where a type is misspelt, correct it: {}", network.error))
 }
 
 fn bridges(answers: &Answers) -> BTreeSet<String> {
@@ -148,7 +162,8 @@ fn plugins(plugins: &Plugins, is_first: bool) -> Vec<Finding> {
     findings.extend(plugins.others.iter().map(|folder| {
         if *folder == OF_CTR && is_first {
             let meaning = "holds other CNI plugins: `ctr run --cni` takes those, and its containers are none of netd's";
-            let remedy = format!("link the names in {OURS} there (packaging/README.md), or run containers by nerdctl or CRI");
+            let remedy =
+                format!("link the names in {OURS} there (packaging/README.md), or run containers by nerdctl or CRI");
             return Finding::warning(*folder, meaning, remedy);
         }
         Finding::ok(*folder, format!("holds other CNI plugins; unused for netd's types where {OURS} comes first"))

@@ -80,7 +80,14 @@ fn some_networks() -> Vec<Network> {
         config: Some(json!("{\"name\": \"x\", ")),
         ..Network::default()
     };
-    vec![good, broken]
+    let others = Network {
+        name: "lan".to_owned(),
+        file: "/etc/cni/net.d/50-lan.conflist".to_owned(),
+        types: vec!["macvlan".to_owned()],
+        error: "plugins[0].type: netd does not run \"macvlan\" yet".to_owned(),
+        ..Network::default()
+    };
+    vec![good, broken, others]
 }
 
 fn some_sandboxes() -> Vec<Sandbox> {
@@ -125,6 +132,7 @@ fn tables() {
     golden("networks.txt", &networks(&some_networks()));
     golden("network.txt", &network(&some_networks()[0], PLAIN));
     golden("network-broken.txt", &network(&some_networks()[1], PLAIN));
+    golden("network-others.txt", &network(&some_networks()[2], PLAIN));
     golden("sandboxes.txt", &sandboxes(&some_sandboxes(), PLAIN));
     golden("sandbox.txt", &sandbox(&some_sandboxes()[0]));
     golden("leases.txt", &leases(&model::leases(&some_sandboxes()), PLAIN));

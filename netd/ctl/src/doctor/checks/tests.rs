@@ -270,6 +270,20 @@ fn netd_its_socket_and_its_networks() {
         }]);
     });
     assert!(broken.remedy.contains("write 1500"));
+    let of_types = |types: &[&str]| {
+        let types = types.iter().map(|&kind| kind.to_owned()).collect();
+        let error = "plugins[0].type: netd does not run it".to_owned();
+        vec![Network { name: "lan".to_owned(), types, error, ..Network::default() }]
+    };
+    finds(Level::Warning, "network lan", |facts| {
+        facts.netd.as_mut().unwrap().networks = Ok(of_types(&["brigde", "portmap"]));
+    });
+    finds(Level::Problem, "network lan", |facts| facts.netd.as_mut().unwrap().networks = Ok(of_types(&["bridge"])));
+    let mut others = healthy();
+    others.netd.as_mut().unwrap().networks =
+        Ok([of_types(&["macvlan", "tuning"]), vec![in_range("10.4.0.0/24")]].concat());
+    assert!(all(&others).iter().all(|finding| finding.level == Level::Ok));
+    assert!(all(&others).iter().any(|finding| finding.meaning.starts_with("left to other plugins (macvlan)")));
     finds(Level::Warning, "network web", |facts| {
         let unknown_keys = vec!["plugins[0].colour".to_owned()];
         facts.netd.as_mut().unwrap().networks =
@@ -354,7 +368,9 @@ fn a_range_of_ipv6_where_there_is_none() {
     finds(Level::Problem, "net.ipv6.conf.netd0.disable_ipv6", off("netd0"));
     let mut on_the_node = healthy();
     off("all")(&mut on_the_node);
-    assert!(all(&on_the_node).iter().any(|one| one.object == "net.ipv6.conf.all.disable_ipv6" && one.level == Level::Ok));
+    assert!(
+        all(&on_the_node).iter().any(|one| one.object == "net.ipv6.conf.all.disable_ipv6" && one.level == Level::Ok)
+    );
     assert!(all(&on_the_node).iter().all(|finding| finding.level == Level::Ok));
 }
 
