@@ -7,7 +7,8 @@ use clap_complete::Shell;
 
 /// Looks into netd, and has it put things right.
 ///
-/// Exit status: 0 done, 1 failed (`doctor`: a problem was found), 2 wrong usage.
+/// Exit status: 0 done, 1 failed, 2 wrong usage. Of `policy test`, `policy validate`, `peer check` and `doctor`: 0 yes, 1 no
+/// (denied, a mistake, a peer that is not reached, a problem), 3 no answer.
 #[derive(Debug, Parser)]
 #[command(name = "netdctl", version)]
 pub(crate) struct Arguments {
@@ -22,6 +23,16 @@ pub(crate) struct Arguments {
     pub(crate) no_trunc: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Command {
+    /// Whether its exit status says yes or no.
+    pub(crate) fn judges(&self) -> bool {
+        matches!(
+            self,
+            Self::Policy(Policy::Test { .. } | Policy::Validate { .. }) | Self::Peer(Peer::Check { .. }) | Self::Doctor
+        )
+    }
 }
 
 /// How answers are written.
@@ -168,7 +179,8 @@ pub(crate) enum Block {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Peer {
-    /// Ask peers for an echo: route, round trip, largest packet, and what carried it; exit status 1 where something is wrong
+    /// Ask peers for an echo: route, round trip, largest packet, and what carried it; exit status 1 where something is wrong, 3
+    /// where nobody could be asked
     Check {
         /// The peer's name; all of them without it
         name: Option<String>,
@@ -196,13 +208,14 @@ pub(crate) enum Policy {
         #[command(flatten)]
         which: Which,
     },
-    /// Examine files without netd; exit status 1 where one is wrong
+    /// Examine files without netd; exit status 1 where one is wrong, 3 where one cannot be read
     Validate {
         /// The files
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Whether a connection is allowed, by which rule, and what would allow it; exit status 1 where it is denied
+    /// Whether a connection is allowed, by which rule, and what would allow it; exit status 1 where it is denied, 3 where there is
+    /// no answer
     Test {
         /// A sandbox's name, namespace/name or first letters of its id; "node"; or an address
         from: String,

@@ -46,20 +46,24 @@ enum Failed {
     Man { directory: PathBuf, source: io::Error },
 }
 
+/// Of commands that say yes or no: neither.
+const NO_ANSWER: u8 = 3;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let failed = if arguments.command.judges() { ExitCode::from(NO_ANSWER) } else { ExitCode::FAILURE };
     match answer(&arguments) {
         Ok(answer) => match write(&answer.text) {
             Ok(()) if answer.ill => ExitCode::FAILURE,
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 complain(&format!("cannot write to standard output: {error}"));
-                ExitCode::FAILURE
+                failed
             }
         },
         Err(error) => {
             complain(&netd_api::chain(&error));
-            ExitCode::FAILURE
+            failed
         }
     }
 }

@@ -76,7 +76,7 @@ fn a_real_netd_answers() {
     assert!(said(&socket, &["node", "ls"]).contains("part of no fleet"));
     assert_eq!(said(&socket, &["block", "ls", "-o", "json"]), "[]\n");
     let (status, text) = failed(&socket, &["peer", "check"]);
-    assert!(status == 1 && text.contains("name one in [fleet] of netd.toml"), "{text}");
+    assert!(status == 3 && text.contains("name one in [fleet] of netd.toml"), "{text}");
     assert!(said(&socket, &["resync", "--dry-run"]).starts_with("Nothing would be done"));
     assert!(said(&socket, &["resync"]).starts_with("Nothing was done"));
     drop(netd);
@@ -132,6 +132,12 @@ fn no_netd_says_what_to_do() {
     assert_eq!(status, 1);
     assert!(text.contains("there is no socket /nowhere/netd.sock") && text.contains("systemctl start netd"), "{text}");
     assert_eq!(text.lines().count(), 1, "{text}");
+    // 1 would say no.
+    for judging in
+        [&["policy", "test", "a", "b:80"][..], &["policy", "validate", "/nowhere/a.yaml"], &["peer", "check"]]
+    {
+        assert_eq!(failed(Path::new("/nowhere/netd.sock"), judging).0, 3, "{judging:?}");
+    }
     let output = netdctl(Path::new("/nowhere/netd.sock"), &["doctor", "-o", "json"]);
     assert_eq!(output.status.code(), Some(1), "netd absent is a problem");
     let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
