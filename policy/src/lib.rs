@@ -33,7 +33,7 @@ pub use model::{
     Action, Block, Kind, Namespaces, Peer, Peers, Policy, PolicyName, Port, PortRange, Ports, Rule, SandboxSelector,
     Source, Tier,
 };
-pub use parse::{Errors, Fault, LONGEST, parse, text};
+pub use parse::{Errors, Fault, LONGEST, apart, parse, text};
 pub use reach::{Changed, Reach, Reaches};
 pub use selector::{Labels, Requirement, Selector, Test};
 pub use world::{Known, NAMESPACE_NAME, NamedPort, Node, Owner, Sandbox, SandboxName, World};

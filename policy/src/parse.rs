@@ -1,5 +1,6 @@
 //! Policy files to policies. What policies mean is `oracle.rs`; where files come from is netd's business.
 
+mod apart;
 mod cluster;
 mod fault;
 mod fields;
@@ -14,6 +15,7 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use apart::apart;
 pub use fault::{Errors, Fault};
 
 use crate::model::{Kind, Policy, PolicyName, Source};

@@ -68,20 +68,15 @@ pub(crate) fn parse(file: &str, text: &[u8]) -> Result<Vec<Policy>, String> {
     if policies.is_empty() { Err(format!("{file}: no policy in it; nothing is changed")) } else { Ok(policies) }
 }
 
-/// Each policy with its own document of the text: it will stand in a file of its own.
-pub(crate) fn apart(file: &str, text: &[u8], policies: &[Policy]) -> Result<Vec<(PolicyName, String)>, String> {
+/// Each policy with its own document of the text: it will stand in a file of its own. Those of one list get a document each.
+pub(crate) fn apart(text: &[u8], policies: &[Policy]) -> Vec<(PolicyName, String)> {
     let text = String::from_utf8_lossy(text);
     let all = Documents::of(&text);
     let documents: Vec<String> = policies.iter().map(|policy| all.at(policy.source.line)).collect();
     let mut seen = BTreeSet::new();
-    if let Some(twice) = documents.iter().position(|document| !seen.insert(document)) {
-        let policy = &policies[twice];
-        return Err(format!(
-            "{}: {} is not in a document of its own; part the policies by lines of --- and apply {file} again",
-            policy.source, policy.name
-        ));
-    }
-    Ok(policies.iter().map(|policy| policy.name.clone()).zip(documents).collect())
+    let is_shared = documents.iter().any(|document| !seen.insert(document));
+    let documents = if is_shared { netd_policy::apart(&text) } else { documents };
+    policies.iter().map(|policy| policy.name.clone()).zip(documents).collect()
 }
 
 /// No policy may stand in a file of the user's already.
@@ -168,7 +163,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text = [policy("one"), policy("two")].join("---\n");
         let policies = parse("x.yaml", text.as_bytes()).unwrap();
-        let parts = apart("x.yaml", text.as_bytes(), &policies).unwrap();
+        let parts = apart(text.as_bytes(), &policies);
         assert_eq!(parts.iter().map(|(_, text)| text.clone()).collect::<Vec<_>>(), [policy("one"), policy("two")]);
         drop(write(folder.path(), &PolicyFiles::default(), &parts).unwrap());
         let file = folder.path().join("networkpolicy_shop_two.yaml");
@@ -192,7 +187,7 @@ mod tests {
         // More than are synchronised one by one.
         let text = (0..9).map(|at| policy(&format!("p{at}"))).collect::<Vec<_>>().join("---\n");
         let policies = parse("x.yaml", text.as_bytes()).unwrap();
-        let parts = apart("x.yaml", text.as_bytes(), &policies).unwrap();
+        let parts = apart(text.as_bytes(), &policies);
         let undo = write(folder.path(), &PolicyFiles::default(), &parts).unwrap();
         let count = || std::fs::read_dir(folder.path()).unwrap().count();
         assert_eq!((count(), std::fs::read_to_string(&old).unwrap()), (9, policy("p1")));
@@ -226,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_users_or_not_apart_is_refused() {
+    fn what_is_the_users_is_refused_and_a_list_is_parted() {
         let user = Source { file: "/etc/user.yaml".to_owned(), text: Ok(policy("one")) };
         let files = PolicyFiles::default().next(&[user]);
         let names = [files.policies().next().unwrap().name.clone()];
@@ -242,6 +237,11 @@ mod tests {
             {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "a"}, "spec": {"podSelector": {}}},
             {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "b"}, "spec": {"podSelector": {}}}]}"#;
         let policies = parse("x", list.as_bytes()).unwrap();
-        assert!(apart("x", list.as_bytes(), &policies).unwrap_err().contains("not in a document of its own"));
+        let parts = apart(list.as_bytes(), &policies);
+        for ((name, text), at) in parts.iter().zip(["a", "b"]) {
+            assert_eq!(parse("x", text.as_bytes()).unwrap().iter().map(|one| &one.name).collect::<Vec<_>>(), [name]);
+            assert_eq!(name.name, at);
+        }
+        assert_eq!(parts.len(), 2);
     }
 }

@@ -78,8 +78,7 @@ impl<K: Kernel + 'static> Service<K> {
         let folder = self.desk.directories.last().cloned().ok_or_else(stopped)?;
         let (file, text) = (request.file, request.text);
         let policies = applied::parse(&file, &text).map_err(|error| refusal(FailureCode::INVALID_CONFIG, error))?;
-        let parts = applied::apart(&file, &text, &policies);
-        let parts = parts.map_err(|error| refusal(FailureCode::INVALID_CONFIG, error))?;
+        let parts = applied::apart(&text, &policies);
         let names: Vec<_> = policies.into_iter().map(|policy| policy.name).collect();
         // Nobody reads what may not stay.
         let _turn = self.lifecycle.policies.turn().await;
