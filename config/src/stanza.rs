@@ -284,6 +284,7 @@ pub(crate) fn parse(kind: &str, root: &Object<'_>, arguments: &Arguments) -> Opt
 fn bridge(root: &Object<'_>, arguments: &Arguments) -> Option<Bridge> {
     let name = root.string("bridge").filter(|name| !name.is_empty()).unwrap_or("cni0");
     let bridge = LinkName::new(name).map_err(|error| root.wrong("bridge", error.to_string())).ok();
+    limits::of_interface(root);
     let (hairpin_mode, promisc_mode) = (root.flag("hairpinMode"), root.flag("promiscMode"));
     if hairpin_mode && promisc_mode {
         root.wrong("promiscMode", "cannot set hairpin mode and promiscuous mode at the same time; set one of them");
@@ -326,6 +327,7 @@ fn bridge(root: &Object<'_>, arguments: &Arguments) -> Option<Bridge> {
 }
 
 fn ptp(root: &Object<'_>, arguments: &Arguments) -> Option<Ptp> {
+    limits::of_interface(root);
     let before = root.mistakes.count();
     let ipam = ipam::parse_led(root, arguments);
     match &ipam {

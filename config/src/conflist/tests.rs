@@ -170,6 +170,29 @@ fn only_a_right_text_with_foreign_or_later_plugins_is_called_unsupported() {
     assert!(!errors("").is_unsupported());
 }
 
+#[test]
+fn what_netd_does_nothing_for_is_told_and_a_rate_is_refused() {
+    let read = |kind: &str, more: &str| {
+        let ipam = r#""ipam":{"type":"host-local","subnet":"10.4.0.0/24"}"#;
+        parse("a.conf", &format!(r#"{{"cniVersion":"1.0.0","name":"a","type":"{kind}",{ipam},{more}}}"#))
+    };
+    for kind in ["bridge", "ptp"] {
+        let declared =
+            r#""capabilities":{"bandwidth":true,"dns":true,"aliases":false,"deviceID":true,"portMappings":true}"#;
+        let unheeded = read(kind, declared).unheeded_keys;
+        let names: Vec<_> = unheeded.iter().filter_map(|one| one.split_once(" true: ")).map(|(name, _)| name).collect();
+        assert_eq!(names, ["capabilities.bandwidth", "capabilities.dns", "capabilities.deviceID"], "{unheeded:?}");
+        let asked = |rate: u32| read(kind, &format!(r#""runtimeConfig":{{"bandwidth":{{"ingressRate":{rate}}}}}"#));
+        assert!(asked(0).network.is_ok());
+        let refused = asked(1_000).network.unwrap_err();
+        assert!(
+            refused.is_unsupported() && refused.to_string().contains("runtimeConfig.bandwidth: netd limits no rates"),
+            "{refused}"
+        );
+    }
+    assert_eq!(read("macvlan", r#""capabilities":{"bandwidth":true}"#).unheeded_keys, Vec::<String>::new());
+}
+
 /// Each official type is read with its keys in every spelling of case, and a key of no plugin is reported for each.
 #[test]
 fn every_official_type_is_known_and_has_a_table() {

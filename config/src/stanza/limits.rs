@@ -1,5 +1,5 @@
-//! Settings of `portmap` and `firewall` that limit or change who reaches a container, and that netd has no rules for. What
-//! would not be enforced is refused; what changes nothing is said where the file is shown.
+//! Settings that limit a container or change who reaches it, and that netd has no rules for. What would not be enforced is
+//! refused; what changes nothing is said where the file is shown.
 
 use serde_json::Value;
 
@@ -43,6 +43,33 @@ pub(super) fn of_firewall(root: &Object<'_>) {
     }
 }
 
+/// Refuses a rate for an interface that netd makes.
+pub(super) fn of_interface(root: &Object<'_>) {
+    let Some(bandwidth) = root.object("runtimeConfig").and_then(|given| given.object("bandwidth")) else { return };
+    let is_limit = |value: &Value| value.as_f64().is_some_and(|rate| rate != 0.0);
+    if bandwidth.entries().any(|(_, value)| is_limit(value)) {
+        let why = "netd limits no rates yet; take the limit from the container (a pod's annotations kubernetes.io/ingress-bandwidth \
+                   and egress-bandwidth), or the capability bandwidth from this plugin, and let the official plugin bandwidth follow it";
+        root.mistakes.add(&root.path("runtimeConfig.bandwidth"), UNSUPPORTED, why);
+    }
+}
+
+/// Capabilities that netd does nothing for where it makes the interface: each with what that means.
+const UNDONE: [(&str, &str); 4] = [
+    ("bandwidth", "netd limits no rates: a container that asks for a limit is refused"),
+    ("dns", "netd answers with the name servers of the file, not with the runtime's"),
+    ("aliases", "netd gives no names to other containers"),
+    ("deviceID", "netd moves no device into the container"),
+];
+
+fn undone(root: &Object<'_>) -> Vec<String> {
+    let Some(declared) = root.object("capabilities") else { return Vec::new() };
+    let told = |(name, meaning): &(&str, &str)| {
+        (declared.value(name) == Some(&Value::Bool(true))).then(|| format!("{} true: {meaning}", declared.path(name)))
+    };
+    UNDONE.iter().filter_map(told).collect()
+}
+
 fn refuse(root: &Object<'_>, key: &str, why: &str) {
     root.mistakes.add(&root.path(key), UNSUPPORTED, why);
 }
@@ -59,6 +86,7 @@ pub(crate) fn unheeded(kind: &str, root: &Object<'_>) -> Vec<String> {
             "netd leads nothing to that chain: a rule that somebody writes there holds only where FORWARD leads to it \
              (`netdctl doctor` looks); write a policy",
         )],
+        "bridge" | "netd" | "ptp" => return undone(root),
         _ => &[],
     };
     let told =
