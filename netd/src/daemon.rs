@@ -25,7 +25,7 @@ use netd::ports::{Ports, Store};
 use netd::reservations::Reservations;
 use netd::resync::Exclusivity;
 use netd::runtime::Runtime;
-use netd::server::{PolicyDesk, Service};
+use netd::server::{PolicyDesk, Service, Unmet};
 use netd::tombstones::Tombstones;
 use netd::watch::Heard;
 use netd::{lease_history, owner, resync, watch, watchdog};
@@ -130,6 +130,7 @@ async fn serve(
         networks: networks.clone(),
         runtime: runtime.clone(),
         desk: PolicyDesk { directories: policy_directories(config), quarantine: config.quarantine, drops },
+        unmet: Unmet::default(),
         sysctls: Allowlist::default(),
         instance: config.instance.clone(),
     });

@@ -8,7 +8,9 @@ mod list;
 mod networks;
 mod page;
 mod policies;
+mod unmet;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -36,6 +38,7 @@ use crate::resync::{self, Exclusivity};
 use crate::runtime::{self, Runtime};
 use attach::Asked;
 pub use policies::PolicyDesk;
+pub use unmet::Unmet;
 
 /// What every request needs.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub struct Service<K> {
     pub runtime: Runtime,
     /// Where policies come from and go to.
     pub desk: PolicyDesk,
+    /// Who lacks a network that an annotation names.
+    pub unmet: Unmet,
     /// Which sysctls containers may be given.
     pub sysctls: Allowlist,
     /// This instance's name.
@@ -151,6 +156,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
                     .extend(self.lifecycle.policies.troubles().iter().map(|one| format!("policies: {one}")));
                 response.warnings.extend(self.lifecycle.fleet.warnings());
                 response.warnings.extend(tally.strays.iter().map(stray));
+                response.warnings.extend(self.unmet().await.into_values());
             }
             Err(error) => response.failure = Some(failure(FailureCode::NOT_AVAILABLE, &error)).into(),
         }
@@ -159,7 +165,7 @@ impl<K: Kernel + 'static> netd_api::server::Netd for Service<K> {
 
     async fn list(&self, _: &TtrpcContext, request: ListRequest) -> Served<ListResponse> {
         let snapshot = self.lifecycle.owner.snapshot().await.unwrap_or_default();
-        Ok(list::answer(&snapshot, &request))
+        Ok(list::answer(&snapshot, &self.unmet().await, &request))
     }
 
     async fn gc(&self, _: &TtrpcContext, request: GcRequest) -> Served<GcResponse> {
@@ -295,6 +301,16 @@ impl<K: Kernel + 'static> Service<K> {
             }
         }
         Ok(collected)
+    }
+
+    /// What living sandboxes lack of what their annotations name.
+    async fn unmet(&self) -> BTreeMap<String, String> {
+        if self.unmet.is_empty() {
+            return BTreeMap::new();
+        }
+        let snapshot = self.lifecycle.owner.snapshot().await.unwrap_or_default();
+        let living: BTreeSet<&str> = snapshot.attachments.iter().map(|one| one.key.container.as_str()).collect();
+        self.unmet.of(|container| living.contains(container))
     }
 
     /// Detaches every attachment of a container whose sandbox is gone.

@@ -163,7 +163,21 @@ fn an_unknown_extra_network_is_named_with_its_remedy() {
     let said = describe(&node, Some(&space), &pod("a", "storage,stroage"));
     let told = "cannot attach a to network \"stroage\", which its annotation netd.io/networks names: ";
     assert!(said.failure.message.starts_with(told), "{said:?}");
+    let told_of = |node: &Node| {
+        let warnings = node.status().warnings;
+        let unmet: Vec<_> = listed(node).into_iter().filter(|one| !one.unmet.is_empty()).collect();
+        (
+            warnings.iter().any(|warning| warning.starts_with(told)),
+            unmet.len(),
+            unmet.iter().all(|one| one.unmet.starts_with(told)),
+        )
+    };
+    assert_eq!(told_of(&node), (true, 1, true), "its first attachment alone tells of it");
+    assert!(describe(&node, Some(&space), &pod("a", "storage")).failure.is_none());
+    assert_eq!(told_of(&node), (false, 0, true));
+    describe(&node, Some(&space), &pod("a", "storage,stroage"));
     node.detach("a", WEB);
+    assert_eq!(told_of(&node), (false, 0, true), "it is gone");
     assert!(listed(&node).is_empty(), "what was attached before it goes too");
 }
 

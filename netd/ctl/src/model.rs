@@ -126,6 +126,8 @@ pub(crate) struct Sandbox {
     pub(crate) namespace: String,
     pub(crate) netns: String,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Why it lacks a network that its annotation names; empty where it lacks none.
+    pub(crate) unmet: String,
     pub(crate) attachments: Vec<Attachment>,
 }
 
@@ -194,6 +196,7 @@ pub(crate) fn sandboxes(attachments: Vec<api::Attachment>) -> Vec<Sandbox> {
             (&mut sandbox.name, one.name),
             (&mut sandbox.namespace, one.namespace),
             (&mut sandbox.netns, one.netns_path),
+            (&mut sandbox.unmet, one.unmet),
         ] {
             if known.is_empty() {
                 *known = told;

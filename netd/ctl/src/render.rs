@@ -160,6 +160,9 @@ pub(crate) fn sandbox(sandbox: &Sandbox) -> String {
         ("netns", sandbox.netns.clone()),
         ("labels", labels.join(" ")),
     ]);
+    if !sandbox.unmet.is_empty() {
+        line(&mut text, format_args!("warning: {}", sandbox.unmet));
+    }
     for one in &sandbox.attachments {
         line(&mut text, format_args!("\n{}", attachment(one).trim_end()));
     }

@@ -41,7 +41,10 @@ impl<K: Kernel + 'static> Service<K> {
             response.repaired += u32::from(mended.map_err(|error| lifecycle_failure(&error))?);
         }
         if ours.iter().any(|attachment| !attachment.extra) {
-            response.networks = self.attach_extra(request, asked).await?;
+            let attached = self.attach_extra(request, asked).await;
+            let failure = attached.as_ref().err().map(|failure| failure.message.as_str());
+            self.unmet.tell(&request.container_id, failure);
+            response.networks = attached?;
             response.attachments = u32::try_from(self.keep(request, &said).await?.len()).unwrap_or(u32::MAX);
         }
         Ok(response)

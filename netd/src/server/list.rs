@@ -10,13 +10,18 @@ use crate::attachment::{Attachment, State};
 use crate::owner::Snapshot;
 
 /// Those that stay while a list is asked for are all in it, once; one that begins to drain keeps its place.
-pub(super) fn answer(snapshot: &Snapshot, request: &ListRequest) -> ListResponse {
+/// `unmet`: what containers lack of what their annotations name.
+pub(super) fn answer(snapshot: &Snapshot, unmet: &BTreeMap<String, String>, request: &ListRequest) -> ListResponse {
     let standing = snapshot.attachments.iter().map(|attachment| (attachment, state_name(attachment)));
     let draining = snapshot.draining.iter().map(|attachment| (attachment, "draining"));
     let all: BTreeMap<String, _> = standing.chain(draining).map(|one| (place(one.0), one)).collect();
     let asked = || all.range(request.from.clone()..);
     let longest = if request.paged { LONGEST } else { u64::MAX };
-    let (attachments, behind) = page(asked().map(|(_, (attachment, state))| listed(attachment, state)), 0, longest);
+    let told = |(_, (attachment, state)): (_, &(&Attachment, &str))| {
+        let unmet = unmet.get(attachment.key.container.as_str()).filter(|_| !attachment.extra).cloned();
+        v1::Attachment { unmet: unmet.unwrap_or_default(), ..listed(attachment, state) }
+    };
+    let (attachments, behind) = page(asked().map(told), 0, longest);
     let next = asked().nth(behind as usize).filter(|_| behind > 0).map(|(place, _)| place.clone());
     ListResponse { attachments, next: next.unwrap_or_default(), ..ListResponse::new() }
 }
@@ -68,6 +73,8 @@ fn published(port: &PortMapping) -> v1::PublishedPort {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use netd_api::v1::{ListRequest, ListResponse};
     use netd_config::{ContainerId, LinkName};
     use protobuf::Message;
@@ -100,7 +107,7 @@ mod tests {
     fn asked(mut snapshot: Snapshot, meanwhile: impl FnOnce(&mut Snapshot)) -> Vec<String> {
         let (mut from, mut got, mut meanwhile) = (String::new(), Vec::new(), Some(meanwhile));
         loop {
-            let page = answer(&snapshot, &ListRequest { paged: true, from, ..ListRequest::new() });
+            let page = answer(&snapshot, &BTreeMap::new(), &ListRequest { paged: true, from, ..ListRequest::new() });
             assert!(page.compute_size() < 3 << 20);
             got.extend(names(&page));
             if page.next.is_empty() {
@@ -113,7 +120,7 @@ mod tests {
 
     #[test]
     fn many_go_into_several_answers_and_all_into_one_for_who_asks_for_no_pages() {
-        let whole = answer(&many(), &ListRequest::new());
+        let whole = answer(&many(), &BTreeMap::new(), &ListRequest::new());
         assert!(whole.compute_size() > 4 << 20 && whole.next.is_empty());
         assert_eq!(asked(many(), |_| {}), names(&whole).collect::<Vec<_>>());
         assert_eq!(asked(Snapshot::default(), |_| {}), [""; 0]);

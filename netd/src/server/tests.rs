@@ -6,7 +6,7 @@ use std::sync::Arc;
 use netd_api::v1::GcRequest;
 use netd_kernel::FakeKernel;
 
-use super::{PolicyDesk, Service};
+use super::{PolicyDesk, Service, Unmet};
 use crate::allowlist::Allowlist;
 use crate::executor::Executor;
 use crate::journal::Journal;
@@ -32,6 +32,7 @@ pub(super) fn service(folder: &Path) -> (Service<FakeKernel>, Arc<FakeKernel>) {
         networks: Networks::default(),
         runtime: Runtime::default(),
         desk: PolicyDesk::default(),
+        unmet: Unmet::default(),
         sysctls: Allowlist::default(),
         instance: "test".to_owned(),
     };

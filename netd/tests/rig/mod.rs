@@ -34,7 +34,7 @@ use netd::ports::Ports;
 use netd::reservations::Reservations;
 use netd::resync::{self, Exclusivity};
 use netd::runtime::Runtime;
-use netd::server::{PolicyDesk, Service};
+use netd::server::{PolicyDesk, Service, Unmet};
 use netd::tombstones::Tombstones;
 use netd_api::{Client, Tag, blocking};
 use netd_config::Quarantine;
@@ -558,6 +558,7 @@ async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
         runtime: Runtime::default(),
         networks: Networks::watch(vec![socket.with_file_name("net.d")]).unwrap(),
         desk: PolicyDesk { directories: vec![directory], ..PolicyDesk::default() },
+        unmet: Unmet::default(),
         sysctls: Allowlist::at(&socket.with_file_name("allowlist.conf")),
         instance: "test".to_owned(),
     };

@@ -119,6 +119,7 @@ fn some_sandboxes() -> Vec<Sandbox> {
             name: "web-1".to_owned(),
             namespace: "default".to_owned(),
             netns: "/proc/812/ns/net".to_owned(),
+            unmet: "cannot attach it to network \"stroage\"".to_owned(),
             labels: BTreeMap::from([("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "front".to_owned())]),
             attachments: vec![web, data],
         },
