@@ -207,6 +207,21 @@ mod tests {
 
     const WHOLE: &str = r#"{"epoch":3,"id":"00000000000000000000000000000001","author":"00000000000000000000000000000002","incarnation":1,"sealed":true,"claims":{"00000000000000000000000000000003":{"owner":"00000000000000000000000000000002","name":"a"}}}"#;
 
+    #[test]
+    fn parts_that_share_an_address_meet() {
+        let whole: Record = serde_json::from_str(WHOLE).unwrap();
+        let claim = |part: Option<&str>| {
+            let mut claim = whole.claims.values().next().unwrap().clone();
+            claim.part = part.map(|part| part.parse().unwrap());
+            claim
+        };
+        let [all, half, quarter, rest] =
+            [None, Some("10.0.0.0/25"), Some("10.0.0.64/26"), Some("10.0.0.128/25")].map(claim);
+        let pairs = [(&all, &half), (&all, &rest), (&half, &quarter), (&half, &half)];
+        assert!(pairs.iter().all(|(one, other)| one.meets(other) && other.meets(one)));
+        assert!(!half.meets(&rest) && !rest.meets(&quarter));
+    }
+
     /// An earlier netd needs `claims`, and would take a part for the whole.
     #[test]
     fn a_block_in_parts_is_written_so_that_an_earlier_netd_does_not_read_it() {

@@ -66,6 +66,8 @@ pub const DEEP: &[&str] = &[
     "a new incarnation asks the witnesses that its beginner remembers",
     "a new incarnation asks the witnesses that the store names",
     "what was joined is another state than both",
+    // A unit test of records finds it.
+    "parts of one block that share an address meet",
     "a store is told only what it lacks still",
     // Only where the same incarnation was open in another copy of the store. A unit test of `decide` finds it.
     "what was told is sealed by whoever is there",
