@@ -194,7 +194,7 @@ impl Reading {
 fn executed(kind: &str, entry: &Object<'_>) -> Option<Stanza> {
     // As on standard input without arguments: those come with each attach.
     let arguments = Arguments::default();
-    if !stanza::is_known(kind) {
+    if !stanza::knows_plugin(kind) {
         let message = format!(
             "{kind:?} is no type of netd's; correct the name, or leave the network to that plugin's own binary (netd attaches nothing to it)"
         );

@@ -234,14 +234,9 @@ pub fn runs_plugin(kind: &str) -> bool {
     EXECUTED.contains(&kind)
 }
 
-/// Whether netd runs this plugin type, or leaves it to the official plugin of that name.
+/// Whether netd runs this plugin type, or means to and leaves it to the official plugin of that name meanwhile.
 #[must_use]
 pub fn knows_plugin(kind: &str) -> bool {
-    is_known(kind)
-}
-
-/// Whether netd runs this plugin type, or means to.
-pub(crate) fn is_known(kind: &str) -> bool {
     ALL.iter().any(|kinds| kinds.contains(&kind))
 }
 

@@ -137,9 +137,8 @@ impl LinuxKernel {
         }
         let mut socket = self.socket();
         let action = || format!("create bridge {name}");
-        let mut is_new = false;
         match socket.execute(vec![(messages::bridge(name, bridge), CREATE)]) {
-            Ok(()) => is_new = true,
+            Ok(()) => {}
             Err(NetlinkError::Refused { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
                 let link = socket.fetch(messages::by_name(name)).map_err(|error| refused(action(), error))?;
                 if !observe::is_bridge(&link) {
@@ -154,7 +153,8 @@ impl LinuxKernel {
         }
         let link = socket.fetch(messages::by_name(name)).map_err(|error| refused(action(), error))?;
         sysctls::set(name, &sysctls::OF_BRIDGE)?;
-        if has_ipv6 && is_new {
+        // One that is not up is new, or a netd ended over it.
+        if has_ipv6 && !observe::is_up(&link) {
             sysctls::set(name, &sysctls::WITH_IPV6)?;
         }
         // A bridge that was given its MAC keeps it when a port with a lower one comes or goes.

@@ -187,13 +187,26 @@ fn a_bridge_and_a_routed_link_have_their_ipv6_gateway_where_the_node_switched_ip
         let steps = [Step::Create(routed.0, end), Step::Create(gateway.clone(), Object::Set)];
         kernel.apply(&steps, Some(&sandbox)).unwrap();
         assert!(kernel.observe(Scope::Node).unwrap().contains_key(&gateway));
-        // On somebody else's bridge it stays as it is.
-        let mut theirs = LinkMessage::default();
-        theirs.attributes.push(LinkAttribute::IfName("br1".to_owned()));
-        theirs.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
-        let made = (RouteNetlinkMessage::NewLink(theirs), NLM_F_CREATE | NLM_F_EXCL);
-        Socket::open().unwrap().execute(vec![made]).unwrap();
-        let error = kernel.apply(&[Step::Create(Key::Bridge(link("br1")), bridge().1)], None).unwrap_err();
+        let made = |name: &str, flags: LinkFlags| {
+            let mut made = LinkMessage::default();
+            (made.header.flags, made.header.change_mask) = (flags, flags);
+            made.attributes.push(LinkAttribute::IfName(name.to_owned()));
+            made.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+            let made = (RouteNetlinkMessage::NewLink(made), NLM_F_CREATE | NLM_F_EXCL);
+            Socket::open().unwrap().execute(vec![made]).unwrap();
+        };
+        let create = |name: &str| Step::Create(Key::Bridge(link(name)), bridge().1);
+        // A netd that ended behind its creation has left it so.
+        made("br1", LinkFlags::empty());
+        let [Object::Bridge(object)] = [bridge().1] else { panic!() };
+        let other = Object::Bridge(Bridge {
+            addresses: ["10.5.0.1/24", "fd05::1/64"].map(|one| one.parse().unwrap()).into(),
+            ..object
+        });
+        kernel.apply(&[Step::Create(Key::Bridge(link("br1")), other)], None).unwrap();
+        // On a bridge that somebody else runs it stays as it is.
+        made("br2", LinkFlags::Up);
+        let error = kernel.apply(&[create("br2")], None).unwrap_err();
         assert!(matches!(error.source, KernelError::Ipv6Off(_)), "{error:?}");
     });
 }

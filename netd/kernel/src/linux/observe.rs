@@ -183,6 +183,11 @@ pub(super) fn index(object: &Message) -> u32 {
     if let Message::NewLink(link) = object { link.header.index } else { 0 }
 }
 
+/// Whether it was switched on, with a carrier or without.
+pub(super) fn is_up(object: &Message) -> bool {
+    matches!(object, Message::NewLink(link) if link.header.flags.contains(LinkFlags::Up))
+}
+
 pub(super) fn is_bridge(object: &Message) -> bool {
     matches!(object, Message::NewLink(link) if kind(link) == Some(&InfoKind::Bridge))
 }
