@@ -138,9 +138,12 @@ fn a_list_is_answered_at_once_while_netd_hangs() {
     let netd = Netd::start(&hook.netd());
     *netd.book.delay.lock().unwrap() = LONG;
     let mut plugin = Runtime::listen(&hook.nri(), Dialect::Dedicated).register();
-    let start = std::time::Instant::now();
-    plugin.synchronize((0..50).map(|number| attached(&format!("p{number}"))).collect(), false);
-    assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
+    let pods: Vec<_> = (0..50).map(|number| attached(&format!("p{number}"))).collect();
+    assert!(is_at_once(|| {
+        let start = std::time::Instant::now();
+        plugin.synchronize(pods.clone(), false);
+        start.elapsed()
+    }));
 }
 
 #[test]
