@@ -114,8 +114,8 @@ pub struct Resync {
 /// its first step).
 ///
 /// `fleet`: what a fleet wants, if there is one. Of that, only what stands in the ruleset is made here, so that a ruleset is
-/// made with it, and with the guards of tunnels that stand, known to the fleet or not; nothing is taken away. Without a fleet
-/// all of it goes.
+/// made with it, and with the guards of tunnels that stand, known to the fleet or not; nothing is taken away but what stands in the
+/// way of it. Without a fleet all of it goes.
 #[must_use]
 pub fn compare(
     before: &Snapshot,
@@ -153,8 +153,10 @@ pub fn compare(
     if fleet.is_some() && observed.get(&ruleset) != Some(&made) {
         target.extend(guards(observed));
     }
-    let stays = |key: &Key| stays(key, snapshot, observed, exclusivity) || (fleet.is_some() && is_fleets(key));
-    for (key, object) in observed.iter().filter(|(key, _)| stays(key)) {
+    let is_fleets = |key: &Key| fleet.is_some() && is_fleets(key) && !gives_way(key, &target);
+    let stays: BTreeSet<&Key> =
+        observed.keys().filter(|key| stays(key, snapshot, observed, exclusivity) || is_fleets(key)).collect();
+    for (key, object) in observed.iter().filter(|(key, _)| stays.contains(key)) {
         // What somebody else added to a bridge stays: the two are united, never cut down. A guard stays too.
         let is_guard = *object == Object::Forwarding { guarded: true };
         if matches!(key, Key::Bridge(_) | Key::GatewayLink(_)) || is_guard || !target.contains_key(key) {
@@ -206,6 +208,13 @@ fn kept_back(attachment: &Attachment, key: Key, observed: &Objects) -> Option<(K
 fn is_left_behind(attachment: &Attachment, snapshot: &Snapshot) -> bool {
     let is_sibling = |other: &&Attachment| other.key.container == attachment.key.container && !other.extra;
     attachment.extra && !snapshot.attachments.iter().any(|other| is_sibling(&other))
+}
+
+/// Whether a pool that became wider or narrower is wanted where it was: the two cannot stand at once.
+fn gives_way(key: &Key, target: &Objects) -> bool {
+    let Key::Inside(net) = key else { return false };
+    let overlaps = |other: &Key| matches!(other, Key::Inside(other) if other.contains(net) || net.contains(other));
+    !target.contains_key(key) && target.keys().any(overlaps)
 }
 
 /// Whether what was observed stays though no attachment asks for it.

@@ -118,3 +118,24 @@ fn a_pool_that_holds_a_hosts_own_network_cuts_no_host_off() {
     nodes.all[0].space.command("ip addr add 10.4.200.7/24 dev up0");
     soon("the host reaches its others again", || beyond(&nodes.all[0]).is_some());
 }
+
+/// Where hosts are on a list, its pools may become others from one start to the next.
+#[test]
+fn a_pool_that_became_wider_or_narrower_holds_from_the_next_start_on() {
+    let mut nodes = Nodes::new(2);
+    let list = |pool: &str| list("direct", &[1, 2]).replace("10.4.0.0/16", pool);
+    nodes.start(&list("10.4.0.0/16"));
+    let sandboxes: Vec<Sandbox> = nodes.all.iter().map(|node| node.attach("web")).collect();
+    sandboxes.iter().for_each(|sandbox| sandbox.space.serve(80));
+    all_reach_each_other(&sandboxes);
+    for pool in ["10.4.0.0/15", "10.4.0.0/16"] {
+        nodes.all.iter_mut().for_each(Member::kill);
+        nodes.write(&list(pool));
+        nodes.all.iter_mut().for_each(Member::start);
+        let is_known = |node: &Member| node.routes().contains(&format!("unreachable {pool}"));
+        soon("its ways", || nodes.all.iter().all(is_known));
+        all_reach_each_other(&sandboxes);
+        let rules = nodes.all[0].space.command("nft list ruleset");
+        assert!(rules.contains(pool), "{pool}: {rules}");
+    }
+}
