@@ -212,6 +212,22 @@ fn tuning_sets_what_it_says_and_the_result_shows_the_mac() {
     assert_eq!(web.command("cat /proc/sys/net/core/somaxconn").trim(), "512");
 }
 
+/// Whoever has a querier on a bridge wants it to know who listens.
+#[test]
+fn a_new_bridge_follows_no_listeners_and_one_that_stands_does_as_its_owner_says() {
+    let mut node = Node::new();
+    let (web, mail) = (Space::new(), Space::new());
+    node.attach(&web, "web", &[DUAL]).unwrap();
+    let bridge = node.space.command("ip -d link show br0");
+    assert!(bridge.contains("mcast_snooping 0 "), "{bridge}");
+    node.space.command("ip link set br0 type bridge mcast_snooping 1");
+    node.stop();
+    node.start();
+    node.attach(&mail, "mail", &[DUAL]).unwrap();
+    let bridge = node.space.command("ip -d link show br0");
+    assert!(bridge.contains("mcast_snooping 1 "), "{bridge}");
+}
+
 #[test]
 fn a_restart_changes_nothing_for_who_is_attached() {
     let mut node = Node::new();

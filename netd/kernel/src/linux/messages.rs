@@ -62,11 +62,13 @@ pub(super) fn delete_condemned() -> Message {
     Message::DelLink(link(vec![LinkAttribute::Group(CONDEMNED)]))
 }
 
+/// A new bridge. It does not follow who listens to which multicast: while nobody asks them (the kernel's own querier is off), it
+/// sends to all ports either way, and for each port that comes or is shut it would ask all others again, under their locks
+/// (`br_multicast_enable_port`, by `br_port_state_selection`, net/bridge/br_stp.c).
 pub(super) fn bridge(name: &LinkName, bridge: &Bridge) -> Message {
-    let mut info = vec![LinkInfo::Kind(InfoKind::Bridge)];
-    if bridge.vlan_filtering {
-        info.push(LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)])));
-    }
+    let mut data = vec![InfoBridge::MulticastSnooping(false)];
+    data.extend(bridge.vlan_filtering.then_some(InfoBridge::VlanFiltering(true)));
+    let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(data))];
     let mut message = link(vec![LinkAttribute::IfName(name.to_string()), LinkAttribute::LinkInfo(info)]);
     message.attributes.extend(bridge.mtu.map(LinkAttribute::Mtu));
     Message::NewLink(message)
