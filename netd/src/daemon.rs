@@ -153,6 +153,7 @@ async fn serve(
             lifecycle.fleet.follow(lifecycle, &networks),
             lifecycle.fleet.acquaint(lifecycle),
             look_around(lifecycle, &runtime, is_shared),
+            memory::keep_small(),
         );
     })
     .await
@@ -281,7 +282,6 @@ async fn look_around(lifecycle: &Lifecycle<LinuxKernel>, runtime: &Runtime, is_s
         if let Err(error) = runtime.look_around(lifecycle).await {
             tracing::warn!(%error, "not freed; the next round tries again");
         }
-        memory::give_back();
     }
 }
 

@@ -14,6 +14,8 @@ use crate::space::Space;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(1);
+/// Whose environment netd has where it ships.
+const UNIT: &str = include_str!("../../../packaging/systemd/netd.service");
 
 /// A node.
 #[derive(Debug)]
@@ -103,7 +105,7 @@ impl Node {
         Ok(())
     }
 
-    /// Starts netd by `words`, with `more` in its settings, and waits for nothing.
+    /// Starts netd by `words`, in the environment that its unit sets and with `more` in its settings, and waits for nothing.
     pub(crate) fn launch(&self, words: &[&str], more: &str) -> Result<Netd> {
         let (run_dir, config) = (self.run_dir(), self.folder.path().join("netd.toml"));
         let (socket, policies) = (run_dir.join("netd.sock"), self.policies_dir());
@@ -116,7 +118,9 @@ impl Node {
             ),
         )?;
         let config = config.to_string_lossy();
-        let words: Vec<&str> = words.iter().copied().chain(["--config", &config]).collect();
+        let environment = UNIT.lines().filter_map(|line| line.strip_prefix("Environment="));
+        let words = words.iter().copied().chain(["--config", &config]);
+        let words: Vec<&str> = ["env"].into_iter().chain(environment).chain(words).collect();
         let leash = Leash::start(&self.space, &words, &self.log_path())?;
         Ok(Netd { leash, socket })
     }
