@@ -1,5 +1,5 @@
 //! What the daemon consists of, in the order in which it comes about: the record, the kernel, policies, what the record means,
-//! and only then who asks. Decisions are in the library.
+//! and only then who asks, though he may wait from the beginning. Decisions are in the library.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -29,6 +29,7 @@ use netd::server::{PolicyDesk, Service, Unmet};
 use netd::tombstones::Tombstones;
 use netd::watch::Heard;
 use netd::{lease_history, owner, resync, watch, watchdog};
+use netd_api::server::Bound;
 use netd_config::NodeConfig;
 use netd_kernel::{Coexistence, LOG_GROUP, LinuxKernel, LoggedPacket, Notices, Obstacle, PacketLog, Passage};
 use nix::fcntl::{Flock, FlockArg};
@@ -43,6 +44,13 @@ const RESYNC_EVERY: Duration = Duration::from_secs(30);
 pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let tombstones = Path::new(&config.run_dir).join("tombstones");
     let Record { _lock, journal, node, lasting } = open_record(&config, &tombstones)?;
+    // Who calls from now on is answered when all is restored.
+    let socket = netd_api::bind(Path::new(&config.socket)).with_context(|| {
+        format!(
+            "cannot listen on {}; it takes a folder that is there, and no other netd or file at that name (socket in netd.toml)",
+            config.socket
+        )
+    })?;
     let kernel = LinuxKernel::new(&config.instance, &config.link_prefix).with_context(|| {
         let instance = &config.instance;
         format!("cannot open netlink, or take over nftables table {instance}: run netd as root, and give a second one an instance of its own")
@@ -68,7 +76,7 @@ pub(crate) async fn run(config: NodeConfig, file: &Path) -> Result<()> {
     let (ending, end) = tokio::sync::oneshot::channel::<()>();
     let keeping = lease_history::keep(lifecycle.owner.clone(), lasting, async move { drop(end.await) });
     let keeping = tokio::spawn(keeping);
-    serve(&config, &lifecycle, (heard, watched), is_shared).await?;
+    serve(socket, &config, &lifecycle, (heard, watched), is_shared).await?;
     drop(ending);
     keeping.await.context("the keeper of leases died")
 }
@@ -115,6 +123,7 @@ fn listen_to_node(config: &NodeConfig, kernel: &LinuxKernel, tombstones: &Path) 
 
 /// Answers who asks, and follows what is heard, until it is told to stop.
 async fn serve(
+    socket: Bound,
     config: &NodeConfig,
     lifecycle: &Lifecycle<LinuxKernel>,
     (heard, watched): (Heard, Watched),
@@ -134,12 +143,7 @@ async fn serve(
         sysctls: Allowlist::default(),
         instance: config.instance.clone(),
     });
-    let _server = netd_api::listen(Path::new(&config.socket), service).with_context(|| {
-        format!(
-            "cannot listen on {}; it takes a folder that is there, and no other netd or file at that name (socket in netd.toml)",
-            config.socket
-        )
-    })?;
+    let _server = socket.serve(service).context("cannot serve callers")?;
     tracing::info!(socket = config.socket, instance = config.instance, "ready");
     // Outside systemd there is nobody to tell.
     drop(sd_notify::notify(&[sd_notify::NotifyState::Ready]));

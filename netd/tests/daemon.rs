@@ -4,6 +4,7 @@
 mod rig;
 
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,37 @@ fn it_answers_alone_and_comes_back_after_a_kill() {
     drop(daemon);
     let again = start(folder.path());
     assert!(Client::connect(&again.socket, &[]).unwrap().status(&blocking::StatusRequest::new()).is_ok());
+}
+
+/// Callers come before it is ready, and need not come again.
+#[test]
+fn who_calls_while_it_starts_is_answered_when_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = |number: usize| {
+        format!(
+            "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{ name: p{number} }}\n\
+             spec: {{ podSelector: {{ matchLabels: {{ app: a{number} }} }}, ingress: [{{ ports: [{{ port: {number} }}] }}] }}\n"
+        )
+    };
+    let policies = folder.path().join("policies");
+    std::fs::create_dir_all(&policies).unwrap();
+    std::fs::write(policies.join("many.yaml"), (1..=2_000).map(policy).collect::<String>()).unwrap();
+    let socket = folder.path().join("run/netd.sock");
+    let log = folder.path().join("netd.log");
+    let is_ready = || std::fs::read_to_string(&log).unwrap().contains(" ready ");
+    // A machine that stands still for a moment may come too late to see it start.
+    let was_early = (0..20).any(|_| {
+        let mut child = spawn(folder.path(), &format!("policies_dir = {policies:?}\n"));
+        soon("its socket", || UnixStream::connect(&socket).is_ok());
+        let is_early = !is_ready();
+        Client::connect(&socket, &[]).unwrap().status(&blocking::StatusRequest::new()).unwrap();
+        assert!(is_ready());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::fs::remove_file(&log).unwrap();
+        is_early
+    });
+    assert!(was_early, "nobody could call while it started");
 }
 
 /// The service manager does not try again until somebody has corrected it.

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use netd_api::{Client, Tag, blocking};
+use rig::daemon::answers;
 use rig::{Space, call};
 
 const WEB: &str = r#"{"cniVersion":"1.0.0","name":"web","type":"bridge","bridge":"br0","isGateway":true,
@@ -47,9 +48,9 @@ impl Node {
 
     fn start(&self) -> Child {
         let (mut netd, begin) = (self.spawn(), Instant::now());
-        while Client::connect(&self.socket(), &[]).is_err() {
+        while !answers(&self.socket()) {
             assert!(netd.try_wait().unwrap().is_none(), "netd ended at once");
-            assert!(begin.elapsed() < Duration::from_secs(60), "netd does not listen");
+            assert!(begin.elapsed() < Duration::from_secs(60), "netd does not answer");
             std::thread::sleep(Duration::from_millis(20));
         }
         netd

@@ -104,7 +104,7 @@ impl Instance {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let service = Service(Arc::clone(&instance.notes));
         let socket = instance.folder.path().join("netd.sock");
-        let server = runtime.block_on(async { netd_api::listen(&socket, Arc::new(service)) }).unwrap();
+        let server = runtime.block_on(async { netd_api::bind(&socket).unwrap().serve(Arc::new(service)) }).unwrap();
         instance._netd = Some((runtime, server));
         instance
     }

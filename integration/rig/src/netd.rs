@@ -1,5 +1,7 @@
 //! The daemon under test on a node, at the paths it has by default. What it should do is for the tests to say.
 
+use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +21,7 @@ pub struct Netd {
 }
 
 impl Netd {
-    /// Starts `binary` with `settings`, the text of its `netd.toml`, and waits until it listens.
+    /// Starts `binary` with `settings`, the text of its `netd.toml`, and waits until it serves.
     ///
     /// # Errors
     /// It cannot be started or does not listen.
@@ -31,13 +33,13 @@ impl Netd {
         Ok(netd)
     }
 
-    /// Waits until it listens.
+    /// Waits until it serves.
     ///
     /// # Errors
     /// It ended, or time is up.
     pub fn wait(&mut self, node: &Node) -> Result<()> {
         let socket = node.outside(SOCKET);
-        self.daemon.wait(PATIENCE, || Ok(UnixStream::connect(&socket).ok()))?;
+        self.daemon.wait(PATIENCE, || Ok(hung_up(&socket).ok()))?;
         Ok(())
     }
 
@@ -50,4 +52,12 @@ impl Netd {
         self.daemon.start_again()?;
         self.wait(node)
     }
+}
+
+/// netd hangs up on who says nothing, once it serves; its socket is there before.
+fn hung_up(socket: &Path) -> io::Result<()> {
+    let mut caller = UnixStream::connect(socket)?;
+    caller.set_read_timeout(Some(Duration::from_secs(1)))?;
+    caller.shutdown(Shutdown::Write)?;
+    caller.read_to_end(&mut Vec::new()).map(drop)
 }

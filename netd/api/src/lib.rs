@@ -43,7 +43,7 @@ pub use preamble::Tag;
 #[cfg(feature = "server")]
 pub use preamble::{Descriptors, descriptors};
 #[cfg(feature = "server")]
-pub use server::{is_on_a_callers_thread, listen};
+pub use server::{bind, is_on_a_callers_thread};
 pub use wire::CallError;
 
 /// An error with all its causes, on one line: each names what it adds, none repeats the next.

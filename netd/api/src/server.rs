@@ -85,13 +85,16 @@ impl Drop for Server {
     }
 }
 
-/// Serves `service` on the socket `path`, which only root may open. A socket left by a dead netd is replaced. To be called
-/// on a runtime of several threads, whose tasks are driven while calls wait for them.
+/// A socket at which callers may wait already, and nobody serves yet.
+#[derive(Debug)]
+pub struct Bound(UnixListener);
+
+/// Binds the socket `path`, which only root may open. A socket left by a dead netd is replaced. Who calls from now on waits until
+/// it is served, or until this value is gone.
 ///
 /// # Errors
-/// The socket cannot be bound, somebody listens on it, the path is something other than a socket, or there is no thread to
-/// be had.
-pub fn listen(path: &Path, service: Arc<dyn Netd + Send + Sync>) -> io::Result<Server> {
+/// The socket cannot be bound, somebody listens on it, or the path is something other than a socket.
+pub fn bind(path: &Path) -> io::Result<Bound> {
     if let Ok(found) = std::fs::symlink_metadata(path)
         && found.file_type().is_socket()
     {
@@ -102,19 +105,30 @@ pub fn listen(path: &Path, service: Arc<dyn Netd + Send + Sync>) -> io::Result<S
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
-    let door = Arc::new(Door {
-        listener,
-        services: create_netd(service),
-        runtime: Handle::current(),
-        waiting: AtomicUsize::new(0),
-        places: Places::default(),
-        connections: Mutex::default(),
-    });
-    let server = Server(Arc::clone(&door));
-    for _ in 0..KEPT {
-        Door::open(&door)?;
+    Ok(Bound(listener))
+}
+
+impl Bound {
+    /// Serves `service` to whoever waits, and to who comes. To be called on a runtime of several threads, whose tasks are driven
+    /// while calls wait for them.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn serve(self, service: Arc<dyn Netd + Send + Sync>) -> io::Result<Server> {
+        let door = Arc::new(Door {
+            listener: self.0,
+            services: create_netd(service),
+            runtime: Handle::current(),
+            waiting: AtomicUsize::new(0),
+            places: Places::default(),
+            connections: Mutex::default(),
+        });
+        let server = Server(Arc::clone(&door));
+        for _ in 0..KEPT {
+            Door::open(&door)?;
+        }
+        Ok(server)
     }
-    Ok(server)
 }
 
 impl Door {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
-use netd_api::server::{Netd, Server};
+use netd_api::server::{Bound, Netd, Server};
 use netd_api::{Client, blocking, v1};
 use protobuf::Message;
 use ttrpc::asynchronous::TtrpcContext;
@@ -39,8 +39,12 @@ impl Netd for Echo {
 }
 
 fn serve(socket: &Path) -> (tokio::runtime::Runtime, Server) {
+    serve_at(netd_api::bind(socket).unwrap())
+}
+
+fn serve_at(bound: Bound) -> (tokio::runtime::Runtime, Server) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let server = runtime.block_on(async { netd_api::listen(socket, Arc::new(Echo)) }).unwrap();
+    let server = runtime.block_on(async { bound.serve(Arc::new(Echo)) }).unwrap();
     (runtime, server)
 }
 
@@ -78,6 +82,25 @@ fn calls_that_come_together_are_answered_in_their_order() {
     let answers = [answer(&mut stream), answer(&mut stream)];
     let heard = answers.map(|(id, response)| (id, echoed(&response)));
     assert_eq!(heard, [(1, "one".to_owned()), (3, "two".to_owned())]);
+}
+
+#[test]
+fn who_calls_while_netd_begins_is_answered_when_it_serves_or_told_that_it_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("netd.sock");
+    let early = || {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.write_all(&[PREAMBLE.to_vec(), call(1, "netd.v1.Netd", "Status", "early")].concat()).unwrap();
+        stream
+    };
+    let bound = netd_api::bind(&socket).unwrap();
+    let mut stream = early();
+    drop(bound);
+    assert!(matches!(stream.read(&mut [0]), Ok(0) | Err(_)), "nobody will answer");
+    let bound = netd_api::bind(&socket).unwrap();
+    let mut stream = early();
+    let (_runtime, _server) = serve_at(bound);
+    assert_eq!(echoed(&answer(&mut stream).1), "early");
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn inode_seen(socket: &Path, file: Option<&File>) -> u64 {
 fn serve(folder: &Path) -> (tokio::runtime::Runtime, netd_api::server::Server, PathBuf) {
     let socket = folder.join("netd.sock");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let server = runtime.block_on(async { netd_api::listen(&socket, Arc::new(Inode)) }).unwrap();
+    let server = runtime.block_on(async { netd_api::bind(&socket).unwrap().serve(Arc::new(Inode)) }).unwrap();
     (runtime, server, socket)
 }
 
@@ -96,19 +96,19 @@ fn a_descriptor_is_held_no_longer_than_one_request_and_not_for_one_that_does_not
 fn a_dead_netds_socket_is_replaced_and_another_file_is_not() {
     let folder = tempfile::tempdir().unwrap();
     drop(std::os::unix::net::UnixListener::bind(folder.path().join("netd.sock")).unwrap());
-    let (runtime, _server, socket) = serve(folder.path());
+    let (_runtime, _server, socket) = serve(folder.path());
     assert_eq!(inode_seen(&socket, None), 0);
     let other = folder.path().join("precious");
     std::fs::write(&other, "mine").unwrap();
-    assert!(runtime.block_on(async { netd_api::listen(&other, Arc::new(Inode)) }).is_err());
+    assert!(netd_api::bind(&other).is_err());
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "mine");
 }
 
 #[test]
 fn a_netd_that_lives_keeps_its_socket_which_is_roots_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let (runtime, _server, socket) = serve(folder.path());
-    let error = runtime.block_on(async { netd_api::listen(&socket, Arc::new(Inode)) }).unwrap_err();
+    let (_runtime, _server, socket) = serve(folder.path());
+    let error = netd_api::bind(&socket).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     assert_eq!(inode_seen(&socket, None), 0, "the first one answers still");
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o700);

@@ -43,7 +43,7 @@ fn everybody_has_a_thread_of_his_own_and_few_stay() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("netd.sock");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let server = runtime.block_on(async { netd_api::listen(&socket, Arc::new(Place)) }).unwrap();
+    let server = runtime.block_on(async { netd_api::bind(&socket).unwrap().serve(Arc::new(Place)) }).unwrap();
     let clients: Vec<Client> = (0..20).map(|_| Client::connect(&socket, &[]).unwrap()).collect();
     for client in clients.iter().rev() {
         assert_eq!(client.status(&blocking::StatusRequest::new()).unwrap().attachments, 1);

@@ -57,8 +57,9 @@ fn real_netd(folder: &Path) -> (Process, PathBuf) {
     });
     let netd = Process(child.join().unwrap());
     let start = Instant::now();
-    while Client::connect(&socket, &[]).is_err() {
-        assert!(start.elapsed() < Duration::from_secs(60), "netd does not listen");
+    let answers = || Client::connect(&socket, &[]).ok()?.status(&blocking::StatusRequest::new()).ok();
+    while answers().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60), "netd does not answer");
         std::thread::sleep(Duration::from_millis(20));
     }
     (netd, socket)
@@ -297,7 +298,7 @@ fn every_answer_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("netd.sock");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let server = runtime.block_on(async { netd_api::listen(&socket, Arc::new(Talkative)) }).unwrap();
+    let server = runtime.block_on(async { netd_api::bind(&socket).unwrap().serve(Arc::new(Talkative)) }).unwrap();
 
     let row = "abababababab  shop  default    web       10.9.0.2   8080->80/tcp  attached\n";
     assert!(said(&socket, &["sandbox", "ls"]).contains(row));

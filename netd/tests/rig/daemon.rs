@@ -29,9 +29,9 @@ impl Daemon {
 
     pub(crate) fn until_it_listens(mut self) -> Self {
         let start = Instant::now();
-        while Client::connect(&self.socket, &[]).is_err() {
+        while !answers(&self.socket) {
             assert!(self.child.try_wait().unwrap().is_none(), "netd ended at once");
-            assert!(start.elapsed() < Duration::from_secs(60), "netd does not listen");
+            assert!(start.elapsed() < Duration::from_secs(60), "netd does not answer");
             std::thread::sleep(Duration::from_millis(20));
         }
         self
@@ -46,6 +46,12 @@ impl Drop for Daemon {
             drop(std::io::stderr().write_all(self.log().as_bytes()));
         }
     }
+}
+
+/// Its socket is there before it serves.
+pub(crate) fn answers(socket: &Path) -> bool {
+    let status = || Client::connect(socket, &[]).ok()?.status(&blocking::StatusRequest::new()).ok();
+    status().is_some()
 }
 
 fn log(folder: &Path) -> PathBuf {

@@ -562,5 +562,5 @@ async fn serve(socket: &Path, journal: &Path) -> netd_api::server::Server {
         sysctls: Allowlist::at(&socket.with_file_name("allowlist.conf")),
         instance: "test".to_owned(),
     };
-    netd_api::listen(socket, Arc::new(service)).unwrap()
+    netd_api::bind(socket).unwrap().serve(Arc::new(service)).unwrap()
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use netd_api::{Client, Tag, blocking};
 
+use super::daemon::answers;
 use super::{Space, call};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -162,9 +163,9 @@ impl Member {
         });
         self.child = Some(child);
         let start = Instant::now();
-        while Client::connect(&self.socket(), &[]).is_err() {
+        while !answers(&self.socket()) {
             assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "netd ended at once");
-            assert!(start.elapsed() < TO_START, "netd does not listen");
+            assert!(start.elapsed() < TO_START, "netd does not answer");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -47,7 +47,7 @@ impl Netd {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let book = Arc::new(Book::default());
         let service = Arc::new(Ear(Arc::clone(&book)));
-        let server = runtime.block_on(async { netd_api::listen(socket, service) }).unwrap();
+        let server = runtime.block_on(async { netd_api::bind(socket).unwrap().serve(service) }).unwrap();
         Self { book, _server: server, _runtime: runtime }
     }
 
