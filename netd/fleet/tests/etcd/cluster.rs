@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use netd_rig::{Place, parts};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Cluster {
     pub(crate) place: Place,

@@ -22,8 +22,11 @@ use netd_fleet::{
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Over soon. Whoever must not lose it has a longer one.
 const LEASE: Duration = Duration::from_secs(2);
+/// A machine that stands still for a moment does not end it.
+const STEADY: Duration = Duration::from_secs(6);
 
 fn plan() -> Plan {
     let pool = Pool {
@@ -39,6 +42,11 @@ fn plan() -> Plan {
 fn settings(cluster: &Cluster) -> EtcdSettings {
     let (tls, user) = (None, None);
     EtcdSettings { endpoints: cluster.endpoints(), prefix: "/netd".to_owned(), tls, user, lease: LEASE }
+}
+
+/// The same with a lease that lasts.
+fn steady(cluster: &Cluster) -> EtcdSettings {
+    EtcdSettings { lease: STEADY, ..settings(cluster) }
 }
 
 fn node(cluster: &Cluster, disk: &str, name: &str, blocks: usize) -> Fleet {
@@ -95,6 +103,17 @@ async fn peers(fleet: &Fleet, is_so: impl Fn(&Peers) -> bool) -> Peers {
     until(fleet.follow(), is_so).await
 }
 
+/// Whether these are the blocks of a peer.
+fn has(peers: &Peers, who: &str, blocks: &BTreeSet<IpNet>) -> bool {
+    peers.get(&name(who)).is_some_and(|peer| peer.blocks == *blocks)
+}
+
+/// For how long this thread has had a processor (`/proc/<pid>/schedstat`, the first number, in nanoseconds).
+fn worked() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
 async fn away(fleet: &Fleet) {
     until(fleet.status(), |status: &Status| !status.is_connected).await;
 }
@@ -118,13 +137,13 @@ fn blocks_are_claimed_told_to_the_peers_and_given_back() {
         let (a, b) = (node(&cluster, "a", "a", 1), node(&cluster, "b", "b", 1));
         let (mine, theirs) = (blocks(&a, 1).await, blocks(&b, 1).await);
         assert!(mine.is_disjoint(&theirs), "{mine:?} {theirs:?}");
-        peers(&a, |peers| peers.get(&name("b")).is_some_and(|b| b.blocks == theirs)).await;
+        peers(&a, |peers| has(peers, "b", &theirs)).await;
         peers(&b, |peers| peers.get(&name("a")).is_some_and(|a| a.blocks == mine && a.mtu == Some(1500))).await;
 
         let claim = *a.blocks().memory().borrow().holdings.keys().next().unwrap();
         a.blocks().give_up(claim);
         blocks(&a, 0).await;
-        peers(&b, |peers| peers[&name("a")].blocks.is_empty()).await;
+        peers(&b, |peers| has(peers, "a", &BTreeSet::new())).await;
         // Three blocks are not reserved.
         b.blocks().want("main", 3);
         assert!(blocks(&b, 3).await.is_superset(&mine));
@@ -139,11 +158,11 @@ fn a_silent_node_is_no_peer_and_comes_back_with_its_blocks() {
         // The founder is the witness, without whom no block changes hands.
         let a = node(&cluster, "a", "a", 1);
         blocks(&a, 1).await;
-        let b = node(&cluster, "b", "b", 1);
+        let b = node_at(&cluster, steady(&cluster), "b", "b", 1);
         let held = blocks(&b, 1).await;
         peers(&a, |peers| !peers.is_empty()).await;
         // It outlives several leases.
-        sleep(2 * LEASE).await;
+        sleep(2 * STEADY).await;
         assert_eq!(a.follow().borrow().len(), 1);
         drop(b);
         peers(&a, Peers::is_empty).await;
@@ -151,7 +170,7 @@ fn a_silent_node_is_no_peer_and_comes_back_with_its_blocks() {
         blocks(&a, 2).await;
         let b = node(&cluster, "b", "b", 1);
         assert_eq!(blocks(&b, 1).await, held);
-        peers(&a, |peers| peers.get(&name("b")).is_some_and(|b| b.blocks == held)).await;
+        peers(&a, |peers| has(peers, "b", &held)).await;
     });
 }
 
@@ -169,7 +188,8 @@ fn a_node_that_is_no_witness_knows_all_blocks_and_who_is_there_where_it_asks() {
         a.blocks().want("main", 2);
         let held = blocks(&a, 2).await;
         let owned = async || {
-            let table = b.table().await.unwrap();
+            // A store that is slow has not answered yet.
+            let table = b.table().await.unwrap_or_default();
             let is_its = |record: &netd_fleet::Record| record.claims.values().any(|claim| claim.owner == of(&a));
             table.into_iter().filter(|(_, record)| is_its(record)).map(|(block, _)| block).collect::<BTreeSet<_>>()
         };
@@ -194,10 +214,10 @@ fn another_instance_of_a_name_waits_and_gets_other_blocks() {
         new.tell(1, BTreeMap::new(), BTreeSet::new());
         let asked = BTreeMap::from([(old.blocks().memory().borrow().instance, TicketId::new(1))]);
         new.applied(&Heard { number: 100, asked, ..Heard::default() });
-        let runtime = tokio::runtime::Handle::current().metrics();
-        let before = runtime.worker_total_busy_duration(0);
+        // All nodes are on this thread.
+        let before = worked();
         sleep(LEASE / 2).await;
-        let busy = runtime.worker_total_busy_duration(0) - before;
+        let busy = worked() - before;
         assert!(busy < LEASE / 4, "busy for {busy:?}");
         drop(old);
         until(new.status(), |status: &Status| !status.is_namesake).await;
@@ -237,7 +257,7 @@ fn members_die_and_come_back() {
             let (one, two) = (node(cluster, "a", "a", a), node(cluster, "b", "b", b));
             let (mine, theirs) = (blocks(&one, a).await, blocks(&two, b).await);
             assert!(mine.is_disjoint(&theirs), "{mine:?} {theirs:?}");
-            peers(&one, |peers| peers.get(&name("b")).is_some_and(|peer| peer.blocks == theirs)).await;
+            peers(&one, |peers| has(peers, "b", &theirs)).await;
             mine
         })
     };
@@ -271,7 +291,7 @@ fn a_member_without_a_leader_is_left_though_it_answers() {
         let a = node_at(&cluster, settings, "a", "a", 1);
         blocks(&a, 1).await;
         // By then it has nothing to say.
-        sleep(LEASE).await;
+        sleep(2 * LEASE).await;
         a
     };
     let a = cluster.place.run(|| runtime.block_on(begin)).unwrap();
@@ -283,10 +303,11 @@ fn a_member_without_a_leader_is_left_though_it_answers() {
     // Who begins there is told so, and waits for no answer.
     let check = async {
         let b = node_at(&cluster, later, "b", "b", 1);
-        until(b.status(), |status: &Status| status.error.is_some()).await.error.unwrap()
+        // A busy member may say nothing in time first.
+        let is_told = |error: &String| error.contains("no leader");
+        until(b.status(), |status: &Status| status.error.as_ref().is_some_and(is_told)).await;
     };
-    let error = cluster.place.run(|| runtime.block_on(check)).unwrap();
-    assert!(error.contains("no leader"), "{error}");
+    cluster.place.run(|| runtime.block_on(check)).unwrap();
 }
 
 #[test]
@@ -352,8 +373,8 @@ fn what_one_gives_up_of_a_block_another_gets_and_returns() {
         assert_eq!(blocks(&b, 1).await, BTreeSet::from([halves[0]]));
         let kept = until(a.blocks().memory(), |memory| memory.blocks().any(|block| block == halves[1])).await;
         let kept: BTreeSet<IpNet> = kept.blocks().collect();
-        peers(&b, |peers| peers[&name("a")].blocks == kept).await;
-        peers(&a, |peers| peers[&name("b")].blocks == BTreeSet::from([halves[0]]) && !lacks(peers, "b")).await;
+        peers(&b, |peers| has(peers, "a", &kept)).await;
+        peers(&a, |peers| has(peers, "b", &BTreeSet::from([halves[0]])) && !lacks(peers, "b")).await;
         (kept, halves[0])
     });
     assert!(kept != whole && kept.len() == 3);

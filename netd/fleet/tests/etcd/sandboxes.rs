@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 
-use netd_fleet::{Discovery as _, Fleet, Heard, InstanceId, Needs, Records, SandboxRecord, Status, Told};
+use netd_fleet::{Discovery as _, EtcdSettings, Fleet, Heard, InstanceId, Needs, Records, SandboxRecord, Status, Told};
 use tokio::time::sleep;
 
 use super::cluster::{Cluster, copy};
-use super::{LEASE, blocks, joined, name, node, peers, play, settings, settled, until};
+use super::{LEASE, STEADY, blocks, joined, name, node, node_at, peers, play, settings, settled, steady, until};
 
 fn address(last: u8) -> IpAddr {
     IpAddr::from([10, 20, 2, last])
@@ -64,7 +64,11 @@ async fn comes(a: &Fleet, b: &Fleet) {
 
 /// They know each other, and each hears of sandboxes.
 async fn two(cluster: &Cluster) -> (Fleet, Fleet) {
-    let (a, b) = (node(cluster, "a", "a", 1), joined(cluster, settings(cluster), "b", "b", 1));
+    two_by(cluster, settings(cluster)).await
+}
+
+async fn two_by(cluster: &Cluster, settings: EtcdSettings) -> (Fleet, Fleet) {
+    let (a, b) = (node_at(cluster, settings.clone(), "a", "a", 1), joined(cluster, settings, "b", "b", 1));
     blocks(&a, 1).await;
     blocks(&b, 1).await;
     b.need(needs());
@@ -77,7 +81,7 @@ async fn two(cluster: &Cluster) -> (Fleet, Fleet) {
 fn an_address_that_is_withdrawn_is_believed_until_all_have_forgotten_it() {
     let cluster = Cluster::start(1);
     play(&cluster, async || {
-        let (a, b) = two(&cluster).await;
+        let (a, b) = two_by(&cluster, steady(&cluster)).await;
         let of = me(&a);
         a.tell(1, one(record("login", 1)), BTreeSet::new());
         told(&a, 1, &[1]).await;
@@ -108,7 +112,7 @@ fn an_address_that_is_withdrawn_is_believed_until_all_have_forgotten_it() {
         a.tell(5, BTreeMap::new(), BTreeSet::new());
         told(&a, 5, &[2]).await;
         until(a.told(), |told| told.as_ref().is_some_and(|told| told.silent == BTreeSet::from(["b".to_owned()]))).await;
-        sleep(4 * LEASE).await;
+        sleep(2 * STEADY).await;
         told(&a, 5, &[2]).await;
         apply(&b);
         told(&a, 5, &[]).await;
@@ -133,7 +137,7 @@ fn a_node_is_a_peer_when_what_it_heard_holds_and_it_knows_what_it_needs() {
         let is_there = || a.follow().borrow().contains_key(&name("b"));
         let mut last = 1;
         for _ in 0..2 {
-            let b = joined(&cluster, settings(&cluster), "b", "b", 1);
+            let b = joined(&cluster, steady(&cluster), "b", "b", 1);
             heard(&b, me(&a), |records| records.len() == 1).await;
             apply(&b);
             // Others wait for it already: it might know of what they withdraw.
@@ -150,8 +154,8 @@ fn a_node_is_a_peer_when_what_it_heard_holds_and_it_knows_what_it_needs() {
             told(&a, last + 1, &[]).await;
             // Another netd of a node that the store tells of goes on with what was needed.
             drop(b);
-            let b = joined(&cluster, settings(&cluster), "b", "b", 1);
-            sleep(2 * LEASE).await;
+            let b = joined(&cluster, steady(&cluster), "b", "b", 1);
+            sleep(2 * STEADY).await;
             assert_eq!(a.follow().borrow().get(&name("b")).map(|b| b.needs.clone()), Some(Some(needs())));
             drop(b);
             peers(&a, |peers| !peers.contains_key(&name("b"))).await;
@@ -212,12 +216,12 @@ fn what_is_told_outlives_the_stores_absence_and_goes_with_its_node() {
     cluster.launch(0);
     cluster.wait();
     play(&cluster, async || {
-        let (a, b) = two(&cluster).await;
+        let (a, b) = two_by(&cluster, steady(&cluster)).await;
         let of = me(&a);
         // Nothing is withdrawn before netd has said what there is; then it is under the new lease.
         a.tell(1, one(record("login", 1)), BTreeSet::new());
         heard(&b, of, |records| records.len() == 1).await;
-        sleep(3 * LEASE).await;
+        sleep(2 * STEADY).await;
         assert_eq!(b.heard().borrow().records.get(&of).map(|records| records.len()), Some(1));
         drop(a);
         heard(&b, of, BTreeMap::is_empty).await;
@@ -229,13 +233,13 @@ fn what_is_told_outlives_the_stores_absence_and_goes_with_its_node() {
 fn what_an_earlier_netd_told_stays_until_this_one_has_said_something() {
     let cluster = Cluster::start(1);
     play(&cluster, async || {
-        let (a, b) = two(&cluster).await;
+        let (a, b) = two_by(&cluster, steady(&cluster)).await;
         let of = me(&a);
         a.tell(1, one(record("login", 1)), BTreeSet::new());
         heard(&b, of, |records| records.len() == 1).await;
         drop(a);
-        let a = node(&cluster, "a", "a", 1);
-        sleep(4 * LEASE).await;
+        let a = node_at(&cluster, steady(&cluster), "a", "a", 1);
+        sleep(2 * STEADY).await;
         assert_eq!(b.heard().borrow().records.get(&of).map(|records| records.len()), Some(1));
         a.tell(1, one(record("guest", 2)), BTreeSet::new());
         let is =

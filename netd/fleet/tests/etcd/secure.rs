@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use netd_fleet::{EtcdSettings, Fleet, Status, TlsFiles};
 use tokio::time::timeout;
@@ -149,7 +150,9 @@ fn a_token_that_ends_ends_no_session() {
     lock(&cluster);
     fs::write(cluster.folder.path().join("password"), "secret").unwrap();
     play(&cluster, async || {
-        let a = node_at(&cluster, with_password(&cluster, "password"), "a", "a", 1);
+        // With the longest patience: a member that is busy for a moment ends none either.
+        let patient = EtcdSettings { lease: Duration::from_secs(30), ..with_password(&cluster, "password") };
+        let a = node_at(&cluster, patient, "a", "a", 1);
         blocks(&a, 1).await;
         let mut status = a.status();
         let ended = timeout(3 * LEASE, status.wait_for(|status| !status.is_connected)).await;

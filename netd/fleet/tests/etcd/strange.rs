@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use ipnet::IpNet;
-use netd_fleet::{Discovery, EtcdSettings, Fleet, NodeRecord, SandboxRecord, Status};
+use netd_fleet::{Discovery, Fleet, NodeRecord, SandboxRecord, Status};
 use tokio::time::sleep;
 
 use crate::cluster::Cluster;
-use crate::{LEASE, blocks, name, node, node_at, peers, settings, until};
+use crate::{LEASE, blocks, has, name, node, node_at, peers, steady, until};
 
 #[test]
 fn what_cannot_be_read_of_one_node_keeps_no_other_off_the_store() {
@@ -46,8 +46,8 @@ fn nodes_stay_peers_while_the_store_is_full() {
         Cluster::start_with(1, "http", |_| ["--quota-backend-bytes", "8388608"].map(ToOwned::to_owned).into());
     // The nodes outlive the member.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // Keeping it alive is not to be late on a busy machine.
-    let settings = EtcdSettings { lease: 2 * LEASE, ..settings(&cluster) };
+    // Whoever loses it has no other while the store is full.
+    let settings = steady(&cluster);
     let begin = async {
         let of = |name| node_at(&cluster, settings.clone(), name, name, 1);
         let (a, b) = (of("a"), of("b"));
@@ -67,7 +67,7 @@ fn nodes_stay_peers_while_the_store_is_full() {
     let check = async {
         says_full(&a).await;
         says_full(&b).await;
-        sleep(3 * settings.lease).await;
+        sleep(2 * settings.lease).await;
         assert!(a.follow().borrow().contains_key(&name("b")) && b.follow().borrow().contains_key(&name("a")));
         cluster.make_room();
         peers(&b, |peers| peers.get(&name("a")).is_some_and(|a| a.mtu == Some(1_400))).await;
@@ -84,7 +84,7 @@ fn a_node_that_starts_while_the_store_is_full_is_whole_again_when_there_is_room(
     let cluster =
         Cluster::start_with(1, "http", |_| ["--quota-backend-bytes", "8388608"].map(ToOwned::to_owned).into());
     crate::play(&cluster, async || {
-        let settings = EtcdSettings { lease: 2 * LEASE, ..settings(&cluster) };
+        let settings = steady(&cluster);
         let of = |name| node_at(&cluster, settings.clone(), name, name, 1);
         let (a, b) = (of("a"), of("b"));
         blocks(&a, 1).await;
@@ -93,7 +93,7 @@ fn a_node_that_starts_while_the_store_is_full_is_whole_again_when_there_is_room(
         drop(a);
         let a = of("a");
         says_full(&a).await;
-        sleep(3 * settings.lease).await;
+        sleep(2 * settings.lease).await;
         assert!(b.follow().borrow().contains_key(&name("a")), "what the earlier one said is kept alive");
         cluster.make_room();
         until(a.status(), |status: &Status| status.is_connected && status.error.is_none()).await;
@@ -161,7 +161,7 @@ fn a_copied_disk_under_another_name_gives_nothing_out_on_either_node() {
         drop(copy);
         is_open(&a).await;
         assert!(blocks(&a, 2).await.contains(&held));
-        peers(&other, |peers| peers.len() == 1 && peers[&name("a")].blocks.len() == 2).await;
+        peers(&other, |peers| peers.len() == 1 && peers.get(&name("a")).is_some_and(|a| a.blocks.len() == 2)).await;
     });
 }
 
@@ -202,6 +202,6 @@ fn a_node_that_is_renamed_is_no_twin_of_itself() {
         let mut status = b.status();
         let ever = tokio::time::timeout(LEASE * 3, status.wait_for(|status| status.twin.is_some())).await;
         assert!(ever.is_err(), "{ever:?}");
-        peers(&other, |peers| peers.len() == 1 && peers[&name("b")].blocks == BTreeSet::from([held])).await;
+        peers(&other, |peers| peers.len() == 1 && has(peers, "b", &BTreeSet::from([held]))).await;
     });
 }
