@@ -13,10 +13,11 @@ use netd_bench::network::Writing;
 use netd_bench::node::Node;
 use netd_bench::space::Space;
 
-/// Both programs, of the same profile as this test.
+/// Both programs, of the same profile as this test. A run of all tests has them already, with these arguments: with others they
+/// would have other features, and be built anew.
 fn programs() -> Programs {
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--package", "netd", "--package", "netd-kernel-floor"]);
+    build.args(["build", "--quiet", "--workspace", "--bins", "--examples"]);
     if !cfg!(debug_assertions) {
         build.arg("--release");
     }

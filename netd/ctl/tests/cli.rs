@@ -39,11 +39,12 @@ impl Drop for Process {
     }
 }
 
-/// A netd in a network namespace of its own. Cargo builds it first: a test only has the binaries of its own package.
+/// A netd in a network namespace of its own. Cargo builds it first: a test only has the binaries of its own package. A run of all
+/// tests has it already, with these arguments: with others it would have other features, and be built anew.
 fn real_netd(folder: &Path) -> (Process, PathBuf) {
     let binary = Path::new(env!("CARGO_BIN_EXE_netdctl")).with_file_name("netd");
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--package", "netd", "--bin", "netd"]);
+    build.args(["build", "--quiet", "--workspace", "--bins", "--examples"]);
     if binary.components().any(|part| part.as_os_str() == "release") {
         build.arg("--release");
     }

@@ -87,9 +87,10 @@ fn build() -> Result<PathBuf> {
 }
 
 fn build_programs() -> Result<()> {
-    // The whole workspace, as the test run has it: a choice of packages would choose other features and build all anew.
+    // The whole workspace, as the test run has it: a choice of packages would choose other features and build all anew, and so would
+    // programs alone. Examples have the features of tests.
     let output = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--workspace", "--bins"])
+        .args(["build", "--quiet", "--workspace", "--bins", "--examples"])
         .current_dir(workspace())
         .output()
         .context("cannot run cargo")?;
