@@ -248,7 +248,6 @@ fn what_was_cut_does_not_come_back_from_the_other_end() {
     let address = server.v4;
     let stream = client.space.run(move || std::net::TcpStream::connect((address, 80)).unwrap());
     let mut accepted = listener.accept().unwrap().0;
-    accepted.set_read_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
     let mut policy = filtered();
     policy.extend(isolated(Direction::Ingress, Reach::Others, &server));
     node.enforce(&policy);

@@ -3,9 +3,8 @@
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
 
-use crate::space::{Heard, Space, refusal};
+use crate::space::{Heard, Space, TURN, in_turns};
 
 pub(crate) const GRE: u8 = 47;
 pub(crate) const SCTP: u8 = 132;
@@ -13,7 +12,8 @@ pub(crate) const SCTP: u8 = 132;
 /// (`nf_reject_verify_csum`): a refusal is silent.
 pub(crate) const TRIAL: u8 = 253;
 
-const PATIENCE: Duration = Duration::from_secs(1);
+/// After so many nothing comes any more.
+const TURNS: u32 = 3;
 /// Both ends' verification tag.
 const TAG: [u8; 4] = *b"netd";
 /// Types of chunks (RFC 9260, 3.2).
@@ -36,7 +36,7 @@ impl Space {
         let ports = (PORTS.fetch_add(1, Ordering::Relaxed), port);
         let socket = self.run(move || {
             let socket = raw(protocol, address.is_ipv4());
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.set_read_timeout(Some(TURN)).unwrap();
             socket.connect((address, 0)).unwrap();
             socket
         });
@@ -78,9 +78,8 @@ impl Talk {
     }
 
     fn ask(&self, bytes: Vec<u8>) -> Heard {
-        let start = Instant::now();
-        let asked = self.socket.send(&bytes).and_then(|_| self.socket.recv(&mut [0; 256]));
-        asked.map_or_else(|error| refusal(&error, start), |_| Heard::Answer)
+        let asked = self.socket.send(&bytes).map(drop);
+        in_turns(asked, TURNS, || self.socket.recv(&mut [0; 256]).map(drop))
     }
 }
 
