@@ -9,6 +9,7 @@ mod hard;
 mod packaging;
 mod parts;
 mod suite;
+mod threads;
 mod tidy;
 
 use std::process::{Command, ExitCode};
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         "dist" => dist::run(),
         "bench" => bench::run(&arguments),
         "guest" => guest::run(&arguments),
+        threads::START => threads::start(&arguments),
         _ => Err(anyhow::anyhow!(USAGE)),
     };
     match done {

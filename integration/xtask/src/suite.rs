@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 
-use crate::say;
+use crate::{say, threads};
 
 /// What may be missing, by its name up to the colon, and the program of `rig/tests/guests.rs` in which it runs all the same:
 /// folder of its crate, and its own name. What no guest runs stands with its reason.
@@ -52,7 +52,9 @@ const NOT_FOR_TESTS: [&str; 4] = ["NETD_FLEET_SEED", "NETD_FLEET_RULE", "NETD_FL
 /// for what may be missing.
 pub(crate) fn run(is_strict: bool) -> Result<()> {
     let mut tally = Tally::default();
-    let done = ["--doc", "--all-targets"].iter().try_for_each(|which| cargo_test(which, &mut tally));
+    let runner = threads::runner()?;
+    let done = cargo_test(&["--doc"], &mut tally)
+        .and_then(|()| cargo_test(&["--all-targets", "--config", &runner], &mut tally));
     tally.lines().iter().for_each(|line| say(line));
     done?;
     if tally.started != tally.ended {
@@ -65,15 +67,16 @@ pub(crate) fn run(is_strict: bool) -> Result<()> {
     Ok(())
 }
 
-fn cargo_test(which: &str, tally: &mut Tally) -> Result<()> {
-    let line = format!("cargo test --workspace --no-fail-fast {which}");
+fn cargo_test(which: &[&str], tally: &mut Tally) -> Result<()> {
+    let line = format!("cargo test --workspace --no-fail-fast {}", which.join(" "));
     say(&format!("== {line}"));
     let mut command = Command::new(env!("CARGO"));
     for name in NOT_FOR_TESTS {
         command.env_remove(name);
     }
     let mut child = command
-        .args(["test", "--workspace", "--no-fail-fast", which])
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(which)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
