@@ -11,7 +11,7 @@ use rig::nodes::{Etcd, Member, NETWORK, Nodes, Sandbox, soon};
 
 /// One pool of so many blocks for IPv4.
 fn stored(block: u8) -> String {
-    let etcd = format!("etcd = {{ endpoints = ['{}'], lease_seconds = 2 }}", Etcd::ENDPOINT);
+    let etcd = format!("etcd = {{ endpoints = ['{}'], lease_seconds = 6 }}", Etcd::ENDPOINT);
     format!("pools = [{{ range = '10.4.0.0/24', block = {block} }}, 'fd04::/48']\n{etcd}\n")
 }
 

@@ -19,16 +19,16 @@ use crate::rig::nodes::soon;
 use crate::store::PORTS;
 use crate::world::World;
 
-/// `netd.toml`'s own; and one that is over within a test.
+/// `netd.toml`'s own; and one that is over within a test, and that a machine which stands still for a moment does not end.
 const LONG: u64 = 10;
-const SHORT: u64 = 2;
+const SHORT: u64 = 5;
 /// In an emulator. Ten years are over in all of them.
 const IN_A_GUEST: u64 = 60;
 
 /// What comes to light after everything is right.
 const LEAST: Duration = Duration::from_secs(1);
 /// Longer than a short lease.
-const AWAY: Duration = Duration::from_secs(4);
+const AWAY: Duration = Duration::from_secs(7);
 /// Within a long one.
 const A_WHILE: Duration = Duration::from_secs(3);
 
@@ -43,7 +43,7 @@ fn a_member_dies_and_the_leader_dies_and_nobody_notices() {
     world.attach(0, "second");
     world.store.launch(0);
     world.right("the member is back");
-    let leader = world.store.leader(&world.nodes).unwrap();
+    let leader = world.store.leads(&world.nodes);
     let begin = Instant::now();
     world.store.kill(leader);
     world.nodes.all[3].kill();
@@ -81,7 +81,7 @@ fn all_members_die_and_nodes_go_on_with_what_they_have() {
 #[test]
 fn a_member_is_cut_off_from_the_others_and_so_is_the_leader() {
     let mut world = World::new("a member is cut off", LONG);
-    let leader = world.store.leader(&world.nodes).unwrap();
+    let leader = world.store.leads(&world.nodes);
     for (at, first) in [((leader + 1) % 3, true), (leader, false)] {
         let others: Vec<&str> = PORTS.into_iter().filter(|port| *port != PORTS[at]).collect();
         world.cut(&[PORTS[at]], &others);
@@ -106,7 +106,7 @@ fn a_member_is_cut_off_from_the_others_and_so_is_the_leader() {
 /// Not for as long as its lease lasts. Others change meanwhile, and the members forget what it has not heard.
 #[test]
 fn a_node_is_cut_off_from_the_store_for_a_while() {
-    let mut world = World::new("a node is cut off from the store", LONG);
+    let mut world = World::new("a node is cut off from the store", 2 * LONG);
     for (number, away) in (1..).zip([1_500, 3_200, 5_000]) {
         world.cut(&["m1"], &PORTS);
         let begin = Instant::now();
@@ -183,7 +183,7 @@ fn nodes_are_cut_off_from_each_other_and_from_the_store() {
 #[test]
 fn the_leader_has_a_slow_disk_or_stands_still() {
     let mut world = World::new("a slow disk", LONG);
-    let leader = world.store.leader(&world.nodes).unwrap();
+    let leader = world.store.leads(&world.nodes);
     let slow = world.store.slow(&world.nodes, leader, Duration::from_millis(700));
     world.start(3);
     world.attach_all("meanwhile");
@@ -191,7 +191,7 @@ fn the_leader_has_a_slow_disk_or_stands_still() {
     drop(slow);
     world.right("the disk is well");
     world.attach(3, "first");
-    let leader = world.store.leader(&world.nodes).unwrap();
+    let leader = world.store.leads(&world.nodes);
     world.store.halt(leader);
     world.nodes.all[3].kill();
     world.start(3);
@@ -272,7 +272,7 @@ fn clocks_of_nodes_jump() {
         world.right_meanwhile(begin, &format!("clocks jumped to {days} and {} days from now", -days));
         assert_eq!(years(&world.nodes.all[0]), now + i64::from(days / 365), "its clock did not jump");
         sleep(AWAY);
-        assert_eq!(world.wrong(), None);
+        world.right_meanwhile(Instant::now(), "a while with such clocks");
     }
     Clock::of(&world.nodes.all[0]).jump(3_650);
     world.nodes.all[0].kill();
@@ -295,7 +295,7 @@ fn all_clocks_jump() {
         world.grow(0, number);
         world.right_meanwhile(begin, &format!("all clocks jumped by {days} days"));
         sleep(A_WHILE);
-        assert_eq!(world.wrong(), None);
+        world.right_meanwhile(Instant::now(), "a while with such clocks");
     }
     clock::set_by(-1);
     world.store.kill(0);

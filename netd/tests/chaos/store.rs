@@ -17,6 +17,8 @@ use crate::rig::nodes::{Nodes, soon};
 pub(crate) const PORTS: [&str; 3] = ["e1", "e2", "e3"];
 const FIRST: usize = 101;
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A member that is asked in vain is asked again; all of them may be busy for a moment.
+const TRIES: usize = 60;
 
 pub(crate) struct Store {
     members: Vec<Member>,
@@ -124,10 +126,16 @@ impl Store {
         })
     }
 
+    /// The same, once there is one.
+    pub(crate) fn leads(&self, nodes: &Nodes) -> usize {
+        soon("the members agree", || self.leader(nodes).is_some());
+        (0..TRIES).find_map(|_| self.leader(nodes)).unwrap()
+    }
+
     /// Forgets every revision but the last.
     pub(crate) fn compact(&self, nodes: &Nodes) {
-        let ask =
-            |path: &str, body: &str| self.members.iter().find_map(|member| member.post(nodes, path, body)).unwrap();
+        let any = |path: &str, body: &str| self.members.iter().find_map(|member| member.post(nodes, path, body));
+        let ask = |path: &str, body: &str| (0..TRIES).find_map(|_| any(path, body)).unwrap();
         let revision = field(&ask("/v3/kv/range", r#"{"key":"AA=="}"#), "revision").unwrap();
         ask("/v3/kv/compaction", &format!("{{\"revision\":\"{revision}\",\"physical\":true}}"));
     }

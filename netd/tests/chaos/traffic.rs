@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use crate::clock::is_guest;
 use crate::rig::nodes::Sandbox;
 
@@ -14,7 +16,7 @@ const PORT: u16 = 7;
 const EVERY: Duration = Duration::from_millis(10);
 /// An emulator has enough to do.
 const EVERY_IN_A_GUEST: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One sandbox asks another, again and again.
 pub(crate) struct Flow {
@@ -31,10 +33,18 @@ struct Asked {
     answered: bool,
 }
 
+/// So that what a busy machine reads late is not lost.
+fn with_room(at: &str) -> UdpSocket {
+    const ROOM: usize = 8 << 20;
+    let socket = UdpSocket::bind(at).unwrap();
+    setsockopt(&socket, sockopt::RcvBufForce, &ROOM).unwrap();
+    socket
+}
+
 /// Gives every datagram back.
 pub(crate) fn serve(sandbox: &Sandbox) {
     sandbox.space.run(|| {
-        let socket = UdpSocket::bind(("0.0.0.0", PORT)).unwrap();
+        let socket = with_room(&format!("0.0.0.0:{PORT}"));
         std::thread::spawn(move || {
             let mut octets = [0; 64];
             while let Ok((length, peer)) = socket.recv_from(&mut octets) {
@@ -47,7 +57,7 @@ pub(crate) fn serve(sandbox: &Sandbox) {
 impl Flow {
     pub(crate) fn begin(from: &Sandbox, to: &Sandbox) -> Self {
         // Not connected: a refusal must not eat the datagram after it.
-        let socket = from.space.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        let socket = from.space.run(|| with_room("0.0.0.0:0"));
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let (over, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeMap::new())));
         let address: SocketAddr = format!("{}:{PORT}", to.v4).parse().unwrap();

@@ -12,7 +12,6 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use netd_api::blocking;
-use netd_api::v1::FailureCode;
 
 use crate::clock::is_guest;
 use crate::rig::nodes::{Member, NETWORK, Nodes, Sandbox, soon};
@@ -23,11 +22,7 @@ use crate::traffic::{Flow, serve};
 const STRICT: &str = "NETD_CHAOS_STRICT";
 /// What is promised after a healing; a busy machine may be late.
 const PROMISED: Duration = Duration::from_secs(2);
-const LATEST: Duration = Duration::from_secs(30);
-/// In an emulator, which says nothing of durations.
-const LATEST_IN_A_GUEST: Duration = Duration::from_secs(60);
-
-const TRIES: usize = 5;
+const LATEST: Duration = Duration::from_secs(60);
 
 /// A block, and the number of the node that has it.
 type Ways = BTreeSet<(String, usize)>;
@@ -146,15 +141,7 @@ impl World {
     pub(crate) fn grow(&mut self, at: usize, number: usize) {
         let network = NETWORK.replace("\"name\":\"bridge\"", &format!("\"name\":\"more{number}\""));
         let network = network.replace("\"br0\"", &format!("\"br{number}\""));
-        let attach = || self.nodes.all[at].attach_to(&network, &format!("more-{number}"), "");
-        let mut made = attach();
-        // As runtimes do, where netd says so: blocks may come late.
-        for _ in 0..TRIES {
-            if made.as_ref().is_err_and(|failure| failure.code == FailureCode::TRY_AGAIN.into()) {
-                made = attach();
-            }
-        }
-        self.sandboxes.push(made.unwrap_or_else(|failure| panic!("{failure:?}")));
+        self.sandboxes.push(self.nodes.all[at].attach_in_time(&network, &format!("more-{number}")));
     }
 
     /// Drops what goes between these ports of the link, both ways.
@@ -186,9 +173,8 @@ impl World {
     /// The same while not all is healed: nothing is promised then but that it comes about.
     #[track_caller]
     pub(crate) fn right_meanwhile(&self, begin: Instant, since: &str) -> Duration {
-        let latest = if is_guest() { LATEST_IN_A_GUEST } else { LATEST };
         while let Some(wrong) = self.wrong() {
-            assert!(begin.elapsed() < latest, "{} after {since}: {wrong}", self.name);
+            assert!(begin.elapsed() < LATEST, "{} after {since}: {wrong}", self.name);
             std::thread::sleep(Duration::from_millis(10));
         }
         let took = begin.elapsed();

@@ -27,7 +27,7 @@ use verdict::Facts;
 
 const CLIENTS: u16 = 4;
 /// The kernel takes a dead namespace apart behind the back of all.
-const SETTLING: Duration = Duration::from_secs(5);
+const SETTLING: Duration = Duration::from_secs(15);
 
 /// What happens at least once in so many kills; where there was too little of it, rounds go on.
 const ENOUGH: [(&str, u64); 8] = [

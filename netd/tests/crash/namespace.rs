@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// A machine under load delays the kernel's workers, which raise a new link's carrier.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(20);
 const RESEND: Duration = Duration::from_millis(100);
 /// Where a sandbox answers by UDP.
 const ECHO: u16 = 7;

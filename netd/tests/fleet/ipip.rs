@@ -33,7 +33,7 @@ fn a_pool_of_its_own_goes_by_ipip() {
     }
     let (nodes, sandboxes) = by_both();
     all_reach_each_other(&sandboxes);
-    let check = nodes.all[0].check("n2");
+    let check = nodes.all[0].check_until("n2", |all| all[0].answered);
     assert_eq!((check[0].by.as_str(), check[0].encapsulated.as_str(), check[0].mtu), ("ipip", "yes", 1_480));
 }
 
@@ -60,7 +60,11 @@ fn beyond_a_router_packets_go_by_ipip_and_on_the_link_as_they_are() {
     assert!(routes.contains("10.4.2.0/24 via 192.0.2.2 dev up0"), "{routes}");
     assert!(routes.contains("10.4.3.0/24 via 198.51.100.3 dev nd-ipip onlink"), "{routes}");
     assert_eq!(mtu(&sandboxes[0]), 1_480);
-    let told: Vec<_> = nodes.all[0].check("").into_iter().map(|one| (one.by, one.encapsulated, one.troubles)).collect();
+    let told: Vec<_> = nodes.all[0]
+        .check_until("", |all| all.iter().all(|one| one.answered))
+        .into_iter()
+        .map(|one| (one.by, one.encapsulated, one.troubles))
+        .collect();
     let way = |by: &str, encapsulated: &str| (by.to_owned(), encapsulated.to_owned(), Vec::<String>::new());
     assert_eq!(told, [way("direct", "no"), way("ipip", "yes")]);
 }

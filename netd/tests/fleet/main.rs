@@ -48,8 +48,11 @@ fn mtu(sandbox: &Sandbox) -> u32 {
     line.split(' ').skip_while(|word| *word != "mtu").nth(1).unwrap().parse().unwrap()
 }
 
+/// Soon over, and not so soon that a machine that stands still for a moment ends it.
+const LEASE: u32 = 6;
+
 fn stored(pools: &str) -> String {
-    format!("pools = {pools}\netcd = {{ endpoints = ['{}'], lease_seconds = 2 }}\n", Etcd::ENDPOINT)
+    format!("pools = {pools}\netcd = {{ endpoints = ['{}'], lease_seconds = {LEASE} }}\n", Etcd::ENDPOINT)
 }
 
 /// To blocks of others.

@@ -14,12 +14,15 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use netd_api::v1::FailureCode;
 use netd_api::{Client, Tag, blocking};
 
 use super::daemon::answers;
 use super::{Space, call};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two tries of what netd says to try again.
+const PAUSE: Duration = Duration::from_millis(100);
 /// An emulator loads modules of its kernel meanwhile.
 const TO_START: Duration = Duration::from_secs(90);
 
@@ -196,7 +199,21 @@ impl Member {
     }
 
     pub(crate) fn attach(&self, container: &str) -> Sandbox {
-        self.attach_to(NETWORK, container, "").unwrap_or_else(|failure| panic!("{failure:?}"))
+        self.attach_in_time(NETWORK, container)
+    }
+
+    /// As runtimes do, again where netd says so: a store that is slow gives blocks late.
+    pub(crate) fn attach_in_time(&self, network: &str, container: &str) -> Sandbox {
+        let begin = Instant::now();
+        loop {
+            match self.attach_to(network, container, "") {
+                Ok(sandbox) => return sandbox,
+                Err(failure) if failure.code == FailureCode::TRY_AGAIN.into() && begin.elapsed() < PATIENCE => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(failure) => panic!("{failure:?}"),
+            }
+        }
     }
 
     pub(crate) fn attach_to(
@@ -247,6 +264,21 @@ impl Member {
         let response = self.client().check_peers(&request).unwrap();
         assert!(response.failure.is_none(), "{response:?}");
         response.peers
+    }
+
+    /// Tries a peer, or all, until the answer is so: a machine that stands still for a moment answers late. The last answer.
+    pub(crate) fn check_until(
+        &self,
+        name: &str,
+        is_so: impl Fn(&[blocking::PeerCheck]) -> bool,
+    ) -> Vec<blocking::PeerCheck> {
+        let begin = Instant::now();
+        loop {
+            let answer = self.check(name);
+            if is_so(&answer) || begin.elapsed() > PATIENCE {
+                return answer;
+            }
+        }
     }
 
     /// Makes record and kernel agree; says what was done.
