@@ -106,7 +106,7 @@ fn a_pool_that_holds_a_hosts_own_network_cuts_no_host_off() {
     assert_eq!((beyond(&nodes.all[0]).as_deref(), beyond(&nodes.all[1])), (Some("192.0.2.1"), None));
     let told = nodes.all[0].warnings();
     assert!(told.len() == 1 && told[0].contains("10.4.200.7 (link up0)"), "{told:?}");
-    assert_eq!(nodes.all[1].warnings(), Vec::<String>::new());
+    soon("the second is content", || nodes.all[1].warnings().is_empty());
     let is_closed = |node: &Member| node.routes().contains("unreachable 10.4.0.0/16");
     assert!(!is_closed(&nodes.all[0]) && is_closed(&nodes.all[1]));
     assert!(nodes.all[0].routes().contains("unreachable fd04::/48"), "the other pool holds none");
