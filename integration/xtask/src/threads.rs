@@ -14,7 +14,8 @@ pub(crate) const START: &str = "start";
 /// The harness's own name for it. Whoever sets it has his will.
 const THREADS: &str = "RUST_TEST_THREADS";
 /// Folder of the crate, name of the program, and how many at once.
-const WAITING: [(&str, &str, &str); 2] = [("netd/fleet", "etcd", "8"), ("netd/kernel", "packets", "8")];
+const WAITING: [(&str, &str, &str); 4] =
+    [("netd/fleet", "etcd", "8"), ("netd/kernel", "packets", "8"), ("netd", "others", "4"), ("netd", "chaos", "3")];
 
 /// For cargo's `--config`. Taken before cargo builds this program anew in its place.
 pub(crate) fn runner() -> Result<String> {
