@@ -139,6 +139,8 @@ fn an_errand_brings_back_its_output_and_its_status_and_leaves_nothing() {
 
 #[test]
 fn an_errand_without_an_end_is_ended() {
-    let error = Guest::UserMode.run("echo begun; sleep 1000", Duration::from_secs(20)).unwrap_err().to_string();
-    assert!(error.contains("was not done within 20s") && error.contains("begun"), "{error}");
+    // A quiet machine has begun within the first of these.
+    let end = |limit: &Duration| Guest::UserMode.run("echo begun; sleep 1000", *limit).unwrap_err().to_string();
+    let error = [10, 60, 180].map(Duration::from_secs).iter().map(end).find(|error| error.contains("begun")).unwrap();
+    assert!(error.contains("was not done within"), "{error}");
 }
