@@ -235,6 +235,12 @@ impl Leases {
         !set.is_empty() && (self.own(key, set).is_some() || self.next(key, 0, set, reserved).is_ok())
     }
 
+    /// Whether it finds one that `key` has, or had last.
+    #[must_use]
+    pub fn has_again(&self, key: &AttachmentKey, set: &[Range], reserved: &Reserved) -> bool {
+        self.own(key, set).or_else(|| self.last_of(key, set, reserved)).is_some()
+    }
+
     fn requested(
         &self,
         key: &AttachmentKey,

@@ -48,6 +48,8 @@ pub struct PoolConfig {
     pub reserved: BTreeSet<IpNet>,
     /// Labels of the nodes that may use it; none: every node may.
     pub nodes: BTreeMap<String, String>,
+    /// Name or range of the pool whose networks get addresses of this one where that one has none left.
+    pub continues: Option<String>,
 }
 
 /// How packets get to other nodes.
@@ -116,6 +118,31 @@ impl FleetConfig {
     pub fn encapsulation_of(&self, pool: &PoolConfig) -> Encapsulation {
         pool.encapsulation.unwrap_or(self.encapsulation)
     }
+
+    /// The pool of this name, or of this range.
+    #[must_use]
+    pub fn pool(&self, named: &str) -> Option<&PoolConfig> {
+        let by_name = self.pools.iter().find(|pool| pool.name == named);
+        by_name.or_else(|| self.pools.iter().find(|pool| pool.range.to_string() == named))
+    }
+
+    /// The pool that this one goes on from, if any.
+    #[must_use]
+    pub fn before(&self, pool: &PoolConfig) -> Option<&PoolConfig> {
+        self.pool(pool.continues.as_deref()?)
+    }
+
+    /// The pools that this one goes on from, the nearest first. Each once, whatever the settings say.
+    #[must_use]
+    pub fn all_before<'a>(&'a self, pool: &'a PoolConfig) -> Vec<&'a PoolConfig> {
+        let mut all = Vec::new();
+        let mut next = self.before(pool);
+        while let Some(before) = next.filter(|before| !all.contains(before)) {
+            all.push(before);
+            next = self.before(before);
+        }
+        all
+    }
 }
 
 impl EtcdConfig {
@@ -152,21 +179,22 @@ struct PoolTable {
     reserved: BTreeSet<IpNet>,
     #[serde(default)]
     nodes: BTreeMap<String, String>,
+    continues: Option<String>,
 }
 
 impl From<PoolTable> for PoolConfig {
     fn from(table: PoolTable) -> Self {
-        let PoolTable { range, name, block, encapsulation, reserved, nodes } = table;
+        let PoolTable { range, name, block, encapsulation, reserved, nodes, continues } = table;
         let usual = if range.addr().is_ipv4() { 26 } else { 122 };
         let name = name.unwrap_or_else(|| range.to_string());
-        Self { name, range, block: block.unwrap_or(usual), encapsulation, reserved, nodes }
+        Self { name, range, block: block.unwrap_or(usual), encapsulation, reserved, nodes, continues }
     }
 }
 
 impl From<IpNet> for PoolConfig {
     fn from(range: IpNet) -> Self {
-        let (name, block, encapsulation, reserved, nodes) = Default::default();
-        PoolTable { range, name, block, encapsulation, reserved, nodes }.into()
+        let (name, block, encapsulation, reserved, nodes, continues) = Default::default();
+        PoolTable { range, name, block, encapsulation, reserved, nodes, continues }.into()
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Status {
     pub twin: Option<String>,
     /// Nodes whose records this netd cannot read, by name, and why: they are no peers of this one.
     pub unreadable: BTreeMap<String, String>,
+    /// Pools in which this node lacks what it wishes, and nothing was free when the store was last heard.
+    pub lacks: BTreeSet<String>,
 }
 
 /// A node's part in a fleet. It ends with this value; what it holds stays its own.
@@ -386,6 +388,14 @@ impl Node {
         self.status.send_if_modified(|status| {
             let is_news = status.error != error;
             status.error = error;
+            is_news
+        });
+    }
+
+    fn lacks(&self, pools: &BTreeSet<String>) {
+        self.status.send_if_modified(|status| {
+            let is_news = status.lacks != *pools;
+            status.lacks.clone_from(pools);
             is_news
         });
     }

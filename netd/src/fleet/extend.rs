@@ -108,8 +108,7 @@ pub(super) fn split(why: &PlanError) -> String {
 
 /// The one that is meant.
 fn choose<'a>(config: &'a FleetConfig, name: &str) -> Result<&'a PoolConfig, ExtendError> {
-    let found = config.pools.iter().find(|pool| pool.name == name || pool.range.to_string() == name);
-    found.ok_or_else(|| {
+    config.pool(name).ok_or_else(|| {
         let known = config.pools.iter().map(|one| agree::named(&one.name, &pool(one))).collect();
         ExtendError::Unknown { name: name.to_owned(), known }
     })

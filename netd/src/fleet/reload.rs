@@ -77,6 +77,7 @@ impl Inner {
             if let Some(other) = wanted.pools.iter().find(|other| other.name == pool.name && other.range == pool.range)
             {
                 pool.encapsulation = other.encapsulation;
+                pool.continues.clone_from(&other.continues);
             }
         }
         self.take_pools(&mut now, &wanted);

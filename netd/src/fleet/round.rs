@@ -293,7 +293,9 @@ impl Inner {
                 .as_ref()
                 .and_then(|plan| plan.pool(&pool.name))
                 .map_or_else(|| source::smallest(pool), Pool::smallest);
-            SharedPool { name: pool.name.clone(), range: pool.range, mtu, remedy, grows, smallest }
+            let is_spent = !grows || status.as_ref().is_some_and(|status| has_none(status, &pool.name));
+            let continues = config.before(pool).map(|before| before.name.clone());
+            SharedPool { name: pool.name.clone(), range: pool.range, mtu, remedy, grows, is_spent, continues, smallest }
         });
         let pieces = |part: IpNet| {
             let pool = config.pools.iter().find(|pool| pool.range.contains(&part));
@@ -361,8 +363,9 @@ impl Inner {
     ) -> Result<(), RoundError> {
         let config = self.config.borrow().clone();
         let usage = lifecycle.owner.usage().await?;
-        let pools: Vec<String> =
-            config.pools.iter().filter(|pool| source::may_use(&config, pool)).map(|pool| pool.name.clone()).collect();
+        let names = |pools: Vec<&PoolConfig>| pools.into_iter().map(|pool| pool.name.clone()).collect();
+        let own = config.pools.iter().filter(|pool| source::may_use(&config, pool));
+        let pools = own.map(|pool| (pool.name.clone(), names(config.all_before(pool)))).collect();
         let wishes = wishes(&pools, &self.networks(&config, networks), &usage);
         self.source.want(&wishes.blocks);
         self.forget_removals();
@@ -402,6 +405,11 @@ impl Inner {
         }
         all
     }
+}
+
+/// Whether the store gives no block of the pool now.
+fn has_none(status: &Status, pool: &str) -> bool {
+    !status.is_connected || status.lacks.contains(pool)
 }
 
 /// Whether another node could take now what this one gives up. What nobody can take is this node's to use.

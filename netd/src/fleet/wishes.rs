@@ -23,11 +23,16 @@ pub struct Wishes {
     pub free: BTreeSet<IpNet>,
 }
 
-/// What is wanted of `pools` by networks, each with its pool's name, as this node's blocks are used.
+/// What is wanted of `pools`, each with those that it continues, by networks, each with its pool's name, as this node's blocks
+/// are used.
 #[must_use]
-pub fn wishes(pools: &[String], networks: &BTreeSet<(NetworkName, String)>, usage: &[BlockUse]) -> Wishes {
+pub fn wishes(
+    pools: &BTreeMap<String, BTreeSet<String>>,
+    networks: &BTreeSet<(NetworkName, String)>,
+    usage: &[BlockUse],
+) -> Wishes {
     let mut wishes = Wishes::default();
-    for pool in pools {
+    for (pool, before) in pools {
         let own: Vec<&BlockUse> = usage.iter().filter(|one| one.pool == *pool && !one.is_leaving).collect();
         let mut names: BTreeSet<&NetworkName> =
             networks.iter().filter(|(_, of)| of == pool).map(|(name, _)| name).collect();
@@ -39,9 +44,13 @@ pub fn wishes(pools: &[String], networks: &BTreeSet<(NetworkName, String)>, usag
                 wishes.free.extend(of.iter().map(|one| one.block));
                 continue;
             }
-            let (count, spare) = of_network(&of);
+            let is_its =
+                |one: &&BlockUse| one.network.as_ref() == Some(name) && before.contains(&one.pool) && !one.is_leaving;
+            let before = usage.iter().filter(is_its).map(free).sum();
+            let (count, spare) = of_network(&of, before);
             wanted += count;
-            wishes.spare.extend(spare);
+            // One that is no network's goes as all such do.
+            if before > 0 { wishes.free.extend(spare) } else { wishes.spare.extend(spare) }
         }
         // A first container finds a block, and a node that has one keeps its place.
         let wanted = wanted.max(1);
@@ -51,23 +60,28 @@ pub fn wishes(pools: &[String], networks: &BTreeSet<(NetworkName, String)>, usag
         wishes.blocks.insert(pool.clone(), wanted);
     }
     // Of a pool that is for other nodes, whatever is left from when it was not.
-    for one in usage.iter().filter(|one| !one.pool.is_empty() && !pools.contains(&one.pool)) {
+    for one in usage.iter().filter(|one| !one.pool.is_empty() && !pools.contains_key(&one.pool)) {
         wishes.blocks.insert(one.pool.clone(), 0);
         wishes.spare.extend(Some(one.block).filter(|_| one.held == 0 && !one.is_leaving));
     }
     wishes
 }
 
-/// Blocks that a network wants in all, and one that it can do without.
-fn of_network(own: &[&BlockUse]) -> (usize, Option<IpNet>) {
-    let free = |one: &BlockUse| one.size.saturating_sub(one.held);
+fn free(one: &BlockUse) -> u128 {
+    one.size.saturating_sub(one.held)
+}
+
+/// Blocks of a pool that a network wants in all, and one that it can do without; `before`: addresses that it has left in pools
+/// that this one continues. Without any it keeps a block here.
+fn of_network(own: &[&BlockUse], before: u128) -> (usize, Option<IpNet>) {
     let Some(largest) = own.iter().map(|one| one.size).max() else { return (1, None) };
-    let all: u128 = own.iter().map(|one| free(one)).fold(0, u128::saturating_add);
+    let all = own.iter().map(|one| free(one)).fold(before, u128::saturating_add);
     if all.saturating_mul(FEW) < largest {
         return (own.len() + 1, None);
     }
     let without = |one: &&BlockUse| all.saturating_sub(free(one)).saturating_mul(PLENTY) >= largest;
-    let spare = own.iter().rev().copied().filter(|_| own.len() > 1).find(|one| one.held == 0 && without(one));
+    let spare =
+        own.iter().rev().copied().filter(|_| own.len() > 1 || before > 0).find(|one| one.held == 0 && without(one));
     (own.len() - usize::from(spare.is_some()), spare.map(|one| one.block))
 }
 

@@ -130,7 +130,8 @@ impl Blocks {
         (is_of_use && held(leases, keep) == held(leases, part)).then_some(keep)
     }
 
-    /// Addresses of a pool come from the network's own blocks only; where those are full, from one more of this node's.
+    /// Addresses of a pool come from the network's own blocks only; where those are full, from one more of this node's, of the
+    /// pool or of one that continues it.
     pub(super) fn place(&self, asked: Asked<'_>, sets: &[Vec<Range>]) -> Result<Placed, ShareError> {
         let mut placed = Placed::default();
         let mut pools: Vec<&SharedPool> = Vec::new();
@@ -140,32 +141,43 @@ impl Blocks {
                 placed.sets.push(set.clone());
                 continue;
             };
-            if pools.contains(&pool) {
+            let line = self.share.line(pool);
+            if line.iter().any(|pool| pools.contains(pool)) {
                 let ranges = sets.iter().flatten().map(|range| range.subnet.to_string()).collect::<Vec<_>>().join(", ");
                 return Err(ShareError::Mixed { key: Box::new(asked.key.clone()), pool: pool.name.clone(), ranges });
             }
-            pools.push(pool);
-            let (set, taken) = self.place_in(asked, pool)?;
+            let (set, taken) = self.place_in(asked, pool, &line)?;
+            pools.extend(line);
             placed.sets.push(set);
             placed.taken.extend(taken);
         }
         Ok(placed)
     }
 
-    fn place_in(&self, asked: Asked<'_>, pool: &SharedPool) -> Result<(Vec<Range>, Option<IpNet>), ShareError> {
-        let own = self.of_network(&asked.key.network, pool);
-        let wanted = asked.requested.iter().copied().find(|address| pool.range.contains(address));
-        if let Some(address) = wanted {
+    /// What the asker had comes first; then the pools in their order.
+    fn place_in(
+        &self,
+        asked: Asked<'_>,
+        first: &SharedPool,
+        line: &[&SharedPool],
+    ) -> Result<(Vec<Range>, Option<IpNet>), ShareError> {
+        let own = |pool: &SharedPool| self.of_network(&asked.key.network, pool).into_iter();
+        let is_in = |pool: &&SharedPool| asked.requested.iter().copied().find(|address| pool.range.contains(address));
+        if let Some((pool, address)) = line.iter().find_map(|pool| Some((pool, is_in(pool)?))) {
             let taken = self.claim(asked.key, pool, address)?;
-            return Ok((self.set_of(own.iter().copied().chain(taken)), taken));
+            return Ok((self.set_of(own(pool).chain(taken)), taken));
         }
-        let set = self.set_of(own.iter().copied());
-        if asked.leases.has_for(asked.key, &set, asked.reserved) {
-            return Ok((set, None));
+        let Asked { key, leases, reserved, .. } = asked;
+        let sets: Vec<Vec<Range>> = line.iter().map(|pool| self.set_of(own(pool))).collect();
+        let known = sets.iter().find(|set| leases.has_again(key, set, reserved));
+        if let Some(set) = known.or_else(|| sets.iter().find(|set| leases.has_for(key, set, reserved))) {
+            return Ok((set.clone(), None));
         }
-        match self.free_for(asked, pool) {
-            Some(block) => Ok((self.set_of(own.into_iter().chain([block])), Some(block))),
-            None => Err(self.none_left(asked, pool, &own)),
+        let spent = line.iter().take_while(|pool| pool.is_spent).count();
+        let mut open = line.iter().take(spent + 1);
+        match open.find_map(|pool| self.free_for(asked, pool)) {
+            Some(block) => Ok((self.set_of([block].into_iter()), Some(block))),
+            None => Err(self.none_left(asked, first, line)),
         }
     }
 
@@ -251,16 +263,21 @@ impl Blocks {
         share::listed(&blocks.iter().map(|block| self.share.part(*block)).collect())
     }
 
-    fn none_left(&self, asked: Asked<'_>, pool: &SharedPool, own: &BTreeSet<IpNet>) -> ShareError {
+    /// Of the pool that is in use now, where one is; else of the last that may grow.
+    fn none_left(&self, asked: Asked<'_>, first: &SharedPool, line: &[&SharedPool]) -> ShareError {
+        let in_use = line.iter().find(|pool| !pool.is_spent).or_else(|| line.iter().rfind(|pool| pool.grows));
+        let pool = in_use.copied().unwrap_or(first);
+        let own: BTreeSet<IpNet> = line.iter().flat_map(|pool| self.of_network(&asked.key.network, pool)).collect();
         let (key, is_transient, remedy) = (Box::new(asked.key.clone()), pool.grows, pool.remedy.clone());
-        let blocks: BTreeSet<IpNet> = own.iter().copied().chain(self.unassigned(pool)).collect();
+        let unassigned = line.iter().flat_map(|pool| self.unassigned(pool));
+        let blocks: BTreeSet<IpNet> = own.iter().copied().chain(unassigned).collect();
         let is_here = |address: &IpAddr| blocks.iter().any(|block| block.contains(address));
         let unforgotten = asked.leases.spoken().filter(is_here).count();
         let pool = pool.name.clone();
         if self.set_of(own.iter().copied()).is_empty() {
             return ShareError::NoBlock { key, pool, remedy, unforgotten, is_transient };
         }
-        ShareError::Full { key, pool, blocks: self.listed(own), remedy, unforgotten, is_transient }
+        ShareError::Full { key, pool, blocks: self.listed(&own), remedy, unforgotten, is_transient }
     }
 }
 

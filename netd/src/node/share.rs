@@ -122,6 +122,10 @@ pub struct SharedPool {
     pub remedy: String,
     /// More may come without anybody's doing.
     pub grows: bool,
+    /// No block of it comes as things are: networks go on in the pools that continue it.
+    pub is_spent: bool,
+    /// Name of the pool whose networks go on in this one.
+    pub continues: Option<String>,
     /// Prefix length of the smallest part of a block that is one.
     pub smallest: u8,
 }
@@ -168,6 +172,19 @@ impl Share {
         }
         let ranges = subnets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         Err(ShareError::Mixed { key: Box::new(key.clone()), pool: pool.name.clone(), ranges })
+    }
+
+    /// A pool, and all that continue it, in the order in which they are used.
+    pub(super) fn line<'a>(&'a self, first: &'a SharedPool) -> Vec<&'a SharedPool> {
+        let mut line = vec![first];
+        let mut at = 0;
+        while let Some(pool) = line.get(at).copied() {
+            let next = self.pools.iter().filter(|next| next.continues.as_ref() == Some(&pool.name));
+            let next: Vec<_> = next.filter(|next| !line.contains(next)).collect();
+            line.extend(next);
+            at += 1;
+        }
+        line
     }
 
     /// The pool that an address lies in.

@@ -5,6 +5,7 @@
 mod blocks;
 mod hosts;
 mod ipip;
+mod over;
 #[path = "../rig/mod.rs"]
 mod rig;
 mod ways;

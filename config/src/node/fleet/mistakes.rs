@@ -95,7 +95,33 @@ impl FleetConfig {
                 format!("IP in IP carries IPv4 only, and {range} is IPv6; use vxlan, direct or cross-subnet"),
             );
         }
+        mistakes.extend(self.of_continued(path, pool));
         mistakes
+    }
+
+    /// A line of pools has a first one, and its addresses are of one family.
+    fn of_continued(&self, path: &str, pool: &PoolConfig) -> Option<Mistake> {
+        let named = pool.continues.as_deref()?;
+        let wrong = |message| Some(mistake(&format!("{path}.continues"), message));
+        let Some(before) = self.pool(named) else {
+            let others = self.pools.iter().filter(|other| other.range != pool.range);
+            let others: Vec<&str> = others.map(|other| other.name.as_str()).collect();
+            let instead = if others.is_empty() { String::new() } else { format!("one of {}, or ", others.join(", ")) };
+            return wrong(format!("there is no pool {named}; write {instead}no `continues`"));
+        };
+        if before.range.addr().is_ipv4() != pool.range.addr().is_ipv4() {
+            return wrong(format!(
+                "{} and {named} are not of one address family, and a network's addresses stay of its own; name a pool of the same",
+                pool.range
+            ));
+        }
+        if before == pool || self.all_before(pool).contains(&pool) {
+            return wrong(format!(
+                "{} would go on from itself, by way of {named}; remove it from the pool that is to be used first",
+                pool.name
+            ));
+        }
+        None
     }
 
     fn overlaps(&self) -> Vec<Mistake> {

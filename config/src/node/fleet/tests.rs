@@ -37,6 +37,18 @@ fn everything_can_be_said() {
 }
 
 #[test]
+fn pools_go_on_from_others_by_name_or_range() {
+    let config = fleet(
+        "[fleet]\netcd = ['http://192.0.2.1:2379']\n\
+         pools = [{ range = '10.4.0.0/16', name = 'main' }, { range = '10.5.0.0/16', continues = '10.4.0.0/16' }, \
+         { range = '10.6.0.0/16', continues = 'main' }, { range = '10.7.0.0/16', continues = '10.5.0.0/16' }]\n",
+    );
+    let all_before =
+        |at: usize| config.all_before(&config.pools[at]).into_iter().map(|pool| pool.name.as_str()).collect::<Vec<_>>();
+    assert_eq!([0, 1, 2, 3].map(all_before), [vec![], vec!["main"], vec!["main"], vec!["10.5.0.0/16", "main"]]);
+}
+
+#[test]
 fn a_list_names_every_node() {
     let listed = fleet(
         "[fleet]\npools = ['10.4.0.0/16']\n[fleet.nodes]\nn1 = { address = '192.0.2.1', blocks = ['10.4.1.0/24'] }\n\

@@ -427,6 +427,7 @@ impl<'a> Session<'a> {
         let before = self.mirror.peers.get(self.node.memory.name.as_str());
         let Some(mut record) = self.node.record(before) else { return Ok(false) };
         let lacks = lacks(&self.node.memory, &self.mirror.view, &self.node.wish.borrow());
+        self.node.lacks(&lacks);
         record.lending.iter_mut().for_each(|lending| lending.lacks.clone_from(&lacks));
         if (self.said.as_ref() == Some(&record) && before.is_some()) || (before.is_none() && !self.is_up_to_date()) {
             return Ok(false);

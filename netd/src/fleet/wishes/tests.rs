@@ -1,6 +1,6 @@
 //! When one more block is wanted, and when one can go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netd_config::NetworkName;
 
@@ -13,10 +13,15 @@ fn block(block: &str, network: &str, held: u128) -> BlockUse {
     BlockUse { block, part: block, keep: None, pool, network, is_leaving: false, size: 61, held }
 }
 
+/// A pool that continues none.
+fn alone(pool: &str) -> BTreeMap<String, BTreeSet<String>> {
+    [(pool.to_owned(), BTreeSet::new())].into()
+}
+
 fn wished(networks: &[&str], usage: &[BlockUse]) -> (usize, Vec<String>, Vec<String>) {
     let networks: BTreeSet<_> =
         networks.iter().map(|name| (NetworkName::new(*name).unwrap(), "a".to_owned())).collect();
-    let Wishes { blocks, spare, free } = wishes(&["a".to_owned()], &networks, usage);
+    let Wishes { blocks, spare, free } = wishes(&alone("a"), &networks, usage);
     let text = |blocks: BTreeSet<ipnet::IpNet>| blocks.iter().map(ToString::to_string).collect();
     (blocks["a"], text(spare), text(free))
 }
@@ -67,7 +72,33 @@ fn of_a_pool_that_is_for_others_nothing_is_wanted_and_what_is_idle_goes() {
     let idle = block(TWO, "web", 0);
     let leaving = BlockUse { is_leaving: true, ..block(THREE, "", 0) };
     let web = BTreeSet::from([(NetworkName::new("web").unwrap(), "a".to_owned())]);
-    let Wishes { blocks, spare, free } = wishes(&["b".to_owned()], &web, &[block(ONE, "web", 1), idle, leaving]);
+    let Wishes { blocks, spare, free } = wishes(&alone("b"), &web, &[block(ONE, "web", 1), idle, leaving]);
     assert_eq!(blocks, [("a".to_owned(), 0), ("b".to_owned(), 1)].into());
     assert_eq!((spare, free), ([TWO.parse().unwrap()].into(), BTreeSet::new()));
+}
+
+/// What is used of the first pool, and of one that continues it.
+#[test]
+fn a_pool_that_continues_another_is_wanted_as_far_as_that_one_is_full() {
+    const OVER: [&str; 2] = ["10.5.0.0/26", "10.5.0.64/26"];
+    let over = |at: usize, network: &str, held| BlockUse { pool: "b".to_owned(), ..block(OVER[at], network, held) };
+    let wished = |usage: &[BlockUse]| {
+        let pools = [alone("a"), [("b".to_owned(), ["a".to_owned()].into())].into()].into_iter().flatten().collect();
+        let networks = BTreeSet::from([(NetworkName::new("web").unwrap(), "a".to_owned())]);
+        let Wishes { blocks, spare, free } = wishes(&pools, &networks, usage);
+        let text = |blocks: BTreeSet<ipnet::IpNet>| blocks.iter().map(ToString::to_string).collect::<Vec<_>>();
+        ((blocks["a"], blocks["b"]), text(spare), text(free))
+    };
+    let none = Vec::<String>::new;
+    // One is kept for whoever comes.
+    assert_eq!(wished(&[block(ONE, "web", 61), over(0, "", 0)]), ((2, 1), none(), none()));
+    assert_eq!(wished(&[block(ONE, "web", 61), over(0, "web", 60)]), ((2, 2), none(), none()));
+    assert_eq!(wished(&[block(ONE, "web", 40), over(0, "web", 60)]), ((1, 1), none(), none()));
+    // The last one goes, too, and the first pool's stay.
+    assert_eq!(wished(&[block(ONE, "web", 54), over(0, "web", 0)]), ((2, 1), none(), none()));
+    assert_eq!(wished(&[block(ONE, "web", 20), over(0, "web", 0)]), ((1, 1), none(), vec![OVER[0].to_owned()]));
+    let both = [block(ONE, "web", 20), over(0, "", 0), over(1, "", 0)];
+    assert_eq!(wished(&both), ((1, 1), vec![OVER[1].to_owned()], none()));
+    let leaving = BlockUse { is_leaving: true, ..block(TWO, "web", 0) };
+    assert_eq!(wished(&[leaving, over(0, "web", 0)]), ((1, 1), none(), none()));
 }

@@ -18,6 +18,8 @@ fn share(blocks: &[&str], reserved: &[&str]) -> Share {
         mtu: Some(1_450),
         remedy: "ask for more".to_owned(),
         grows: true,
+        is_spent: false,
+        continues: None,
         smallest: if range.contains(':') { 64 } else { 29 },
     };
     let pieces = |block: &&str| {
@@ -317,4 +319,74 @@ fn out_of_a_block_of_which_nothing_may_be_given_nothing_is() {
     }
     // Who was there is no stray, and has its address.
     assert_eq!((node.strays().count(), node.usage()[0].held, node.usage()[0].size), (0, 1, 0));
+}
+
+/// The first pool, one that continues it, and one that continues that.
+fn line(blocks: &[&str], spent: usize) -> Share {
+    let mut share = share(blocks, &[]);
+    let first = share.pools.remove(0);
+    let ranges = ["10.4.0.0/16", "10.5.0.0/16", "10.6.0.0/16"];
+    for (at, range) in ranges.iter().enumerate() {
+        let continues = at.checked_sub(1).map(|before| ranges[before].to_owned());
+        let (name, range) = ((*range).to_owned(), range.parse().unwrap());
+        share.pools.push(SharedPool { name, range, continues, is_spent: at < spent, ..first.clone() });
+    }
+    share
+}
+
+#[test]
+fn a_network_goes_on_in_the_pools_that_continue_its_own_and_comes_back() {
+    const BLOCKS: [&str; 4] = ["10.4.7.0/30", "10.5.7.0/30", "10.6.7.0/29", "10.6.8.0/29"];
+    let mut node = Node::new("nd");
+    drop(node.share(line(&BLOCKS, 0)));
+    assert_eq!(attach(&mut node, WEB, "a"), "10.4.7.2/30 by 10.4.7.1");
+    // More is to be had of the first.
+    let full = try_attach(&mut node, WEB, "b").unwrap_err().to_string();
+    assert!(full.contains("blocks of pool 10.4.0.0/16 have none left (10.4.7.0/30;"), "{full}");
+    drop(node.share(line(&BLOCKS, 1)));
+    assert_eq!(attach(&mut node, WEB, "b"), "10.5.7.2/30 by 10.5.7.1");
+    let full = try_attach(&mut node, WEB, "c").unwrap_err().to_string();
+    assert!(full.contains("blocks of pool 10.5.0.0/16 have none left (10.4.7.0/30, 10.5.7.0/30;"), "{full}");
+    drop(node.share(line(&BLOCKS, 3)));
+    assert_eq!(attach(&mut node, WEB, "c"), "10.6.7.2/29 by 10.6.7.1");
+    let mut again = Node::replay("nd", node.records());
+    drop(again.share(line(&BLOCKS, 2)));
+    assert_eq!(again.usage(), node.usage());
+    // A network of a later pool does not go to an earlier one.
+    let late = other().replace("10.4.0.0/24", "10.6.0.0/24");
+    assert_eq!(attach(&mut again, &late, "d"), "10.6.8.2/29 by 10.6.8.1");
+    // More of the first: what there is of the last goes before a new block of it, and a block of it before another of the last.
+    let grown = [&BLOCKS[..], &["10.4.8.0/30"]].concat();
+    drop(again.share(line(&grown, 0)));
+    for (container, address) in [("e", "10.6.7.3"), ("f", "10.6.7.4"), ("g", "10.6.7.5"), ("h", "10.6.7.6")] {
+        assert_eq!(attach(&mut again, WEB, container), format!("{address}/29 by 10.6.7.1"));
+    }
+    assert_eq!(attach(&mut again, WEB, "i"), "10.4.8.2/30 by 10.4.8.1");
+}
+
+#[test]
+fn an_address_of_a_pool_that_continues_another_may_be_asked_for() {
+    let mut node = Node::new("nd");
+    drop(node.share(line(&["10.4.7.0/30", "10.5.7.0/29"], 0)));
+    let asking = |address: &str| {
+        WEB.replace("\"ipam\":{", &format!("\"args\":{{\"cni\":{{\"ips\":[\"{address}\"]}}}},\"ipam\":{{"))
+    };
+    assert_eq!(attach(&mut node, &asking("10.5.7.4"), "a"), "10.5.7.4/29 by 10.5.7.1");
+    let beyond = try_attach(&mut node, &asking("10.5.8.4"), "b").unwrap_err().to_string();
+    assert!(beyond.contains("of pool 10.5.0.0/16 this node gives addresses from 10.5.7.0/29 only"), "{beyond}");
+}
+
+/// One address of each set, and none from another's pool.
+#[test]
+fn two_sets_do_not_share_a_line_of_pools() {
+    let mut node = Node::new("nd");
+    drop(node.share(line(&["10.4.7.0/30", "10.5.7.0/29"], 0)));
+    for sets in [
+        "[{\"subnet\":\"10.4.0.0/24\"}],[{\"subnet\":\"10.5.0.0/24\"}]",
+        "[{\"subnet\":\"10.5.0.0/24\"}],[{\"subnet\":\"10.4.0.0/24\"}]",
+    ] {
+        let config = WEB.replace("[{\"subnet\":\"10.4.0.0/24\"}]", sets);
+        let mixed = try_attach(&mut node, &config, "a").unwrap_err();
+        assert!(matches!(mixed, AttachError::Share(ShareError::Mixed { .. })), "{config}: {mixed:?}");
+    }
 }
