@@ -55,7 +55,8 @@ pub fn wishes(
         // A first container finds a block, and a node that has one keeps its place.
         let wanted = wanted.max(1);
         let idle: Vec<IpNet> = own.iter().filter(|one| one.network.is_none()).map(|one| one.block).collect();
-        let surplus = own.len().saturating_sub(wishes.spare.len()).saturating_sub(wanted).min(idle.len());
+        let given = own.iter().filter(|one| wishes.spare.contains(&one.block)).count();
+        let surplus = own.len().saturating_sub(given).saturating_sub(wanted).min(idle.len());
         wishes.spare.extend(&idle[idle.len() - surplus..]);
         wishes.blocks.insert(pool.clone(), wanted);
     }

@@ -61,6 +61,16 @@ fn what_nobody_needs_goes_but_for_the_last() {
 }
 
 #[test]
+fn what_goes_of_one_pool_keeps_nothing_of_another() {
+    let pools = ["a", "b"].into_iter().flat_map(alone).collect();
+    let web = BTreeSet::from([(NetworkName::new("web").unwrap(), "a".to_owned())]);
+    let of_b = |one: &str| BlockUse { pool: "b".to_owned(), ..block(one, "", 0) };
+    let usage = [block(ONE, "web", 20), block(TWO, "web", 0), of_b("10.5.0.0/26"), of_b("10.5.0.64/26")];
+    let spare = wishes(&pools, &web, &usage).spare;
+    assert_eq!(spare, [TWO, "10.5.0.64/26"].map(|one| one.parse().unwrap()).into());
+}
+
+#[test]
 fn a_network_that_is_gone_leaves_its_blocks_to_others() {
     assert_eq!(wished(&["web"], &[block(ONE, "web", 1), block(TWO, "gone", 0)]), some(1, &[], &[TWO]));
     assert_eq!(wished(&["web"], &[block(ONE, "web", 1), block(TWO, "gone", 1)]), some(2, &[], &[]));
