@@ -60,7 +60,8 @@ fn a_node_takes_its_processes_and_its_folder_with_it() {
     });
     let pids: Vec<String> = children.unwrap().lines().map(str::to_owned).chain([daemon.pid().to_string()]).collect();
     let alive = |pid: &String| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
-    assert!(pids.iter().all(alive), "{pids:?}");
+    // One that is about to become another program has no command line for a moment.
+    until("all to run", Duration::from_secs(30), || Ok(pids.iter().all(alive).then_some(()))).unwrap();
     let folder = node.folder().to_owned();
     drop(node);
     assert!(!pids.iter().any(alive), "{pids:?}");
