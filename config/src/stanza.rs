@@ -1,6 +1,7 @@
 //! One plugin entry of a chain, typed. Every official type is known; those that netd does not run say so.
 
 mod limits;
+mod plugins;
 mod vlan;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,10 @@ use crate::json::Object;
 use crate::name::LinkName;
 use crate::result::{Dns, dns};
 pub(crate) use limits::unheeded;
+#[cfg(test)]
+pub(crate) use plugins::ALL;
+use plugins::NOT_YET;
+pub use plugins::{knows_plugin, runs_plugin};
 pub use vlan::BridgeVlans;
 
 /// One plugin entry.
@@ -204,40 +209,6 @@ impl Tuning {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-}
-
-const EXECUTED: [&str; 10] =
-    ["bridge", "netd", "ptp", "loopback", "host-local", "static", "portmap", "firewall", "isolation", "tuning"];
-
-/// Official types, and two that netd is to run itself although they are not.
-const NOT_YET: [&str; 12] = [
-    "macvlan",
-    "ipvlan",
-    "vlan",
-    "host-device",
-    "dummy",
-    "tap",
-    "dhcp",
-    "bandwidth",
-    "sbr",
-    "vrf",
-    "flannel",
-    "dnsname",
-];
-
-/// The types that netd runs, and those that it means to.
-pub(crate) const ALL: [&[&str]; 2] = [&EXECUTED, &NOT_YET];
-
-/// Whether netd runs this plugin type itself.
-#[must_use]
-pub fn runs_plugin(kind: &str) -> bool {
-    EXECUTED.contains(&kind)
-}
-
-/// Whether netd runs this plugin type, or means to and leaves it to the official plugin of that name meanwhile.
-#[must_use]
-pub fn knows_plugin(kind: &str) -> bool {
-    ALL.iter().any(|kinds| kinds.contains(&kind))
 }
 
 /// Reads the stanza of type `kind`. `None`: the mistakes say why.
